@@ -1,0 +1,105 @@
+"""The methods side by side: scores after every step, means over seeds, cost."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ciss import metrics, protocol
+from ciss.analysis.forgetting import iou_by_step
+
+SCORES = ("all", "old", "new", "harmonic", "forgetting")
+
+
+def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
+    """One row for each end: scores after the last step, training seconds of its own runs, peak memory, provenance.
+
+    `forgetting` is the mean over old classes (background apart) of the best earlier IoU minus the last; NaN for joint.
+    """
+    rows = []
+    for end, results in ends.items():
+        last = results[-1]
+        own = [result for result in results if result["after"] or result["method"] == "joint"]
+        forgetting = np.nan
+        if last["method"] != "joint" and len(results) > 1:
+            ious = iou_by_step([result["confusion"] for result in results], last["groups"])
+            forgetting = metrics.mean_forgetting(ious, protocol.class_steps(last["groups"]))
+        rows.append(
+            {
+                "benchmark": benchmark,
+                "end": end,
+                "method": last["method"],
+                "seed": last["seed"],
+                **{name: _number(last["scores"][name]) for name in ("all", "old", "new", "harmonic")},
+                "forgetting": forgetting,
+                "training_seconds": sum(result["training_seconds"] for result in own),
+                "peak_memory_mib": max(result["peak_memory_bytes"] for result in own) / 2**20,
+                "parameters": last["parameters"],
+                "data": last["data"],
+            }
+        )
+    table = pd.DataFrame(rows)
+    if table["data"].nunique() > 1:
+        different = ", ".join(f"{row.end} ({row.data[:8]})" for row in table.itertuples())
+        raise ValueError(
+            f"{benchmark}: these results come from different data and cannot share a table: {different}. Run: dvc repro"
+        )
+    return table
+
+
+def methods_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation over seeds for each method of a benchmark, best `all` last.
+
+    Columns: seeds, then for each score its mean and `<score>_std` (sample deviation; NaN for one seed), and the mean
+    training seconds and peak memory.
+    """
+    grouped = runs.groupby("method")
+    table = pd.DataFrame({"seeds": grouped.size()})
+    for name in SCORES:
+        table[name] = grouped[name].mean()
+        table[f"{name}_std"] = grouped[name].std()
+    for name in ("training_seconds", "peak_memory_mib"):
+        table[name] = grouped[name].mean()
+    return table.sort_values("all")
+
+
+def curves_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
+    """Scores after every step. Columns: benchmark, end, method, seed, step, all, old, new."""
+    return pd.DataFrame(
+        {
+            "benchmark": benchmark,
+            "end": end,
+            "method": results[-1]["method"],
+            "seed": result["seed"],
+            "step": result["reached"],
+            **{name: _number(result["scores"][name]) for name in ("all", "old", "new")},
+        }
+        for end, results in ends.items()
+        for result in results
+    )
+
+
+def metrics_document(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """What `reports/metrics.json` holds: convention and methods of the first benchmark; every benchmark by name when
+    there are several. Numbers 0 to 1, means over seeds; null where a score does not exist."""
+    by_benchmark = {name: _scores(methods_table(table)) for name, table in tables.items()}
+    first = next(iter(by_benchmark))
+    document = {"convention": metrics.CONVENTION, "benchmark": first, "methods": by_benchmark[first]}
+    return document if len(tables) == 1 else {**document, "benchmarks": by_benchmark}
+
+
+def _scores(table: pd.DataFrame) -> dict[str, dict]:
+    columns = ["all", "old", "new", "forgetting"]
+    if table["seeds"].max() > 1:
+        columns += [f"{name}_std" for name in columns]
+    return {
+        method: {
+            **{c: None if pd.isna(row[c]) else round(float(row[c]), 4) for c in columns},
+            "seeds": int(row["seeds"]),
+        }
+        for method, row in table.iterrows()
+    }
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value

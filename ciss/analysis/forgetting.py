@@ -1,0 +1,87 @@
+"""What is forgotten, by class and step, and how fast within a step."""
+
+import numpy as np
+import pandas as pd
+
+from ciss import metrics, protocol
+
+
+def iou_by_step(confusions: list[np.ndarray], groups: list[list[int]]) -> np.ndarray:
+    """(S,T) IoU of every class after every step, from (T,T) confusion matrices of steps 0..S-1.
+
+    NaN before a class exists; future classes' pixels are ignored.
+    """
+    rows = []
+    for step, confusion in enumerate(confusions):
+        known = protocol.channels(groups, step)
+        row = np.full(len(confusion), np.nan)
+        row[:known] = metrics.class_iou(metrics.seen(confusion, known)).numpy()
+        rows.append(row)
+    return np.array(rows)
+
+
+def forgetting_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
+    """One row for each end, class and step: IoU, and how far it lies under the class's best earlier one.
+
+    Columns: end, method, seed, class, introduced (step), step, iou, forgetting (NaN at the step that brings the class),
+    pixel_share (of labelled training pixels). Joint runs, which learn everything at once, are left out.
+    """
+    rows = []
+    for end, results in ends.items():
+        if results[-1]["method"] == "joint":
+            continue
+        groups, names, pixels = results[-1]["groups"], results[-1]["classes"], np.array(results[-1]["pixels"], float)
+        ious = iou_by_step([result["confusion"] for result in results], groups)
+        introduced = protocol.class_steps(groups)
+        for step in range(len(ious)):
+            for position, name in enumerate(names):
+                if introduced[position] > step:
+                    continue
+                earlier = ious[introduced[position] : step, position]
+                best = np.nanmax(earlier) if np.isfinite(earlier).any() else np.nan
+                rows.append(
+                    {
+                        "end": end,
+                        "method": results[-1]["method"],
+                        "seed": results[-1]["seed"],
+                        "class": name,
+                        "introduced": int(introduced[position]),
+                        "step": step,
+                        "iou": ious[step, position],
+                        "forgetting": best - ious[step, position],
+                        "pixel_share": pixels[position] / pixels.sum(),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def pace_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
+    """IoU on the hold-out within every incremental step: how fast each class falls.
+
+    Columns: end, method, seed, step, epochs (into the step; 0 is right after growing), class, introduced, iou. Empty
+    for benchmarks without a hold-out.
+    """
+    rows = []
+    for end, results in ends.items():
+        groups, names = results[-1]["groups"], results[-1]["classes"]
+        introduced = protocol.class_steps(groups)
+        for result in results:
+            if result["method"] == "joint" or result["after"] is None:
+                continue
+            known = protocol.channels(groups, result["step"])
+            for epochs, confusion in zip(result["curve_epochs"], result["curve_confusions"], strict=True):
+                ious = metrics.class_iou(metrics.seen(confusion, known)).numpy()
+                rows += [
+                    {
+                        "end": end,
+                        "method": result["method"],
+                        "seed": result["seed"],
+                        "step": result["step"],
+                        "epochs": float(epochs),
+                        "class": names[position],
+                        "introduced": int(introduced[position]),
+                        "iou": ious[position],
+                    }
+                    for position in range(known)
+                ]
+    return pd.DataFrame(rows)

@@ -1,0 +1,18 @@
+"""`python -m ciss.data shapes` draws the embedded data set into `data/shapes`."""
+
+import argparse
+
+from ciss import paths
+from ciss.data import shapes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m ciss.data", description="Data sets.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("shapes", help="draw the embedded data set into data/shapes")
+    parser.parse_args()
+    shapes.write(paths.project() / "data" / "shapes")
+
+
+if __name__ == "__main__":
+    main()

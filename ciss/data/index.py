@@ -1,0 +1,164 @@
+"""The index of a benchmark: which images there are, what is in them, which step sees which. Made once, by reading
+everything: a broken file is found before hours of training, not after."""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ciss import protocol
+from ciss.checkpoint import write_text
+from ciss.config import Benchmark
+from ciss.data.sets import DATASETS, DataSet
+from ciss.data.voc import Pair
+
+SHOWN = 5  # problems listed in one message
+
+
+class DataError(Exception):
+    """Images or masks that are missing, unreadable or contradict each other; the message names files and remedy."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """What `prepare` found. Images are numbered in the order of the data set's lists."""
+
+    dataset: str
+    groups: list[list[int]]  # raw class ids of each step
+    fingerprint: str  # sha256 over every image, mask and choice below
+    ids: dict[str, list[str]]  # split -> image ids
+    classes: dict[str, list[list[int]]]  # split -> raw ids present in each image
+    sizes: dict[str, list[list[int]]]  # split -> [height, width]
+    pixels: dict[str, int]  # raw id -> training pixels
+    steps: list[list[int]]  # step -> training images
+    joint: list[int]  # training images of any class
+    holdout: list[int]
+
+    def save(self, folder: Path) -> None:
+        write_text(folder / "index.json", json.dumps(asdict(self), separators=(",", ":"), sort_keys=True))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Index":
+        """Raises DataError when the index is missing or damaged."""
+        file = folder / "index.json"
+        try:
+            return cls(**json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise DataError(f"{file}: the data are not prepared. Run: dvc repro prepare@{folder.name}") from None
+        except (json.JSONDecodeError, TypeError) as error:
+            raise DataError(f"{file}: damaged ({error}). Run: dvc repro -f -s prepare@{folder.name}") from None
+
+    def pairs(self, split: str) -> list[Pair]:
+        dataset = DATASETS[self.dataset]
+        found = dataset.pairs(dataset.root(), split)[: len(self.ids[split])]
+        if [pair.id for pair in found] != self.ids[split]:
+            raise DataError(
+                f"{dataset.root()}: the list of {split} images changed. Run: dvc repro -f prepare@BENCHMARK"
+            )
+        return found
+
+
+def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
+    """Scans the data set, selects the images of every step, draws the hold-out and saves the index in `folder`.
+
+    Raises: DataError listing broken files; FileNotFoundError for an absent data set; ValueError for a protocol, order
+    or setting that does not fit the data set, or a step left without images.
+    """
+    dataset = DATASETS[benchmark.dataset]
+    groups = protocol.class_groups(benchmark.dataset, benchmark.protocol, order=_list(benchmark.order))
+    root, scans, ids = dataset.root(), {}, {}
+    for split in ("train", "val"):
+        found = dataset.pairs(root, split)[: benchmark.limit or None]
+        ids[split] = [pair.id for pair in found]
+        if len(set(ids[split])) < len(found):
+            raise DataError(f"{root}: the list of {split} images names an image twice. Remove the repetition.")
+        scans[split] = scan(found, dataset, progress and split)
+    classes = {split: [sorted(c for c in s["pixels"] if c != dataset.void) for s in scans[split]] for split in scans}
+    holdout = draw_holdout(ids["train"], benchmark.holdout)
+    kept = np.setdiff1d(np.arange(len(ids["train"])), holdout)
+    train = [classes["train"][i] for i in kept]
+    steps = [
+        kept[protocol.select_images(train, groups, step, benchmark.setting)].tolist() for step in range(len(groups))
+    ]
+    everything = [[c for group in groups for c in group]]
+    joint = kept[protocol.select_images(train, everything, 0, "overlapped")].tolist()
+    totals: dict[str, int] = {}
+    for i in kept:
+        for c, count in scans["train"][i]["pixels"].items():
+            totals[str(c)] = totals.get(str(c), 0) + count
+    choices = [groups, steps, holdout.tolist(), ids, [[s["digest"] for s in scans[split]] for split in scans]]
+    index = Index(
+        dataset=benchmark.dataset,
+        groups=groups,
+        fingerprint=hashlib.sha256(json.dumps(choices).encode()).hexdigest(),
+        ids=ids,
+        classes=classes,
+        sizes={split: [s["size"] for s in scans[split]] for split in scans},
+        pixels=totals,
+        steps=steps,
+        joint=joint,
+        holdout=holdout.tolist(),
+    )
+    index.save(folder)
+    return index
+
+
+def draw_holdout(ids: list[str], images: int) -> np.ndarray:
+    """Positions of the hold-out, sorted: drawn by image id, so that it is the same for every step, method and seed."""
+    if images >= len(ids):
+        raise ValueError(f"holdout is {images}, but there are only {len(ids)} training images. Make it smaller.")
+    order = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).hexdigest())
+    return np.sort(np.array(order[:images], dtype=np.int64))
+
+
+def scan(found: list[Pair], dataset: DataSet, progress: str | bool = False) -> list[dict]:
+    """Reads every pair: raw ids with their pixel counts, size, digest of both files. Raises DataError."""
+    with ThreadPoolExecutor() as pool:
+        results = pool.map(lambda pair: _scan_pair(pair, dataset), found)
+        results = list(
+            tqdm(results, total=len(found), desc=f"reading {progress}", unit="img", disable=None if progress else True)
+        )
+    problems = [result for result in results if isinstance(result, str)]
+    if problems:
+        rest = f"\n... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise DataError(
+            f"{len(problems)} of {len(found)} images cannot be used:\n" + "\n".join(problems[:SHOWN]) + rest
+        )
+    return results
+
+
+def _scan_pair(pair: Pair, dataset: DataSet) -> dict | str:
+    """What is in a pair, or a sentence about what is wrong with it."""
+    digest = hashlib.sha256()
+    arrays = {}
+    for kind, file in (("image", pair.image), ("mask", pair.mask)):
+        try:
+            digest.update(file.read_bytes())
+            with Image.open(file) as opened:
+                if kind == "mask" and opened.mode not in ("P", "L"):
+                    return f"{file}: mode {opened.mode}, not one id a pixel (P or L). Convert it to a palette PNG."
+                arrays[kind] = np.asarray(opened if kind == "mask" else opened.convert("RGB"))
+        except FileNotFoundError:
+            return f"{file}: the {kind} is missing. Complete the data set, or take {pair.id} off its list."
+        except Exception as error:  # Pillow raises many kinds; each means that the file cannot be read
+            return f"{file}: the {kind} cannot be read ({error}). Fetch it again, or take {pair.id} off its list."
+    height, width = arrays["mask"].shape
+    if arrays["image"].shape[:2] != (height, width):
+        shown = f"{arrays['image'].shape[1]}x{arrays['image'].shape[0]}"
+        return f"{pair.mask}: the mask is {width}x{height}, its image {shown} pixels. Replace one of them."
+    ids, counts = np.unique(arrays["mask"], return_counts=True)
+    foreign = [int(i) for i in ids if int(i) not in dataset.classes and int(i) != dataset.void]
+    if foreign:
+        known = f"0 to {max(dataset.classes)}, or {dataset.void}"
+        return f"{pair.mask}: id {foreign[0]} is no class of the data set ({known}). Correct the mask."
+    pixels = {int(i): int(n) for i, n in zip(ids, counts, strict=True)}
+    return {"pixels": pixels, "size": [height, width], "digest": digest.hexdigest()[:16]}
+
+
+def _list(values) -> list | None:
+    return None if values is None else list(values)

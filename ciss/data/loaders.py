@@ -1,0 +1,134 @@
+"""Batches of a step. What an image becomes depends on seed, epoch and image alone: not on the number of loader
+processes, nor on where a stopped training went on."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from ciss import distributed
+from ciss.config import Benchmark
+from ciss.data.index import DataError, Index
+from ciss.data.transforms import evaluation_transform, training_transform
+from ciss.data.voc import Pair
+
+Loader = DataLoader
+
+
+class Images(Dataset):
+    """Pairs of image (3,H,W) uint8 and labels (H,W) uint8 as positions, with the image's number in the index."""
+
+    def __init__(
+        self, pairs: list[Pair], sizes: list, table: np.ndarray, transform: v2.Transform, seed: int, cache: bool
+    ):
+        self.pairs, self.sizes, self.transform, self.seed = pairs, sizes, transform, seed
+        self.table = torch.from_numpy(table)
+        self.read = lru_cache(maxsize=None)(self._read) if cache else self._read
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        epoch, number = key
+        image, mask = self.read(number)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stable_seed(self.seed, epoch, number))
+            image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
+        return image.as_subclass(Tensor), self.table[mask.as_subclass(Tensor).long()], number
+
+    def _read(self, number: int) -> tuple[Tensor, Tensor]:
+        pair = self.pairs[number]
+        try:
+            with Image.open(pair.image) as image, Image.open(pair.mask) as mask:
+                arrays = np.array(image.convert("RGB")), np.array(mask)
+        except OSError as error:
+            raise DataError(
+                f"{pair.image} or its mask changed since the data were prepared ({error}). Run: dvc repro -f prepare"
+            ) from None
+        if list(arrays[1].shape) != self.sizes[number] or arrays[0].shape[:2] != arrays[1].shape:
+            raise DataError(f"{pair.mask}: its size changed since the data were prepared. Run: dvc repro -f prepare")
+        return torch.from_numpy(arrays[0]).permute(2, 0, 1).contiguous(), torch.from_numpy(arrays[1])
+
+
+class Shuffle(Sampler):
+    """Batches of (epoch, image), the same in every process; each process takes its slice of every batch.
+
+    An epoch drops the images that do not fill a last update (batch x accumulate x processes).
+    """
+
+    def __init__(self, images: list[int], batch: int, accumulate: int, seed: int):
+        self.images, self.batch, self.seed, self.epoch = torch.tensor(images), batch, seed, 0
+        self.rank, self.world = distributed.rank(), distributed.world()
+        update = batch * accumulate * self.world
+        self.used = len(images) - len(images) % (update if len(images) >= update else self.world)
+
+    def __len__(self) -> int:
+        return max(1, -(-self.used // (self.batch * self.world)))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, self.epoch))
+        order = self.images[torch.randperm(len(self.images), generator=generator)[: self.used]].tolist()
+        for start in range(0, self.used, self.batch * self.world):
+            share = order[start : start + self.batch * self.world]
+            size = -(-len(share) // self.world)
+            yield [(self.epoch, number) for number in share[self.rank * size : (self.rank + 1) * size]]
+
+
+def training_loader(benchmark: Benchmark, index: Index, images: list[int], table: np.ndarray, seed: int) -> Loader:
+    """Shuffled, augmented batches of training images. Set `loader.batch_sampler.epoch` before each epoch."""
+    train = benchmark.train
+    pairs = Images(index.pairs("train"), index.sizes["train"], table, training_transform(train), seed, train.cache)
+    sampler = Shuffle(images, train.batch, train.accumulate, seed)
+    return _loader(pairs, sampler, train.workers)
+
+
+def evaluation_loader(benchmark: Benchmark, index: Index, split: str, images: list[int], table: np.ndarray) -> Loader:
+    """Batches of images of one size, so that nothing is padded; each process takes its share of the batches."""
+    crop = benchmark.train.crop if benchmark.evaluation.size == "crop" else None
+    cache = benchmark.train.cache and split == "train"
+    pairs = Images(index.pairs(split), index.sizes[split], table, evaluation_transform(crop), 0, cache)
+    by_size: dict[tuple, list[int]] = {}
+    for number in images:
+        by_size.setdefault(() if crop else tuple(index.sizes[split][number]), []).append(number)
+    size = benchmark.evaluation.batch
+    batches = [[(0, n) for n in same[i : i + size]] for same in by_size.values() for i in range(0, len(same), size)]
+    return _loader(pairs, batches[distributed.rank() :: distributed.world()], benchmark.train.workers)
+
+
+def normalise(images: Tensor, device: torch.device, channels_last: bool) -> Tensor:
+    """uint8 (B,3,H,W) -> float32 on the device, ImageNet's mean and deviation; bytes travel, not floats."""
+    images = images.to(device, non_blocking=True).float().div_(255)
+    shape = (1, 3, 1, 1)
+    mean, std = (torch.tensor(v, device=device).view(shape) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    images = (images - mean) / std
+    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+
+
+def stable_seed(*parts: int | str) -> int:
+    """A seed from several numbers, the same in every process and version."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
+
+
+def _loader(pairs: Images, batches, workers: int) -> Loader:
+    return DataLoader(
+        pairs,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def picture(
+    benchmark: Benchmark, index: Index, split: str, number: int, table: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """An image (H,W,3) uint8 and its labels (H,W) uint8 through a label table, sized as they are scored."""
+    crop = benchmark.train.crop if benchmark.evaluation.size == "crop" else None
+    pairs = Images(index.pairs(split), index.sizes[split], table, evaluation_transform(crop), 0, False)
+    image, labels, _ = pairs[0, number]
+    return image.permute(1, 2, 0).numpy(), labels.numpy()

@@ -1,0 +1,59 @@
+"""Augmentation: torchvision's transforms on image and mask together. Images stay uint8, masks never gain ids."""
+
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from ciss.config import Train
+
+FILL = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: 255}  # ImageNet's mean colour; ignored
+
+
+class RandomScale(v2.Transform):
+    """Resizes by a factor drawn from a range, relative to the image's own size."""
+
+    def __init__(self, scale: tuple[float, float]):
+        super().__init__()
+        self.scale = scale
+
+    def make_params(self, flat_inputs: list) -> dict:
+        factor = torch.empty(()).uniform_(*self.scale).item()
+        return {"size": [max(1, round(side * factor)) for side in v2.query_size(flat_inputs)]}
+
+    def transform(self, inpt, params: dict):
+        return self._call_kernel(F.resize, inpt, params["size"], antialias=True)
+
+
+class RandomTranspose(v2.Transform):
+    """Swaps height and width half of the time; with both flips, the eight symmetries of a square."""
+
+    def make_params(self, flat_inputs: list) -> dict:
+        return {"swap": bool(torch.rand(()) < 0.5)}
+
+    def transform(self, inpt, params: dict):
+        return tv_tensors.wrap(inpt.transpose(-1, -2), like=inpt) if params["swap"] else inpt
+
+
+def training_transform(train: Train) -> v2.Compose:
+    """(Image, Mask) -> both `crop` pixels square.
+
+    `resized_crop`: random area and aspect (MiB, PLOP; `scale` is a share of the AREA); `scaled_crop`: random resize,
+    then crop (SSUL, MBS; `scale` is a factor of the sides); `none`: crop only. What is padded is ignored.
+    """
+    crop = v2.RandomCrop(train.crop, pad_if_needed=True, fill=FILL)
+    steps: list[v2.Transform] = {
+        "none": [crop],
+        "resized_crop": [v2.RandomResizedCrop(train.crop, scale=train.scale, antialias=True)],
+        "scaled_crop": [RandomScale(train.scale), crop],
+    }[train.augmentation]
+    if train.flip:
+        steps.append(v2.RandomHorizontalFlip())
+    if train.transpose:
+        steps += [v2.RandomVerticalFlip(), RandomTranspose()]
+    return v2.Compose(steps)
+
+
+def evaluation_transform(crop: int | None) -> v2.Compose:
+    """(Image, Mask) -> shorter side to `crop`, then its centre; unchanged for None."""
+    return v2.Compose([v2.Resize(crop, antialias=True), v2.CenterCrop(crop)] if crop else [v2.Identity()])

@@ -1,0 +1,65 @@
+"""Executes a notebook with papermill, as every stage of the pipeline does.
+
+    python -m ciss.execute notebooks/2_base.ipynb reports/shapes/shapes-s0.ipynb -p config params.yaml -p run shapes-s0
+
+Its printed lines pass through; an error becomes one message, and the executed copy shows where it happened.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+QUIET = "--IPKernelApp.log_level=ERROR"  # every kernel warns that it speaks to this machine unencrypted
+EXPLAINED = (
+    "ConfigError",
+    "DataError",
+    "CheckpointError",
+    "WeightsError",
+    "Locked",
+    "DivergenceError",
+    "FileNotFoundError",
+)
+
+
+def execute(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
+    """Runs `notebook` in the current folder and writes the executed copy, also of a failed run.
+
+    Raises PapermillExecutionError with the cell's error.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(
+        str(notebook), str(output), parameters, progress_bar=False, log_output=True, extra_arguments=[QUIET]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m ciss.execute", description="Execute a notebook with parameters.")
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("output", type=Path, help="where the executed copy goes")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("papermill").setLevel(logging.INFO)
+    logging.getLogger("papermill").addFilter(_printed)
+    logging.getLogger("traitlets").setLevel(logging.ERROR)
+    try:
+        execute(arguments.notebook, arguments.output, dict(arguments.p))
+    except PapermillExecutionError as error:
+        if error.ename not in EXPLAINED:
+            print("\n".join(error.traceback), file=sys.stderr)
+        sys.exit(f"error: {error.evalue}\n(in {arguments.output}, cell {error.exec_count})")
+
+
+def _printed(record: logging.LogRecord) -> bool:
+    """Papermill's log carries what cells print among its own remarks: keep the first."""
+    text = record.getMessage().rstrip()
+    record.msg, record.args = text, ()
+    return bool(text) and not text.startswith(("Executing", "Input Notebook", "Output Notebook", "Ending Cell", "<"))
+
+
+if __name__ == "__main__":
+    main()

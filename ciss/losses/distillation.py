@@ -1,0 +1,36 @@
+"""Distillation of the outputs: the student keeps the teacher's probabilities of the old classes."""
+
+import torch
+from torch import Tensor
+
+
+def _old_channels(logits: Tensor, teacher_logits: Tensor) -> int:
+    if teacher_logits.shape[1] > logits.shape[1]:
+        raise ValueError(f"the teacher has {teacher_logits.shape[1]} channels, the student only {logits.shape[1]}.")
+    return teacher_logits.shape[1]
+
+
+def output_distillation(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Knowledge distillation on the old channels (LwF, Li & Hoiem 2016): softmax over the old slice only.
+
+    Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), K <= C -> scalar, mean over pixels and the K channels.
+    """
+    old = _old_channels(logits, teacher_logits)
+    # L = -1/(N K) sum_i sum_{c < K} p'_c log softmax(z_{0..K-1})_c
+    return -(teacher_logits.softmax(dim=1) * logits[:, :old].log_softmax(dim=1)).mean()
+
+
+def unbiased_distillation(logits: Tensor, teacher_logits: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """Distillation in which the teacher's background may be the student's background or a new class (MiB, eq. 7 and 8).
+
+    Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), K <= C -> scalar, mean over pixels and the K channels (the 1/K
+    is in the published code; the paper writes a sum). `alpha` multiplies the teacher's logits.
+    """
+    old = _old_channels(logits, teacher_logits)
+    target = (alpha * teacher_logits).softmax(dim=1)
+    everything = logits.logsumexp(dim=1)
+    # r_0 = log( e^{z_0} + sum_{c >= K} e^{z_c} ) - log sum_c e^{z_c};   r_c = z_c - log sum_c e^{z_c}  for 1 <= c < K
+    background = torch.cat([logits[:, :1], logits[:, old:]], dim=1).logsumexp(dim=1)
+    # sum_c p'_c r_c, with sum_c p'_c = 1 taking the common term out of the sum
+    weighted = target[:, 0] * background + (target[:, 1:] * logits[:, 1:old]).sum(dim=1) - everything
+    return -weighted.mean() / old

@@ -1,0 +1,13 @@
+"""Fine-tuning: cross-entropy on the new labels and nothing else: the lower bound, and every base step."""
+
+from torch import Tensor
+
+from ciss.losses import cross_entropy
+from ciss.methods.base import Batch, Method, coefficients
+from ciss.models import Output
+
+
+@coefficients
+class Finetune(Method):
+    def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        return {"cross_entropy": cross_entropy(student.upsample(batch.size), batch.labels)}

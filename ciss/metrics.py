@@ -1,0 +1,197 @@
+"""Confusion matrix, IoU under every published convention, and forgetting.
+
+The published numbers of this field differ in four choices: is the background averaged, what becomes of future classes'
+pixels, which absent or failed classes count, and at which resolution. Each choice but the last is an argument here;
+`CONVENTION` says which of them `scores` makes. IoU is in 0..1 and NaN where it is undefined.
+
+All functions take tensors or numpy arrays. A matrix has true classes as rows, predicted ones as columns.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CONVENTION = (
+    "mIoU in 0..1 from one confusion matrix over the full validation set, future classes' pixels ignored, averaged "
+    "the classes present in truth or prediction: `all` counts the background, `old` (the base classes) and `new` (all "
+    "later ones so far) do not."
+)
+FUTURE = ("ignore", "background")
+OVER = ("present", "truth", "nonzero", "all")
+
+
+def confusion_matrix(
+    labels: Tensor | np.ndarray,
+    predictions: Tensor | np.ndarray,
+    classes: int,
+    *,
+    ignore_index: int = 255,
+    future: str = "ignore",
+) -> Tensor:
+    """(C,C) int64 counts of pixels, rows = truth, on the device of the inputs; C = `classes`, background included.
+
+    `labels` and `predictions` are integers of one shape. Pixels labelled `ignore_index` are left out. Future classes
+    (labels >= C) are left out by "ignore" (MiB, SSUL, MBS) or become background by "background" (PLOP, DKD).
+
+    At every pixel that counts, prediction and label must lie in 0..C-1: on the CPU a violation raises ValueError; on
+    CUDA, where looking would wait for the device, it fails as an asynchronous device assertion. Nothing here makes the
+    host wait. Raises ValueError for an unknown `future`, shapes that differ and inputs that are no integers.
+    """
+    _check(future, FUTURE, "future")
+    labels, predictions = torch.as_tensor(labels), torch.as_tensor(predictions)
+    if labels.shape != predictions.shape:
+        raise ValueError(f"labels {tuple(labels.shape)} and predictions {tuple(predictions.shape)} differ in shape")
+    if labels.is_floating_point() or predictions.is_floating_point():
+        raise ValueError(f"labels ({labels.dtype}) and predictions ({predictions.dtype}) must be integers")
+    # int64 before any arithmetic: truth * C + prediction overflows bytes
+    truth, guess = labels.flatten().long(), predictions.flatten().long()
+
+    counted = truth != ignore_index
+    if future == "ignore":
+        counted = counted & (truth < classes)
+    else:
+        truth = torch.where(truth < classes, truth, 0)
+    valid = ~counted | ((truth >= 0) & (guess >= 0) & (guess < classes))
+    problem = f"labels must not be negative and predictions must lie in 0..{classes - 1}"
+    if valid.device.type != "cpu":
+        torch._assert_async(valid.all(), problem)
+    elif not valid.all():
+        raise ValueError(problem)
+
+    # cell = truth * C + prediction; pixels that do not count share one more cell, as masking would make the host wait
+    cell = torch.where(counted, truth * classes + guess, classes * classes)
+    # not bincount: on CUDA it reads the largest value back to size its result
+    counts = torch.zeros(classes * classes + 1, dtype=torch.int64, device=cell.device)
+    counts.scatter_add_(0, cell, torch.ones_like(cell[:1]).expand_as(cell))
+    return counts[:-1].view(classes, classes)
+
+
+def class_iou(confusion: Tensor | np.ndarray) -> Tensor:
+    """(C,) float64 from (C,C) counts; NaN where a class has neither truth nor prediction."""
+    matrix = _square(confusion).double()
+    hit = matrix.diagonal()
+    # IoU_c = n_cc / (sum_j n_cj + sum_i n_ic - n_cc); 0 / 0 is the NaN of an absent class
+    return hit / (matrix.sum(dim=1) + matrix.sum(dim=0) - hit)
+
+
+def mean_iou(
+    confusion: Tensor | np.ndarray,
+    *,
+    classes: Iterable[int] | None = None,
+    background: bool = True,
+    over: str = "present",
+) -> float:
+    """Mean IoU of (C,C) counts over a selection of positions; NaN if the selection is empty.
+
+    `classes`: positions to average, all if None; `background=False` drops position 0. Of these count, by `over`:
+
+    * present: those in truth or prediction (the nanmean of SSUL's family);
+    * truth: those in truth (MiB, PLOP);
+    * nonzero: those with IoU above 0 (MBS; a class that is forgotten entirely drops out and the mean rises);
+    * all: every one, absent classes as 0.
+
+    Raises ValueError for an unknown `over`, a position outside 0..C-1 and a matrix that is not square.
+    """
+    _check(over, OVER, "over")
+    matrix = _square(confusion)
+    iou = class_iou(matrix)
+    selected = torch.full_like(iou, classes is None, dtype=torch.bool)
+    if classes is not None:
+        wanted = [int(position) for position in classes]
+        if foreign := [position for position in wanted if not 0 <= position < len(iou)]:
+            raise ValueError(f"positions {foreign} are outside 0..{len(iou) - 1}")
+        selected[wanted] = True
+    if not background:
+        selected[0] = False
+
+    if over == "present":
+        selected = selected & ~iou.isnan()
+    elif over == "truth":
+        selected = selected & (matrix.sum(dim=1) > 0)
+    elif over == "nonzero":
+        selected = selected & (iou > 0)
+    return iou.nan_to_num(0.0)[selected].mean().item()
+
+
+def seen(confusion: Tensor | np.ndarray, classes: int, *, future: str = "ignore") -> Tensor:
+    """(C,C): the matrix of the first C = `classes` channels from one (T,T) over all classes of the benchmark.
+
+    Equals `confusion_matrix(..., classes, future=future)` on the pixels behind it, so that one matrix per step serves
+    both conventions. Raises ValueError if a class without a channel (position >= C) was predicted.
+    """
+    _check(future, FUTURE, "future")
+    matrix = _square(confusion)
+    if not 1 <= classes <= len(matrix):
+        raise ValueError(f"{classes} classes cannot be taken from a matrix of {len(matrix)}")
+    if impossible := matrix[:, classes:].sum(dim=0).nonzero().flatten().tolist():
+        raise ValueError(f"{classes} channels cannot predict positions {[classes + column for column in impossible]}")
+    reduced = matrix[:classes, :classes].clone()
+    if future == "background":
+        reduced[0] += matrix[classes:, :classes].sum(dim=0)
+    return reduced
+
+
+def scores(confusion_full: Tensor | np.ndarray, groups_sizes: Sequence[int], step: int) -> dict[str, float]:
+    """The four numbers of a table after `step`, under `CONVENTION`.
+
+    `confusion_full`: (T,T) over all classes of the benchmark; `groups_sizes`: number of base classes, background left
+    out, then of classes per step, so T = 1 + their sum. Steps beyond the last group (domain) add no class.
+
+    * all: every class so far, background counted;
+    * old: the base classes, those of step 0, without background;
+    * new: all later classes so far, without background; NaN while there are none;
+    * harmonic: 2 old new / (old + new) (DKD, NeurIPS 2022), 0 if both are 0.
+
+    Raises ValueError if sizes and matrix disagree, for a negative step, and as `seen` does.
+    """
+    ends = [1 + total for total in accumulate(groups_sizes)]
+    if not ends or ends[-1] != len(confusion_full):
+        raise ValueError(f"a matrix of {len(confusion_full)} classes does not fit groups of {list(groups_sizes)}")
+    if step < 0:
+        raise ValueError(f"step {step} is negative")
+    total = ends[min(step, len(ends) - 1)]
+    matrix = seen(confusion_full, total, future="ignore")
+    old = mean_iou(matrix, classes=range(1, ends[0]))
+    new = mean_iou(matrix, classes=range(ends[0], total))
+    # hIoU = 2 old new / (old + new)
+    harmonic = 2 * old * new / (old + new) if old + new != 0 else 0.0
+    return {"all": mean_iou(matrix), "old": old, "new": new, "harmonic": harmonic}
+
+
+def forgetting(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequence[int]) -> Tensor:
+    """(T,) float64: the best IoU a class had after an earlier step minus its IoU after the last one.
+
+    `ious`: (S,T) IoU of each class after each of S steps, NaN where undefined; `steps`: (T,) the step that introduced
+    each class (`protocol.class_steps`). Values from before a class was introduced do not count. NaN for the classes of
+    the last step, for later ones, and where either IoU is undefined. Negative where a class improved. After Chaudhry et
+    al., arXiv 1801.10112, for IoU instead of accuracy. Raises ValueError for shapes that do not fit.
+    """
+    values, steps = torch.as_tensor(ious).double(), torch.as_tensor(steps)
+    if values.ndim != 2 or steps.shape != values.shape[1:] or len(values) == 0:
+        raise ValueError(f"IoU of shape (S,T) and steps (T,) expected, got {tuple(values.shape)}, {tuple(steps.shape)}")
+    earlier = values[:-1]
+    learnt = torch.arange(len(earlier), device=values.device)[:, None] >= steps.to(values.device)
+    nothing = torch.full_like(values[:1], -torch.inf)
+    # f_c = max_{t_c <= t < S-1} IoU_c(t) - IoU_c(S-1)
+    best = torch.cat([torch.where(learnt & ~earlier.isnan(), earlier, -torch.inf), nothing]).amax(dim=0)
+    return torch.where(best.isinf(), torch.nan, best - values[-1])
+
+
+def mean_forgetting(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequence[int]) -> float:
+    """Mean of `forgetting` over the old classes, background (position 0) left out; NaN if there is none."""
+    return forgetting(ious, steps)[1:].nanmean().item()
+
+
+def _check(value: str, choices: tuple[str, ...], name: str) -> None:
+    if value not in choices:
+        raise ValueError(f"unknown {name} {value!r}; there are {', '.join(choices)}")
+
+
+def _square(confusion: Tensor | np.ndarray) -> Tensor:
+    matrix = torch.as_tensor(confusion)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"a square confusion matrix is needed, got {tuple(matrix.shape)}")
+    return matrix

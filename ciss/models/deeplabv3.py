@@ -1,0 +1,31 @@
+"""DeepLabV3's decoder: atrous spatial pyramid pooling (torchvision's), then the growing classifier."""
+
+from torch import Tensor, nn
+from torchvision.models.segmentation.deeplabv3 import ASPP
+
+from ciss.models.classifier import Classifier
+
+
+class DeepLabV3(nn.Module):
+    """Chen et al., Rethinking atrous convolution (2017), without the extra 3x3 convolution, as MiB and PLOP use it.
+
+    Args: in_width: channels of the encoder's last stage; width: channels D of the dense features; groups: channels of
+    each group of classes, the first with the background.
+    """
+
+    def __init__(self, in_width: int, width: int, atrous_rates: tuple[int, ...], dropout: float, groups: list[int]):
+        super().__init__()
+        self.pyramid = ASPP(in_width, list(atrous_rates), width)
+        for module in self.pyramid.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout  # torchvision's 0.5 would make student and teacher differ by noise
+        self.classifier = Classifier(width, groups)
+
+    def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """stages -> logits (B,C,h,w), features (B,D,h,w), class features (B,C,D), class tokens (C,D)."""
+        features = self.pyramid(stages[-1])
+        tokens = self.classifier.tokens
+        return self.classifier(features), features, tokens.expand(features.shape[0], -1, -1), tokens
+
+    def grow(self, classes: int) -> None:
+        self.classifier.grow(classes)

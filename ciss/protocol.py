@@ -1,0 +1,200 @@
+"""Class groups, image selection and label mapping of class-incremental segmentation.
+
+Two numberings of classes meet here and nowhere else. A *raw id* is what an annotation file stores (0 background,
+255 void). A *position* is a channel of the network: 0 background, then the classes in order of arrival. All rules ask
+which group a raw id belongs to, never how large it is, so that they hold for every class order.
+
+The settings (MiB, arXiv 2002.00718, names `overlapped` and `disjoint`; SDR, arXiv 2103.06342, `sequential`;
+arXiv 2405.09858, `partitioned`; PLOP, arXiv 2011.11390, `domain`) are described at `select_images` and `label_table`.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+import numpy as np
+
+BACKGROUND, VOID = 0, 255
+
+# Raw ids in their usual order of arrival.
+DATASETS: dict[str, tuple[int, ...]] = {
+    "voc": tuple(range(1, 21)),
+    "ade20k": tuple(range(1, 151)),
+    "cityscapes": tuple(range(1, 20)),  # train ids 0..18, moved up by one to leave 0 to the background
+    "camvid": tuple(range(1, 12)),
+    "shapes": tuple(range(1, 9)),
+    "voc8": (8, 9, 12, 15, 13, 17, 10, 18),  # cat chair dog person horse sheep cow sofa; the rest of VOC is background
+}
+ALIASES = {("voc", "15-5s"): "15-1"}  # the name of the first publications
+SETTINGS = ("overlapped", "disjoint", "sequential", "partitioned", "domain")
+
+
+def class_groups(dataset: str, protocol: str, *, order: list[int] | None = None) -> list[list[int]]:
+    """Raw ids of every step, in order of arrival, background left out.
+
+    `protocol` is "A-B" (A base classes, then B a step until the classes are used up), or "joint" / "offline" (one
+    group; also what the domain setting wants, whose steps bring images and no classes). `order` replaces the order of
+    arrival and must be a permutation of the data set's raw ids.
+
+    Raises ValueError for an unknown data set or protocol, for a remainder that B does not divide, and for an `order`
+    that is no permutation; the message names what is wrong and what exists.
+    """
+    if dataset not in DATASETS:
+        raise ValueError(f"unknown data set {dataset!r}; there are {', '.join(DATASETS)}")
+    ids = list(DATASETS[dataset])
+    if order is not None:
+        ids = _permutation(dataset, ids, order)
+    if protocol in ("joint", "offline"):
+        return [ids]
+
+    size = len(ids)
+    exist = f"{dataset} has 'joint', 'offline' and 'A-B' with 0 < A < {size} and B a divisor of {size} - A"
+    match = re.fullmatch(r"(\d+)-(\d+)", ALIASES.get((dataset, protocol), protocol))
+    if match is None:
+        raise ValueError(f"unknown protocol {protocol!r}; {exist}")
+    base, width = int(match[1]), int(match[2])
+    if not 0 < base < size:
+        raise ValueError(f"{dataset} {protocol}: {base} base classes do not leave both a base and a step; {exist}")
+    rest = size - base
+    if width == 0 or rest % width:
+        divisors = ", ".join(f"{base}-{b}" for b in range(1, rest + 1) if rest % b == 0)
+        problem = f"the {rest} classes after the base do not divide into steps of {width}"
+        raise ValueError(f"{dataset} {protocol}: {problem}; with {base} base classes there are {divisors}; {exist}")
+    return [ids[:base]] + [ids[start : start + width] for start in range(base, size, width)]
+
+
+def positions(groups: Sequence[Sequence[int]]) -> dict[int, int]:
+    """Raw id -> position; the first class to arrive has position 1.
+
+    Raises ValueError for ids that a label image of bytes cannot hold beside background and void, and for doubles.
+    """
+    ids = [int(raw) for raw in chain.from_iterable(groups)]
+    # Distinct ids within 1..254 also keep every position within 1..254, clear of the void value.
+    if foreign := [raw for raw in ids if not BACKGROUND < raw < VOID]:
+        raise ValueError(f"class ids must be within 1..{VOID - 1}, got {foreign}")
+    if double := _doubles(ids):
+        raise ValueError(f"classes {double} are in the groups more than once")
+    return {raw: position for position, raw in enumerate(ids, start=1)}
+
+
+def channels(groups: Sequence[Sequence[int]], step: int) -> int:
+    """Number of channels, background included, after `step`. Steps beyond the last group (domain) add none."""
+    if step < 0:
+        raise ValueError(f"step {step} is negative")
+    return 1 + sum(len(group) for group in groups[: step + 1])
+
+
+def class_steps(groups: Sequence[Sequence[int]]) -> np.ndarray:
+    """(C,) int64: the step that introduced each channel. The background belongs to step 0."""
+    return np.repeat(np.arange(-1, len(groups)), [1, *map(len, groups)]).clip(min=0)
+
+
+def select_images(
+    image_classes: Sequence[Iterable[int]],
+    groups: Sequence[Sequence[int]],
+    step: int,
+    setting: str,
+    *,
+    seed: int = 0,
+    domains: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Indices of the images that `step` trains on, sorted int64.
+
+    `image_classes[i]` holds the raw ids (0..255) present in image i. Background, void and classes that belong to no
+    group do not count.
+
+    * overlapped: at least one class of the step.
+    * disjoint, sequential: additionally no class of a later step.
+    * partitioned: every image with a class goes to one of the steps whose classes it holds, all equally likely, drawn
+      with `seed` alone: the parts of all steps are exclusive and together complete, whichever is asked for first.
+    * domain: `domains[i] == step`, whatever the classes; there may be more steps than groups.
+
+    Raises ValueError for an unknown setting, a step out of range, ids that are no bytes, and a step without images.
+    """
+    positions(groups)
+    _check_setting(setting)
+    if setting == "domain":
+        if domains is None or len(domains) != len(image_classes):
+            raise ValueError(f"the domain setting needs a domain for each of the {len(image_classes)} images")
+        where = np.asarray(domains)
+        _check_step(step, int(where.max(initial=-1)) + 1)
+        chosen = where == step
+    else:
+        _check_step(step, len(groups))
+        presence = _presence(image_classes)
+        # holds[i, t]: image i shows a class of step t
+        holds = np.stack([presence[:, list(group)].any(axis=1) for group in groups], axis=1)
+        chosen = holds[:, step]
+        if setting in ("disjoint", "sequential"):
+            chosen = chosen & ~holds[:, step + 1 :].any(axis=1)
+        elif setting == "partitioned":
+            # The largest of independent draws is uniform among the steps of an image; -1 is below every draw.
+            draws = np.where(holds, np.random.default_rng(seed).random(holds.shape), -1.0)
+            chosen = chosen & (draws.argmax(axis=1) == step)
+    if not chosen.any():
+        classes = list(groups[step]) if step < len(groups) else []
+        raise ValueError(f"step {step} (classes {classes}) is left without images in the {setting} setting")
+    return np.flatnonzero(chosen).astype(np.int64)
+
+
+def label_table(groups: Sequence[Sequence[int]], step: int, setting: str, *, training: bool) -> np.ndarray:
+    """(256,) uint8: raw id -> position, to be indexed with a label image of bytes.
+
+    Training keeps the classes of `step`; old and future ones become background, which is where the background shift
+    comes from. `sequential` and `domain` keep the old ones too. Otherwise (validation) every class of every group gets
+    its position, also the future ones: the metric decides what becomes of positions without a channel. Void stays
+    void, ids in no group become background.
+
+    Raises ValueError for an unknown setting, a step out of range, and groups that `positions` refuses.
+    """
+    _check_setting(setting)
+    if setting != "domain" or step < 0:  # domain steps bring images, not classes: there can be more than groups
+        _check_step(step, len(groups))
+    if not training:
+        kept = groups
+    elif setting in ("sequential", "domain"):
+        kept = groups[: step + 1]
+    else:
+        kept = groups[step : step + 1]
+
+    position = positions(groups)
+    table = np.full(256, BACKGROUND, dtype=np.uint8)
+    table[VOID] = VOID
+    for raw in chain.from_iterable(kept):
+        table[raw] = position[raw]
+    return table
+
+
+def _permutation(dataset: str, ids: list[int], order: list[int]) -> list[int]:
+    """`order` as integers, or a ValueError that says why it is no permutation of `ids`."""
+    order = [int(raw) for raw in order]
+    wrong = {"missing": set(ids) - set(order), "foreign": set(order) - set(ids), "double": set(_doubles(order))}
+    if any(wrong.values()):
+        found = "; ".join(f"{what} {sorted(which)}" for what, which in wrong.items() if which)
+        raise ValueError(f"the order is no permutation of the {len(ids)} classes of {dataset}: {found}")
+    return order
+
+
+def _doubles(ids: list[int]) -> list[int]:
+    return sorted({raw for raw in ids if ids.count(raw) > 1})
+
+
+def _check_setting(setting: str) -> None:
+    if setting not in SETTINGS:
+        raise ValueError(f"unknown setting {setting!r}; there are {', '.join(SETTINGS)}")
+
+
+def _check_step(step: int, steps: int) -> None:
+    if not 0 <= step < steps:
+        raise ValueError(f"step {step} is out of range; there are {list(range(steps))}")
+
+
+def _presence(image_classes: Sequence[Iterable[int]]) -> np.ndarray:
+    """(N, 256) bool: which raw ids each image holds."""
+    held = [list(classes) for classes in image_classes]
+    ids = np.fromiter(chain.from_iterable(held), dtype=np.int64)
+    if ids.size and not (ids.min() >= 0 and ids.max() <= VOID):
+        raise ValueError(f"raw ids must be within 0..{VOID}, got {ids.min()}..{ids.max()}")
+    presence = np.zeros((len(held), VOID + 1), dtype=bool)
+    presence[np.repeat(np.arange(len(held)), [len(classes) for classes in held]), ids] = True
+    return presence

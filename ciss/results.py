@@ -1,0 +1,166 @@
+"""What a finished run leaves behind, and how the analyses read it back."""
+
+import hashlib
+import io
+import json
+import platform
+import resource
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ciss import checkpoint, metrics
+from ciss.config import Config
+from ciss.data import DATASETS, Index
+from ciss.runs import Run, resolve
+
+
+def file_hash(file: Path) -> str:
+    """sha256 of a file; raises CheckpointError when it is missing."""
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise checkpoint.CheckpointError(
+            f"{file}: there is no such checkpoint. Train it: python -m ciss.engine {file.parent.name}"
+        ) from None
+
+
+def finished(run: Run, key: str) -> bool:
+    """Whether both folders are there and were made by this configuration, code, data and teacher."""
+    file = run.results / "result.json"
+    return (
+        (run.folder / "weights.safetensors").is_file() and file.is_file() and json.loads(file.read_text())["key"] == key
+    )
+
+
+def write(
+    run: Run,
+    network: nn.Module,
+    key: str,
+    index: Index,
+    log: list[dict],
+    curve: list[tuple[float, Tensor]],
+    confusion: Tensor,
+    samples: dict[str, np.ndarray],
+    seconds: float,
+    wall: float,
+) -> None:
+    """Puts both folders in place whole, then forgets the resume state.
+
+    `runs/`: weights.safetensors and log.json, free of times, so that the same training leaves the same bytes and
+    later steps need not run again. `results/`: result.json (scores, provenance, times), confusion.npz (T,T), curves.npz
+    (epochs (P,), confusions (P,T,T) on the hold-out), samples.npz (predictions by image id).
+    """
+    sizes = [len(group) for group in run.groups]
+    result = {
+        "run": run.name,
+        **run.description(),
+        "after": run.after,
+        "reached": run.reached,
+        "scores": _plain(metrics.scores(confusion, sizes, run.reached)),
+        "convention": metrics.CONVENTION,
+        "classes": class_names(index.dataset, run.groups),
+        "pixels": [index.pixels.get(str(c), 0) for c in [0, *(c for group in run.groups for c in group)]],
+        "images": len(run.images(index)),
+        "training_seconds": seconds,
+        "wall_seconds": wall,
+        "peak_memory_bytes": peak_memory(),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "log": log,
+        "key": key,
+        "data": index.fingerprint,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"cpu, {torch.get_num_threads()} threads",
+    }
+    points = [point for point, _ in curve]
+    with _replacing(run.folder) as folder:
+        checkpoint.save_weights(folder / "weights.safetensors", network, run.description())
+        checkpoint.write_text(folder / "log.json", json.dumps(log, indent=1))
+    with _replacing(run.results) as folder:
+        checkpoint.write_text(folder / "result.json", json.dumps(result, indent=1))
+        _save_arrays(folder / "confusion.npz", confusion=confusion.numpy())
+        matrices = (
+            torch.stack([matrix for _, matrix in curve]).numpy() if curve else np.zeros((0, *confusion.shape), np.int64)
+        )
+        _save_arrays(folder / "curves.npz", epochs=np.array(points), confusions=matrices)
+        _save_arrays(folder / "samples.npz", **samples)
+    (run.resume / "state.pt").unlink(missing_ok=True)
+
+
+def class_names(dataset: str, groups: list[list[int]]) -> list[str]:
+    """Class names by position, background first."""
+    names = DATASETS[dataset].classes
+    return [names[0], *(names[c] for group in groups for c in group)]
+
+
+def peak_memory() -> int:
+    """Bytes: the GPU's peak, or the process's resident peak on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def read(run: Run) -> dict:
+    """result.json with arrays confusion, curve_epochs, curve_confusions and samples added. Raises CheckpointError."""
+    file = run.results / "result.json"
+    if not file.is_file():
+        raise checkpoint.CheckpointError(
+            f"{file}: this run has no result yet. Train it: python -m ciss.engine {run.name}"
+        )
+    result = json.loads(file.read_text(encoding="utf-8"))
+    with np.load(run.results / "confusion.npz") as arrays:
+        result["confusion"] = arrays["confusion"]
+    with np.load(run.results / "curves.npz") as arrays:
+        result["curve_epochs"], result["curve_confusions"] = arrays["epochs"], arrays["confusions"]
+    with np.load(run.results / "samples.npz") as arrays:
+        result["samples"] = {name: arrays[name] for name in arrays.files}
+    return result
+
+
+def read_end(config: Config, end: str) -> list[dict]:
+    """Results of every run that leads to an end, from the base step to the last."""
+    return [read(resolve(config, name)) for name in config.path(end)]
+
+
+def ends(config: Config, benchmarks: Iterable[str]) -> dict[str, list[dict]]:
+    """Results by end, for the ends of some benchmarks."""
+    chosen = set(benchmarks)
+    return {name: read_end(config, name) for name, end in config.ends.items() if end.benchmark in chosen}
+
+
+class _replacing:
+    """A fresh folder that takes the place of the old one only when the block ends well."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.fresh = folder, folder.with_name(f".{folder.name}.new")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.fresh, ignore_errors=True)
+        self.fresh.mkdir(parents=True)
+        return self.fresh
+
+    def __exit__(self, kind, *_) -> None:
+        if kind is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.fresh.rename(self.folder)
+        else:
+            shutil.rmtree(self.fresh, ignore_errors=True)
+
+
+def _save_arrays(file: Path, **arrays: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    checkpoint.write_bytes(file, buffer.getvalue())
+
+
+def _plain(scores: dict) -> dict:
+    """NaN has no place in JSON: null."""
+    return {name: None if value != value else float(value) for name, value in scores.items()}

@@ -1,0 +1,217 @@
+"""A run, resolved: everything its training needs to know, checked before it starts."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ciss import config as configuration
+from ciss import paths, protocol, source
+from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
+from ciss.data import DATASETS, Index
+from ciss.methods import METHODS, Method
+from ciss.models import Network, WeightsError
+from ciss.models.encoders import check_weights
+
+TRAINING_CODE = (
+    "engine.py",
+    "runs.py",
+    "checkpoint.py",
+    "distributed.py",
+    "protocol.py",
+    "losses",
+    "models",
+    "data",
+    "methods/base.py",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of one benchmark and seed. `groups`: raw ids of each step of the benchmark."""
+
+    name: str
+    benchmark: str
+    settings: Benchmark
+    method: str
+    coefficients: dict
+    step: int
+    seed: int
+    after: str | None
+    groups: list[list[int]]
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint and its losses: what later steps depend on."""
+        return self.root / "runs" / self.benchmark / self.name
+
+    @property
+    def results(self) -> Path:
+        """Small files for the analyses."""
+        return self.root / "results" / self.benchmark / self.name
+
+    @property
+    def resume(self) -> Path:
+        return self.root / "runs" / ".resume" / self.benchmark / self.name
+
+    @property
+    def joint(self) -> bool:
+        return METHODS[self.method].sees_all
+
+    @property
+    def reached(self) -> int:
+        """The last step whose classes the trained network knows."""
+        return len(self.groups) - 1 if self.joint else self.step
+
+    @property
+    def phase(self) -> Phase:
+        return self.settings.train.increment if self.after else self.settings.train.base
+
+    @property
+    def channel_groups(self) -> list[int]:
+        """Channels of each group of the classifier, the first one with the background."""
+        sizes = [len(group) for group in self.groups[: self.reached + 1]]
+        return [1 + sum(sizes)] if self.joint else [1 + sizes[0], *sizes[1:]]
+
+    def build_method(self) -> Method:
+        return METHODS[self.method](**self.coefficients)
+
+    def build_network(self, steps: int | None = None) -> Network:
+        """The network after `steps` increments (default: this run's), with the encoder's starting weights."""
+        groups = self.channel_groups[: None if steps is None else steps + 1]
+        return Network(self.settings.model, groups, weight_file(self.settings))
+
+    def index(self) -> Index:
+        return Index.load(index_folder(self.root, self.benchmark))
+
+    def images(self, index: Index) -> list[int]:
+        """Numbers of the training images this run sees."""
+        return index.joint if self.joint else index.steps[self.step]
+
+    def label_table(self, training: bool):
+        """(256,) raw id -> position, as the network sees labels in training or as they are scored."""
+        if training and not self.joint:
+            return protocol.label_table(self.groups, self.step, self.settings.setting, training=True)
+        return protocol.label_table(self.groups, self.reached, self.settings.setting, training=False)
+
+    def description(self) -> dict:
+        """What makes the weights, as stored beside them."""
+        return {
+            "benchmark": json.loads(json.dumps(asdict(self.settings))),
+            "method": self.method,
+            "coefficients": self.coefficients,
+            "step": self.step,
+            "seed": self.seed,
+            "groups": self.groups,
+            "channels": self.channel_groups,
+        }
+
+    def key(self, fingerprint: str, teacher: str | None) -> str:
+        """Hash of parameters, code, data, teacher, version and device: what a stopped training shares to go on."""
+        code = source.digest(paths.project(), [*TRAINING_CODE, f"methods/{self.method}.py"])
+        parts = [self.description(), code, fingerprint, teacher, torch.__version__, torch.cuda.is_available()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def index_folder(root: Path, benchmark: str) -> Path:
+    return root / "data" / "index" / benchmark
+
+
+def report_folder(config: Config, benchmark: str) -> Path:
+    """Where a benchmark's figures and tables go; made if missing."""
+    folder = (paths.project() / config.output).resolve() / "reports" / benchmark
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def resolve(config: Config, name: str) -> Run:
+    """A run by name. Raises ConfigError naming the known ones."""
+    runs = config.runs()
+    if name not in runs:
+        raise ConfigError(f"{config.file}: there is no run {name!r}. {configuration.choose(name, runs)}")
+    run = runs[name]
+    benchmark = config.benchmarks[run.benchmark]
+    increment = isinstance(run, Increment)
+    return Run(
+        name=name,
+        benchmark=run.benchmark,
+        settings=benchmark,
+        method=run.method,
+        coefficients=config.methods[run.method],
+        step=run.step if increment else 0,
+        seed=run.seed,
+        after=run.after if increment else None,
+        groups=class_groups(benchmark, f"{config.file}: benchmarks.{run.benchmark}"),
+        root=(paths.project() / config.output).resolve(),
+    )
+
+
+def class_groups(benchmark: Benchmark, place: str) -> list[list[int]]:
+    if benchmark.dataset not in DATASETS:
+        raise ConfigError(
+            f"{place}.dataset: no data set {benchmark.dataset!r}. {configuration.choose(benchmark.dataset, DATASETS)}"
+        )
+    try:
+        order = None if benchmark.order is None else list(benchmark.order)
+        return protocol.class_groups(benchmark.dataset, benchmark.protocol, order=order)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}") from None
+
+
+def weight_file(benchmark: Benchmark) -> Path | None:
+    """The encoder's weight file, absolute: given so, or under the project or a data root."""
+    if benchmark.model.weights is None:
+        return None
+    file = Path(benchmark.model.weights)
+    if file.is_absolute() or (paths.project() / file).is_file():
+        return paths.project() / file
+    try:
+        return paths.data_root(file.parts[0]).joinpath(*file.parts[1:])
+    except FileNotFoundError as error:
+        raise WeightsError(f"model.weights: {file}: no such file under the project, and {error}") from None
+
+
+def check(config: Config) -> None:
+    """Everything that can be known before anything runs. Raises ConfigError with one line for each mistake."""
+    problems = list(_problems(config))
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _problems(config: Config) -> Iterator[str]:
+    for name, values in config.methods.items():
+        place = f"methods.{name}"
+        if name not in METHODS:
+            yield f"{config.file}: {place}: no such method. {configuration.choose(name, METHODS)}"
+            continue
+        try:
+            configuration.validate(METHODS[name], values, config.file, place)
+        except ConfigError as error:
+            yield str(error)
+    steps = {}
+    for name, benchmark in config.benchmarks.items():
+        place = f"{config.file}: benchmarks.{name}"
+        try:
+            steps[name] = len(class_groups(benchmark, place))
+            file = weight_file(benchmark)
+            if file is not None:
+                check_weights(benchmark.model.encoder, file)
+        except ConfigError as error:
+            yield str(error)
+        except WeightsError as error:
+            yield f"{place}.model.weights: {error}"
+    for name, run in config.chain.items():
+        if run.step >= steps.get(run.benchmark, run.step + 1):
+            last = steps[run.benchmark] - 1
+            yield f"{config.file}: chain.{name}.step: {run.step}, but {run.benchmark} ends with step {last}. Remove it."
+        if run.method in METHODS and METHODS[run.method].sees_all:
+            yield f"{config.file}: chain.{name}.method: {run.method} sees all classes at once. Name it under joints."
+    for part in ("bases", "joints"):
+        for name, run in getattr(config, part).items():
+            if run.method in METHODS and METHODS[run.method].sees_all != (part == "joints"):
+                right = "bases" if part == "joints" else "joints"
+                yield f"{config.file}: {part}.{name}.method: {run.method} belongs under {right}. Move it."

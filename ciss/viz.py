@@ -1,0 +1,214 @@
+"""Figures: `f(ax, arrays)`. Colours are told apart by the colour-blind and in grey: markers, hatches or numbers go with
+them."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+# Okabe and Ito's colours, dark and light in turn
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vP*X"
+VOID = (224, 224, 192)
+FLOWS = {"background": ("#BBBBBB", ""), "right": ("#009E73", ""), "old": ("#56B4E9", "//"), "new": ("#D55E00", "xx")}
+
+
+def style() -> None:
+    """Matplotlib's settings for every figure of the project."""
+    sns.set_theme(context="notebook", style="ticks", font_scale=0.9)
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.dpi": 160,
+            "savefig.bbox": "tight",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    )
+
+
+def colour(mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """A map (H,W) of positions as RGB, `colours` (T,3) by position; void is pale."""
+    table = np.full((256, 3), VOID, np.uint8)
+    table[: len(colours)] = colours
+    return table[mask]
+
+
+def show(ax: Axes, picture: np.ndarray, title: str = "") -> None:
+    """An RGB picture without axes."""
+    ax.imshow(picture, interpolation="nearest")
+    ax.set_title(title, fontsize=9)
+    ax.set_axis_off()
+
+
+def strips(rows: list[tuple[str, list[np.ndarray]]], size: float = 1.25) -> Figure:
+    """Pictures in named rows, one column an image."""
+    columns = max(len(pictures) for _, pictures in rows)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(size * columns + 1.4, size * len(rows)), squeeze=False)
+    for line, (name, pictures) in zip(axes, rows, strict=True):
+        for ax in line:
+            ax.set_axis_off()
+        for ax, picture in zip(line, pictures, strict=False):
+            show(ax, picture)
+        line[0].text(-0.08, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+    figure.subplots_adjust(wspace=0.04, hspace=0.06)
+    return figure
+
+
+def class_legend(figure: Figure, names: list[str], colours: np.ndarray) -> None:
+    """Names of the classes with their colours, under a figure of masks."""
+    patches = [Patch(facecolor=c / 255, edgecolor="#444444", label=n) for n, c in zip(names, colours, strict=True)]
+    patches.append(Patch(facecolor=np.array(VOID) / 255, edgecolor="#444444", label="void (ignored)"))
+    figure.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0.08), ncols=5, fontsize=8, frameon=False)
+
+
+def iou_heatmap(ax: Axes, ious: np.ndarray, names: list[str], title: str = "") -> None:
+    """IoU (S,T) of every class after every step, with its number; classes that do not exist yet stay empty."""
+    sns.heatmap(
+        pd.DataFrame(np.asarray(ious, float).T, index=names),
+        ax=ax, vmin=0, vmax=1, cmap="cividis", annot=True, fmt=".2f", annot_kws={"fontsize": 7}, linewidths=0.5,
+        cbar_kws={"label": "IoU"},
+    )  # fmt: skip
+    ax.set(xlabel="after step", title=title)
+    ax.tick_params(axis="y", rotation=0)
+
+
+def method_lines(ax: Axes, table: pd.DataFrame, x: str, y: str, methods: list[str] | None = None) -> None:
+    """A line a method: mean over seeds, whiskers of one standard deviation where there are several."""
+    for k, method in enumerate(methods or list(dict.fromkeys(table["method"]))):
+        groups = table[table["method"] == method].groupby(x)[y]
+        mean, spread = groups.mean(), groups.std().fillna(0)
+        ax.errorbar(
+            mean.index,
+            mean,
+            yerr=spread if spread.any() else None,
+            label=method,
+            color=COLOURS[k % 8],
+            marker=MARKERS[k % 8],
+            ms=5,
+            capsize=3,
+        )
+    ax.set(xlabel=x, ylabel=y)
+
+
+def forgetting_bars(ax: Axes, table: pd.DataFrame) -> None:
+    """Forgetting of each old class after the last step, methods side by side, mean over seeds.
+
+    `table`: columns class, method, forgetting.
+    """
+    classes, methods = list(dict.fromkeys(table["class"])), list(dict.fromkeys(table["method"]))
+    width = 0.8 / max(1, len(methods))
+    for k, method in enumerate(methods):
+        means = table[table["method"] == method].groupby("class")["forgetting"].mean().reindex(classes)
+        positions = np.arange(len(classes)) + (k - (len(methods) - 1) / 2) * width
+        ax.bar(
+            positions,
+            means,
+            width,
+            label=method,
+            color=COLOURS[k % 8],
+            hatch=("", "//", "..", "xx", "\\\\", "++")[k % 6],
+            edgecolor="white",
+        )
+    ax.axhline(0, color="black", lw=0.8)
+    ax.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
+    ax.set(ylabel="forgetting (IoU)")
+
+
+def flow_bars(ax: Axes, table: pd.DataFrame, title: str = "") -> None:
+    """Where pixels go: a bar for each group of truth, its parts what the network calls them.
+
+    `table`: see `ciss.analysis.flows`; groups without pixels are left out.
+    """
+    table = table.dropna(how="all")[::-1]
+    start = np.zeros(len(table))
+    for part, (face, hatch) in FLOWS.items():
+        values = table[part].to_numpy(float)
+        ax.barh(
+            table.index,
+            values,
+            left=start,
+            color=face,
+            hatch=hatch,
+            edgecolor="white",
+            label={"right": "its own class", "background": "background"}.get(part, f"another {part} class"),
+        )
+        for k, value in enumerate(values):
+            if value >= 0.06:
+                ax.text(
+                    start[k] + value / 2,
+                    k,
+                    f"{value:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="black",
+                    bbox={"fc": "white", "ec": "none", "pad": 0.8, "alpha": 0.75},
+                )
+        start += values
+    ax.set(xlim=(0, 1), title=title, xlabel="share of the group's pixels")
+
+
+def flow_legend(figure: Figure, axes: np.ndarray) -> None:
+    """One legend under a grid of `flow_bars`."""
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    figure.legend(handles, labels, loc="lower center", ncols=4, frameon=False, title="called")
+
+
+def loss_curve(ax: Axes, log: list[dict]) -> None:
+    """Every loss term over epochs."""
+    terms = [name for name in log[0] if name.startswith("loss/")]
+    for k, name in enumerate(terms):
+        ax.plot(
+            [row["epoch"] for row in log],
+            [row[name] for row in log],
+            color=COLOURS[k % 8],
+            marker=MARKERS[k % 8],
+            ms=4,
+            label=name.removeprefix("loss/"),
+        )
+    ax.set(xlabel="epoch", ylabel="loss (mean of the epoch)", ylim=(0, None))
+    ax.legend(frameon=False)
+
+
+def iou_bars(ax: Axes, ious: np.ndarray, names: list[str], before: np.ndarray | None = None) -> None:
+    """IoU of each class, and a mark where it was `before` (fewer classes)."""
+    ious = np.asarray(ious, float)
+    ax.bar(range(len(ious)), np.nan_to_num(ious), color=COLOURS[5], edgecolor="white", label="after")
+    if before is not None:
+        ax.plot(range(len(before)), np.asarray(before, float), "D", color=COLOURS[4], ms=5, label="before")
+        ax.legend(frameon=False)
+    ax.set_xticks(range(len(ious)), names, rotation=35, ha="right")
+    ax.set(ylabel="IoU, validation", ylim=(0, 1))
+
+
+def pace_panels(table: pd.DataFrame, methods: list[str]) -> Figure:
+    """IoU of each class over a step's epochs, one panel a method; `table` as `ciss.analysis.pace_table` gives it."""
+    if table.empty:
+        return note("no hold-out: set `holdout` of the benchmark to see the pace within a step")
+    figure, axes = plt.subplots(1, len(methods), figsize=(3.8 * len(methods) + 1, 3.2), sharey=True, squeeze=False)
+    for ax, method in zip(axes[0], methods, strict=True):
+        mine = table[table["method"] == method]
+        for k, name in enumerate(dict.fromkeys(mine["class"])):
+            means = mine[mine["class"] == name].groupby("epochs")["iou"].mean()
+            ax.plot(means.index, means, color=COLOURS[k % 8], marker=MARKERS[k % 8], ms=4, lw=1.2, label=name)
+        ax.set_xscale("symlog", linthresh=0.05, base=2)
+        ticks = [0, 0.1, 0.5, 2, 8]
+        ax.set_xticks(ticks, [str(tick) for tick in ticks])
+        ax.minorticks_off()
+        ax.set(xlabel="epochs into the step", ylabel="IoU, hold-out", ylim=(0, 1), title=method)
+    axes[0, -1].legend(frameon=False, bbox_to_anchor=(1, 1), loc="upper left", title="class")
+    figure.tight_layout()
+    return figure
+
+
+def note(text: str) -> Figure:
+    """A figure that says why there is none."""
+    figure, ax = plt.subplots(figsize=(6, 0.8))
+    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=9)
+    ax.set_axis_off()
+    return figure

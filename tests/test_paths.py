@@ -1,0 +1,82 @@
+"""Folders are found from wherever a notebook, a stage or a queued experiment runs."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from ciss import paths
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project, entered; no data roots in the environment."""
+    folder = tmp_path / "project"
+    (folder / "notebooks").mkdir(parents=True)
+    (folder / "dvc.yaml").touch()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("CISS_DATA", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return folder
+
+
+def test_project_is_the_nearest_ancestor(project, monkeypatch):
+    assert paths.project() == project
+    monkeypatch.chdir(project / "notebooks")
+    assert paths.project() == project
+    copy = project / ".dvc" / "tmp" / "copy"  # a queued experiment
+    copy.mkdir(parents=True)
+    (copy / "dvc.yaml").touch()
+    monkeypatch.setenv("DVC_ROOT", str(project))
+    monkeypatch.chdir(copy)
+    assert paths.project() == copy
+
+
+def test_project_is_the_checkout_of_the_package_elsewhere(tmp_path, monkeypatch):
+    """And without one the remedy is named."""
+    checkout, elsewhere = tmp_path / "checkout", tmp_path / "elsewhere"
+    (checkout / "ciss").mkdir(parents=True)
+    elsewhere.mkdir()
+    shutil.copy(paths.__file__, checkout / "ciss")
+    code = "from paths import project; print(project())"
+    run = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(checkout / 'ciss')!r}); {code}"]
+    result = subprocess.run(run, cwd=elsewhere, capture_output=True, text=True)
+    assert "FileNotFoundError: no dvc.yaml in" in result.stderr
+    assert "change to the folder of the project" in result.stderr
+    (checkout / "dvc.yaml").touch()
+    result = subprocess.run(run, cwd=elsewhere, capture_output=True, text=True)
+    assert result.stdout.strip() == str(checkout)
+
+
+def test_data_roots_in_order(project, tmp_path, monkeypatch):
+    origin, own, set_by_user = tmp_path / "origin", project, tmp_path / "sets"
+    monkeypatch.setenv("DVC_ROOT", str(origin))
+    monkeypatch.setenv("CISS_DATA", "../sets")
+    for root in (origin / "data", own / "data", set_by_user):
+        (root / "VOCdevkit").mkdir(parents=True)
+        found = paths.data_root("VOCdevkit")
+        assert found.is_absolute()
+        assert found.samefile(root / "VOCdevkit")
+
+
+def test_data_outside_a_project(project, tmp_path, monkeypatch):
+    def nowhere():
+        raise FileNotFoundError
+
+    (tmp_path / "sets" / "CamVid").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CISS_DATA", "~/sets")
+    monkeypatch.setattr(paths, "project", nowhere)
+    assert paths.data_root("CamVid") == tmp_path / "sets" / "CamVid"
+
+
+def test_missing_data_names_places_and_remedy(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("CISS_DATA", str(tmp_path / "sets"))
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "origin"))
+    with pytest.raises(FileNotFoundError) as caught:
+        paths.data_root("cityscapes")
+    message = str(caught.value)
+    for part in ("cityscapes", tmp_path / "sets", project / "data", tmp_path / "origin" / "data", "set CISS_DATA"):
+        assert str(part) in message
+    assert len(message.splitlines()) == 1

@@ -1,0 +1,89 @@
+"""uv, pip and conda users get the same versions, from lists that hold versions and nothing else."""
+
+import re
+import tomllib
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PINS = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+ENVIRONMENT = YAML(typ="safe").load(ROOT / "environment.yml")
+PIP = next(item["pip"] for item in ENVIRONMENT["dependencies"] if isinstance(item, dict))
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+DEV = PROJECT["dependency-groups"]["dev"]
+DEPENDENCIES = [*PROJECT["project"]["dependencies"], *chain(*EXTRAS.values()), *DEV]
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(requirement).name) for requirement in requirements}
+
+
+def test_both_lists_are_the_same():
+    assert PROJECT["tool"]["uv"]["constraint-dependencies"] == PINS, "renew them: uv run .ci/pin.py"
+
+
+def test_every_pin_is_one_exact_version():
+    """Of a release: a local version (1.0+cpu) cannot be installed elsewhere."""
+    pins = [Requirement(pin) for pin in PINS]
+    assert len(names(PINS)) == len(pins)
+    for pin in pins:
+        assert re.fullmatch(r"==[0-9][0-9a-z.]*", str(pin.specifier)), pin
+
+
+@pytest.mark.parametrize("dependency", DEPENDENCIES)
+def test_every_dependency_is_pinned(dependency):
+    wanted = Requirement(dependency)
+    pins = [pin for pin in map(Requirement, PINS) if canonicalize_name(pin.name) == canonicalize_name(wanted.name)]
+    assert pins, "renew the pins: uv run .ci/pin.py"
+    assert pins[0].marker is None
+    assert wanted.specifier.contains(str(pins[0].specifier).removeprefix("=="))
+
+
+def test_conda_installs_the_same():
+    options, tools = [item for item in PIP if item.startswith("-")], [item for item in PIP if not item.startswith("-")]
+    assert options == ["-c constraints.txt", f"-e .[{','.join(EXTRAS)}]"]
+    assert sorted(tools) == sorted(names(DEV))
+    python = next(item for item in ENVIRONMENT["dependencies"] if str(item).startswith("python "))
+    offered = SpecifierSet(python.removeprefix("python "))
+    supported = SpecifierSet(PROJECT["project"]["requires-python"])
+    minors = [f"3.{minor}" for minor in range(30) if f"3.{minor}" in offered]
+    assert minors
+    assert all(minor in supported for minor in minors)
+    assert "pip" in ENVIRONMENT["dependencies"]
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "constraints.txt", "environment.yml", ".ci/run"])
+def test_no_address(file):
+    """An index, a local folder or a wheel's address works on one machine only."""
+    text = (ROOT / file).read_text(encoding="utf-8")
+    assert not re.search(r"://|file:|find-links|index-url|\+cpu|\+cu\d", text)
+
+
+def test_citation():
+    citation = YAML(typ="safe").load(ROOT / "CITATION.cff")
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors", "version", "license"} <= set(citation)
+    assert citation["version"] == PROJECT["project"]["version"]
+    assert citation["license"] == PROJECT["project"]["license"]
+    gsc, mbs = citation["references"]
+    assert gsc["doi"] == "10.1109/TMM.2023.3336243"
+    assert gsc["identifiers"][0]["value"] == "arXiv:2307.10822"
+    assert mbs["identifiers"][0]["value"] == "arXiv:2407.11859"
+    for reference in (gsc, mbs):
+        assert {"type", "title", "year"} <= set(reference)
+        assert len(reference["authors"]) == 5
+        assert all(set(author) == {"family-names", "given-names"} for author in reference["authors"])
+
+
+def test_licence_is_complete():
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
