@@ -3,14 +3,18 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+
+from ciss import distributed
 
 
 class CheckpointError(Exception):
@@ -76,28 +80,37 @@ def restore(network: nn.Module, file: Path) -> dict:
     return config
 
 
-def save_state(file: Path, state: dict) -> None:
-    """What a stopped training needs to go on: tensors and plain values only."""
-    from io import BytesIO
-
+def save_state(file: Path, key: str, parts: dict[str, Any], values: dict) -> None:
+    """What a stopped training needs to go on. `parts`: what has a state_dict; `values`: plain values and tensors."""
     buffer = BytesIO()
-    torch.save(state, buffer)
+    torch.save({"key": key, "parts": {n: part.state_dict() for n, part in parts.items()}, "values": values}, buffer)
     write_bytes(file, buffer.getvalue())
 
 
-def load_state(file: Path, key: str) -> dict | None:
-    """The state, or None when there is none, it is damaged, or it belongs to another configuration, code or data."""
+def load_state(file: Path, key: str, parts: dict[str, Any]) -> dict | None:
+    """Puts the parts back and returns the values; None, with the parts untouched, when there is nothing to go on from:
+    no file, a damaged one, or one of another `key`, that is of other parameters, code, data or number of processes."""
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
+        found, states, values = state["key"], state["parts"], state["values"]
     except FileNotFoundError:
         return None
     except Exception as error:  # a damaged archive raises many kinds; starting afresh is right for each
-        print(f"{file}: cannot be continued ({error}); starting afresh.")
+        reason = str(error).partition("\n")[0]
+        distributed.say(f"{file}: cannot be continued ({reason}); starting afresh.")
         return None
-    if state.get("key") != key:
-        print(f"{file}: belongs to other parameters, code or data; starting afresh.")
+    if found != key:
+        distributed.say(f"{file}: belongs to other parameters, code, data or processes; starting afresh.")
         return None
-    return state
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+    return values
+
+
+def forget_state(file: Path) -> None:
+    """Removes the state, and what a kill left of half-written ones."""
+    for left in [file, *file.parent.glob(f".{file.name}.*")]:
+        left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -109,7 +122,9 @@ def exclusive(file: Path, what: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        holder = owner.read_text() if owner.is_file() else "unknown"
+        holder = "unknown"  # for the moment between the lock and its owner's file
+        with suppress(FileNotFoundError):
+            holder = owner.read_text() or holder
         raise Locked(f"{what} is being trained by process {holder}. Wait for it, or stop it: kill {holder}") from None
     try:
         owner.write_text(str(os.getpid()))

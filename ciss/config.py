@@ -5,26 +5,43 @@ What needs more than this file to be judged (class groups, methods, weight files
 """
 
 import difflib
+import json
 import re
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from ciss import paths
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 section = dataclass(frozen=True, kw_only=True, config=STRICT)
 
-Name = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Count = Annotated[int, Field(strict=True, ge=1)]
-Natural = Annotated[int, Field(strict=True, ge=0)]
+
+def _rising(values: tuple) -> tuple:
+    if list(values) != sorted(values):
+        raise ValueError("should go from small to large")
+    return values
+
+
+# Names become folders, and DVC reads a dot as the end of a key.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Text = Annotated[str, StringConstraints(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+
+JSON_WORDS = {  # pydantic speaks of JSON, the file is YAML
+    "an object": "a section",
+    "a valid array": "a list",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+}
 
 
 class ConfigError(Exception):
@@ -33,9 +50,9 @@ class ConfigError(Exception):
 
 @section
 class Model:
-    encoder: str = "ciss_tiny"  # a timm name
+    encoder: Text = "ciss_tiny"  # a timm name
     pretrained: bool = False  # fetch timm's own weights (needs a network once)
-    weights: str | None = None  # or a local weight file; relative to the data root or the project
+    weights: Text | None = None  # or a local weight file; relative to the data root or the project
     output_stride: Literal[4, 8, 16, 32] = 4
     decoder: Literal["deeplabv3"] = "deeplabv3"
     width: Count = 64  # channels of the dense features before the classifier
@@ -58,7 +75,7 @@ class Train:
     batch: Count  # images per process and forward pass
     accumulate: Count = 1  # forward passes per update
     augmentation: Literal["none", "resized_crop", "scaled_crop"] = "none"
-    scale: tuple[Positive, Positive] = (0.5, 2.0)
+    scale: Annotated[tuple[Positive, Positive], AfterValidator(_rising)] = (0.5, 2.0)
     flip: bool = True
     transpose: bool = False
     schedule: Literal["poly", "constant"] = "poly"
@@ -72,7 +89,7 @@ class Train:
     threads: Count = 2  # CPU threads; another number gives other last digits
     workers: Natural = 0  # loader processes; does not change the result
     cache: bool = False  # keep decoded images in memory
-    curve: tuple[float, ...] = (1.0,)  # when the hold-out is scored: epochs into the step, then every full epoch
+    curve: tuple[Positive, ...] = (1.0,)  # when the hold-out is scored: epochs into the step, then every full epoch
 
 
 @section
@@ -99,21 +116,21 @@ class Benchmark:
 class Start:
     """A run that continues nothing: the base step, or joint training on all labels."""
 
-    benchmark: Name
-    method: Name
+    benchmark: str
+    method: str
     seed: Natural
 
 
 @section
 class Increment(Start):
-    after: Name
+    after: str
     step: Count
 
 
 @section
 class End:
-    run: Name
-    benchmark: Name
+    run: str
+    benchmark: str
 
 
 @section
@@ -124,9 +141,9 @@ class Config:
     joints: dict[Name, Start] = Field(default_factory=dict)
     chain: dict[Name, Increment] = Field(default_factory=dict)
     ends: dict[Name, End] = Field(default_factory=dict)
-    output: str = "."  # where data, runs, results and reports go, relative to the project
+    output: Text = "."  # where data, runs, results and reports go, relative to the project
     complete: bool = False  # notebooks train the runs they miss: for files of a few seconds
-    file: str = "params.yaml"
+    file: str = Field(default="params.yaml", init=False)  # what errors name
 
     def runs(self) -> dict[str, Start]:
         """Every run by its name."""
@@ -146,68 +163,82 @@ def load(file: str | Path = "params.yaml") -> Config:
     return parse(read_yaml(path), str(file))
 
 
-def read_yaml(path: Path, **options) -> Any:
+def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
     """A YAML 1.2 document. Raises ConfigError that names the file and, for a syntax error, the line."""
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file. Write one with: python -m ciss.plan shapes 4-2")
     try:
-        return YAML(**(options or {"typ": "safe", "pure": True})).load(path.read_text(encoding="utf-8"))
+        return (yaml or YAML(typ="safe", pure=True)).load(path.read_text(encoding="utf-8"))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown line"
-        raise ConfigError(f"{path}: {where}: not valid YAML: {error.problem or error.context}.") from None
-    except (UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}.") from None
+        problem = (error.problem or error.context).splitlines()[0]
+        raise ConfigError(f"{path}: {where}: not valid YAML: {problem}. Correct this line.") from None
+    except (YAMLError, ValueError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}. Correct it.") from None
 
 
 def parse(document: Any, file: str = "params.yaml") -> Config:
     """Checks a document's keys, types and chain. Raises ConfigError with one line for each mistake."""
+    if document is None:
+        raise ConfigError(f"{file}: the file is empty. Write one with: python -m ciss.plan shapes 4-2")
     if not isinstance(document, dict):
-        raise ConfigError(f"{file}: expected sections such as benchmarks, methods and chain, found {document!r}.")
-    config = validate(Config, {**document, "file": file}, file, "")
-    for problem in _chain_problems(config):
-        raise ConfigError(f"{file}: {problem}")
+        sections = "sections such as benchmarks, methods and chain"
+        raise ConfigError(f"{file}: found {_short(document)}, but it should have {sections}.")
+    config = validate(Config, document, file, "")
+    object.__setattr__(config, "file", file)  # frozen for everybody else
+    problems = [f"{file}: {problem}" for problem in _chain_problems(config)]
+    if problems:
+        raise ConfigError("\n".join(problems))
     return config
 
 
 def validate(kind: type, values: Any, file: str, key: str) -> Any:
-    """`values` as a `kind`. Raises ConfigError naming file, key and the nearest known key."""
+    """`values` as a `kind`. Raises ConfigError naming file, key and the nearest known key, a line for each mistake."""
     try:
-        return TypeAdapter(kind).validate_python(values)
+        plain = TypeAdapter(dict[str, JsonValue]).validate_python(values)
+    except ValidationError as error:  # its locations alternate between keys and the kind of value there
+        raise ConfigError("\n".join(_explain(e, e["loc"][::2], kind, file, key) for e in error.errors())) from None
+    try:
+        # As strict JSON: a list may be a tuple, a mapping a section; but "1" and true are no numbers, 1 is no text.
+        return TypeAdapter(kind).validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
-        lines = [_explain(kind, found, file, key) for found in error.errors()]
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError("\n".join(_explain(e, e["loc"], kind, file, key) for e in error.errors())) from None
 
 
-def digestible(value: Any) -> Any:
-    """A section as plain dictionaries and lists, for hashes and metadata."""
-    return asdict(value) if is_dataclass(value) else value
+def _explain(error: dict, location: tuple, kind: type, file: str, key: str) -> str:
+    parts = [str(part) for part in location if part != "[key]"]
+    place = f"{file}: {'.'.join(filter(None, [key, *parts]))}"
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{place}: unknown key. {choose(parts[-1], _keys(kind, parts[:-1]))}"
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{place}: this key is missing. Add it."
+    needs = re.search("should .*", error["msg"])  # the other messages are about values that JSON does not know
+    needs = needs[0] if needs else "should be text, a number, true, false, null, a list or a section"
+    for word, ours in JSON_WORDS.items():
+        needs = needs.replace(word, ours)
+    what = "the name " if error["loc"][-1] == "[key]" else ""
+    return f"{place}: found {what}{_short(error['input'])}, but it {needs}."
 
 
-def _explain(kind: type, found: dict, file: str, key: str) -> str:
-    location = [str(part) for part in found["loc"]]
-    place = ".".join(filter(None, [key, *location]))
-    if found["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        near = difflib.get_close_matches(location[-1], _known_keys(kind), n=1)
-        hint = f"Did you mean {near[0]}?" if near else "Remove it."
-        return f"{file}: {place}: unknown key. {hint}"
-    if found["type"] in ("missing", "missing_argument"):
-        return f"{file}: {place}: this key is missing. Add it."
-    message = re.sub(r"^(Input|String|Value) ", "", found["msg"])
-    return f"{file}: {place}: found {found['input']!r}, but it {message[0].lower()}{message[1:]}."
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _known_keys(kind: type) -> list[str]:
-    """Keys of a section and of the sections inside it, for the hint of a typo."""
-    sections = (kind, Config, Benchmark, Train, Phase, Model, Evaluation, Increment, End)
-    return [field.name for section in sections if is_dataclass(section) for field in fields(section)]
+def _keys(kind: type, location: list[str]) -> list[str]:
+    """Keys of the section at a location."""
+    for part in location:
+        kind = get_type_hints(kind)[part] if is_dataclass(kind) else get_args(kind)[-1]
+    return [field.name for field in fields(kind) if field.init]
 
 
 def _chain_problems(config: Config):
     runs = config.runs()
-    if len(runs) < len(config.bases) + len(config.joints) + len(config.chain):
-        twice = (set(config.bases) & set(config.joints)) | (set(config.chain) & {*config.bases, *config.joints})
-        yield f"{sorted(twice)[0]} names two runs. Rename one of them."
+    for part, others in (("joints", config.bases), ("chain", {**config.bases, **config.joints})):
+        for name in getattr(config, part):
+            if name in others:
+                yield f"{part}.{name}: another run has this name. Rename one of them."
     for part, group in (("bases", config.bases), ("joints", config.joints), ("chain", config.chain)):
         for name, run in group.items():
             if run.benchmark not in config.benchmarks:
@@ -218,8 +249,12 @@ def _chain_problems(config: Config):
     for name, run in config.chain.items():
         place, before = f"chain.{name}", runs.get(run.after)
         if before is None or run.after in config.joints:
-            yield f"{place}.after: there is no base step or increment {run.after!r}. {choose(run.after, runs)}"
-            return
+            known = {**config.bases, **config.chain}
+            yield f"{place}.after: there is no base step or increment {run.after!r}. {choose(run.after, known)}"
+            continue
+        if _leads_back(config.chain, name):
+            yield f"{place}.after: {run.after!r} continues this run in turn. Name a base step or an earlier increment."
+            continue
         step = before.step if isinstance(before, Increment) else 0
         if run.step != step + 1:
             yield f"{place}.step: {run.step} cannot follow step {step} of {run.after!r}. Make it {step + 1}."
@@ -235,6 +270,14 @@ def _chain_problems(config: Config):
         elif runs[end.run].benchmark != end.benchmark:
             right = runs[end.run].benchmark
             yield f"ends.{name}.benchmark: {end.benchmark!r} is not the benchmark of {end.run!r}. Use {right!r}."
+
+
+def _leads_back(chain: dict[str, Increment], name: str) -> bool:
+    after, seen = chain[name].after, set()
+    while after in chain and after not in seen:
+        seen.add(after)
+        after = chain[after].after
+    return name in seen
 
 
 def choose(word: str, known) -> str:

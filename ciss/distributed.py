@@ -1,7 +1,7 @@
 """One process, or several started by `torchrun`: the same calls."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -18,7 +18,11 @@ def device() -> torch.device:
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Joins the processes that torchrun started; does nothing without it."""
+    """Joins the processes that torchrun started; does nothing without it, nor inside of another session.
+
+    Not to be repeated by one program: the second time, processes may find the addresses of the first. Put one session
+    around several trainings.
+    """
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield
         return
@@ -54,3 +58,30 @@ def all_sum(tensor: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
+
+
+def mean(tensor: Tensor) -> Tensor:
+    """The mean over all processes, on the CPU."""
+    return all_sum(tensor.to(device())).cpu() / world() if dist.is_initialized() else tensor
+
+
+def share(tensors: Iterable[Tensor]) -> None:
+    """Gives every process the first one's values, in place."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
+
+
+def union(found: dict) -> dict:
+    """The dictionaries of all processes in one."""
+    if not dist.is_initialized():
+        return found
+    parts: list = [None] * world()
+    dist.all_gather_object(parts, found)
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def say(text: str) -> None:
+    """Prints in one process only."""
+    if is_main():
+        print(text, flush=True)

@@ -5,6 +5,9 @@
 
 A run reads the checkpoint of the run it continues `after`, trains, and leaves `runs/<benchmark>/<run>/` (weights,
 losses) and `results/<benchmark>/<run>/` (scores, confusion matrices, curves, sample predictions).
+
+Several processes see one batch each, and their gradients are averaged: as one process does with `accumulate`. A mean
+over pixels is one over the pixels of a process.
 """
 
 import argparse
@@ -12,6 +15,7 @@ import copy
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ciss import checkpoint, config, distributed, metrics, protocol, results, runs
 from ciss.checkpoint import CheckpointError, Locked
-from ciss.config import Config, ConfigError, Train
+from ciss.config import Config, ConfigError, Phase, Train
 from ciss.data import DataError, Index, Loader, evaluation_loader, normalise, prepare, training_loader
 from ciss.data.loaders import stable_seed
 from ciss.methods import Batch, Method
@@ -29,13 +33,13 @@ from ciss.models import Network, WeightsError, set_norm_mode
 from ciss.progress import Progress
 from ciss.runs import Run
 
-CHECK_EVERY = 50  # updates between two looks at the losses: looking waits for the device
+CHECK_EVERY = 50  # batches between two looks at the losses: looking waits for the device
 
 USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, Locked, FileNotFoundError, ValueError)
 
 
 class DivergenceError(Exception):
-    """A loss that is not a finite number; the message gives the terms and the images."""
+    """A loss or weight that is not a finite number; the message gives the terms and the images."""
 
 
 def train(run: Run) -> Path:
@@ -46,46 +50,49 @@ def train(run: Run) -> Path:
     """
     with distributed.session():
         index = run.index()
-        predecessor = run.folder.with_name(run.after) / "weights.safetensors" if run.after else None
-        key = run.key(index.fingerprint, results.file_hash(predecessor) if predecessor else None)
+        key = _key(run, index)
         if results.finished(run, key):
-            print(f"{run.name}: trained already with these parameters, code and data; nothing to do.")
+            distributed.say(f"{run.name}: trained already with these parameters, code and data; nothing to do.")
             return run.folder
-        if not distributed.is_main():
-            return _train(run, index, predecessor, key)
-        with checkpoint.exclusive(run.resume / "lock", run.name):
-            return _train(run, index, predecessor, key)
+        lock = checkpoint.exclusive(run.resume / "lock", run.name) if distributed.is_main() else nullcontext()
+        with lock:
+            _train(run, index, key)
+    return run.folder
 
 
 def complete(settings: Config, names: Iterable[str] | None = None) -> None:
-    """Prepares data and trains runs that are missing, with what they continue, if the file says `complete: true`.
+    """Prepares the data and trains the runs that are missing or outdated, with what they continue, if the file says
+    `complete: true`. Without it, the caller's reading names what is missing.
 
-    `names`: default all runs. Without `complete`, the caller's reading names what is missing.
+    `names`: default all runs.
     """
     if not settings.complete:
         return
-    every = settings.runs()
-    for name in every if names is None else names:
-        run = runs.resolve(settings, name)
-        if run.after:
-            complete(settings, [run.after])
-        if not (run.results / "result.json").is_file() or not (run.folder / "weights.safetensors").is_file():
-            folder = runs.index_folder(run.root, run.benchmark)
-            if not (folder / "index.json").is_file():
-                prepare(run.settings, folder, progress=False)
-            train(run)
+    wanted: dict[str, None] = {}  # in order, predecessors first
+    for name in settings.runs() if names is None else names:
+        line = [name]
+        while line[0] in settings.chain:
+            line.insert(0, settings.chain[line[0]].after)
+        wanted |= dict.fromkeys(line)
+    jobs = [runs.resolve(settings, name) for name in wanted]
+    for benchmark in dict.fromkeys(job.benchmark for job in jobs):
+        prepare(settings.benchmarks[benchmark], runs.index_folder(jobs[0].root, benchmark), progress=False)
+    for job in jobs:
+        if not results.finished(job, _key(job, job.index())):
+            train(job)
 
 
-def _train(run: Run, index: Index, predecessor: Path | None, key: str) -> Path:
+def _train(run: Run, index: Index, key: str) -> None:
     options, phase, started = run.settings.train, run.phase, time.perf_counter()
     torch.set_num_threads(options.threads)
     torch.manual_seed(stable_seed("weights", run.seed, run.reached))
     device, method = distributed.device(), run.build_method()
+    precision = _precision(options, device)
 
     # --- networks: the teacher is the predecessor; the student starts as its copy, grown by the new classes
     teacher, student = None, run.build_network(run.step - 1 if run.after else None)
-    if predecessor:
-        checkpoint.restore(student, predecessor)
+    if run.after:
+        checkpoint.restore(student, _predecessor(run))
         teacher = copy.deepcopy(student).to(device).eval().requires_grad_(False)
         method.initialise(student, len(run.groups[run.step]))
     student = set_norm_mode(student.to(device), phase.norm)
@@ -93,70 +100,49 @@ def _train(run: Run, index: Index, predecessor: Path | None, key: str) -> Path:
         student.to(memory_format=torch.channels_last)
         teacher = teacher and teacher.to(memory_format=torch.channels_last)
 
-    # --- data: labels as this step sees them; curves on the hold-out with all labels
-    table = run.label_table(training=True)
-    loader = training_loader(run.settings, index, run.images(index), table, stable_seed("data", run.seed, run.step))
+    # --- data: labels as this step sees them; a hold-out with all labels
+    seen, truth = run.label_table(training=True), run.label_table(training=False)
+    loader = training_loader(run.settings, index, run.images(index), seen, stable_seed("data", run.seed, run.step))
+    holdout = evaluation_loader(run.settings, index, "train", index.holdout, truth)
     batches = BatchMaker(run, index, teacher, device)
     if teacher is not None:
         method.before_step(batches.read(loader, epoch=0), teacher)
 
-    # --- optimiser and schedule, per update
-    parameters = _trainable(method, student, run)
-    encoder = [p for p in student.encoder.parameters() if p.requires_grad]
-    inside = {id(p) for p in encoder}
-    optimiser = torch.optim.SGD(
-        [
-            {"params": encoder, "lr": phase.lr * options.encoder_lr},
-            {"params": [p for p in parameters if id(p) not in inside]},
-        ],
-        lr=phase.lr,
-        momentum=options.momentum,
-        nesterov=options.momentum > 0,
-        weight_decay=options.weight_decay,
-    )
-    updates = max(1, len(loader) // options.accumulate)
-    total = updates * phase.epochs
-    # poly: lr_k = lr (1 - k / total)^power
-    poly = options.schedule == "poly"
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: (1 - k / total) ** options.power if poly else 1.0)
-    precision = _precision(options, device)
+    # --- an update takes `accumulate` batches, or the whole epoch where that is shorter
+    per_update = min(options.accumulate, len(loader))
+    updates = len(loader) // per_update  # in an epoch
+    optimiser = _optimiser(_trainable(method, student, run), student, phase, options)
+    schedule = _schedule(optimiser, updates * phase.epochs, options)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-
     forward = torch.compile(student) if options.compile else student
     if distributed.world() > 1:
         forward = DistributedDataParallel(forward)
 
     # --- go on where a stopped training left off
-    first, log, curve, spent = 0, [], [], 0.0
-    state = checkpoint.load_state(run.resume / "state.pt", key)
-    if state:
-        student.load_state_dict(state["student"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
-        scaler.load_state_dict(state["scaler"])
-        first, log, curve, spent = state["epoch"], state["log"], state["curve"], state["seconds"]
-        print(f"{run.name}: continuing after epoch {first} of {phase.epochs}.")
-
-    watch = Watch()
-    truth = run.label_table(training=False)
-    holdout = evaluation_loader(run.settings, index, "train", index.holdout, truth)
-    marks = {round(share * updates) for share in options.curve if share < 1}
+    file, key_here = run.resume / "state.pt", f"{key}, {distributed.world()} processes"
+    parts = {"student": student, "optimiser": optimiser, "schedule": schedule, "scaler": scaler}
+    past = checkpoint.load_state(file, key_here, parts) or {"epoch": 0, "log": [], "curve": [], "seconds": 0.0}
+    first, log, curve, spent = (past[name] for name in ("epoch", "log", "curve", "seconds"))
+    if first:
+        distributed.say(f"{run.name}: continuing after epoch {first} of {phase.epochs}.")
 
     def score_holdout(epochs: float) -> None:
         if index.holdout:
             curve.append((epochs, evaluate(run, student, holdout)))
-            set_norm_mode(student, phase.norm)
 
     if not curve:
         score_holdout(0.0)
+    marks = {max(1, round(point * updates)) for point in options.curve}  # updates after which the hold-out is scored
+    watch = Watch()
 
     with Progress(run.name, phase.epochs, updates, first, enabled=distributed.is_main()) as progress:
         for epoch in range(first, phase.epochs):
-            torch.manual_seed(stable_seed("epoch", run.seed, run.step, epoch))
-            clock = time.perf_counter()
-            for k, batch in enumerate(batches.read(loader, epoch)):
-                if k >= updates * options.accumulate:
-                    break  # an epoch shorter than one update's worth of batches
+            torch.manual_seed(stable_seed("epoch", run.seed, run.step, epoch, distributed.rank()))
+            clock, done = time.perf_counter(), epoch * updates
+            for k, batch in enumerate(batches.read(loader, epoch), start=1):
+                completes = k % per_update == 0  # an update; until then DDP need not average the gradients
+                if distributed.world() > 1:
+                    forward.require_backward_grad_sync = completes
                 with torch.autocast(device.type, precision, enabled=precision != torch.float32):
                     with torch.no_grad():
                         old = teacher(batch.images) if teacher is not None else None
@@ -164,37 +150,26 @@ def _train(run: Run, index: Index, predecessor: Path | None, key: str) -> Path:
                 if old is not None:
                     batch.labels = method.labels(batch, old)
                 losses = method.losses(new, old, batch)
-                scaler.scale(sum(losses.values()) / options.accumulate).backward()
+                scaler.scale(sum(losses.values()) / per_update).backward()
                 watch.see(losses, batch.ids)
-                if (k + 1) % options.accumulate == 0:
+                if completes:
                     scaler.step(optimiser)
                     scaler.update()
                     optimiser.zero_grad(set_to_none=True)
                     schedule.step()
                     progress.update()
-                    if epoch == 0 and (k + 1) // options.accumulate in marks:
-                        score_holdout((k + 1) / options.accumulate / updates)
-            means = watch.epoch()
+                    done += 1
+                    if done in marks and done % updates:
+                        score_holdout(done / updates)
+            means = watch.epoch(student)
             seconds = time.perf_counter() - clock
-            log.append(
-                {"epoch": epoch + 1, "updates": (epoch + 1) * updates, "lr": schedule.get_last_lr()[-1], **means}
-            )
+            spent += seconds
+            log.append({"epoch": epoch + 1, "updates": done, "lr": schedule.get_last_lr()[-1], **means})
             progress.epoch(log[-1], seconds)
             score_holdout(float(epoch + 1))
             if distributed.is_main():
-                spent += seconds
-                state = {
-                    "key": key,
-                    "epoch": epoch + 1,
-                    "student": student.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "scaler": scaler.state_dict(),
-                    "log": log,
-                    "curve": curve,
-                    "seconds": spent,
-                }
-                checkpoint.save_state(run.resume / "state.pt", state)
+                past = {"epoch": epoch + 1, "log": log, "curve": curve, "seconds": spent}
+                checkpoint.save_state(file, key_here, parts, past)
 
     # --- the last epoch is the result: nothing is selected on the reported images
     method.after_step(student)
@@ -204,8 +179,8 @@ def _train(run: Run, index: Index, predecessor: Path | None, key: str) -> Path:
     if distributed.is_main():
         wall = time.perf_counter() - started
         results.write(run, student, key, index, log, curve, confusion, samples, spent, wall)
+        checkpoint.forget_state(file)
     distributed.barrier()
-    return run.folder
 
 
 class BatchMaker:
@@ -227,7 +202,7 @@ class BatchMaker:
                 images=normalise(images, self.device, self.channels_last),
                 given=labels,
                 labels=labels,
-                ids=[self.ids[n] for n in numbers.tolist()],
+                ids=[self.ids[n] for n in numbers.tolist()],  # numbers never left the host
                 old_channels=self.old_channels,
                 class_steps=self.class_steps,
                 new_classes=self.new_classes,
@@ -241,7 +216,7 @@ class Watch:
         self.terms: list[Tensor] = []
         self.ids: list[list[str]] = []
         self.names: list[str] = []
-        self.sums: Tensor | None = None
+        self.sums: Tensor | float = 0.0
         self.count = 0
 
     def see(self, losses: dict[str, Tensor], ids: list[str]) -> None:
@@ -264,38 +239,49 @@ class Watch:
                 f"Images: {', '.join(self.ids[bad[0, 0]])}. The last finished epoch is kept. "
                 "Lower train.*.lr, or look at these images."
             )
-        self.sums = terms.double().sum(0) if self.sums is None else self.sums + terms.double().sum(0)
+        self.sums = self.sums + terms.double().sum(0)
         self.count += len(terms)
         self.terms, self.ids = [], []
 
-    def epoch(self) -> dict[str, float]:
-        """Means of the epoch, and a fresh start."""
+    def epoch(self, network: nn.Module) -> dict[str, float]:
+        """Means of the epoch over all processes, and a fresh start. Raises DivergenceError also for broken weights."""
         self.look()
-        means = (self.sums / self.count).tolist()
-        self.sums, self.count = None, 0
+        # the last update of an epoch is seen by no loss
+        broken = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
+        if broken:
+            raise DivergenceError(
+                f"the losses are finite, but {len(broken)} weights are not after this epoch, {broken[0]} first. "
+                "The last finished epoch is kept. Lower train.*.lr."
+            )
+        means = distributed.mean(self.sums / self.count).tolist()
+        self.sums, self.count = 0.0, 0
         return {"loss": sum(means), **{f"loss/{name}": value for name, value in zip(self.names, means, strict=True)}}
 
 
 @torch.inference_mode()
 def evaluate(run: Run, network: Network, loader: Loader) -> Tensor:
-    """Confusion matrix (T,T) int64 over all classes of the benchmark, rows truth: future classes have rows only."""
+    """Confusion matrix (T,T) int64 over all classes of the benchmark, rows truth: future classes have rows only.
+
+    Counts the batches of all processes. The network is left in the mode it was in.
+    """
     classes = 1 + sum(len(group) for group in run.groups)
     total = torch.zeros(classes, classes, dtype=torch.int64, device=next(network.parameters()).device)
-    for labels, predictions, _ in _predict(run, network, loader):
-        total += metrics.confusion_matrix(labels, predictions, classes)
+    with _evaluating(network):
+        for labels, predictions, _ in _predict(run, network, loader):
+            total += metrics.confusion_matrix(labels, predictions, classes)
     return distributed.all_sum(total).cpu()
 
 
 @torch.inference_mode()
 def predict_samples(run: Run, network: Network, index: Index) -> dict[str, np.ndarray]:
-    """Predictions (H,W) uint8 as positions for the first validation images, by image id."""
-    images = sample_images(run, index)
+    """Predictions (H,W) uint8 as positions for the images of `sample_images`, by image id."""
+    images, found = sample_images(run, index), {}
     loader = evaluation_loader(run.settings, index, "val", images, run.label_table(training=False))
-    found = {}
-    for _, predictions, numbers in _predict(run, network, loader):
-        for prediction, number in zip(predictions.to(torch.uint8).cpu().numpy(), numbers.tolist(), strict=True):
-            found[index.ids["val"][number]] = prediction
-    return found
+    with _evaluating(network):
+        for _, predictions, numbers in _predict(run, network, loader):
+            found |= zip(numbers.tolist(), predictions.to(torch.uint8).cpu().numpy(), strict=True)
+    found = distributed.union(found)
+    return {index.ids["val"][number]: found[number] for number in images}
 
 
 def sample_images(run: Run, index: Index) -> list[int]:
@@ -305,15 +291,37 @@ def sample_images(run: Run, index: Index) -> list[int]:
     return sorted(np.argsort(wealth, kind="stable")[: run.settings.evaluation.samples].tolist())
 
 
-def _predict(run: Run, network: Network, loader: Loader):
-    """Labels and predictions (B,H,W) and image numbers, batch by batch; leaves the network in evaluation mode."""
+@contextmanager
+def _evaluating(network: Network) -> Iterator[None]:
+    """Evaluation mode, with one process's running statistics in all; afterwards every layer's mode is as before."""
+    modes = [(module, module.training) for module in network.modules()]
+    distributed.share(network.buffers())
     network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _predict(run: Run, network: Network, loader: Loader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Labels and predictions (B,H,W) and image numbers, batch by batch."""
     options, device = run.settings.train, next(network.parameters()).device
     precision = _precision(options, device)
     for images, labels, numbers in loader:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             output = network(normalise(images, device, options.channels_last))
         yield labels.to(device).long(), output.upsample(labels.shape[-2:]).argmax(dim=1), numbers
+
+
+def _predecessor(run: Run) -> Path | None:
+    return run.folder.with_name(run.after) / "weights.safetensors" if run.after else None
+
+
+def _key(run: Run, index: Index) -> str:
+    """What a finished or stopped training must share to count as this one."""
+    file = _predecessor(run)
+    return run.key(index.fingerprint, results.file_hash(file) if file else None)
 
 
 def _precision(options: Train, device: torch.device) -> torch.dtype:
@@ -330,6 +338,25 @@ def _trainable(method: Method, student: Network, run: Run) -> list[nn.Parameter]
     for parameter in student.parameters():
         parameter.requires_grad_(id(parameter) in chosen)
     return parameters
+
+
+def _optimiser(parameters: list[nn.Parameter], student: Network, phase: Phase, options: Train) -> torch.optim.SGD:
+    """The encoder may learn at a pace of its own."""
+    inside = {id(p) for p in student.encoder.parameters()}
+    encoder, rest = ([p for p in parameters if (id(p) in inside) == own] for own in (True, False))
+    return torch.optim.SGD(
+        [{"params": encoder, "lr": phase.lr * options.encoder_lr}, {"params": rest}],
+        lr=phase.lr,
+        momentum=options.momentum,
+        nesterov=options.momentum > 0,
+        weight_decay=options.weight_decay,
+    )
+
+
+def _schedule(optimiser: torch.optim.Optimizer, total: int, options: Train) -> torch.optim.lr_scheduler.LambdaLR:
+    """By update k of `total`: constant, or poly: lr_k = lr (1 - k / total)^power."""
+    poly = options.schedule == "poly"
+    return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: (1 - k / total) ** options.power if poly else 1.0)
 
 
 def main() -> None:

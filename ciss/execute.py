@@ -7,6 +7,7 @@ Its printed lines pass through; an error becomes one message, and the executed c
 
 import argparse
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -28,8 +29,10 @@ EXPLAINED = (
 def execute(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
     """Runs `notebook` in the current folder and writes the executed copy, also of a failed run.
 
-    Raises PapermillExecutionError with the cell's error.
+    Raises PapermillExecutionError with the cell's error, FileNotFoundError without a notebook.
     """
+    if not notebook.is_file():
+        raise FileNotFoundError(f"{notebook}: there is no such notebook.")
     output.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
         str(notebook), str(output), parameters, progress_bar=False, log_output=True, extra_arguments=[QUIET]
@@ -48,6 +51,8 @@ def main() -> None:
     logging.getLogger("traitlets").setLevel(logging.ERROR)
     try:
         execute(arguments.notebook, arguments.output, dict(arguments.p))
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")
     except PapermillExecutionError as error:
         if error.ename not in EXPLAINED:
             print("\n".join(error.traceback), file=sys.stderr)
@@ -55,10 +60,11 @@ def main() -> None:
 
 
 def _printed(record: logging.LogRecord) -> bool:
-    """Papermill's log carries what cells print among its own remarks: keep the first."""
+    """Papermill's log carries what cells print among its own remarks: keep the first, without figures' descriptions."""
     text = record.getMessage().rstrip()
     record.msg, record.args = text, ()
-    return bool(text) and not text.startswith(("Executing", "Input Notebook", "Output Notebook", "Ending Cell", "<"))
+    heard = record.funcName == "log_output_message" or record.levelno >= logging.WARNING
+    return heard and bool(text) and not re.fullmatch("<.*>", text)
 
 
 if __name__ == "__main__":

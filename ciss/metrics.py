@@ -16,8 +16,8 @@ from torch import Tensor
 
 CONVENTION = (
     "mIoU in 0..1 from one confusion matrix over the full validation set, future classes' pixels ignored, averaged "
-    "the classes present in truth or prediction: `all` counts the background, `old` (the base classes) and `new` (all "
-    "later ones so far) do not."
+    "over the classes present in truth or prediction: `all` counts the background, `old` (the base classes) and `new` "
+    "(all later ones so far) do not."
 )
 FUTURE = ("ignore", "background")
 OVER = ("present", "truth", "nonzero", "all")

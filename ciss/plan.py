@@ -9,17 +9,21 @@ python -m ciss.plan --check                                         # check para
 import argparse
 import copy
 import io
+import json
 import shutil
 import sys
-from dataclasses import fields
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
 
-from ciss import checkpoint, config, paths, runs
+from ciss import checkpoint, config, paths, protocol, runs
 from ciss.config import ConfigError
+from ciss.data import DATASETS
 from ciss.methods import METHODS
 
 PRESETS = Path(__file__).with_name("presets")
@@ -43,37 +47,50 @@ def presets() -> dict[str, Path]:
 
 
 def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
-    """The document with the asked benchmark and its runs in place of the others (or beside them, with `--add`)."""
+    """The document with the asked benchmark and its runs in place of the others (or beside them, with `--add`).
+
+    What the document has by the same name stays as it is, comments too. Raises ConfigError.
+    """
     document = copy.deepcopy(document)
     for section, about in ABOUT.items():
         if section not in document:
             document[section] = CommentedMap()
             document.yaml_set_comment_before_after_key(section, before=f"\n{about}")
-    existing, first = copy.deepcopy(document["benchmarks"]), arguments.name or _name(arguments)
+    for mapping in (document, document["benchmarks"]):
+        _move_comments(mapping)
+    old, first = copy.deepcopy(document), arguments.name or _name(arguments)
+    config.validate(dict[config.Name, None], {first: None}, "plan", "--name")
     if not arguments.add:
         for section in ("benchmarks", "bases", "joints", "chain", "ends"):
-            _clear(document[section])
+            for name in list(document[section]):
+                del document[section][name]
     for method in [*arguments.methods, "finetune", *(["joint"] if arguments.joint else [])]:
         if method not in document["methods"]:
-            document["methods"][method] = _defaults(method)
+            document["methods"][method] = _flow(json.loads(json.dumps(asdict(METHODS[method]()))))
     for number, order in enumerate(_orders(arguments)):
         name = first if number == 0 else f"{first}-order{number}"
-        fresh = name not in existing or arguments.fresh
-        settings = _preset(arguments) if fresh else existing[name]
-        settings["dataset"], settings["protocol"], settings["setting"] = (
-            arguments.dataset,
-            arguments.protocol,
-            arguments.setting,
-        )
-        settings["order"] = _flow(order) if order else None
+        if name in old["benchmarks"] and not arguments.fresh:
+            settings = old["benchmarks"][name]
+        else:
+            settings = _preset(arguments)
+            document["benchmarks"].ca.items.pop(name, None)
+        for key in ("dataset", "protocol", "setting"):
+            settings[key] = getattr(arguments, key)
+        if order:
+            settings["order"] = _flow(order)
         for key, value in arguments.set:
-            _assign(settings, key, value)
+            _assign(settings, key, copy.deepcopy(value))
         document["benchmarks"][name] = settings
-        if fresh:
-            _head_comment(document["benchmarks"], name, arguments)
-        groups = runs.class_groups(config.validate(config.Benchmark, settings, "plan", name), f"plan: {name}")
+        place = f"benchmarks.{name}"
+        groups = runs.class_groups(config.validate(config.Benchmark, settings, "plan", place), f"plan: {place}")
         for seed in arguments.seeds:
             _add_runs(document, name, seed, len(groups), arguments)
+    for section in ABOUT:
+        for name in old[section]:
+            if name not in document[section]:
+                document[section].ca.items.pop(name, None)
+            elif document[section][name] == old[section][name]:
+                document[section][name] = old[section][name]  # with its comment
     return document
 
 
@@ -95,9 +112,9 @@ def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, arg
 
 
 def _name(arguments: argparse.Namespace) -> str:
-    """The preset's own protocol goes by its name; others carry what differs."""
-    file = _preset_file(arguments)
-    own = config.read_yaml(file).get("protocol") == arguments.protocol
+    """The preset's own data set and protocol go by its name; others carry what differs."""
+    file, preset = _preset_file(arguments), _preset(arguments)
+    own = (preset["dataset"], preset["protocol"]) == (arguments.dataset, arguments.protocol)
     name = file.stem if own else f"{arguments.dataset}-{arguments.protocol}"
     return name if arguments.setting == "overlapped" else f"{name}-{arguments.setting}"
 
@@ -110,46 +127,27 @@ def _preset_file(arguments: argparse.Namespace) -> Path:
 
 
 def _preset(arguments: argparse.Namespace) -> CommentedMap:
-    text = _preset_file(arguments).read_text(encoding="utf-8")
-    return _yaml().load("\n".join(line for line in text.splitlines() if not line.startswith("#")))
-
-
-def _head_comment(benchmarks: CommentedMap, name: str, arguments: argparse.Namespace) -> None:
-    """The preset's source, expected result and wall time, above the benchmark."""
-    lines = _preset_file(arguments).read_text(encoding="utf-8").splitlines()
-    head = [line.removeprefix("#").strip() for line in lines if line.startswith("#")]
-    benchmarks.yaml_set_comment_before_after_key(name, before="\n".join(head), indent=2)
+    """A preset, its head comment (source, expected result, wall time) indented as it will stand in the file."""
+    settings = _yaml().load(_preset_file(arguments).read_text(encoding="utf-8"))
+    for line in settings.ca.comment[1]:
+        line.start_mark.column = 4
+    return settings
 
 
 def _orders(arguments: argparse.Namespace) -> list[list[int] | None]:
-    """Class orders: the one given or the data set's, then shuffled ones, the same for everybody."""
-    if arguments.order:
-        return [arguments.order]
-    groups = runs.class_groups(
-        config.validate(
-            config.Benchmark, {**_preset(arguments), "protocol": arguments.protocol}, "plan", arguments.dataset
-        ),
-        "plan",
-    )
-    classes = [c for group in groups for c in group]
-    return [None] + [np.random.RandomState(n).permutation(classes).tolist() for n in range(1, arguments.orders)]
+    """Class orders: the one given or the benchmark's, then shuffled ones, the same for everybody."""
+    classes = protocol.DATASETS[arguments.dataset]
+    shuffled = [np.random.RandomState(n).permutation(classes).tolist() for n in range(1, arguments.orders)]
+    return [arguments.order, *shuffled]
 
 
-def _defaults(method: str) -> CommentedMap:
-    return (
-        _flow({field.name: field.default for field in fields(METHODS[method])})
-        if fields(METHODS[method])
-        else _flow({})
-    )
-
-
-def _assign(settings: CommentedMap, key: str, value: str) -> None:
+def _assign(settings: CommentedMap, key: str, value) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         settings = settings.setdefault(parent, CommentedMap())
         if not isinstance(settings, dict):
-            raise ConfigError(f"--set {key}: {parent} is a number, not a section. Leave out what follows it.")
-    settings[last] = _yaml().load(value)
+            raise ConfigError(f"--set {key}: {parent} is no section. Leave out what follows it.")
+    settings[last] = value
 
 
 def _flow(value):
@@ -159,10 +157,20 @@ def _flow(value):
     return node
 
 
-def _clear(section: CommentedMap) -> None:
-    """Removes a section's items and keeps the comment that belongs to the next section."""
-    for key in list(section):
-        del section[key]
+def _move_comments(mapping: CommentedMap) -> None:
+    """Hangs comments on the key they stand above; ruamel leaves them at the end of what stands before it."""
+    for key, following in pairwise(mapping):
+        node, last = mapping, key
+        while isinstance(node[last], CommentedMap | CommentedSeq) and node[last] and not node[last].fa.flow_style():
+            node = node[last]
+            last = list(node)[-1] if isinstance(node, CommentedMap) else len(node) - 1
+        token = node.ca.items.get(last, [None] * 3)[2 if isinstance(node, CommentedMap) else 0]
+        own, _, above = token.value.partition("\n") if token else ("", "", "")
+        if above:
+            token.value = f"{own}\n"
+            lines = [line.strip().removeprefix("#").removeprefix(" ") for line in above.splitlines()]
+            indent = len(above.splitlines()[-1]) - len(above.splitlines()[-1].lstrip())
+            mapping.yaml_set_comment_before_after_key(following, before="\n".join(lines), indent=indent)
 
 
 def _yaml() -> YAML:
@@ -175,15 +183,22 @@ def _yaml() -> YAML:
 
 
 def check(file: str) -> None:
-    """Checks a parameter file; for the pipeline also forgets results of runs that the file no longer names."""
+    """Checks a parameter file. For the pipeline's own, forgets results of runs that it no longer names."""
     settings = config.load(file)
     runs.check(settings)
-    root = (paths.project() / settings.output).resolve()
-    for folder in (root / "results").glob("*/*"):
-        if folder.name not in settings.runs() and not folder.name.startswith("."):
-            print(f"removing {folder.relative_to(root)}: {file} names no such run")
-            shutil.rmtree(folder)
+    if (paths.project() / file).resolve() == (paths.project() / "params.yaml").resolve():
+        _forget(settings)
+        checkpoint.write_text(paths.project() / ".checked", "params.yaml was checked.\n")  # always the same bytes
     print(f"{file}: {len(settings.benchmarks)} benchmark(s), {len(settings.runs())} runs, no mistake found.")
+
+
+def _forget(settings: config.Config) -> None:
+    root = (paths.project() / settings.output).resolve()
+    named = {(run.benchmark, name) for name, run in settings.runs().items()}
+    for folder in sorted((root / "results").glob("[!.]*/[!.]*")):
+        if folder.is_dir() and (folder.parent.name, folder.name) not in named:
+            print(f"removing {folder.relative_to(root)}: {settings.file} names no such run")
+            shutil.rmtree(folder)
 
 
 def main() -> None:
@@ -207,14 +222,15 @@ def main() -> None:
         help="of %(default)s (default: all)",
     )
     add("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="one chain each (default: 0)")
-    add(
+    orders = parser.add_mutually_exclusive_group().add_argument
+    orders(
         "--orders",
         type=int,
         default=1,
         metavar="N",
         help="class orders: the data set's own and N-1 shuffled ones, a benchmark each",
     )
-    add("--order", nargs="+", type=int, metavar="ID", help="one class order, as raw ids")
+    orders("--order", nargs="+", type=int, metavar="ID", help="one class order, as raw ids")
     add("--no-joint", dest="joint", action="store_false", help="leave joint training out")
     add("--preset", help="start from this preset rather than the data set's")
     add("--name", help="name of the benchmark (default: the data set, with the protocol where it is not the preset's)")
@@ -238,41 +254,42 @@ def main() -> None:
     try:
         if arguments.check:
             check(arguments.output)
-            _mark()
             return
         if not arguments.dataset:
             parser.error("name a data set, or use --check")
-        arguments.protocol = arguments.protocol or config.read_yaml(_preset_file(arguments))["protocol"]
+        if arguments.dataset not in DATASETS:
+            raise ConfigError(f"no data set {arguments.dataset!r}. {config.choose(arguments.dataset, DATASETS)}")
+        arguments.protocol = arguments.protocol or _preset(arguments)["protocol"]
         unknown = [m for m in arguments.methods if m not in INCREMENTAL]
         if unknown:
             raise ConfigError(
                 f"--methods: no incremental method {unknown[0]!r}. {config.choose(unknown[0], INCREMENTAL)}"
             )
         file = paths.project() / arguments.output
-        document = _yaml().load(file.read_text(encoding="utf-8")) if file.is_file() else CommentedMap()
-        if not document:
+        document = config.read_yaml(file, _yaml()) if file.is_file() else None
+        if document is None:
             document = CommentedMap()
             document.yaml_set_start_comment(HEADER)
+        else:
+            config.load(arguments.output)
         planned = plan(document, arguments)
         buffer = io.StringIO()
         _yaml().dump(planned, buffer)
         settings = config.parse(YAML(typ="safe", pure=True).load(buffer.getvalue()), arguments.output)
         checkpoint.write_text(file, buffer.getvalue())
         print(f"{arguments.output}: {', '.join(settings.benchmarks)}; {len(settings.runs())} runs. Next: dvc repro")
-    except (ConfigError, FileNotFoundError, ValueError) as error:
+    except (ConfigError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
 
-def _setting(text: str) -> tuple[str, str]:
+def _setting(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r}: write KEY=VALUE")
-    return key, value
-
-
-def _mark() -> None:
-    """The pipeline's proof that the check was made: always the same bytes."""
-    checkpoint.write_text(paths.project() / ".checked", "params.yaml was checked.\n")
+    try:
+        if equals:
+            return key, _yaml().load(value)
+    except YAMLError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: write KEY=VALUE, the value as in the file")
 
 
 if __name__ == "__main__":

@@ -7,14 +7,16 @@ import platform
 import resource
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ciss import checkpoint, metrics
+from ciss import checkpoint, distributed, metrics
 from ciss.config import Config
 from ciss.data import DATASETS, Index
 from ciss.runs import Run, resolve
@@ -23,7 +25,8 @@ from ciss.runs import Run, resolve
 def file_hash(file: Path) -> str:
     """sha256 of a file; raises CheckpointError when it is missing."""
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError:
         raise checkpoint.CheckpointError(
             f"{file}: there is no such checkpoint. Train it: python -m ciss.engine {file.parent.name}"
@@ -31,11 +34,13 @@ def file_hash(file: Path) -> str:
 
 
 def finished(run: Run, key: str) -> bool:
-    """Whether both folders are there and were made by this configuration, code, data and teacher."""
-    file = run.results / "result.json"
-    return (
-        (run.folder / "weights.safetensors").is_file() and file.is_file() and json.loads(file.read_text())["key"] == key
-    )
+    """Whether both folders are there, of one training, by this configuration, code, data and teacher."""
+    weights = run.folder / "weights.safetensors"
+    try:
+        result = json.loads((run.results / "result.json").read_text(encoding="utf-8"))
+        return result["key"] == key and weights.is_file() and result["weights"] == file_hash(weights)
+    except (FileNotFoundError, ValueError, KeyError):
+        return False
 
 
 def write(
@@ -50,7 +55,7 @@ def write(
     seconds: float,
     wall: float,
 ) -> None:
-    """Puts both folders in place whole, then forgets the resume state.
+    """Puts both folders in place, each whole, where older ones stay until then.
 
     `runs/`: weights.safetensors and log.json, free of times, so that the same training leaves the same bytes and
     later steps need not run again. `results/`: result.json (scores, provenance, times), confusion.npz (T,T), curves.npz
@@ -75,23 +80,21 @@ def write(
         "key": key,
         "data": index.fingerprint,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "processes": distributed.world(),
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"cpu, {torch.get_num_threads()} threads",
     }
-    points = [point for point, _ in curve]
-    with _replacing(run.folder) as folder:
-        checkpoint.save_weights(folder / "weights.safetensors", network, run.description())
-        checkpoint.write_text(folder / "log.json", json.dumps(log, indent=1))
-    with _replacing(run.results) as folder:
-        checkpoint.write_text(folder / "result.json", json.dumps(result, indent=1))
-        _save_arrays(folder / "confusion.npz", confusion=confusion.numpy())
-        matrices = (
-            torch.stack([matrix for _, matrix in curve]).numpy() if curve else np.zeros((0, *confusion.shape), np.int64)
-        )
-        _save_arrays(folder / "curves.npz", epochs=np.array(points), confusions=matrices)
-        _save_arrays(folder / "samples.npz", **samples)
-    (run.resume / "state.pt").unlink(missing_ok=True)
+    epochs = np.array([epoch for epoch, _ in curve])
+    matrices = np.array([matrix.numpy() for _, matrix in curve], np.int64).reshape(-1, *confusion.shape)
+    with _replacing(run.folder) as trained, _replacing(run.results) as scored:
+        checkpoint.save_weights(trained / "weights.safetensors", network, run.description())
+        checkpoint.write_text(trained / "log.json", json.dumps(log, indent=1))
+        result["weights"] = file_hash(trained / "weights.safetensors")
+        checkpoint.write_text(scored / "result.json", json.dumps(result, indent=1))
+        _save_arrays(scored / "confusion.npz", confusion=confusion.numpy())
+        _save_arrays(scored / "curves.npz", epochs=epochs, confusions=matrices)
+        _save_arrays(scored / "samples.npz", **samples)
 
 
 def class_names(dataset: str, groups: list[list[int]]) -> list[str]:
@@ -115,13 +118,18 @@ def read(run: Run) -> dict:
         raise checkpoint.CheckpointError(
             f"{file}: this run has no result yet. Train it: python -m ciss.engine {run.name}"
         )
-    result = json.loads(file.read_text(encoding="utf-8"))
-    with np.load(run.results / "confusion.npz") as arrays:
-        result["confusion"] = arrays["confusion"]
-    with np.load(run.results / "curves.npz") as arrays:
-        result["curve_epochs"], result["curve_confusions"] = arrays["epochs"], arrays["confusions"]
-    with np.load(run.results / "samples.npz") as arrays:
-        result["samples"] = {name: arrays[name] for name in arrays.files}
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        with np.load(run.results / "confusion.npz") as arrays:
+            result["confusion"] = arrays["confusion"]
+        with np.load(run.results / "curves.npz") as arrays:
+            result["curve_epochs"], result["curve_confusions"] = arrays["epochs"], arrays["confusions"]
+        with np.load(run.results / "samples.npz") as arrays:
+            result["samples"] = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise checkpoint.CheckpointError(
+            f"{run.results}: damaged ({error}). Train it again: python -m ciss.engine {run.name}"
+        ) from None
     return result
 
 
@@ -136,23 +144,22 @@ def ends(config: Config, benchmarks: Iterable[str]) -> dict[str, list[dict]]:
     return {name: read_end(config, name) for name, end in config.ends.items() if end.benchmark in chosen}
 
 
-class _replacing:
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
     """A fresh folder that takes the place of the old one only when the block ends well."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.fresh = folder, folder.with_name(f".{folder.name}.new")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.fresh, ignore_errors=True)
-        self.fresh.mkdir(parents=True)
-        return self.fresh
-
-    def __exit__(self, kind, *_) -> None:
-        if kind is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.fresh.rename(self.folder)
-        else:
-            shutil.rmtree(self.fresh, ignore_errors=True)
+    fresh, old = (folder.with_name(f".{folder.name}.{state}") for state in ("new", "old"))
+    for left in (fresh, old):  # by a kill
+        shutil.rmtree(left, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _save_arrays(file: Path, **arrays: np.ndarray) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import timm
 import torch
 
 from ciss import config as configuration
@@ -14,18 +15,20 @@ from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
 from ciss.data import DATASETS, Index
 from ciss.methods import METHODS, Method
 from ciss.models import Network, WeightsError
-from ciss.models.encoders import check_weights
+from ciss.models.encoders import check_weights, create_encoder
 
-TRAINING_CODE = (
+TRAINING_CODE = (  # with the method's own file the same as the stages' dependencies in dvc.yaml
     "engine.py",
     "runs.py",
+    "config.py",
+    "results.py",
     "checkpoint.py",
     "distributed.py",
+    "metrics.py",
     "protocol.py",
     "losses",
     "models",
     "data",
-    "methods/base.py",
 )
 
 
@@ -86,7 +89,8 @@ class Run:
         return Network(self.settings.model, groups, weight_file(self.settings))
 
     def index(self) -> Index:
-        return Index.load(index_folder(self.root, self.benchmark))
+        """Raises DataError when it is missing, damaged, or made for other settings."""
+        return Index.load(index_folder(self.root, self.benchmark), self.settings)
 
     def images(self, index: Index) -> list[int]:
         """Numbers of the training images this run sees."""
@@ -111,8 +115,13 @@ class Run:
         }
 
     def key(self, fingerprint: str, teacher: str | None) -> str:
-        """Hash of parameters, code, data, teacher, version and device: what a stopped training shares to go on."""
-        code = source.digest(paths.project(), [*TRAINING_CODE, f"methods/{self.method}.py"])
+        """Hash of parameters, code, data, teacher, version and device: what a stopped training shares to go on.
+
+        Every parameter of the benchmark counts, `evaluation` too: results are part of a run.
+        """
+        classes = [kind.__module__.split(".") for kind in METHODS[self.method].__mro__]
+        methods = [f"methods/{name[2]}.py" for name in classes if name[:2] == ["ciss", "methods"]]
+        code = source.digest(paths.project(), [*TRAINING_CODE, *methods])
         parts = [self.description(), code, fingerprint, teacher, torch.__version__, torch.cuda.is_available()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -166,13 +175,13 @@ def weight_file(benchmark: Benchmark) -> Path | None:
     """The encoder's weight file, absolute: given so, or under the project or a data root."""
     if benchmark.model.weights is None:
         return None
-    file = Path(benchmark.model.weights)
-    if file.is_absolute() or (paths.project() / file).is_file():
-        return paths.project() / file
+    file = paths.project() / benchmark.model.weights
+    if Path(benchmark.model.weights).is_absolute() or file.is_file():
+        return file
     try:
-        return paths.data_root(file.parts[0]).joinpath(*file.parts[1:])
+        return paths.data_root(benchmark.model.weights)
     except FileNotFoundError as error:
-        raise WeightsError(f"model.weights: {file}: no such file under the project, and {error}") from None
+        raise WeightsError(f"no such file under the project, and {error}; or change model.weights") from None
 
 
 def check(config: Config) -> None:
@@ -197,13 +206,23 @@ def _problems(config: Config) -> Iterator[str]:
         place = f"{config.file}: benchmarks.{name}"
         try:
             steps[name] = len(class_groups(benchmark, place))
-            file = weight_file(benchmark)
-            if file is not None:
-                check_weights(benchmark.model.encoder, file)
         except ConfigError as error:
             yield str(error)
+        model = benchmark.model
+        try:
+            with torch.device("meta"):
+                create_encoder(model.encoder, model.output_stride)
+            if file := weight_file(benchmark):
+                check_weights(model.encoder, file)
+        except ValueError as error:
+            yield f"{place}.model.encoder: {error}"
+            continue
         except WeightsError as error:
             yield f"{place}.model.weights: {error}"
+        if model.pretrained and model.weights:
+            yield f"{place}.model.pretrained: model.weights names a file. Set this to false, or weights to null."
+        elif model.pretrained and not timm.is_model_pretrained(model.encoder):
+            yield f"{place}.model.pretrained: there are no weights of {model.encoder} to fetch. Set this to false."
     for name, run in config.chain.items():
         if run.step >= steps.get(run.benchmark, run.step + 1):
             last = steps[run.benchmark] - 1

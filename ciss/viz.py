@@ -45,16 +45,17 @@ def show(ax: Axes, picture: np.ndarray, title: str = "") -> None:
 
 
 def strips(rows: list[tuple[str, list[np.ndarray]]], size: float = 1.25) -> Figure:
-    """Pictures in named rows, one column an image."""
+    """Pictures in named rows, one column an image; `size` of a cell in inches."""
     columns = max(len(pictures) for _, pictures in rows)
-    figure, axes = plt.subplots(len(rows), columns, figsize=(size * columns + 1.4, size * len(rows)), squeeze=False)
+    width, height, names = size * columns + 1.2, size * len(rows), 1.1
+    figure, axes = plt.subplots(len(rows), columns, figsize=(width, height), squeeze=False)
+    figure.subplots_adjust(left=names / width, right=1 - 0.1 / width, bottom=0, top=1, wspace=0.05, hspace=0.05)
     for line, (name, pictures) in zip(axes, rows, strict=True):
         for ax in line:
             ax.set_axis_off()
         for ax, picture in zip(line, pictures, strict=False):
             show(ax, picture)
         line[0].text(-0.08, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
-    figure.subplots_adjust(wspace=0.04, hspace=0.06)
     return figure
 
 
@@ -62,7 +63,7 @@ def class_legend(figure: Figure, names: list[str], colours: np.ndarray) -> None:
     """Names of the classes with their colours, under a figure of masks."""
     patches = [Patch(facecolor=c / 255, edgecolor="#444444", label=n) for n, c in zip(names, colours, strict=True)]
     patches.append(Patch(facecolor=np.array(VOID) / 255, edgecolor="#444444", label="void (ignored)"))
-    figure.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, 0.08), ncols=5, fontsize=8, frameon=False)
+    figure.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=5, fontsize=8, frameon=False)
 
 
 def iou_heatmap(ax: Axes, ious: np.ndarray, names: list[str], title: str = "") -> None:

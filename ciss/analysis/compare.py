@@ -19,7 +19,7 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     rows = []
     for end, results in ends.items():
         last = results[-1]
-        own = [result for result in results if result["after"] or result["method"] == "joint"]
+        own = [result for result in results if result["after"] or result["method"] == "joint"] or results
         forgetting = np.nan
         if last["method"] != "joint" and len(results) > 1:
             ious = iou_by_step([result["confusion"] for result in results], last["groups"])

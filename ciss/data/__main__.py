@@ -1,6 +1,7 @@
 """`python -m ciss.data shapes` draws the embedded data set into `data/shapes`."""
 
 import argparse
+import sys
 
 from ciss import paths
 from ciss.data import shapes
@@ -11,7 +12,10 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("shapes", help="draw the embedded data set into data/shapes")
     parser.parse_args()
-    shapes.write(paths.project() / "data" / "shapes")
+    try:
+        shapes.write(paths.project() / "data" / "shapes")
+    except OSError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

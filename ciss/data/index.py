@@ -18,6 +18,7 @@ from ciss.data.sets import DATASETS, DataSet
 from ciss.data.voc import Pair
 
 SHOWN = 5  # problems listed in one message
+SELECTION = ("dataset", "protocol", "setting", "order", "holdout", "limit")  # keys of a benchmark that decide on images
 
 
 class DataError(Exception):
@@ -29,6 +30,7 @@ class Index:
     """What `prepare` found. Images are numbered in the order of the data set's lists."""
 
     dataset: str
+    selection: dict  # the benchmark's keys that it was made for
     groups: list[list[int]]  # raw class ids of each step
     fingerprint: str  # sha256 over every image, mask and choice below
     ids: dict[str, list[str]]  # split -> image ids
@@ -43,34 +45,38 @@ class Index:
         write_text(folder / "index.json", json.dumps(asdict(self), separators=(",", ":"), sort_keys=True))
 
     @classmethod
-    def load(cls, folder: Path) -> "Index":
-        """Raises DataError when the index is missing or damaged."""
+    def load(cls, folder: Path, benchmark: Benchmark | None = None) -> "Index":
+        """Raises DataError when the index is missing, damaged, or not made for the benchmark."""
         file = folder / "index.json"
         try:
-            return cls(**json.loads(file.read_text(encoding="utf-8")))
+            index = cls(**json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise DataError(f"{file}: the data are not prepared. Run: dvc repro prepare@{folder.name}") from None
-        except (json.JSONDecodeError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise DataError(f"{file}: damaged ({error}). Run: dvc repro -f -s prepare@{folder.name}") from None
+        for key, value in (_selection(benchmark) if benchmark else {}).items():
+            if index.selection[key] != value:
+                made = f"made for {key} {index.selection[key]}, not {value}"
+                raise DataError(f"{file}: {made}. Delete it, and run: dvc repro prepare@{folder.name}")
+        return index
 
     def pairs(self, split: str) -> list[Pair]:
         dataset = DATASETS[self.dataset]
         found = dataset.pairs(dataset.root(), split)[: len(self.ids[split])]
         if [pair.id for pair in found] != self.ids[split]:
-            raise DataError(
-                f"{dataset.root()}: the list of {split} images changed. Run: dvc repro -f prepare@BENCHMARK"
-            )
+            raise DataError(f"{dataset.root()}: the list of {split} images changed. Run: dvc repro -f prepare")
         return found
 
 
 def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
     """Scans the data set, selects the images of every step, draws the hold-out and saves the index in `folder`.
 
-    Raises: DataError listing broken files; FileNotFoundError for an absent data set; ValueError for a protocol, order
-    or setting that does not fit the data set, or a step left without images.
+    Raises: DataError listing broken files, or for a step left without images; FileNotFoundError for an absent data
+    set; ValueError for a protocol or order that does not fit it.
     """
     dataset = DATASETS[benchmark.dataset]
-    groups = protocol.class_groups(benchmark.dataset, benchmark.protocol, order=_list(benchmark.order))
+    selection = _selection(benchmark)
+    groups = protocol.class_groups(benchmark.dataset, benchmark.protocol, order=selection["order"])
     root, scans, ids = dataset.root(), {}, {}
     for split in ("train", "val"):
         found = dataset.pairs(root, split)[: benchmark.limit or None]
@@ -82,18 +88,23 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
     holdout = draw_holdout(ids["train"], benchmark.holdout)
     kept = np.setdiff1d(np.arange(len(ids["train"])), holdout)
     train = [classes["train"][i] for i in kept]
-    steps = [
-        kept[protocol.select_images(train, groups, step, benchmark.setting)].tolist() for step in range(len(groups))
-    ]
     everything = [[c for group in groups for c in group]]
-    joint = kept[protocol.select_images(train, everything, 0, "overlapped")].tolist()
+    try:
+        chosen = [protocol.select_images(train, groups, step, benchmark.setting) for step in range(len(groups))]
+        joint = protocol.select_images(train, everything, 0, "overlapped")
+    except ValueError as error:
+        raise DataError(
+            f"{root}: {error}. Change the benchmark's setting, protocol, order, holdout or limit."
+        ) from None
     totals: dict[str, int] = {}
     for i in kept:
         for c, count in scans["train"][i]["pixels"].items():
             totals[str(c)] = totals.get(str(c), 0) + count
+    steps = [kept[images].tolist() for images in chosen]
     choices = [groups, steps, holdout.tolist(), ids, [[s["digest"] for s in scans[split]] for split in scans]]
     index = Index(
         dataset=benchmark.dataset,
+        selection=selection,
         groups=groups,
         fingerprint=hashlib.sha256(json.dumps(choices).encode()).hexdigest(),
         ids=ids,
@@ -101,7 +112,7 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
         sizes={split: [s["size"] for s in scans[split]] for split in scans},
         pixels=totals,
         steps=steps,
-        joint=joint,
+        joint=kept[joint].tolist(),
         holdout=holdout.tolist(),
     )
     index.save(folder)
@@ -111,7 +122,7 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
 def draw_holdout(ids: list[str], images: int) -> np.ndarray:
     """Positions of the hold-out, sorted: drawn by image id, so that it is the same for every step, method and seed."""
     if images >= len(ids):
-        raise ValueError(f"holdout is {images}, but there are only {len(ids)} training images. Make it smaller.")
+        raise DataError(f"holdout is {images}, but there are only {len(ids)} training images. Make it smaller.")
     order = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).hexdigest())
     return np.sort(np.array(order[:images], dtype=np.int64))
 
@@ -160,5 +171,6 @@ def _scan_pair(pair: Pair, dataset: DataSet) -> dict | str:
     return {"pixels": pixels, "size": [height, width], "digest": digest.hexdigest()[:16]}
 
 
-def _list(values) -> list | None:
-    return None if values is None else list(values)
+def _selection(benchmark: Benchmark) -> dict:
+    values = {key: getattr(benchmark, key) for key in SELECTION}
+    return {**values, "order": None if benchmark.order is None else list(benchmark.order)}

@@ -3,7 +3,6 @@ processes, nor on where a stopped training went on."""
 
 import hashlib
 from collections.abc import Iterator
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -20,7 +19,15 @@ from ciss.data.index import DataError, Index
 from ciss.data.transforms import evaluation_transform, training_transform
 from ciss.data.voc import Pair
 
-Loader = DataLoader
+
+class Loader(DataLoader):
+    """torch's, in which a broken file is the same short message, whichever process reads it."""
+
+    def __iter__(self) -> Iterator:
+        try:
+            yield from super().__iter__()
+        except DataError as error:  # a loader process puts its traceback around the message
+            raise DataError(str(error).strip().rpartition(f"{DataError.__module__}.DataError: ")[2]) from None
 
 
 class Images(Dataset):
@@ -31,22 +38,30 @@ class Images(Dataset):
     ):
         self.pairs, self.sizes, self.transform, self.seed = pairs, sizes, transform, seed
         self.table = torch.from_numpy(table)
-        self.read = lru_cache(maxsize=None)(self._read) if cache else self._read
+        self.cache: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         epoch, number = key
-        image, mask = self.read(number)
+        image, mask = self._read(number)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stable_seed(self.seed, epoch, number))
+            # Not torch.manual_seed, which would start the GPU's random numbers anew with every image.
+            torch.default_generator.manual_seed(stable_seed(self.seed, epoch, number))
             image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
         return image.as_subclass(Tensor), self.table[mask.as_subclass(Tensor).long()], number
 
     def _read(self, number: int) -> tuple[Tensor, Tensor]:
+        if self.cache is None:
+            return self._decode(number)
+        if number not in self.cache:
+            self.cache[number] = self._decode(number)
+        return self.cache[number]
+
+    def _decode(self, number: int) -> tuple[Tensor, Tensor]:
         pair = self.pairs[number]
         try:
             with Image.open(pair.image) as image, Image.open(pair.mask) as mask:
                 arrays = np.array(image.convert("RGB")), np.array(mask)
-        except OSError as error:
+        except Exception as error:  # Pillow raises many kinds
             raise DataError(
                 f"{pair.image} or its mask changed since the data were prepared ({error}). Run: dvc repro -f prepare"
             ) from None
@@ -56,9 +71,10 @@ class Images(Dataset):
 
 
 class Shuffle(Sampler):
-    """Batches of (epoch, image), the same in every process; each process takes its slice of every batch.
+    """Batches of (epoch, image), the same in every process; each process takes its share of every batch.
 
-    An epoch drops the images that do not fill a last update (batch x accumulate x processes).
+    An epoch drops the images that do not fill a last update (batch x accumulate x processes); one shorter than an
+    update uses all it has, in batches as even as can be. Raises DataError for fewer images than processes.
     """
 
     def __init__(self, images: list[int], batch: int, accumulate: int, seed: int):
@@ -66,17 +82,17 @@ class Shuffle(Sampler):
         self.rank, self.world = distributed.rank(), distributed.world()
         update = batch * accumulate * self.world
         self.used = len(images) - len(images) % (update if len(images) >= update else self.world)
+        if not self.used:
+            raise DataError(f"{len(images)} training images cannot feed {self.world} processes. Start fewer of them.")
 
     def __len__(self) -> int:
-        return max(1, -(-self.used // (self.batch * self.world)))
+        return -(-self.used // (self.batch * self.world))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(stable_seed(self.seed, self.epoch))
-        order = self.images[torch.randperm(len(self.images), generator=generator)[: self.used]].tolist()
-        for start in range(0, self.used, self.batch * self.world):
-            share = order[start : start + self.batch * self.world]
-            size = -(-len(share) // self.world)
-            yield [(self.epoch, number) for number in share[self.rank * size : (self.rank + 1) * size]]
+        order = self.images[torch.randperm(len(self.images), generator=generator)[: self.used]]
+        for share in order[self.rank :: self.world].tensor_split(len(self)):
+            yield [(self.epoch, number) for number in share.tolist()]
 
 
 def training_loader(benchmark: Benchmark, index: Index, images: list[int], table: np.ndarray, seed: int) -> Loader:
@@ -115,12 +131,13 @@ def stable_seed(*parts: int | str) -> int:
 
 
 def _loader(pairs: Images, batches, workers: int) -> Loader:
-    return DataLoader(
+    return Loader(
         pairs,
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own, so that starting processes leaves the training's random numbers alone
     )
 
 

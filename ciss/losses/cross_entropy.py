@@ -4,21 +4,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ciss.losses.precision import at_least_float32
+
 IGNORE = 255
 
 
-def _mean_over_valid(values: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Mean of a map over the pixels that are not ignored; 0, with a gradient of 0, where every pixel is."""
-    valid = labels != ignore_index
-    return torch.where(valid, values, 0).sum() / valid.sum().clamp(min=1)
-
-
 def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
-    """Softmax cross-entropy, mean over valid pixels; 0 when there are none.
+    """Softmax cross-entropy, mean over valid pixels; 0, with a gradient of 0, when there are none.
 
     Shapes: logits (B,C,H,W), labels (B,H,W) int64 -> scalar.
     """
-    losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
+    losses = F.cross_entropy(at_least_float32(logits), labels, ignore_index=ignore_index, reduction="sum")
     return losses / (labels != ignore_index).sum().clamp(min=1)
 
 
@@ -30,9 +26,9 @@ def unbiased_cross_entropy(logits: Tensor, labels: Tensor, old_channels: int, *,
     """
     if not 1 <= old_channels <= logits.shape[1]:
         raise ValueError(f"old_channels is {old_channels}; the logits have {logits.shape[1]} channels.")
-    everything = logits.logsumexp(dim=1)
-    old = logits[:, :old_channels].logsumexp(dim=1)
-    labelled = logits.gather(1, labels.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
-    # log q_y = log sum_{c < K} e^{z_c} - log sum_c e^{z_c}  for y < K,   z_y - log sum_c e^{z_c}  for new y
-    log_q = torch.where(labels < old_channels, old, labelled) - everything
-    return _mean_over_valid(-log_q, labels, ignore_index)
+    logits = at_least_float32(logits)
+    # q_0 = sum_{c < K} p_c,   q_c = p_c for new c: a softmax in which log sum_{c < K} e^{z_c} stands for the K channels
+    background = logits[:, :old_channels].logsumexp(dim=1, keepdim=True)
+    folded = torch.cat([background, logits[:, old_channels:]], dim=1)
+    targets = (labels - (old_channels - 1)).clamp(min=0).masked_fill(labels == ignore_index, -1)
+    return cross_entropy(folded, targets, ignore_index=-1)

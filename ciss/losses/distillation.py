@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ciss.losses.precision import at_least_float32
+
 
 def _old_channels(logits: Tensor, teacher_logits: Tensor) -> int:
     if teacher_logits.shape[1] > logits.shape[1]:
@@ -16,8 +18,9 @@ def output_distillation(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), K <= C -> scalar, mean over pixels and the K channels.
     """
     old = _old_channels(logits, teacher_logits)
+    target = at_least_float32(teacher_logits).softmax(dim=1)
     # L = -1/(N K) sum_i sum_{c < K} p'_c log softmax(z_{0..K-1})_c
-    return -(teacher_logits.softmax(dim=1) * logits[:, :old].log_softmax(dim=1)).mean()
+    return -(target * at_least_float32(logits[:, :old]).log_softmax(dim=1)).mean()
 
 
 def unbiased_distillation(logits: Tensor, teacher_logits: Tensor, *, alpha: float = 1.0) -> Tensor:
@@ -27,10 +30,9 @@ def unbiased_distillation(logits: Tensor, teacher_logits: Tensor, *, alpha: floa
     is in the published code; the paper writes a sum). `alpha` multiplies the teacher's logits.
     """
     old = _old_channels(logits, teacher_logits)
-    target = (alpha * teacher_logits).softmax(dim=1)
-    everything = logits.logsumexp(dim=1)
-    # r_0 = log( e^{z_0} + sum_{c >= K} e^{z_c} ) - log sum_c e^{z_c};   r_c = z_c - log sum_c e^{z_c}  for 1 <= c < K
-    background = torch.cat([logits[:, :1], logits[:, old:]], dim=1).logsumexp(dim=1)
-    # sum_c p'_c r_c, with sum_c p'_c = 1 taking the common term out of the sum
-    weighted = target[:, 0] * background + (target[:, 1:] * logits[:, 1:old]).sum(dim=1) - everything
-    return -weighted.mean() / old
+    logits = at_least_float32(logits)
+    # r_0 = log( e^{z_0} + sum_{c >= K} e^{z_c} ) - log sum_c e^{z_c};   r_c = z_c - log sum_c e^{z_c}  for 1 <= c < K:
+    # a log-softmax in which one channel stands for the background and every new class
+    background = torch.cat([logits[:, :1], logits[:, old:]], dim=1).logsumexp(dim=1, keepdim=True)
+    folded = torch.cat([background, logits[:, 1:old]], dim=1)
+    return output_distillation(folded, alpha * at_least_float32(teacher_logits))

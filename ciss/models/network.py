@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
@@ -27,8 +28,9 @@ class Output:
         """Logits (B,C,H,W) in float32 or wider; computed once, however many losses ask."""
         size = tuple(size)
         if size not in self._full:
-            logits = self.logits.float() if self.logits.dtype.itemsize < 4 else self.logits
-            self._full[size] = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+            logits = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
+            with torch.enable_grad():  # whoever asks next may need the gradients that the first one switched off
+                self._full[size] = F.interpolate(logits, size, mode="bilinear", align_corners=False)
         return self._full[size]
 
 
@@ -62,9 +64,11 @@ class Network(nn.Module):
 def set_norm_mode(network: nn.Module, norm: str) -> nn.Module:
     """Training mode with the normalisation of a phase: `batch` statistics, `sync` across processes, or `frozen` ones.
 
-    Frozen: statistics stay as they are, scale and shift still learn. Returns the network (sync replaces its layers).
+    Frozen: statistics stay as they are, scale and shift still learn. Sync needs CUDA and is `batch` without it. Returns
+    the network (sync replaces its layers).
     """
-    if norm == "sync" and next(network.parameters()).is_cuda:
+    synced = any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
+    if norm == "sync" and next(network.parameters()).is_cuda and not synced:  # timm's drops activations the second time
         network = convert_sync_batchnorm(network)
     network.train()
     if norm == "frozen":

@@ -1,0 +1,134 @@
+"""Analyses on arrays small enough to work out by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ciss import analysis
+
+GROUPS = [[1], [2], [3]]  # background and three steps of one class
+# Rows truth, columns predictions, after step 1: classes 0 to 2 are known, 3 is a future one.
+AFTER_1 = np.array([[6, 1, 3, 0], [4, 2, 2, 0], [1, 0, 9, 0], [5, 1, 4, 0]])
+AFTER_0 = np.array([[9, 1, 0, 0], [2, 6, 0, 0], [8, 2, 0, 0], [10, 0, 0, 0]])
+AFTER_2 = np.array([[8, 0, 0, 2], [8, 0, 0, 0], [5, 0, 5, 0], [0, 0, 0, 10]])
+
+
+def result(step: int, confusion: np.ndarray, **changes) -> dict:
+    return {
+        "method": "mib",
+        "seed": 0,
+        "step": step,
+        "reached": step,
+        "after": f"run-{step - 1}" if step else None,
+        "groups": GROUPS,
+        "classes": ["background", "a", "b", "c"],
+        "pixels": [60, 20, 10, 10],
+        "confusion": confusion,
+        "curve_epochs": np.array([0.0, 1.0]),
+        "curve_confusions": np.array([AFTER_0, confusion]),
+        "scores": {"all": 0.5, "old": 0.4, "new": 0.3, "harmonic": 0.2},
+        "training_seconds": 2.0,
+        "peak_memory_bytes": 2**30,
+        "parameters": 7,
+        "data": "d",
+        **changes,
+    }
+
+
+@pytest.fixture
+def ends() -> dict:
+    return {"e": [result(0, AFTER_0), result(1, AFTER_1), result(2, AFTER_2)]}
+
+
+def test_iou_by_step_ignores_future_pixels():
+    ious = analysis.iou_by_step([AFTER_0, AFTER_1, AFTER_2], GROUPS)
+    # step 0, classes 0 and 1: 9 / (10 + 11 - 9), 6 / (8 + 7 - 6)
+    np.testing.assert_allclose(ious[0], [9 / 12, 6 / 9, np.nan, np.nan])
+    # step 1: rows 0 to 2 only
+    np.testing.assert_allclose(ious[1], [6 / 15, 2 / 9, 9 / 15, np.nan])
+    np.testing.assert_allclose(ious[2], [8 / 23, 0, 5 / 10, 10 / 12])
+
+
+def test_forgetting_is_the_best_earlier_iou_minus_the_present_one(ends):
+    table = analysis.forgetting_table(ends).set_index(["step", "class"])
+    assert np.isnan(table.loc[(0, "a"), "forgetting"])
+    assert table.loc[(1, "a"), "forgetting"] == pytest.approx(6 / 9 - 2 / 9)
+    assert table.loc[(2, "a"), "forgetting"] == pytest.approx(6 / 9)
+    assert table.loc[(2, "b"), "forgetting"] == pytest.approx(0.1)
+    assert np.isnan(table.loc[(2, "c"), "forgetting"])
+    assert len(table) == 2 + 3 + 4
+    assert table.loc[(2, "a"), "pixel_share"] == pytest.approx(0.2)
+
+
+def test_pace_has_every_point_of_the_incremental_steps(ends):
+    table = analysis.pace_table(ends)
+    assert sorted(table["step"].unique()) == [1, 2]
+    first = table[(table["step"] == 1) & (table["class"] == "a")]
+    assert first["epochs"].tolist() == [0, 1]
+    # the hold-out after growing, three classes known: row b of AFTER_0 counts now
+    np.testing.assert_allclose(first["iou"], [6 / 11, 2 / 9])
+
+
+def test_flows_are_shares_of_each_group():
+    table = analysis.flows(AFTER_1, GROUPS, step=1)
+    expected = {
+        "background": [0.6, 0.0, 0.1, 0.3],
+        "old": [0.5, 0.25, 0.0, 0.25],
+        "new": [0.1, 0.9, 0.0, 0.0],
+        "future": [0.5, 0.0, 0.1, 0.4],
+    }
+    for row, values in expected.items():
+        np.testing.assert_allclose(table.loc[row, ["background", "right", "old", "new"]].tolist(), values)
+
+
+def test_flows_of_groups_without_pixels_are_nan():
+    table = analysis.flows(AFTER_2, GROUPS, step=2)
+    assert table.loc["future"].isna().all()
+    np.testing.assert_allclose(table.loc["old"].tolist(), [13 / 18, 5 / 18, 0, 0])
+
+
+def test_background_table_names_rates(ends):
+    row = analysis.background_table(ends).iloc[0]
+    assert row["old_to_background"] == 0.5
+    assert row["background_to_new"] == 0.3
+    assert row["old_to_new"] == 0.25
+    assert row["new_to_background"] == 0.1
+    assert row["background_to_old"] == 0.1
+
+
+def test_methods_table_means_and_deviations(ends):
+    other = [
+        result(0, AFTER_0),
+        result(1, AFTER_1),
+        result(2, AFTER_2, scores={"all": 0.7, "old": 0, "new": 0, "harmonic": 0}),
+    ]
+    joint = [result(0, AFTER_2, method="joint", reached=2)]
+    runs = analysis.runs_table("b", {**ends, "f": other, "j": joint})
+    assert runs["training_seconds"].tolist() == [4, 4, 2]  # the shared base is not counted
+    assert runs["forgetting"].iloc[0] == pytest.approx((6 / 9 + 0.1) / 2)
+    table = analysis.methods_table(runs)
+    assert table.loc["mib", "all"] == pytest.approx(0.6)
+    assert table.loc["mib", "all_std"] == pytest.approx(0.2 / 2**0.5)
+    assert table.loc["mib", "seeds"] == 2
+    document = analysis.metrics_document({"b": runs})
+    assert document["methods"]["mib"]["all"] == 0.6
+    assert document["methods"]["joint"]["forgetting"] is None
+    assert "convention" in document
+
+
+def test_runs_of_different_data_are_not_put_in_one_table(ends):
+    with pytest.raises(ValueError, match="different data"):
+        analysis.runs_table("b", {**ends, "f": [result(0, AFTER_0, data="other")]})
+
+
+def test_metrics_document_holds_every_benchmark(ends):
+    runs = analysis.runs_table("b", ends)
+    document = analysis.metrics_document({"b": runs, "c": runs.assign(all=0.1)})
+    assert document["benchmark"] == "b"
+    assert document["benchmarks"]["c"]["mib"]["all"] == 0.1
+
+
+def test_curves_table_is_one_row_a_step(ends):
+    curves = analysis.curves_table("b", ends)
+    assert curves["step"].tolist() == [0, 1, 2]
+    assert isinstance(curves, pd.DataFrame)

@@ -1,0 +1,377 @@
+"""A parameter file is right, or every mistake in it is named by file and key, with what to do about it."""
+
+import copy
+import datetime
+import math
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from ciss import config, paths
+from ciss.config import ConfigError
+
+FILES = ("params.yaml", "tests/smoke.yaml")
+DOCUMENTS = {file: YAML(typ="safe", pure=True).load(paths.project() / file) for file in FILES}
+RUNS = """
+benchmarks:
+  b: &b
+    dataset: shapes
+    protocol: 4-2
+    train: {base: {epochs: 1, lr: 1}, increment: {epochs: 1, lr: 1}, crop: 8, batch: 2}
+  c: *b
+methods: {finetune: {}, joint: {}, mib: {}}
+bases: {s0: {benchmark: b, method: finetune, seed: 0}, s1: {benchmark: b, method: finetune, seed: 1}}
+joints: {s0-joint: {benchmark: b, method: joint, seed: 0}}
+chain:
+  s0-mib-1: {after: s0, method: mib, step: 1, benchmark: b, seed: 0}
+  s0-mib-2: {after: s0-mib-1, method: mib, step: 2, benchmark: b, seed: 0}
+ends: {s0-mib: {run: s0-mib-2, benchmark: b}, joint: {run: s0-joint, benchmark: b}}
+"""
+
+
+@pytest.fixture
+def document():
+    document = YAML(typ="safe", pure=True).load(RUNS)
+    document["benchmarks"]["c"] = copy.deepcopy(document["benchmarks"]["c"])
+    return document
+
+
+def put(document: dict, key: str, value) -> None:
+    """Sets a dotted key; `...` deletes it."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        document = document[parent]
+    if value is ...:
+        del document[last]
+    else:
+        document[last] = value
+
+
+def mistakes(document) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        config.parse(document)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_committed_files_are_right(file):
+    settings = config.load(file)
+    assert settings.file == file
+    assert list(settings.runs()) == [*settings.bases, *settings.joints, *settings.chain]
+    for end in settings.ends:
+        path = settings.path(end)
+        assert path[-1] == settings.ends[end].run
+        assert [settings.chain[name].after for name in path[1:]] == path[:-1]
+        assert path[0] in {**settings.bases, **settings.joints}
+    with pytest.raises(AttributeError):
+        settings.output = "elsewhere"
+
+
+def test_the_path_to_an_end(document):
+    settings = config.parse(document)
+    assert settings.path("s0-mib") == ["s0", "s0-mib-1", "s0-mib-2"]
+    assert settings.path("joint") == ["s0-joint"]
+
+
+def test_yaml_is_read_as_version_1_2(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("a: 1e-3\nb: on\nc: no\nd: 012\ne: null\nf: 0o17\ng: true\nh: 4-2\n")
+    values = {"a": 1e-3, "b": "on", "c": "no", "d": 12, "e": None, "f": 15, "g": True, "h": "4-2"}
+    read = config.read_yaml(file)
+    assert read == values and [type(v) for v in read.values()] == [type(v) for v in values.values()]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", ["line 4, column 3", 'duplicate key "c"', "Correct this line."]),
+        ("a: [1\nb: 2\n", ["line 2, column 2", "not valid YAML"]),
+        ("a: 1\n\tb: 2\n", ["line 2, column 1", "'\\t'"]),
+        ("a: b: c\n", ["line 1, column 5"]),
+        ("a: *b\n", ["line 1, column 4", "undefined alias 'b'"]),
+        ("a: 1\n---\nb: 2\n", ["line 2, column 1", "another document"]),
+        ("a: !!python/object x\n", ["line 1, column 4", "python/object"]),
+        ("a: 2001-99-99\n", ["not valid YAML: month must be in 1..12"]),
+        ("a: \0\n", ["not valid YAML", "special characters"]),
+        ("a: \xff\n", ["not valid YAML", "utf-8"]),
+    ],
+)
+def test_syntax_errors_name_file_and_line(tmp_path, text, words):
+    file = tmp_path / "a.yaml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError) as caught:
+        config.load(file)
+    message = str(caught.value)
+    assert message.startswith(f"{file}: ") and len(message.splitlines()) == 1
+    for word in words:
+        assert word in message
+
+
+def test_missing_empty_and_other_documents(tmp_path):
+    file = tmp_path / "a.yaml"
+    remedy = "Write one with: python -m ciss.plan shapes 4-2"
+    for folder in (file, tmp_path):
+        with pytest.raises(ConfigError, match=re.escape(f"{folder}: there is no such file. {remedy}")):
+            config.load(folder)
+    file.write_text("# nothing\n")
+    with pytest.raises(ConfigError, match=re.escape(f"{file}: the file is empty. {remedy}")):
+        config.load(file)
+    for text in ("[1, 2]", "word", "3", f"[{'x, ' * 100}]"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="sections such as benchmarks, methods and chain") as caught:
+            config.load(file)
+        assert len(str(caught.value)) < 200 + len(str(file))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("train.bse", {}, "unknown key. Did you mean 'base'?"),
+        ("train.base.epoch", 3, "unknown key. Did you mean 'epochs'?"),
+        ("train.base.zzz", 3, "unknown key. There are: epochs, lr, norm."),
+        ("modell", {}, "unknown key. Did you mean 'model'?"),
+        ("model", {"encoderr": "x"}, None),
+        ("train", 3, "found 3, but it should be a section."),
+        ("train", None, "found None, but it should be a section."),
+        ("train.base", [1, 2], "found [1, 2], but it should be a section."),
+        ("train.base.epochs", ..., "this key is missing. Add it."),
+        ("train.batch", True, "found True, but it should be a valid integer."),
+        ("train.batch", 8.0, "found 8.0, but it should be a valid integer."),
+        ("train.batch", "8", "found '8', but it should be a valid integer."),
+        ("train.batch", 0, "found 0, but it should be greater than or equal to 1."),
+        ("holdout", -1, "found -1, but it should be greater than or equal to 0."),
+        ("train.base.lr", -0.1, "found -0.1, but it should be greater than 0."),
+        ("train.base.lr", 0, "found 0, but it should be greater than 0."),
+        ("train.base.lr", True, "found True, but it should be a valid number."),
+        ("train.base.lr", "1e-3", "found '1e-3', but it should be a valid number."),
+        ("train.base.lr", math.nan, "found nan, but it should be a finite number."),
+        ("train.power", math.inf, "found inf, but it should be a finite number."),
+        ("train.momentum", 1, "found 1, but it should be less than 1."),
+        ("train.weight_decay", datetime.date(2020, 1, 1), "but it should be text, a number, true, false, null, a list"),
+        ("train.flip", "on", "found 'on', but it should be true or false."),
+        ("train.flip", 1, "found 1, but it should be true or false."),
+        ("train.scale", 3, "found 3, but it should be a list."),
+        ("train.scale", [1, 2, 3], "found [1, 2, 3], but it should have at most 2 items"),
+        ("train.scale", [2, 0.5], "found [2, 0.5], but it should go from small to large."),
+        ("train.curve", [0], None),
+        ("train.augmentation", "crop", "found 'crop', but it should be 'none', 'resized_crop' or 'scaled_crop'."),
+        ("setting", "overlaped", "it should be 'overlapped', 'disjoint', 'sequential' or 'partitioned'."),
+        ("dataset", 5, "found 5, but it should be text."),
+        ("model", {"weights": ""}, None),
+        ("order", [1, True], None),
+        ("order", 12, "found 12, but it should be a list."),
+        ("order", "x" * 500, f"found '{'x' * 56}..., but it should be a list."),
+    ],
+)
+def test_a_mistake_in_a_benchmark(document, key, value, words):
+    put(document, f"benchmarks.b.{key}", value)
+    nested = {"model": "model.", "order": "order.1", "train.curve": "train.curve.0"}
+    place = key if words else nested[key]
+    (line,) = mistakes(document)
+    assert line.startswith(f"params.yaml: benchmarks.b.{place}")
+    assert words is None or line.startswith(f"params.yaml: benchmarks.b.{key}: ")
+    assert (words or "") in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("benchmark", {}, "benchmark: unknown key. Did you mean 'benchmarks'?"),
+        ("file", 1, "file: unknown key. There are: bases, benchmarks, chain, complete, ends, joints, methods, output."),
+        ("bases", ..., "bases: this key is missing. Add it."),
+        ("benchmarks", [], "benchmarks: found [], but it should be a section."),
+        ("bases.s0.seeds", 1, "bases.s0.seeds: unknown key. Did you mean 'seed'?"),
+        ("bases.s0.seed", -1, "bases.s0.seed: found -1, but it should be greater than or equal to 0."),
+        ("chain.s0-mib-1.step", 0, "chain.s0-mib-1.step: found 0, but it should be greater than or equal to 1."),
+        ("methods.mib", None, "methods.mib: found None, but it should be a section."),
+        ("output", "", "output: found '', but it should have at least 1 character."),
+        # --- the chain
+        ("chain.s0-mib-1.after", ..., "chain.s0-mib-1.after: this key is missing. Add it."),
+        (
+            "chain.s0-mib-1.after",
+            "s00",
+            "chain.s0-mib-1.after: there is no base step or increment 's00'. Did you mean 's0'?",
+        ),
+        (
+            "chain.s0-mib-1.after",
+            "s0-joint",
+            "chain.s0-mib-1.after: there is no base step or increment 's0-joint'. There are: s0, "
+            "s0-mib-1, s0-mib-2, s1.",
+        ),
+        (
+            "chain.s0-mib-1",
+            ...,
+            "chain.s0-mib-2.after: there is no base step or increment 's0-mib-1'. Did you mean 's0-mib-2'?",
+        ),
+        (
+            "chain.s0-mib-2.after",
+            "s0",
+            "chain.s0-mib-2.step: 2 cannot follow step 0 of 's0'. Make it 1.",
+        ),
+        ("chain.s0-mib-2.step", 3, "chain.s0-mib-2.step: 3 cannot follow step 1 of 's0-mib-1'. Make it 2."),
+        (
+            "chain.s0-mib-2.after",
+            "s0-mib-2",
+            "chain.s0-mib-2.after: 's0-mib-2' continues this run in turn. Name a base step or an earlier increment.",
+        ),
+        ("chain.s0-mib-2.seed", 1, "chain.s0-mib-2.seed: 1 differs from 0 of 's0-mib-1'. Use the same."),
+        ("chain.s0-mib-1.after", "s1", "chain.s0-mib-1.seed: 0 differs from 1 of 's1'. Use the same."),
+        (
+            "chain.s0-mib-2.method",
+            "finetune",
+            "chain.s0-mib-2.method: 'finetune' continues 'mib' of 's0-mib-1'. Use one method.",
+        ),
+        ("bases.s1.method", "fine", "bases.s1.method: no method 'fine' in methods. Did you mean 'finetune'?"),
+        ("bases.s0.method", "x", "bases.s0.method: no method 'x' in methods. There are: finetune, joint, mib."),
+        ("joints.s0-joint.method", "mb", "joints.s0-joint.method: no method 'mb' in methods. Did you mean 'mib'?"),
+        ("bases.s1.benchmark", "voc", "bases.s1.benchmark: no benchmark 'voc'. There are: b, c."),
+        ("ends.s0-mib.run", "s0-mib-3", "ends.s0-mib.run: there is no run 's0-mib-3'. Did you mean 's0-mib-2'?"),
+        ("ends.joint.benchmark", "c", "ends.joint.benchmark: 'c' is not the benchmark of 's0-joint'. Use 'b'."),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_runs(document, key, value, line):
+    put(document, key, value)
+    assert mistakes(document) == [f"params.yaml: {line}"]
+
+
+def test_a_chain_that_bites_its_tail(document):
+    put(document, "chain.s0-mib-1.after", "s0-mib-2")
+    tail = "continues this run in turn. Name a base step or an earlier increment."
+    assert mistakes(document) == [
+        f"params.yaml: chain.s0-mib-1.after: 's0-mib-2' {tail}",
+        f"params.yaml: chain.s0-mib-2.after: 's0-mib-1' {tail}",
+    ]
+    document["chain"]["s0-mib-3"] = {**document["chain"]["s0-mib-2"], "after": "s0-mib-2", "step": 3}
+    assert len(mistakes(document)) == 2, "what hangs on the ring is not part of it"
+
+
+def test_a_run_of_another_benchmark(document):
+    put(document, "chain.s0-mib-2.benchmark", "c")
+    assert mistakes(document) == [
+        "params.yaml: chain.s0-mib-2.benchmark: 'c' differs from 'b' of 's0-mib-1'. Use the same.",
+        "params.yaml: ends.s0-mib.benchmark: 'b' is not the benchmark of 's0-mib-2'. Use 'c'.",
+    ]
+
+
+@pytest.mark.parametrize("part", ["joints", "chain"])
+def test_two_runs_of_one_name(document, part):
+    run = next(iter(document[part].values()))
+    document[part] = {"s1": run}
+    document["ends"] = {}
+    assert mistakes(document)[0] == f"params.yaml: {part}.s1: another run has this name. Rename one of them."
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a.b", "a/b", "a b", "-a", "_a", "ä", "a@b", "${x}"])
+@pytest.mark.parametrize("part", ["benchmarks", "bases", "ends"])
+def test_names_that_no_folder_or_stage_can_have(document, part, name):
+    """A dot would make DVC look for a key inside a key."""
+    document[part][name] = next(iter(document[part].values()))
+    (line,) = mistakes(document)
+    place = f"{part}.{name}" if name else part
+    assert line.startswith(f"params.yaml: {place}: found the name {name!r}, but it should match")
+
+
+@pytest.mark.parametrize("name", ["a", "7", "voc-15-1_s0", "A" * 80])
+def test_names_that_are_fine(document, name):
+    document["bases"][name] = document["bases"]["s0"]
+    assert name in config.parse(document).bases
+
+
+@pytest.mark.parametrize("key", [7, 1.5, None, True, ("a", "b"), datetime.date(2020, 1, 1)])
+def test_keys_that_are_no_text(document, key):
+    """DVC makes no stage of them, silently."""
+    for section, place in ((document, ""), (document["bases"], "bases."), (document["methods"]["mib"], "methods.mib.")):
+        section[key] = {}
+        (line,) = mistakes(document)
+        assert line.startswith(f"params.yaml: {place}")
+        assert line.endswith(f": found the name {key!r}, but it should be text.")
+        del section[key]
+
+
+def test_a_document_inside_itself(document):
+    document["benchmarks"]["b"]["model"] = document
+    (line,) = mistakes(document)
+    assert line.startswith("params.yaml: benchmarks.b.model.benchmarks: found {")
+
+
+def test_every_mistake_is_shown(document):
+    put(document, "benchmarks.b.train.bse", 1)
+    put(document, "benchmarks.b.train.batch", "many")
+    put(document, "bases.s0.seed", ...)
+    assert [line.split(": ")[1] for line in mistakes(document)] == [
+        "benchmarks.b.train.batch",
+        "benchmarks.b.train.bse",
+        "bases.s0.seed",
+    ]
+
+
+def test_every_mistake_of_the_chain_is_shown(document):
+    put(document, "chain.s0-mib-1.after", "nowhere")
+    put(document, "chain.s0-mib-2.seed", 5)
+    put(document, "ends.joint.run", "nothing")
+    assert [line.split(": ")[1] for line in mistakes(document)] == [
+        "chain.s0-mib-1.after",
+        "chain.s0-mib-2.seed",
+        "ends.joint.run",
+    ]
+
+
+def test_the_nearest_word():
+    assert config.choose("overlaped", ["overlapped", "disjoint"]) == "Did you mean 'overlapped'?"
+    assert config.choose("x", ["b", "a"]) == "There are: a, b."
+    assert config.choose("x", []) == "There are: none."
+
+
+JUNK = [None, True, False, -1, 0, 3, 1.5, math.nan, math.inf, 10**30, "", "x", "4-2", "shapes-s0", "smoke-s0", "a.b"]
+JUNK += [[], [1], ["x", None], {}, {"a": 1}, {1: 2}, {"benchmark": "shapes"}, datetime.date(2020, 1, 1), b"x", {"x"}]
+
+
+def places(node, path=()):
+    """Every key and list item of a document."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, child in items:
+        yield (*path, key)
+        yield from places(child, (*path, key))
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_any_edit_gives_a_configuration_or_a_message(data):
+    file = data.draw(st.sampled_from(FILES))
+    document = copy.deepcopy(DOCUMENTS[file])
+    for _ in range(data.draw(st.integers(1, 3))):
+        *parents, last = data.draw(st.sampled_from(list(places(document)) or [("x",)]))
+        node = document
+        for parent in parents:
+            node = node[parent]
+        edit = data.draw(st.sampled_from(["delete", "replace", "rename"]))
+        if edit == "replace":
+            node[last] = copy.deepcopy(data.draw(st.sampled_from(JUNK)))
+        else:
+            value = node.pop(last)
+            if edit == "rename" and isinstance(node, dict):
+                node[data.draw(st.sampled_from([f"{last}x", "other", "a.b", 7, "seed", "mib"]))] = value
+    try:
+        settings = config.parse(document, file)
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            found = re.fullmatch(r"(\S+): ([^:]+): (.+[.?])", line)
+            assert found and found[1] == file, line
+            assert f"{found[2]}.".startswith(tuple(f"{key}." for key in [*document, *DOCUMENTS[file]])), line
+    else:
+        assert all(run.benchmark in settings.benchmarks for run in settings.runs().values())
+        assert all(settings.path(end) for end in settings.ends)
+
+
+def test_files_are_read_from_the_project(tmp_path, monkeypatch):
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "params.yaml").write_text(RUNS)
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    assert config.load().file == "params.yaml"
+    assert config.load(tmp_path / "params.yaml").file == str(tmp_path / "params.yaml")
+    assert config.load(Path("params.yaml")).file == "params.yaml"

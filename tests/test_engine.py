@@ -1,0 +1,878 @@
+"""One run: what it leaves, that it is the same each time, that it survives being stopped, and the loop's arithmetic."""
+
+import json
+import math
+import os
+import signal
+import time
+import warnings
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from ciss import checkpoint, config, engine, results, runs
+from ciss.checkpoint import CheckpointError, Locked
+from ciss.data import Index, evaluation_loader
+from ciss.engine import DivergenceError, Watch
+from ciss.methods import Finetune, MiB
+
+CLASSES = 9  # with the background; protocol 4-2 knows 5, then 7, then 9 of them
+
+
+class Stop(Exception):
+    """A training that ends in the middle."""
+
+
+def raising(*_, **__):
+    raise Stop
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return load_file(run.folder / "weights.safetensors")
+
+
+def left_by(run) -> dict:
+    """All that must be equal after equal trainings."""
+    result = results.read(run)
+    return {
+        "weights": (run.folder / "weights.safetensors").read_bytes(),
+        "log": (run.folder / "log.json").read_text(),
+        **{name: result[name].tolist() for name in ("confusion", "curve_epochs", "curve_confusions")},
+        "samples": {name: array.tolist() for name, array in result["samples"].items()},
+    }
+
+
+def distance(one: dict, other: dict) -> float:
+    assert set(one) == set(other)
+    return max((one[name].double() - other[name].double()).abs().max().item() for name in one)
+
+
+def spy(monkeypatch, method=Finetune):
+    """Every batch with its outputs, as the method's losses see them."""
+    seen, original = [], method.losses
+
+    def losses(self, student, teacher, batch):
+        found = original(self, student, teacher, batch)
+        seen.append((student, teacher, batch, found))
+        return found
+
+    monkeypatch.setattr(method, "losses", losses)
+    return seen
+
+
+@contextmanager
+def stopped(method, call: int, error=Stop):
+    """The losses raise at a call, counted from 1."""
+    calls, original = [], method.losses
+
+    def losses(self, *arguments):
+        calls.append(1)
+        if len(calls) == call:
+            raise error
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(method, "losses", losses)
+        with pytest.raises(error):
+            yield
+
+
+# --- what a run leaves
+
+
+def test_documented_files(finished):
+    for name in finished.config.runs():
+        run = finished.run(name)
+        assert sorted(file.name for file in run.folder.iterdir()) == ["log.json", "weights.safetensors"]
+        assert sorted(file.name for file in run.results.iterdir()) == [
+            "confusion.npz",
+            "curves.npz",
+            "result.json",
+            "samples.npz",
+        ]
+        assert not [file for file in run.resume.iterdir() if file.name != "lock"]
+    assert sorted(f.name for f in (finished.folder / "runs" / "tiny").iterdir()) == sorted(finished.config.runs())
+    assert sorted(f.name for f in (finished.folder / "results" / "tiny").iterdir()) == sorted(finished.config.runs())
+
+
+def test_a_checkpoint_says_what_made_it(finished):
+    _, description = checkpoint.load_weights(finished.run("mib-1").folder / "weights.safetensors")
+    assert description == json.loads(json.dumps(finished.run("mib-1").description()))
+    assert description["channels"] == [5, 2]
+    assert str(finished.folder) not in json.dumps(description)
+
+
+@pytest.mark.parametrize(("name", "known"), [("base", 5), ("tune-1", 7), ("tune-2", 9), ("mib-1", 7), ("all", 9)])
+def test_confusion_counts_every_class_and_predicts_the_seen_ones(finished, name, known):
+    result = results.read(finished.run(name))
+    confusion = result["confusion"]
+    assert confusion.shape == (CLASSES, CLASSES)
+    assert confusion[:, known:].sum() == 0
+    # the reader's own look at the masks: the truth is the same whatever the network knows
+    index = finished.run(name).index()
+    truth = np.zeros(256, int)
+    for pair in index.pairs("val"):
+        truth += np.bincount(np.asarray(Image.open(pair.mask)).ravel(), minlength=256)
+    assert truth[known:CLASSES].sum() > 0 or known == CLASSES
+    np.testing.assert_array_equal(confusion.sum(1), truth[:CLASSES])
+    assert result["reached"] == {5: 0, 7: 1, 9: 2}[known]
+
+
+def test_scores_follow_from_the_confusion_matrix(finished):
+    for name in finished.config.runs():
+        result = results.read(finished.run(name))
+        known = {0: 5, 1: 7, 2: 9}[result["reached"]]
+        matrix = result["confusion"][:known, :known].astype(float)  # future classes' pixels do not count
+        with np.errstate(invalid="ignore"):
+            iou = np.diag(matrix) / (matrix.sum(0) + matrix.sum(1) - np.diag(matrix))
+        assert result["scores"]["all"] == pytest.approx(np.nanmean(iou))
+        assert result["scores"]["old"] == pytest.approx(np.nanmean(iou[1:5]))
+        if known > 5:
+            assert result["scores"]["new"] == pytest.approx(np.nanmean(iou[5:]))
+        else:
+            assert result["scores"]["new"] is None
+        assert "NaN" not in (finished.run(name).results / "result.json").read_text()
+
+
+def test_a_result_is_that_of_the_checkpoint(finished):
+    """Confusion, last point of the curve and samples: once more, from the file."""
+    run = finished.run("mib-1")
+    index, result, network = run.index(), results.read(run), run.build_network()
+    checkpoint.restore(network, run.folder / "weights.safetensors")
+    truth = run.label_table(training=False)
+    val = evaluation_loader(run.settings, index, "val", list(range(8)), truth)
+    holdout = evaluation_loader(run.settings, index, "train", index.holdout, truth)
+    np.testing.assert_array_equal(engine.evaluate(run, network, val), result["confusion"])
+    np.testing.assert_array_equal(engine.evaluate(run, network, holdout), result["curve_confusions"][-1])
+    for name, prediction in engine.predict_samples(run, network, index).items():
+        np.testing.assert_array_equal(prediction, result["samples"][name])
+        assert prediction.dtype == np.uint8 and prediction.shape == (64, 64)
+
+
+def test_curves_at_the_asked_points(finished):
+    result = results.read(finished.run("base"))  # 17 images: 4 updates of 4 images an epoch
+    epochs = finished.run().phase.epochs
+    assert result["curve_epochs"].tolist() == [0, 0.5, *range(1, epochs + 1)]
+    assert result["curve_confusions"].shape == (epochs + 2, CLASSES, CLASSES)
+    assert len({matrix.tobytes() for matrix in result["curve_confusions"]}) > epochs / 3, "it learns"
+    assert len(set(result["curve_confusions"].sum((1, 2)).tolist())) == 1, "the same pixels each time"
+    assert results.read(finished.run("tune-1"))["curve_epochs"].tolist() == [0, 1, 2], "one update an epoch: no half"
+
+
+def test_a_point_before_the_first_update_is_scored_after_it(project):
+    project.set("train.curve", [0.01, 0.99])
+    engine.train(project.run())
+    assert results.read(project.run())["curve_epochs"].tolist() == [0, 0.25, 1, 2]
+
+
+def test_samples_of_the_same_images_in_each_run(finished):
+    index = finished.run().index()
+    known = set(range(1, 9))
+    wealth = {i: len(known & set(found)) for i, found in zip(index.ids["val"], index.classes["val"], strict=True)}
+    samples = {name: list(results.read(finished.run(name))["samples"]) for name in finished.config.runs()}
+    assert len({tuple(ids) for ids in samples.values()}) == 1
+    assert len(samples["base"]) == 2
+    others = [wealth[i] for i in wealth if i not in samples["base"]]
+    assert min(wealth[i] for i in samples["base"]) >= max(others), "those with most classes"
+
+
+def test_log(finished):
+    run = finished.run("mib-1")
+    log = json.loads((run.folder / "log.json").read_text())
+    assert [row["epoch"] for row in log] == [1, 2]
+    assert [row["updates"] for row in log] == [1, 2]
+    for row in log:
+        assert row["loss"] == pytest.approx(row["loss/cross_entropy"] + row["loss/distillation"])
+        assert math.isfinite(row["loss"])
+    result = results.read(run)
+    assert result["log"] == log
+    assert result["processes"] == 1
+    assert result["images"] == len(run.images(run.index()))
+    assert result["classes"] == ["background", *(results.class_names("shapes", run.groups)[1:])]
+    assert "second" not in (run.folder / "log.json").read_text(), "times would change the bytes"
+
+
+# --- the same every time
+
+
+def test_same_seed_same_bytes(make_project):
+    found = []
+    for place in ("here", "there"):
+        project = make_project(place)
+        for name in ("base", "mib-1"):
+            torch.rand(7)  # what was drawn before must not matter
+            engine.train(project.run(name))
+            found.append(left_by(project.run(name)))
+    assert found[:2] == found[2:]
+
+
+def test_another_seed_other_weights(project):
+    project.document["bases"]["other"] = {"benchmark": "tiny", "method": "finetune", "seed": 1}
+    engine.train(project.run())
+    engine.train(project.run("other"))
+    one, other = weights(project.run()), weights(project.run("other"))
+    assert not [name for name in one if "num_batches" not in name and torch.equal(one[name], other[name])]
+
+
+def test_points_of_the_curve_do_not_change_the_training(make_project):
+    """Scoring in between leaves modes and random numbers as they were."""
+    found = []
+    for place, curve in (("often", [0.25, 0.5, 0.75, 1]), ("seldom", [1])):
+        project = make_project(place)
+        project.set("train.curve", curve)
+        project.set("benchmarks.tiny.model.dropout", 0.3)
+        engine.train(project.run())
+        found.append(weights(project.run()))
+    assert distance(*found) == 0
+
+
+@pytest.mark.slow
+def test_same_bytes_in_another_process(make_project):
+    here = make_project("here")
+    engine.train(here.run())
+    there = make_project("there")
+    process = there.command("-m", "ciss.engine", "base")
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert "base: epoch 2/2: cross_entropy" in out
+    assert left_by(here.run()) == left_by(there.run())
+
+
+# --- stopped and continued
+
+
+@pytest.mark.parametrize(("name", "method", "call"), [("base", Finetune, 7), ("mib-1", MiB, 3)])
+def test_continues_after_the_last_finished_epoch(make_project, capsys, name, method, call):
+    """Weights, losses and curves end as if nothing had happened. Call 7 is in the second epoch of four batches."""
+    found = []
+    for place in ("whole", "stopped"):
+        project = make_project(place)
+        project.set("train.base.epochs", 3)
+        project.set("train.increment.epochs", 3)
+        project.set("benchmarks.tiny.model.dropout", 0.3)  # so that random numbers matter
+        run = project.run(name)
+        if run.after:
+            engine.train(project.run(run.after))
+        if place == "stopped":
+            with stopped(method, call):
+                engine.train(run)
+            assert not run.folder.exists() and not run.results.exists()
+            capsys.readouterr()
+        engine.train(run)
+        found.append(left_by(run))
+    assert f"{name}: continuing after epoch {2 if call == 3 else 1} of 3." in capsys.readouterr().out
+    assert found[0] == found[1]
+    assert not (run.resume / "state.pt").exists()
+
+
+@pytest.mark.slow
+def test_continues_after_a_kill(make_project):
+    whole, killed = make_project("whole"), make_project("killed")
+    for project in (whole, killed):
+        project.set("train.base.epochs", 40)
+    state = killed.run().resume / "state.pt"
+    process = killed.command("-m", "ciss.engine", "base")
+    deadline = time.monotonic() + 100
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert state.exists() and not killed.run().folder.exists()
+    for project in (whole, killed):
+        engine.train(project.run())
+    assert left_by(whole.run()) == left_by(killed.run())
+    assert not [file for file in killed.run().resume.iterdir() if file.name != "lock"]
+
+
+def test_a_changed_parameter_starts_afresh(make_project, capsys):
+    fresh, changed = make_project("fresh"), make_project("changed")
+    with stopped(Finetune, 6):
+        engine.train(changed.run())
+    for project in (fresh, changed):
+        project.set("train.base.lr", 0.01)
+    capsys.readouterr()
+    engine.train(changed.run())
+    said = capsys.readouterr().out
+    assert "other parameters, code, data or processes; starting afresh" in said
+    assert str(changed.run().resume / "state.pt") in said
+    engine.train(fresh.run())
+    assert left_by(fresh.run()) == left_by(changed.run())
+
+
+def test_another_number_of_processes_starts_afresh(project, capsys):
+    with stopped(Finetune, 6):
+        engine.train(project.run())
+    file = project.run().resume / "state.pt"
+    state = torch.load(file, weights_only=True)
+    assert state["key"].endswith(", 1 processes")
+    torch.save({**state, "key": state["key"].replace(", 1 p", ", 2 p")}, file)
+    engine.train(project.run())
+    assert "starting afresh" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "foreign"])
+def test_a_damaged_state_starts_afresh(make_project, capsys, damage):
+    whole, project = make_project("whole"), make_project("damaged")
+    with stopped(Finetune, 6):
+        engine.train(project.run())
+    file = project.run().resume / "state.pt"
+    if damage == "foreign":
+        torch.save([1, 2], file)
+    else:
+        file.write_bytes(file.read_bytes()[: 1000 if damage == "truncated" else 0])
+    capsys.readouterr()
+    engine.train(project.run())
+    assert f"{file}: cannot be continued" in (said := capsys.readouterr().out) and "starting afresh" in said
+    assert len(said.splitlines()) == 3, "one line, then one an epoch"
+    engine.train(whole.run())
+    assert left_by(project.run()) == left_by(whole.run())
+
+
+def test_a_finished_run_is_not_trained_again(project, capsys, monkeypatch):
+    engine.train(project.run())
+    before = {file: file.stat().st_mtime_ns for file in project.run().folder.iterdir()}
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_train", None)
+        assert engine.train(project.run()) == project.run().folder
+    assert capsys.readouterr().out.startswith("base: trained already with these parameters")
+    assert before == {file: file.stat().st_mtime_ns for file in project.run().folder.iterdir()}
+
+
+@pytest.mark.parametrize("damage", ["other weights", "no weights", "half a result", "no result"])
+def test_half_of_a_run_is_trained_again(project, damage):
+    run = project.run()
+    engine.train(run)
+    before = left_by(run)
+    file = run.folder / "weights.safetensors" if damage.endswith("weights") else run.results / "result.json"
+    if damage.startswith("no"):
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-1] + b"\x01" if damage == "other weights" else file.read_bytes()[:99])
+    engine.train(run)
+    assert left_by(run) == before
+
+
+def test_a_changed_coefficient_replaces_the_result_only_at_the_end(project):
+    for name in ("base", "mib-1"):
+        engine.train(project.run(name))
+    run, old = project.run("mib-1"), left_by(project.run("mib-1"))
+    project.set("methods.mib.distillation", 500.0)
+    changed = project.run("mib-1")
+    assert changed.folder == run.folder
+    with stopped(MiB, 2):
+        engine.train(changed)
+    assert left_by(run) == old
+    with pytest.MonkeyPatch.context() as patch:  # and while the new one is written
+        patch.setattr(results, "_save_arrays", raising)
+        with pytest.raises(Stop):
+            engine.train(changed)
+    assert left_by(run) == old
+    assert sorted(f.name for f in run.results.parent.iterdir()) == ["base", "mib-1"], "nothing half-written stays"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MiB, "losses", None)  # every epoch is finished: only the end is done again
+        engine.train(changed)
+    assert left_by(run)["weights"] != old["weights"]
+    assert left_by(run)["log"] != old["log"]
+    engine.train(project.run("base"))
+    assert results.finished(changed, engine._key(changed, changed.index()))
+
+
+def test_a_new_base_means_new_increments(project):
+    for name in ("base", "tune-1"):
+        engine.train(project.run(name))
+    before = left_by(project.run("tune-1"))
+    file = project.run().folder / "weights.safetensors"
+    network = project.run().build_network()
+    description = checkpoint.restore(network, file)
+    with torch.no_grad():
+        network.decoder.classifier.groups[0].bias.add_(1)
+    checkpoint.save_weights(file, network, description)
+    engine.train(project.run("tune-1"))
+    assert left_by(project.run("tune-1"))["weights"] != before["weights"]
+
+
+def test_two_trainers_of_one_run(project):
+    run = project.run()
+    program = (
+        "import sys, time; from pathlib import Path; from ciss.checkpoint import exclusive\n"
+        "with exclusive(Path(sys.argv[1]), 'base'): print('held', flush=True); time.sleep(600)"
+    )
+    process = project.command("-c", program, str(run.resume / "lock"))
+    try:
+        assert process.stdout.readline() == "held\n"
+        started = time.monotonic()
+        with pytest.raises(Locked, match=f"base is being trained by process {process.pid}.*kill {process.pid}"):
+            engine.train(run)
+        assert time.monotonic() - started < 2, "at once"
+        assert not (run.resume / "state.pt").exists()
+    finally:
+        process.kill()
+        process.communicate()
+    engine.train(run)  # the kill left the owner's file, but no lock
+    assert run.folder.is_dir()
+
+
+# --- divergence
+
+
+def test_a_loss_that_is_not_finite(make_project, monkeypatch):
+    whole, broken = make_project("whole"), make_project("broken")
+    seen, original = [], Finetune.losses
+
+    def losses(self, student, teacher, batch):
+        seen.append(batch)
+        (term,) = original(self, student, teacher, batch).values()
+        return {"cross_entropy": term, "other": term * (math.nan if len(seen) in (6, 7) else 0)}
+
+    run = broken.run()
+    with monkeypatch.context() as patch:
+        patch.setattr(Finetune, "losses", losses)
+        with pytest.raises(DivergenceError) as caught:
+            engine.train(run)
+    text = str(caught.value)
+    assert "after 2 batches of this epoch: cross_entropy " in text and ", other nan" in text
+    assert f"Images: {', '.join(seen[5].ids)}." in text, "of the first batch that broke"
+    assert "last finished epoch is kept" in text and "train.*.lr" in text
+    assert not run.folder.exists()
+    state = torch.load(run.resume / "state.pt", weights_only=True)
+    assert state["values"]["epoch"] == 1
+    for project in (whole, broken):
+        engine.train(project.run())
+    assert distance(weights(whole.run()), weights(run)) == 0, "the kept epoch is a good one"
+
+
+def test_weights_that_are_not_finite_are_not_kept(project, monkeypatch):
+    """The last update of an epoch is seen by no loss of that epoch."""
+    seen, original = [], Finetune.losses
+
+    def losses(self, student, teacher, batch):
+        seen.append(batch)
+        nothing = 0 * student.logits.sum()
+        # the last of the second epoch: finite, but its gradient is not
+        return {**original(self, student, teacher, batch), "root": nothing.sqrt() if len(seen) == 8 else nothing}
+
+    monkeypatch.setattr(Finetune, "losses", losses)
+    with pytest.raises(DivergenceError, match=r"weights are not after this epoch, encoder.* first"):
+        engine.train(project.run())
+    assert torch.load(project.run().resume / "state.pt", weights_only=True)["values"]["epoch"] == 1
+    assert not project.run().folder.exists()
+
+
+def test_watch_looks_now_and_then(monkeypatch):
+    looks, cpu = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: looks.append(self.shape) or cpu(self))
+    watch, network = Watch(), nn.Linear(1, 1)
+    for k in range(2 * engine.CHECK_EVERY + 3):
+        watch.see({"a": torch.tensor(float(k)), "b": torch.tensor(1.0)}, ["x"])
+        assert len(looks) == (k + 1) // engine.CHECK_EVERY
+    means = watch.epoch(network)
+    assert [shape[0] for shape in looks] == [engine.CHECK_EVERY, engine.CHECK_EVERY, 3]
+    assert means == {"loss": 52.0, "loss/a": 51.0, "loss/b": 1.0}
+    watch.see({"a": torch.tensor(5.0), "b": torch.tensor(2.0)}, ["x"])
+    assert watch.epoch(network) == {"loss": 7.0, "loss/a": 5.0, "loss/b": 2.0}, "each epoch by itself"
+
+
+def test_watch_finds_the_batch():
+    watch, every = Watch(), engine.CHECK_EVERY
+    for k in range(2 * every - 1):
+        watch.see({"a": torch.tensor(math.inf if k > every else 1.0)}, [f"image{k}"])
+    with pytest.raises(
+        DivergenceError, match=rf"after {every + 2} batches of this epoch: a inf\. Images: image{every + 1}\."
+    ):
+        watch.see({"a": torch.tensor(1.0)}, ["last"])
+
+
+def test_the_loop_does_not_wait_for_the_device(project, monkeypatch):
+    """Between the loader and the next batch nothing is read back, but for the losses of a whole epoch at its end."""
+    inside, waits = [], []
+    for name in ("item", "cpu", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "nonzero"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self, *arguments, _name=name, _original=original, **options):
+            if inside:
+                waits.append(_name)
+            return _original(self, *arguments, **options)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+
+    read = engine.BatchMaker.read
+
+    def watched(self, loader, epoch):
+        for batch in read(self, loader, epoch):
+            inside.append(1)  # the step runs while this generator waits
+            yield batch
+            inside.clear()
+
+    monkeypatch.setattr(engine.BatchMaker, "read", watched)
+    for name in ("base", "mib-1"):
+        project.set("train.curve", [1.0])
+        engine.train(project.run(name))
+    assert waits == []
+
+
+# --- the loop's arithmetic
+
+
+def test_accumulated_batches_are_one_batch(make_project, monkeypatch):
+    """Each image has its own number of valid pixels, and a loss is a mean over a batch's pixels: with borders ignored
+    a mean of means is another number. Without ignored pixels the two are the same."""
+
+    def everywhere(self, student, teacher, batch):
+        labels = batch.labels.where(batch.labels < 255, 0)
+        return {"cross_entropy": nn.functional.cross_entropy(student.upsample(batch.size), labels)}
+
+    monkeypatch.setattr(Finetune, "losses", everywhere)
+    found, lots = [], []
+    for place, batch, accumulate in (("one", 8, 1), ("two", 4, 2)):
+        project = make_project(place)
+        project.set("train.base.norm", "frozen")
+        project.set("train.batch", batch)
+        project.set("train.accumulate", accumulate)
+        with monkeypatch.context() as patch:
+            seen = spy(patch)
+            engine.train(project.run())
+        found.append(weights(project.run()))
+        ids = [i for _, _, batch, _ in seen for i in batch.ids]
+        lots.append([sorted(ids[k : k + 8]) for k in range(0, len(ids), 8)])
+        assert [row["updates"] for row in results.read(project.run())["log"]] == [2, 4]
+    assert lots[0] == lots[1], "the same images in each update"
+    assert 0 < distance(*found) < 1e-6
+
+
+def test_an_epoch_shorter_than_an_update_still_learns(project):
+    project.set("train.batch", 8)
+    project.set("train.accumulate", 4)  # 32 images; there are 20
+    engine.train(project.run("all"))
+    log = results.read(project.run("all"))["log"]
+    assert [row["updates"] for row in log] == [1, 2]
+    assert log[1]["loss"] != log[0]["loss"]
+
+
+@pytest.mark.parametrize("schedule", ["poly", "constant"])
+def test_learning_rates(project, monkeypatch, schedule):
+    project.set("train.schedule", schedule)
+    project.set("train.encoder_lr", 0.1)
+    used, step = [], torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self, *a: used.append([g["lr"] for g in self.param_groups]) or step(self, *a)
+    )
+    engine.train(project.run())
+    factors = [(1 - k / 8) ** 0.9 if schedule == "poly" else 1 for k in range(8)]  # 4 updates an epoch
+    np.testing.assert_allclose(used, [[0.005 * f, 0.05 * f] for f in factors], rtol=1e-12)
+    assert results.read(project.run())["log"][0]["lr"] == pytest.approx(0.05 * (0.5**0.9 if schedule == "poly" else 1))
+
+
+def test_optimiser(project, monkeypatch):
+    """Every parameter is in one group, the encoder's in the first; momentum is Nesterov's."""
+    groups, step = [], torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *a: groups.append(self.param_groups) or step(self, *a))
+    engine.train(project.run())
+    network = project.run().build_network()
+    sizes = [sum(p.numel() for p in group["params"]) for group in groups[0]]
+    encoder = sum(p.numel() for p in network.encoder.parameters())
+    assert sizes == [encoder, sum(p.numel() for p in network.parameters()) - encoder]
+    for group in groups[0]:
+        assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, 1e-4)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+def test_frozen_normalisation_keeps_statistics(project, norm):
+    project.set("train.increment.norm", norm)
+    engine.train(project.run())
+    engine.train(project.run("tune-1"))
+    before, after = weights(project.run()), weights(project.run("tune-1"))
+    names = [name for name in before if "running_" in name or "num_batches" in name]
+    assert len(names) > 20
+    same = [torch.equal(before[name], after[name]) for name in names]
+    assert all(same) if norm == "frozen" else not any(same)
+    assert not torch.equal(before["encoder.body.stem.bn.weight"], after["encoder.body.stem.bn.weight"]), "scale learns"
+
+
+def test_a_method_says_what_learns(project, monkeypatch):
+    project.set("train.increment.norm", "frozen")
+    engine.train(project.run())
+    monkeypatch.setattr(Finetune, "trainable", lambda self, network: network.decoder.classifier.parameters())
+    engine.train(project.run("tune-1"))
+    before, after = weights(project.run()), weights(project.run("tune-1"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder.classifier.groups.0.weight", "decoder.classifier.groups.0.bias"}
+
+
+def test_the_base_step_learns_everything(finished):
+    torch.manual_seed(engine.stable_seed("weights", 0, 0))
+    start, end = finished.run().build_network().state_dict(), weights(finished.run())
+    assert not [name for name in end if torch.equal(start[name], end[name])]
+
+
+def test_hooks_in_their_order(project, monkeypatch):
+    """initialise, before_step (the step's batches, the frozen teacher), labels and losses, after_step."""
+    called, labels = [], []
+
+    def before_step(self, batches, teacher):
+        batches = list(batches)
+        called.append(("before_step", [type(self).__name__, teacher, sum(len(batch.ids) for batch in batches)]))
+
+    def relabel(self, batch, teacher):
+        labels.append(batch.given)
+        assert not teacher.logits.requires_grad
+        return batch.given.clone().fill_(6)
+
+    def after_step(self, network):
+        called.append(("after_step", network))
+        with torch.no_grad():
+            network.decoder.classifier.groups[1].bias.fill_(3)
+
+    initialise = Finetune.initialise
+    engine.train(project.run())
+    monkeypatch.setattr(Finetune, "initialise", lambda *a: called.append(("initialise", a)) or initialise(*a))
+    monkeypatch.setattr(Finetune, "before_step", before_step)
+    monkeypatch.setattr(Finetune, "labels", relabel)
+    monkeypatch.setattr(Finetune, "after_step", after_step)
+    seen = spy(monkeypatch)
+    engine.train(project.run("tune-1"))
+    assert [name for name, _ in called] == ["initialise", "before_step", "after_step"]
+    assert called[0][1][2] == 2
+    name, teacher, images = called[1][1]
+    assert (name, images) == ("Finetune", 4)
+    assert len(labels) == len(seen) == 2
+    for _, old, batch, _ in seen:
+        assert (batch.labels == 6).all() and not (batch.given == 6).all()
+        assert old.logits.shape[1] == 5 and not old.logits.requires_grad
+    # the teacher is the base step, to the last bit, and so it was until the end
+    base = weights(project.run())
+    assert distance(base, teacher.state_dict()) == 0
+    assert not teacher.training and not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
+    assert (weights(project.run("tune-1"))["decoder.classifier.groups.1.bias"] == 3).all()
+
+
+def test_the_student_starts_as_the_teacher(project, monkeypatch):
+    """The same images give the same old logits before the first update."""
+    project.set("train.increment.norm", "frozen")
+    engine.train(project.run())
+    seen = spy(monkeypatch)
+    engine.train(project.run("tune-1"))
+    student, teacher, _, _ = seen[0]
+    torch.testing.assert_close(student.logits[:, :5], teacher.logits, rtol=0, atol=1e-6)
+    assert (seen[1][0].logits[:, :5] - seen[1][1].logits).abs().max() > 1e-3, "and then learns"
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "new", "old", "steps"),
+    [
+        ("base", {0, 1, 2, 3, 4, 255}, [1, 2, 3, 4], 0, [0] * 5),
+        ("tune-1", {0, 5, 6, 255}, [5, 6], 5, [0] * 5 + [1] * 2),
+        ("all", {*range(9), 255}, [*range(1, 9)], 0, [0] * 9),
+    ],
+)
+def test_what_a_step_sees(project, monkeypatch, name, labels, new, old, steps):
+    project.set("train.crop", 64)
+    if name == "tune-1":
+        engine.train(project.run())
+    seen = spy(monkeypatch)
+    engine.train(project.run(name))
+    assert {int(i) for _, _, batch, _ in seen for i in batch.labels.unique()} == labels
+    for _, _, batch, _ in seen:
+        assert batch.new_classes.tolist() == new
+        assert batch.old_channels == old
+        assert batch.class_steps.tolist() == steps
+        assert batch.labels.dtype == torch.int64 and batch.images.dtype == torch.float32
+    index = project.run().index()
+    held = {index.ids["train"][i] for i in index.holdout}
+    assert not held & {i for _, _, batch, _ in seen for i in batch.ids}, "the hold-out is never trained on"
+
+
+def test_eight_images_are_learnt_by_heart(project):
+    project.set("benchmarks.tiny.limit", 10)
+    project.set("benchmarks.tiny.holdout", 2)
+    project.set("benchmarks.tiny.evaluation.batch", 8)
+    project.set("train.base.epochs", 30)
+    project.prepare()
+    engine.train(project.run("all"))
+    log = results.read(project.run("all"))["log"]
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+
+
+# --- precision
+
+
+def test_losses_are_computed_in_float32(project, monkeypatch):
+    project.set("train.precision", "bfloat16")
+    engine.train(project.run())
+    seen, inside = spy(monkeypatch, MiB), []
+    labels = MiB.labels
+    monkeypatch.setattr(MiB, "labels", lambda *a: inside.append(torch.is_autocast_enabled("cpu")) or labels(*a))
+    engine.train(project.run("mib-1"))
+    assert inside == [False, False]
+    for student, teacher, _, losses in seen:
+        assert student.logits.dtype == teacher.logits.dtype == torch.bfloat16, "the network runs in bfloat16"
+        assert student.upsample((32, 32)).dtype == torch.float32
+        assert {value.dtype for value in losses.values()} == {torch.float32}
+    stored = {value.dtype for name, value in weights(project.run("mib-1")).items() if "num_batches" not in name}
+    assert stored == {torch.float32}
+    assert all(math.isfinite(row["loss"]) for row in results.read(project.run("mib-1"))["log"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # the first scale is too large on purpose
+def test_float16_is_scaled(project, monkeypatch):
+    project.set("train.precision", "float16")
+    scales, scale = [], torch.amp.GradScaler.scale
+    monkeypatch.setattr(
+        torch.amp.GradScaler, "scale", lambda self, loss: scales.append(self.get_scale()) or scale(self, loss)
+    )
+    engine.train(project.run())
+    assert min(scales) > 1
+    assert all(math.isfinite(row["loss"]) for row in results.read(project.run())["log"])
+
+
+def test_the_cpu_trains_in_float32_by_itself(project, monkeypatch):
+    seen = spy(monkeypatch)
+    engine.train(project.run())
+    if not torch.cuda.is_available():
+        assert seen[0][0].logits.dtype == torch.float32
+
+
+# --- evaluation
+
+
+def test_evaluation_leaves_the_network_as_it_was(finished):
+    run = finished.run()
+    network, index = run.build_network(), run.index()
+    network.train()
+    network.encoder.body.stem.bn.eval()
+    modes = [module.training for module in network.modules()]
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    loader = evaluation_loader(run.settings, index, "val", [0, 1, 2, 3, 4], run.label_table(training=False))
+    first = engine.evaluate(run, network, loader)
+    assert torch.equal(first, engine.evaluate(run, network, loader))
+    assert first.sum() > 0 and first.dtype == torch.int64
+    assert modes == [module.training for module in network.modules()]
+    assert distance(state, network.state_dict()) == 0
+
+
+def test_evaluation_does_not_depend_on_the_batch(finished):
+    run = finished.run()
+    network = run.build_network()
+    checkpoint.restore(network, run.folder / "weights.safetensors")
+    finished.set("benchmarks.tiny.evaluation.batch", 8)
+    try:
+        run = finished.run()
+        loader = evaluation_loader(run.settings, run.index(), "val", list(range(8)), run.label_table(training=False))
+        found = engine.evaluate(run, network, loader).numpy()
+    finally:
+        finished.set("benchmarks.tiny.evaluation.batch", 3)
+    assert np.abs(found - results.read(run)["confusion"]).sum() <= 4, "but for a tie or two"
+
+
+# --- runs that others need
+
+
+def test_complete_trains_what_is_missing_in_order(project, monkeypatch):
+    trained = []
+    monkeypatch.setattr(engine, "train", lambda run, train=engine.train: trained.append(run.name) or train(run))
+    engine.complete(project.config, ["tune-2"])
+    assert trained == [], "only files of a few seconds ask for it"
+    project.document["complete"] = True
+    engine.complete(project.config, ["tune-2"])
+    assert trained == ["base", "tune-1", "tune-2"]
+    trained.clear()
+    engine.complete(project.config)
+    assert trained == ["all", "mib-1"]
+    trained.clear()
+    project.set("methods.mib.distillation", 1.0)
+    engine.complete(project.config)
+    assert trained == ["mib-1"], "what changed"
+
+
+def test_complete_prepares_changed_data(project):
+    project.document["complete"] = True
+    project.set("benchmarks.tiny.limit", 20)
+    engine.complete(project.config, ["base"])
+    assert len(Index.load(runs.index_folder(project.folder, "tiny")).ids["train"]) == 20
+
+
+def test_a_missing_predecessor_names_the_remedy(project):
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: .*Train it: python -m ciss\.engine base$"):
+        engine.train(project.run("tune-1"))
+
+
+def test_command_line(project, monkeypatch, capsys):
+    project.write()
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["engine", *arguments])
+        engine.main()
+
+    call("base")
+    assert "base: epoch 2/2: cross_entropy" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="^error: params.yaml: there is no run 'bse'. Did you mean 'base'"):
+        call("bse")
+    with pytest.raises(SystemExit, match=r"^error: .*there is no such checkpoint"):
+        call("tune-2")
+    with pytest.raises(SystemExit, match=r"^error: .*other\.yaml: there is no such file"):
+        call("base", "--config", "other.yaml")
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "train", interrupted)
+        with pytest.raises(SystemExit, match="same command goes on after the last finished epoch"):
+            call("all")
+    assert config.load().bases["base"].seed == 0
+
+
+# --- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{}, {"compile": True}, {"channels_last": False}, {"precision": "float16"}])
+def test_training_on_a_gpu(project, monkeypatch, options):
+    """`auto` is bfloat16 there."""
+    for name, value in options.items():
+        project.set(f"train.{name}", value)
+    seen = spy(monkeypatch, MiB)
+    for name in ("base", "mib-1"):
+        engine.train(project.run(name))
+    student, _, batch, losses = seen[0]
+    assert batch.images.is_contiguous(memory_format=torch.channels_last) == options.get("channels_last", True)
+    if torch.cuda.is_available():
+        assert student.logits.is_cuda
+        assert student.logits.dtype == getattr(torch, options.get("precision", "bfloat16"))
+    assert {value.dtype for value in losses.values()} == {torch.float32}
+    assert all(math.isfinite(row["loss"]) for row in results.read(project.run("mib-1"))["log"])
+    assert not [name for name in weights(project.run("mib-1")) if "_orig_mod" in name or "module." in name]
+
+
+@pytest.mark.gpu
+def test_a_gpu_continues_a_stopped_training(project):
+    with stopped(Finetune, 7):
+        engine.train(project.run())
+    engine.train(project.run())
+    assert [row["epoch"] for row in results.read(project.run())["log"]] == [1, 2]
+
+
+@pytest.mark.gpu
+def test_the_loop_does_not_wait_for_a_gpu(project, monkeypatch):
+    """CUDA itself reports every wait between a batch's arrival and the next; the first batches may set things up."""
+    read = engine.BatchMaker.read
+
+    def watched(self, loader, epoch):
+        for batch in read(self, loader, epoch):
+            torch.cuda.set_sync_debug_mode("warn" if epoch else "default")
+            yield batch
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(engine.BatchMaker, "read", watched)
+    project.set("train.curve", [1.0])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name in ("base", "mib-1"):
+            engine.train(project.run(name))
+    assert not [str(w.message) for w in caught if "synchronizing" in str(w.message)]

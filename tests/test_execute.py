@@ -1,0 +1,80 @@
+"""Notebooks in the pipeline: what they print passes through, what goes wrong is one message."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HELLO = "print('hello', name, flush=True)\nprint('Executing is what I say')\n{'all': 0.5}"
+OURS = "class CheckpointError(Exception): pass\nraise CheckpointError('base: no such checkpoint. Train it: now')"
+FOREIGN = "1 / 0"
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """{kind: (exit code, output, errors, executed copy)}: the kernels start at the same time."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    processes = {}
+    for kind, cells in {"good": [HELLO], "ours": [HELLO, OURS, "never"], "foreign": [FOREIGN], "missing": []}.items():
+        code = {"cell_type": "code", "execution_count": None, "outputs": []}
+        parameters = {**code, "metadata": {"tags": ["parameters"]}, "id": "p", "source": "name = 'nobody'"}
+        rest = [{**code, "metadata": {}, "id": f"c{k}", "source": source} for k, source in enumerate(cells)]
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": [parameters, *rest]}
+        if cells:
+            (folder / f"{kind}.ipynb").write_text(json.dumps(notebook))
+        copy = f"out/{kind}.ipynb"
+        command = [sys.executable, "-m", "ciss.execute", f"{kind}.ipynb", copy, "-p", "name", "you"]
+        environment = {"cwd": folder, "env": None, "text": True}
+        processes[kind] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment)
+    found = {}
+    for kind, process in processes.items():
+        out, error = process.communicate(timeout=120)
+        copy = folder / "out" / f"{kind}.ipynb"
+        found[kind] = process.returncode, out, error, json.loads(copy.read_text()) if copy.is_file() else None
+    return found
+
+
+def test_what_cells_print_passes_through(executed):
+    code, out, error, copy = executed["good"]
+    assert code == 0
+    assert out.splitlines() == ["hello you", "Executing is what I say", "{'all': 0.5}"]
+    assert "Traceback" not in error
+    assert copy["cells"][-1]["execution_count"] == 3
+
+
+def test_our_errors_are_one_message(executed):
+    code, out, error, copy = executed["ours"]
+    assert code == 1
+    assert out.splitlines()[0] == "hello you"
+    lines = error.strip().splitlines()
+    assert lines[-2:] == ["error: base: no such checkpoint. Train it: now", "(in out/ours.ipynb, cell 4)"]
+    assert "Traceback" not in error and "papermill" not in error
+    outputs = [
+        output for cell in copy["cells"] for output in cell.get("outputs", []) if output["output_type"] == "error"
+    ]
+    assert [output["ename"] for output in outputs] == ["CheckpointError"], "the copy shows where"
+    assert copy["cells"][-1]["execution_count"] is None, "what follows is not run"
+
+
+def test_other_errors_come_with_their_traceback(executed):
+    code, _, error, copy = executed["foreign"]
+    assert code == 1
+    assert "Traceback" in error and "ZeroDivisionError" in error
+    assert error.strip().splitlines()[-2] == "error: division by zero"
+    assert copy is not None
+
+
+def test_no_such_notebook(executed):
+    code, _, error, copy = executed["missing"]
+    assert (code, copy) == (1, None)
+    assert error.strip() == "error: missing.ipynb: there is no such notebook."
+
+
+def test_every_error_of_ours_is_explained():
+    """By name, as the kernel's errors arrive."""
+    from ciss import engine, execute
+
+    for error in (*engine.USER_ERRORS, engine.DivergenceError):
+        assert error.__name__ in execute.EXPLAINED or error is ValueError

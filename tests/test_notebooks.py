@@ -1,0 +1,69 @@
+"""The notebooks are thin, executed, and checked."""
+
+import ast
+import json
+
+import pytest
+
+from ciss import paths
+
+NOTEBOOKS = sorted((paths.project() / "notebooks").glob("*.ipynb"))
+CHECK = "# NBVAL_CHECK_OUTPUT"
+
+
+def cells(notebook) -> list[dict]:
+    found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [{**cell, "source": "".join(cell["source"])} for cell in found]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return request.param
+
+
+def test_there_are_notebooks():
+    assert [path.stem for path in NOTEBOOKS if path.stem[0].isdigit()] == [
+        "1_data",
+        "2_base",
+        "3_increment",
+        "4_forgetting",
+        "5_background",
+        "6_compare",
+    ]
+
+
+def test_parameters_are_a_cell_of_their_own(notebook):
+    tagged = [cell for cell in cells(notebook) if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    assert 'config = "tests/smoke.yaml"' in tagged[0]["source"]
+
+
+def test_every_code_cell_was_executed(notebook):
+    """nbval silently skips a cell without an execution count."""
+    code = [cell for cell in cells(notebook) if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert not [out for cell in code for out in cell["outputs"] if out["output_type"] == "error"]
+
+
+def test_a_checked_cell_prints_and_asserts(notebook):
+    checked = [cell for cell in cells(notebook) if cell["source"].startswith(CHECK)]
+    assert checked
+    for cell in checked:
+        assert "assert " in cell["source"]
+        assert [out["output_type"] for out in cell["outputs"]] == ["stream"]
+
+
+def test_it_is_thin(notebook):
+    """At most fourteen cells, and no function longer than ten lines."""
+    assert len(cells(notebook)) <= 14
+    for cell in cells(notebook):
+        if cell["cell_type"] == "code":
+            for node in ast.walk(ast.parse(cell["source"])):
+                if isinstance(node, ast.FunctionDef):
+                    assert node.end_lineno - node.lineno < 10
+
+
+def test_outputs_name_no_folder_of_a_machine(notebook):
+    text = json.dumps([cell.get("outputs", []) for cell in cells(notebook)])
+    assert "/home/" not in text
+    assert str(paths.project()) not in text

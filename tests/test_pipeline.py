@@ -1,0 +1,147 @@
+"""The pipeline at smoke size, in a repository of its own: what re-runs, and what does not."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from ciss import config, paths
+
+ROOT = paths.project()
+SMALL = ["limit=60", "holdout=6", "model.width=8", "train.base.epochs=1", "train.increment.epochs=1", "train.threads=1"]
+
+
+def test_every_stage_of_the_default_plan_is_in_the_lock():
+    """`dvc.lock` names the runs of `params.yaml`: nothing was committed half-made."""
+    settings = config.load(ROOT / "params.yaml")
+    lock = YAML(typ="safe").load(ROOT / "dvc.lock")["stages"]
+    runs = {
+        f"{kind}@{name}" for kind, part in (("base", "bases"), ("joint", "joints")) for name in getattr(settings, part)
+    }
+    runs |= {f"increment@{name}" for name in settings.chain}
+    analyses = {f"{kind}@{name}" for kind in ("prepare", "forgetting", "background") for name in settings.benchmarks}
+    assert set(lock) == {"source", "check", "shapes", "compare", *runs, *analyses}
+
+
+def test_training_depends_on_all_the_code_that_trains():
+    """What `ciss.engine` imports, and what that imports, is a dependency of the stages that train."""
+    reached, queue = set(), [ROOT / "ciss" / "engine.py"]
+    while queue:
+        file = queue.pop()
+        if file in reached:
+            continue
+        reached.add(file)
+        for name in imported_modules(file):
+            module = ROOT / "ciss" / name
+            queue += [module.with_suffix(".py")] if module.with_suffix(".py").is_file() else module.glob("*.py")
+    needed = {str(file.relative_to(ROOT / "ciss")) for file in reached}
+    # A progress bar, folders and hashes change no number; the table of methods names every method.
+    needed -= {"progress.py", "paths.py", "source.py", "methods/__init__.py"}
+    needed = {name for name in needed if not name.startswith("methods/") or name == "methods/base.py"}
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    for stage in ("base", "joint", "increment"):
+        deps = [dep.removeprefix(".source/ciss/") for dep in stages[stage]["do"]["deps"]]
+        missing = {name for name in needed if name not in deps and name.split("/")[0] not in deps}
+        assert not missing, f"{stage} does not depend on {missing}"
+
+
+def imported_modules(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "ciss":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ciss."):
+            found.add(node.module.removeprefix("ciss.").replace(".", "/"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """The working tree without outputs, as a repository with small parameters."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("ciss", "notebooks", "dvc.yaml", ".dvcignore", ".gitignore"):
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        options = {"ignore": shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")} if source.is_dir() else {}
+        copy(source, folder / name, **options)
+    run(folder, "git", "init", "-q")
+    run(folder, "git", "config", "user.email", "tests@example.org")
+    run(folder, "git", "config", "user.name", "tests")
+    run(folder, "dvc", "init", "-q")
+    run(folder, "dvc", "config", "core.analytics", "false")
+    run(folder, sys.executable, "-m", "ciss.plan", "shapes", "--methods", "finetune", "mib", "--set", *SMALL)
+    run(folder, "git", "add", ".")
+    run(folder, "git", "commit", "-qm", "small")
+    return folder
+
+
+def run(folder: Path, *command: str) -> str:
+    bin_folder = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": bin_folder + os.pathsep + os.environ["PATH"], "PYTHONPATH": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def changed(folder: Path) -> set[str]:
+    """Stages that `dvc repro` would run again, what only follows from other stages left out."""
+    run(folder, "dvc", "repro", "-q", "source")
+    return set(json.loads(run(folder, "dvc", "status", "--json")))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_whole_pipeline(clone):
+    run(clone, "dvc", "repro")
+    metrics = json.loads((clone / "reports" / "metrics.json").read_text())
+    assert set(metrics["methods"]) == {"finetune", "mib", "joint"}
+    assert {"all", "old", "new", "forgetting"} <= set(metrics["methods"]["mib"])
+    assert "all" in run(clone, "dvc", "metrics", "show")
+    assert (clone / "reports" / "shapes" / "shapes-s0-mib-2.ipynb").is_file()
+    run(clone, "git", "add", ".")
+    run(clone, "git", "commit", "-qm", "made")
+
+    # --- again: nothing to do
+    started = time.perf_counter()
+    assert "up to date" in run(clone, "dvc", "repro")
+    assert time.perf_counter() - started < 10
+    assert not changed(clone)
+
+    # --- meaning, not files: a comment, a docstring, a notebook executed by hand
+    engine, notebook = clone / "ciss" / "engine.py", clone / "notebooks" / "3_increment.ipynb"
+    engine.write_text(
+        engine.read_text().replace('"""The training loop', '"""A remark. The training loop') + "# a comment\n"
+    )
+    book = json.loads(notebook.read_text())
+    book["cells"][1]["outputs"] = []
+    book["cells"][1]["execution_count"] = 99
+    notebook.write_text(json.dumps(book))
+    assert not changed(clone)
+
+    # --- one method's number: that method and the analyses
+    parameters = clone / "params.yaml"
+    before = parameters.read_text()
+    parameters.write_text(before.replace("distillation: 10.0", "distillation: 5.0"))
+    assert changed(clone) == {"check", "increment@shapes-s0-mib-1", "increment@shapes-s0-mib-2"}
+    ran = run(clone, "dvc", "repro")
+    assert "Running stage 'increment@shapes-s0-mib-2'" in ran
+    assert "Running stage 'compare'" in ran
+    assert "Running stage 'base" not in ran
+    assert "Running stage 'increment@shapes-s0-finetune" not in ran
+
+    # --- back again: from the run cache, without training
+    parameters.write_text(before)
+    ran = run(clone, "dvc", "repro")
+    assert "Running stage 'increment" not in ran
+    assert json.loads((clone / "reports" / "metrics.json").read_text()) == metrics
+
+    # --- a real edit of the training code does re-run it
+    engine.write_text(engine.read_text().replace("CHECK_EVERY = 50", "CHECK_EVERY = 51"))
+    assert "base@shapes-s0" in changed(clone)

@@ -1,0 +1,403 @@
+"""The plan: what it writes is right, what people wrote survives, and nothing is written when it cannot be."""
+
+import copy
+import sys
+from dataclasses import field
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from ciss import config, paths, plan, runs
+from ciss.methods import METHODS, Method
+from ciss.methods.base import coefficients
+
+
+class Plans:
+    """A project with nothing in it, and `python -m ciss.plan` in it."""
+
+    def __init__(self, folder: Path, monkeypatch, capsys):
+        self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
+        self.file = folder / "params.yaml"
+
+    def __call__(self, *arguments: str) -> str:
+        """Runs the command; returns what it prints."""
+        self.monkeypatch.setattr(sys, "argv", ["ciss.plan", *arguments])
+        plan.main()
+        out, err = self.capsys.readouterr()
+        assert err == ""
+        return out
+
+    def fails(self, *arguments: str) -> str:
+        """The one message of a command that cannot do what it is asked; no file has changed."""
+        before = self.files()
+        with pytest.raises(SystemExit) as caught:
+            self(*arguments)
+        err = self.capsys.readouterr().err
+        message = str(caught.value) if err == "" else err[err.index("error: ") :]
+        assert message.startswith("error: ") and "Traceback" not in message and len(message.splitlines()) == 1
+        assert self.files() == before
+        return message.removeprefix("error: ").strip()
+
+    def files(self) -> dict[Path, bytes | None]:
+        return {file: file.read_bytes() if file.is_file() else None for file in sorted(self.folder.rglob("*"))}
+
+    @property
+    def text(self) -> str:
+        return self.file.read_text()
+
+    @property
+    def document(self) -> dict:
+        return YAML(typ="safe", pure=True).load(self.text)
+
+    @property
+    def config(self) -> config.Config:
+        return config.load("params.yaml")
+
+    def edit(self, old: str, new: str) -> None:
+        assert self.text.count(old) == 1, old
+        self.file.write_text(self.text.replace(old, new))
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "dvc.yaml").touch()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("CISS_DATA", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return Plans(folder, monkeypatch, capsys)
+
+
+def test_the_committed_file_is_the_default_plan(planned):
+    assert planned("shapes", "4-2") == "params.yaml: shapes; 6 runs. Next: dvc repro\n"
+    committed = YAML(typ="safe", pure=True).load(Path(plan.__file__).parents[1] / "params.yaml")
+    assert planned.document == committed
+    first = planned.text
+    planned("shapes")
+    assert planned.text == first, "the preset's protocol is the default one"
+    planned("shapes", "4-2", "--fresh")
+    assert planned.text == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "steps"),
+    [
+        (["shapes", "4-2"], "shapes", 3),
+        (["shapes", "7-1", "--setting", "disjoint"], "shapes-7-1-disjoint", 2),
+        (["voc", "15-1"], "voc", 6),
+        (["voc", "19-1"], "voc-19-1", 2),
+        (["voc8"], "voc8", 5),
+        (["voc8", "4-2", "--name", "mine", "--setting", "sequential"], "mine", 3),
+        (["voc8", "joint"], "voc8-joint", 1),
+        (["voc8", "15-1", "--preset", "voc", "--set", "dataset=voc"], "voc8-15-1", 6),
+    ],
+)
+def test_what_is_written_is_right(planned, arguments, name, steps):
+    planned(*arguments)
+    settings = planned.config
+    assert list(settings.benchmarks) == [name]
+    assert list(settings.bases) == [f"{name}-s0"] and list(settings.joints) == [f"{name}-s0-joint"]
+    assert list(settings.ends) == [f"{name}-s0-{method}" for method in (*plan.INCREMENTAL, "joint")]
+    for end in settings.ends:
+        path = settings.path(end)
+        assert len(path) == (1 if end.endswith("-joint") else steps)
+        assert [runs.resolve(settings, run).step for run in path] == list(range(len(path)))
+    assert len(settings.chain) == (steps - 1) * len(plan.INCREMENTAL)
+    first = planned.text
+    planned(*arguments)
+    assert planned.text == first
+
+
+def test_seeds_methods_and_no_joint(planned):
+    planned("shapes", "--seeds", "3", "1", "--methods", "mib", "--no-joint")
+    settings = planned.config
+    assert list(settings.ends) == ["shapes-s3-mib", "shapes-s1-mib"]
+    assert [settings.runs()[name].seed for name in settings.path("shapes-s1-mib")] == [1, 1, 1]
+    assert not settings.joints and set(settings.methods) == {"mib", "finetune"}, "the base step is fine-tuning"
+    planned("shapes", "--methods")
+    assert list(planned.config.ends) == ["shapes-s0-joint"] and not planned.config.chain
+
+
+def test_orders(planned):
+    planned("shapes", "--orders", "3", "--methods", "mib")
+    settings = planned.config
+    assert list(settings.benchmarks) == ["shapes", "shapes-order1", "shapes-order2"]
+    assert settings.benchmarks["shapes"].order is None
+    # The same for everybody, for ever.
+    assert settings.benchmarks["shapes-order1"].order == (8, 3, 2, 7, 1, 5, 4, 6)
+    assert sorted(settings.benchmarks["shapes-order2"].order) == list(range(1, 9))
+    assert "order: [8, 3, 2, 7, 1, 5, 4, 6] # raw class ids" in planned.text
+    assert len(settings.chain) == 3 * 2 and "shapes-order2-s0-mib" in settings.ends
+    runs.check(settings)
+    given = ["8", "7", "6", "5", "4", "3", "2", "1"]
+    planned("shapes", "--order", *given)
+    assert planned.config.benchmarks["shapes"].order == (8, 7, 6, 5, 4, 3, 2, 1)
+    planned("shapes", "--seeds", "1")
+    assert planned.config.benchmarks["shapes"].order == (8, 7, 6, 5, 4, 3, 2, 1), "as much your own as the numbers"
+    assert "not allowed with" in planned.fails("shapes", "--orders", "2", "--order", *given)
+
+
+def test_set_takes_yaml_and_nested_keys(planned):
+    planned(
+        "shapes",
+        "--orders",
+        "2",
+        "--set",
+        "train.batch=8",
+        "train.base.lr=1e-3",
+        "train.curve=[0.5, 1]",
+        "train.flip=false",
+        "model.weights=null",
+        "evaluation.size=crop",
+        "limit=60",
+    )
+    for benchmark in planned.config.benchmarks.values():
+        train = benchmark.train
+        assert (train.batch, train.base.lr, train.curve, train.flip) == (8, 1e-3, (0.5, 1.0), False)
+        assert (benchmark.model.weights, benchmark.evaluation.size, benchmark.limit) == (None, "crop", 60)
+    assert "&" not in planned.text, "two benchmarks share no value"
+    planned("shapes")
+    assert planned.config.benchmarks["shapes"].limit == 60, "yours until --fresh"
+    planned("shapes", "--fresh")
+    assert planned.config.benchmarks["shapes"].limit == 0
+
+
+def test_comments_and_numbers_survive(planned):
+    planned("shapes")
+    planned.edit("distillation: 10.0", "distillation: 7.5")
+    planned.edit("{distillation: 7.5, alpha: 1.0, initialisation: balanced}", "{distillation: 7.5} # as in the thesis")
+    planned.edit("lr: 0.1,", "lr: 0.3,")
+    planned.edit("    evaluation: {size: full, batch: 60, samples: 6}", "    evaluation:\n      batch: 7 # small")
+    planned.edit("# what the runs share", "# Our study.\n# what the runs share")
+    planned.edit("  shapes-s0-mib-1:", "  # the old way\n  shapes-s0-mib-1:")
+    chain = "shapes-s0-mib-2: {after: shapes-s0-mib-1, method: mib, step: 2, benchmark: shapes, seed: 0}"
+    planned.edit(chain, f"{chain} # looked at twice")
+    mine = planned.text
+    planned("shapes")
+    assert planned.text == mine
+    planned("shapes", "--seeds", "0", "1")
+    assert set(mine.splitlines()) <= set(planned.text.splitlines())
+    planned("shapes", "--seeds", "0")
+    assert planned.text == mine
+
+    planned("shapes", "--fresh")
+    assert planned.config.benchmarks["shapes"].train.base.lr == 0.1
+    assert planned.config.benchmarks["shapes"].evaluation.batch == 60
+    assert planned.config.methods["mib"] == {"distillation": 7.5}, "coefficients belong to the methods, not to a preset"
+    assert "# Our study." in planned.text and planned.text.count("# The embedded benchmark") == 1
+
+
+def test_comments_stand_where_they_belong(planned):
+    """Also after a benchmark whose last value stands on a line of its own."""
+    planned("shapes", "--set", "limit=60", "--methods", "mib", "--no-joint")
+    planned("voc8", "--add", "--set", "limit=30", "--methods", "mib", "--no-joint")
+    planned.edit("  voc8:\n", "  # photographs\n  voc8:\n")
+    both = planned.text
+    planned("voc8", "--add", "--methods", "mib", "--no-joint")
+    assert planned.text == both
+    for section, about in plan.ABOUT.items():
+        assert both.count(f"\n# {about}\n{section}:") == 1
+    assert both.index("# drawn once") < both.index("limit: 60") < both.index("# photographs\n  voc8:\n    # Eight well")
+    planned("voc8", "--methods", "mib", "--no-joint")
+    assert "shapes" not in planned.text.partition("benchmarks:")[2] and "# photographs\n  voc8:" in planned.text
+    for about in plan.ABOUT.values():
+        assert planned.text.count(f"\n# {about}\n") == 1
+    planned("shapes", "--methods", "mib", "--no-joint")
+    assert "Eight well" not in planned.text, "comments go with what they are about"
+    for section, about in plan.ABOUT.items():
+        assert planned.text.count(f"\n# {about}\n{section}:") == 1
+
+
+def test_add_keeps_the_other_benchmark(planned):
+    planned("shapes", "--set", "train.batch=5")
+    before = planned.document
+    planned("voc8", "4-2", "--seeds", "1", "--methods", "finetune", "--no-joint", "--add")
+    after = planned.document
+    assert list(after["benchmarks"]) == ["shapes", "voc8-4-2"]
+    for section in ("benchmarks", "bases", "joints", "chain", "ends"):
+        assert before[section].items() <= after[section].items()
+    assert list(after["ends"])[-1] == "voc8-4-2-s1-finetune"
+    planned("voc8", "4-2", "--seeds", "1", "--methods", "finetune", "--no-joint")
+    assert list(planned.config.benchmarks) == ["voc8-4-2"] and list(planned.config.bases) == ["voc8-4-2-s1"]
+
+
+def test_methods_missing_from_the_file_are_added(planned):
+    planned("shapes", "--methods", "finetune", "--no-joint")
+    assert set(planned.config.methods) == {"finetune"}
+    planned("shapes")
+    assert planned.document["methods"] == {
+        "finetune": {},
+        "mib": {"distillation": 10.0, "alpha": 1.0, "initialisation": "balanced"},
+        "joint": {},
+    }
+    for name, coefficients in planned.config.methods.items():
+        assert METHODS[name](**coefficients) == METHODS[name](), "the numbers in the file are the defaults"
+
+
+def test_a_method_with_lists(planned, monkeypatch):
+    """YAML has no tuples, a coefficient may be one."""
+
+    @coefficients
+    class Pods(Method):
+        scales: tuple[int, ...] = (1, 2, 4)
+        names: list[str] = field(default_factory=lambda: ["a"])
+
+    monkeypatch.setitem(METHODS, "pods", Pods)
+    monkeypatch.setattr(plan, "INCREMENTAL", ["pods"])
+    planned("shapes", "--methods", "pods")
+    assert "  pods: {scales: [1, 2, 4], names: [a]}\n" in planned.text
+    runs.check(planned.config)
+    planned.edit("scales: [1, 2, 4]", "scales: [1, 2.5]")
+    with pytest.raises(
+        config.ConfigError, match=r"methods\.pods\.scales\.1: found 2\.5, but it should be a valid integer"
+    ):
+        runs.check(planned.config)
+
+
+def test_a_file_with_sections_missing_is_completed(planned):
+    planned("shapes", "--no-joint")
+    whole = planned.text
+    start, end = whole.index("\n# all classes at once"), whole.index("\n# every later step")
+    planned.file.write_text(whole[:start] + whole[end:])
+    planned("shapes")
+    assert "# all classes at once: the upper bound\njoints:\n  shapes-s0-joint: {" in planned.text
+    planned.file.write_text("# nothing yet\n")
+    planned("shapes")
+    assert planned.config.benchmarks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["shape"], "no data set 'shape'. Did you mean 'shapes'?"),
+        (["ade20k"], "no data set 'ade20k'. There are: shapes, voc, voc8."),
+        (["shapes", "--preset", "vooc"], "no preset 'vooc'. Did you mean 'voc"),
+        (["shapes", "4-3"], "plan: benchmarks.shapes-4-3: shapes 4-3: the 4 classes after the base do not divide"),
+        (["shapes", "four"], "plan: benchmarks.shapes-four: unknown protocol 'four'; shapes has"),
+        (["shapes", "--methods", "mb"], "--methods: no incremental method 'mb'. Did you mean 'mib'?"),
+        (["shapes", "--methods", "joint"], "--methods: no incremental method 'joint'. There are: finetune, mib."),
+        (["shapes", "--order", "1", "2"], "plan: benchmarks.shapes: the order is no permutation of the 8 classes"),
+        (
+            ["shapes", "--set", "train.bse.epochs=3"],
+            "plan: benchmarks.shapes.train.bse: unknown key. Did you mean 'base",
+        ),
+        (
+            ["shapes", "--set", "train.batch=many"],
+            "plan: benchmarks.shapes.train.batch: found 'many', but it should be",
+        ),
+        (["shapes", "--set", "train.flip=on"], "plan: benchmarks.shapes.train.flip: found 'on', but it should be true"),
+        (["shapes", "--set", "train=3"], "plan: benchmarks.shapes.train: found 3, but it should be a section."),
+        (
+            ["shapes", "--set", "train.batch.x=3"],
+            "--set train.batch.x: batch is no section. Leave out what follows it.",
+        ),
+        (["shapes", "--set", "train.batch"], "argument --set: 'train.batch': write KEY=VALUE"),
+        (["shapes", "--set", "train.curve=[1"], "argument --set: 'train.curve=[1': write KEY=VALUE, the value as in"),
+        (["shapes", "--set", "dataset=shape"], "plan: benchmarks.shapes.dataset: no data set 'shape'. Did you mean"),
+        (["shapes", "--setting", "dis"], "argument --setting: invalid choice: 'dis'"),
+        (["shapes", "--name", "a.b"], "plan: --name.a.b: found the name 'a.b', but it should match"),
+        (["shapes", "--seeds", "-1", "--no-joint", "--methods"], "params.yaml: bases.shapes-s-1.seed: found -1, but"),
+        (["shapes", "--seeds", "one"], "argument --seeds: invalid int value: 'one'"),
+        ([], "name a data set, or use --check"),
+        (["--check", "--output", "none.yaml"], "{folder}/none.yaml: there is no such file. Write one with: python -m"),
+    ],
+)
+def test_what_cannot_be_planned_is_named_and_nothing_is_written(planned, arguments, message):
+    planned("shapes", "--methods", "finetune")
+    found = planned.fails(*arguments)
+    assert found.startswith(message.format(folder=planned.folder)), found
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("benchmarks: [", "{folder}/params.yaml: line 2, column 1: not valid YAML"),
+        ("[1]", "params.yaml: found [1], but it should have sections"),
+        ("benchmarks: {shapes: 3}\nmethods: {}\nbases: {}", "params.yaml: benchmarks.shapes: found 3, but"),
+        ("benchmarks:\nmethods: {}\nbases: {}", "params.yaml: benchmarks: found None, but it should be a section."),
+        ("\xff", "{folder}/params.yaml: not valid YAML"),
+    ],
+)
+def test_a_broken_file_is_not_overwritten(planned, text, message):
+    planned.file.write_bytes(f"{text}\n".encode("latin-1"))
+    for arguments in (["shapes"], ["shapes", "--add"], ["--check"]):
+        assert planned.fails(*arguments).startswith(message.format(folder=planned.folder))
+
+
+def test_no_place_for_the_file(planned):
+    (planned.folder / "folder.yaml").mkdir()
+    assert "folder.yaml" in planned.fails("shapes", "--output", "folder.yaml")
+
+
+def test_help(planned):
+    with pytest.raises(SystemExit) as caught:
+        planned("--help")
+    out = planned.capsys.readouterr().out
+    assert caught.value.code == 0
+    for word in ("shapes, voc, voc8", "--fresh", "--check", *plan.INCREMENTAL):
+        assert word in out
+
+
+def test_check_says_that_all_is_well(planned):
+    planned("shapes")
+    assert planned("--check") == "params.yaml: 1 benchmark(s), 6 runs, no mistake found.\n"
+    proof = planned.folder / ".checked"
+    first, inode = proof.read_bytes(), proof.stat().st_ino
+    planned("shapes", "--seeds", "1")
+    planned("--check")
+    assert proof.read_bytes() == first, "always the same bytes: nothing runs again because of it"
+    assert proof.stat().st_ino != inode, "put in place whole, never written into: it may be a link into a cache"
+
+
+def test_check_refuses_before_it_forgets(planned):
+    planned("shapes")
+    stale = planned.folder / "results" / "shapes" / "stale"
+    stale.mkdir(parents=True)
+    planned.edit("encoder: ciss_tiny", "encoder: ciss_tny")
+    message = planned.fails("--check")
+    assert message.startswith("params.yaml: benchmarks.shapes.model.encoder: timm has no encoder 'ciss_tny'")
+
+
+def test_check_forgets_results_that_the_file_no_longer_names(planned):
+    planned("shapes", "--methods", "finetune")
+    results = planned.folder / "results"
+    kept = ["shapes/shapes-s0", "shapes/shapes-s0-joint", "shapes/shapes-s0-finetune-2", "shapes/.stale.new"]
+    kept += [".hidden/stale"]
+    gone = ["shapes/shapes-s1", "shapes/shapes-s0-mib-1", "other/shapes-s0", "other/stale"]
+    for name in kept + gone:
+        (results / name).mkdir(parents=True)
+        (results / name / "result.json").write_text("{}")
+    (results / "shapes" / ".gitignore").write_text("/stale\n")
+    (results / "shapes" / "notes.txt").write_text("mine\n")
+    for elsewhere in ("runs/shapes/stale", "reports/shapes/stale", "data/index/stale"):
+        (planned.folder / elsewhere).mkdir(parents=True)
+    before = set(planned.files())
+    out = planned("--check")
+    lost = before - set(planned.files())
+    assert lost == {path for name in gone for path in (results / name, results / name / "result.json")}
+    assert [line for line in out.splitlines() if line.startswith("removing")] == [
+        f"removing results/{name}: params.yaml names no such run" for name in sorted(gone)
+    ]
+
+
+def test_checking_another_file_forgets_nothing(planned):
+    """Its runs are other runs; those of params.yaml are not in the way."""
+    planned("shapes")
+    planned("voc8", "--output", "studies/other.yaml", "--set", "model.weights=null")
+    (planned.folder / "results" / "shapes" / "shapes-s0").mkdir(parents=True)
+    before = planned.files()
+    assert "10 runs" in planned("--check", "--output", "studies/other.yaml")
+    assert planned.files() == before
+    planned("--check", "--output", str(planned.file))
+    assert (planned.folder / ".checked").is_file()
+
+
+def test_the_plan_leaves_the_document_alone():
+    document = YAML().load(paths.project() / "params.yaml")
+    before = copy.deepcopy(document)
+    arguments = {"dataset": "shapes", "protocol": "4-4", "setting": "overlapped", "name": None, "preset": None}
+    arguments |= {"add": False, "fresh": True, "methods": ["mib"], "joint": True, "seeds": [0], "orders": 1}
+    plan.plan(document, type("Arguments", (), {**arguments, "order": None, "set": []}))
+    assert document == before

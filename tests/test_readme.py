@@ -1,0 +1,70 @@
+"""The README says what the committed reports say, and its commands exist."""
+
+import json
+import re
+
+import pytest
+
+from ciss import paths
+from ciss.methods import METHODS
+from ciss.plan import presets
+
+ROOT = paths.project()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def table(file: str) -> dict[str, list[str]]:
+    block = README.split(f"<!-- table of {file} -->")[1].split("<!-- end -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.strip().splitlines()[2:]]
+    return {row[0]: row[1:] for row in rows}
+
+
+@pytest.mark.parametrize("file", ["reports/metrics.json", "reports/voc8/metrics.json"])
+def test_tables_are_the_committed_metrics(file):
+    methods = json.loads((ROOT / file).read_text())["methods"]
+    rows = table(file)
+    assert set(rows) == set(methods)
+    for method, scores in methods.items():
+        for cell, key in zip(rows[method], ("all", "old", "new", "forgetting"), strict=False):
+            assert cell == ("" if scores[key] is None else f"{scores[key]:.3f}"), f"{method}: {key}"
+
+
+def test_it_opens_with_the_two_commands():
+    first = [line.strip() for line in README.splitlines() if line.startswith("    ")][:2]
+    assert first[0].startswith("pip install uv && uv run dvc repro")
+    assert first[1].startswith("uv run pytest")
+
+
+def test_files_and_figures_exist():
+    named = re.findall(r"\]\((\S+?)\)", README) + re.findall(
+        r"`((?:ciss|reports|notebooks|tests|\.ci)/[\w./]+)`", README
+    )
+    assert len(named) > 5
+    written = {"ciss/methods/distil.py"}  # the reader writes this one
+    pipeline = {name for name in named if name.endswith(".ipynb")}  # made by the pipeline, kept in DVC's cache
+    for name in set(named) - written - pipeline:
+        assert (ROOT / name).exists(), name
+
+
+def test_planned_benchmarks_and_methods_exist():
+    for dataset in re.findall(r"ciss\.plan (\w+)", README):
+        assert dataset in presets()
+    for methods in re.findall(r"--methods ([a-z ]+?)(?: --| &&|\n|$)", README):
+        assert set(methods.split()) <= {*METHODS, "distil"}
+
+
+def test_the_example_method_works():
+    import torch
+
+    from ciss.methods import Batch
+    from ciss.models import Output
+
+    names: dict = {}
+    exec(README.split("```python")[1].split("```")[0], names)
+    method, labels = names["Distil"](weight=2.0), torch.zeros(1, 4, 4, dtype=torch.int64)
+    logits = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    student = Output(logits, logits, [logits], logits.flatten(2), logits[0, :, 0])
+    batch = Batch(torch.zeros(1, 3, 4, 4), labels, labels, ["a"], 2, torch.tensor([0, 0, 1]), torch.tensor([2]))
+    losses = method.losses(student, Output(logits[:, :2], logits, [], logits, logits), batch)
+    assert losses["cross_entropy"].item() == pytest.approx(1.0986, abs=1e-4)  # log 3
+    assert losses["distillation"].item() == pytest.approx(2 * 0.6931 / 2, abs=1e-3)  # 2 log 2, mean over 2 channels

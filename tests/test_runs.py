@@ -1,0 +1,435 @@
+"""A run knows everything its training needs, and what cannot work is refused before it starts."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+from safetensors.torch import save_file
+
+from ciss import engine, paths, protocol, runs
+from ciss.config import ConfigError
+from ciss.data import DataError
+from ciss.methods import METHODS
+from ciss.plan import presets
+
+GROUPS = [[1, 2, 3, 4], [5, 6], [7, 8]]
+
+
+def mistakes(project) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        runs.check(project.config)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "step", "reached", "phase", "after"),
+    [
+        ("base", [5], 0, 0, "base", None),
+        ("tune-1", [5, 2], 1, 1, "increment", "base"),
+        ("tune-2", [5, 2, 2], 2, 2, "increment", "tune-1"),
+        ("all", [9], 0, 2, "base", None),
+    ],
+)
+def test_what_a_run_is(project, name, channels, step, reached, phase, after):
+    run = project.run(name)
+    assert run.groups == GROUPS
+    assert (run.channel_groups, run.step, run.reached, run.after) == (channels, step, reached, after)
+    assert run.phase == getattr(run.settings.train, phase)
+    assert run.joint == (name == "all")
+    network = run.build_network()
+    assert network.channels == sum(channels)
+    assert run.build_network(0).channels == channels[0]
+    assert run.folder == project.folder / "runs" / "tiny" / name
+    assert run.results == project.folder / "results" / "tiny" / name
+    assert run.resume == project.folder / "runs" / ".resume" / "tiny" / name
+    index = run.index()
+    assert run.images(index) == (index.joint if name == "all" else index.steps[step])
+    assert json.loads(json.dumps(run.description())) == run.description(), "stored beside the weights, as JSON"
+
+
+def test_a_run_takes_its_coefficients(project):
+    project.set("methods.mib", {"distillation": 3})
+    assert project.run("mib-1").build_method().distillation == 3
+    assert project.run("mib-1").coefficients == {"distillation": 3}
+
+
+def test_output_moves_everything(project):
+    project.set("benchmarks.tiny.limit", 20)
+    project.document["output"] = "other/place"
+    run, root = project.run(), project.folder / "other" / "place"
+    assert (run.root, run.folder) == (root, root / "runs" / "tiny" / "base")
+    assert runs.report_folder(project.config, "tiny") == root / "reports" / "tiny"
+    assert (root / "reports" / "tiny").is_dir()
+
+
+def test_an_unknown_run_is_named(project):
+    with pytest.raises(ConfigError, match=r"params\.yaml: there is no run 'tune-3'\. Did you mean 'tune-[12]'\?"):
+        project.run("tune-3")
+
+
+def seen(table: np.ndarray) -> dict[int, int]:
+    """Raw ids that are no background."""
+    return {int(raw): int(table[raw]) for raw in np.flatnonzero(table)}
+
+
+@pytest.mark.parametrize("setting", ["overlapped", "disjoint", "sequential", "partitioned"])
+def test_labels_in_training_and_in_scoring(project, setting):
+    project.set("benchmarks.tiny.setting", setting)
+    project.set("benchmarks.tiny.order", [8, 7, 6, 5, 4, 3, 2, 1])
+    position = {raw: 9 - raw for raw in range(1, 9)}
+    everything = {**position, 255: 255}
+    for step, (name, new) in enumerate({"base": [8, 7, 6, 5], "tune-1": [4, 3], "tune-2": [2, 1]}.items()):
+        old = [8, 7, 6, 5, 4, 3][: (0, 4, 6)[step]]
+        shown = [*old, *new] if setting == "sequential" else new
+        run = project.run(name)
+        assert seen(run.label_table(training=True)) == {**{raw: position[raw] for raw in shown}, 255: 255}
+        assert seen(run.label_table(training=False)) == everything, "the metric decides what becomes of future classes"
+    for training in (True, False):
+        assert seen(project.run("all").label_table(training=training)) == everything
+
+
+def test_classes_outside_the_benchmark_are_background(project):
+    table = project.run("all").label_table(training=False)
+    assert set(table[9:255]) == {0} and table[0] == 0
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("name", presets())
+def test_presets_are_right(project, name, monkeypatch):
+    text = presets()[name].read_text()
+    settings = YAML(typ="safe").load(text)
+    assert text.startswith("#") and "Source:" in text and "wall time" in text.lower()
+    assert settings["dataset"] == name and settings["order"] is None
+    settings["model"].pop("weights", None)
+    project.document["benchmarks"]["tiny"] = settings
+    project.document["ends"] = {}
+    resolved = project.run("base")
+    assert resolved.groups == protocol.class_groups(name, settings["protocol"])
+    assert resolved.settings.train.base.epochs == settings["train"]["base"]["epochs"]
+    runs.check(project.config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("benchmarks.tiny.dataset", "shape", "benchmarks.tiny.dataset: no data set 'shape'. Did you mean 'shapes'?"),
+        ("benchmarks.tiny.dataset", "ade20k", "benchmarks.tiny.dataset: no data set 'ade20k'. There are: "),
+        ("benchmarks.tiny.protocol", "4-3", "benchmarks.tiny: shapes 4-3: the 4 classes after the base do not divide"),
+        ("benchmarks.tiny.protocol", "four-two", "benchmarks.tiny: unknown protocol 'four-two'; shapes has"),
+        ("benchmarks.tiny.order", [1, 2, 3], "benchmarks.tiny: the order is no permutation of the 8 classes of shapes"),
+        ("benchmarks.tiny.protocol", "4-4", "chain.tune-2.step: 2, but tiny ends with step 1. Remove it."),
+        ("benchmarks.tiny.model.encoder", "ciss_tin", "benchmarks.tiny.model.encoder: timm has no encoder 'ciss_tin'"),
+        ("methods.mb", {}, "methods.mb: no such method. Did you mean 'mib'?"),
+        ("methods.mib", {"distilation": 1}, "methods.mib.distilation: unknown key. Did you mean 'distillation'?"),
+        ("methods.mib", {"alpha": "1"}, "methods.mib.alpha: found '1', but it should be a valid number."),
+        ("methods.mib", {"alpha": True}, "methods.mib.alpha: found True, but it should be a valid number."),
+        ("methods.mib", {"alpha": float("nan")}, "methods.mib.alpha: found nan, but it should be a finite number."),
+        ("methods.mib", {"alpha": -1}, "methods.mib.alpha: found -1, but it should be greater than or equal to 0."),
+        ("methods.finetune", {"x": 1}, "methods.finetune.x: unknown key. There are: none."),
+        ("bases.base.method", "joint", "bases.base.method: joint belongs under joints. Move it."),
+        ("joints.all.method", "mib", "joints.all.method: mib belongs under bases. Move it."),
+        ("chain.mib-1.method", "joint", "chain.mib-1.method: joint sees all classes at once. Name it under joints."),
+    ],
+)
+def test_what_cannot_work_is_named(project, key, value, line):
+    runs.check(project.config)
+    project.set(key, value)
+    (found,) = mistakes(project)
+    assert found.startswith(f"params.yaml: {line}")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "stride"), [("resnet18", 4), ("vit_tiny_patch16_224", 16), ("swin_tiny_patch4_window7_224", 16)]
+)
+def test_encoders_that_timm_cannot_make(project, encoder, stride):
+    project.set("benchmarks.tiny.model.encoder", encoder)
+    project.set("benchmarks.tiny.model.output_stride", stride)
+    (line,) = mistakes(project)
+    assert line.startswith(f"params.yaml: benchmarks.tiny.model.encoder: timm cannot make encoder '{encoder}'")
+
+
+@pytest.mark.parametrize("place", ["project", "data", "absolute"])
+def test_weight_files_are_found_and_fit(project, tmp_path, monkeypatch, place):
+    folder = {"project": project.folder, "data": tmp_path / "sets", "absolute": tmp_path / "anywhere"}[place]
+    (folder / "weights").mkdir(parents=True)
+    save_file(encoder("resnet18"), folder / "weights" / "r.safetensors")
+    monkeypatch.setenv("CISS_DATA", str(tmp_path / "sets"))
+    (tmp_path / "sets" / "weights").mkdir(parents=True, exist_ok=True)
+    project.set("benchmarks.tiny.model.encoder", "resnet18")
+    project.set("benchmarks.tiny.model.output_stride", 8)
+    name = "weights/r.safetensors"
+    project.set("benchmarks.tiny.model.weights", str(folder / name) if place == "absolute" else name)
+    runs.check(project.config)
+    assert runs.weight_file(project.config.benchmarks["tiny"]) == folder / name
+
+
+def encoder(name: str) -> dict[str, torch.Tensor]:
+    return timm.create_model(name).state_dict()
+
+
+def test_weight_files_that_are_missing_or_foreign(project, tmp_path):
+    key = "benchmarks.tiny.model.weights"
+    for name in ("weights/none.safetensors", ".", "weights"):
+        project.set(key, name)
+        (line,) = mistakes(project)
+        assert line.startswith(f"params.yaml: {key}: ") and "change model.weights" in line and name in line
+    foreign, torn = tmp_path / "foreign.safetensors", tmp_path / "torn.safetensors"
+    save_file({"conv.weight": torch.zeros(2)}, foreign)
+    torn.write_bytes(foreign.read_bytes()[:20])
+    for file, words in (
+        (foreign, ["not the weights of ciss_tiny", "Change model.encoder or model.weights"]),
+        (torn, ["cannot be read", "Fetch it again"]),
+    ):
+        project.set(key, str(file))
+        (line,) = mistakes(project)
+        assert line.startswith(f"params.yaml: {key}: {file}: ") and all(word in line for word in words)
+
+
+def test_weights_come_from_one_place(project, tmp_path):
+    key = "benchmarks.tiny.model.pretrained"
+    project.set(key, True)
+    assert mistakes(project) == [f"params.yaml: {key}: there are no weights of ciss_tiny to fetch. Set this to false."]
+    file = tmp_path / "own.safetensors"
+    save_file(encoder("ciss_tiny"), file)
+    project.set("benchmarks.tiny.model.weights", str(file))
+    assert mistakes(project) == [
+        f"params.yaml: {key}: model.weights names a file. Set this to false, or weights to null."
+    ]
+    project.set(key, False)
+    runs.check(project.config)
+
+
+def test_every_mistake_is_shown(project):
+    project.set("methods.mib", {"alpha": -1, "beta": 1})
+    project.set("benchmarks.tiny.protocol", "4-3")
+    project.set("benchmarks.tiny.model.encoder", "nothing")
+    project.set("bases.base.method", "joint")
+    assert [line.split(": ")[1] for line in mistakes(project)] == [
+        "methods.mib.alpha",
+        "methods.mib.beta",
+        "benchmarks.tiny",
+        "benchmarks.tiny.model.encoder",
+        "bases.base.method",
+    ]
+
+
+VALUES = {
+    "benchmarks.tiny.dataset": ["voc", "voc8", "ade20k", "x", ""],
+    "benchmarks.tiny.protocol": ["joint", "8-0", "1-1", "", "7-1", "4_2"],
+    "benchmarks.tiny.order": [None, [1], [8, 7, 6, 5, 4, 3, 2, 1], [9] * 8],
+    "benchmarks.tiny.model.encoder": ["resnet18", "vit_tiny_patch16_224", "x", "*", "resnet18.", "hf_hub:x/y"],
+    "benchmarks.tiny.model.output_stride": [8, 32],
+    "benchmarks.tiny.model.weights": [None, "x", "/", "..", "a\0b"],
+    "benchmarks.tiny.model.pretrained": [True],
+    "methods.mib": [{}, {"alpha": None}, {"alpha": [1]}, {"initialisation": "x"}, {"": 1}],
+    "bases.base.method": ["mib", "joint"],
+    "joints.all.method": ["finetune"],
+}
+EDITS = [(key, value) for key, values in VALUES.items() for value in values]
+
+
+@given(edits=st.lists(st.sampled_from(EDITS), min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_valid_file_is_accepted_or_explained(project, edits):
+    before = json.dumps(project.document)
+    for key, value in edits:
+        project.set(key, value)
+    try:
+        runs.check(project.config)
+        for name in project.config.runs():
+            project.run(name).build_method()
+    except ConfigError as error:
+        assert all(line.startswith("params.yaml: ") for line in str(error).splitlines())
+    finally:
+        project.document = json.loads(before)
+
+
+# --- what a stopped training shares to go on
+
+
+@pytest.fixture
+def digested(monkeypatch) -> list[set[str]]:
+    """The files that went into each key; reading them all is what takes the time."""
+    asked = []
+    monkeypatch.setattr(runs.source, "digest", lambda root, files: asked.append(set(files)))
+    return asked
+
+
+def test_the_key_changes_with_what_makes_a_run(project, digested):
+    def key(name="mib-1", fingerprint="data", teacher="weights") -> str:
+        return project.run(name).key(fingerprint, teacher)
+
+    first, fine, every = key(), key("tune-1"), key("all")
+    assert key() == first and len({first, fine, every, key("tune-2"), key("base")}) == 5
+    assert first not in (key(fingerprint="other"), key(teacher="other"), key(teacher=None))
+    before = json.dumps(project.document)
+    for name, value in (
+        ("methods.mib", {"distillation": 9.0}),
+        ("train.batch", 3),
+        ("train.increment.lr", 0.03),
+        ("benchmarks.tiny.evaluation.samples", 1),  # results are part of a run
+        ("benchmarks.tiny.order", [2, 1, 3, 4, 5, 6, 7, 8]),
+    ):
+        project.set(name, value)
+        assert key() != first, name
+        assert (key("tune-1") == fine) == name.startswith("methods"), "another method's coefficients do not count"
+        project.document = json.loads(before)
+    for name in ("bases.base.seed", "chain.tune-1.seed", "chain.tune-2.seed", "chain.mib-1.seed"):
+        project.set(name, 1)
+    assert key() != first and key("tune-1") != fine and key("all") == every
+
+
+@pytest.mark.parametrize(
+    ("name", "files"), [("mib-1", ["mib"]), ("tune-1", ["finetune"]), ("all", ["joint", "finetune"])]
+)
+def test_the_key_reads_the_files_of_its_method(project, digested, name, files):
+    """Joint training learns like fine-tuning. Other methods' files, figures and analyses do not count."""
+    project.run(name).key("data", None)
+    assert digested == [{*runs.TRAINING_CODE, "methods/base.py", *(f"methods/{file}.py" for file in files)}]
+
+
+def test_the_key_changes_with_the_code(project, frozen_code):
+    (project.folder / "ciss").unlink()
+    package = shutil.copytree(frozen_code, project.folder / "ciss")
+    first = project.run("mib-1").key("data", None)
+    with (package / "methods" / "mib.py").open("a") as file:
+        file.write("\n# a comment\n")
+    assert project.run("mib-1").key("data", None) == first
+    with (package / "methods" / "mib.py").open("a") as file:
+        file.write("\nCHANGED = 1\n")
+    assert project.run("mib-1").key("data", None) != first
+
+
+def test_the_key_covers_what_the_pipeline_depends_on():
+    """A stage that runs again must find no finished run or half of one that it could go on with."""
+    stage = YAML(typ="safe").load(paths.project() / "dvc.yaml")["stages"]["base"]["do"]
+    prefix, method = ".source/ciss/", "methods/${item.method}.py"
+    code = {dep.removeprefix(prefix) for dep in stage["deps"] if dep.startswith(prefix)}
+    assert code - {"methods/base.py", method} == set(runs.TRAINING_CODE)
+    for name, kind in METHODS.items():
+        assert kind.__module__ == f"ciss.methods.{name}", "a stage depends on the file of the method's name"
+
+
+# --- an index that does not fit
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("protocol", "4-4", "made for protocol 4-2, not 4-4"),
+        ("setting", "disjoint", "made for setting overlapped, not disjoint"),
+        ("holdout", 5, "made for holdout 4, not 5"),
+        ("limit", 20, "made for limit 0, not 20"),
+        ("order", [8, 7, 6, 5, 4, 3, 2, 1], "made for order None, not [8, 7, 6, 5, 4, 3, 2, 1]"),
+    ],
+)
+def test_an_index_made_for_other_settings(project, key, value, words):
+    project.document.update(chain={}, ends={})
+    project.set("train.batch", 3)  # decides nothing about images
+    project.run().index()
+    project.set(f"benchmarks.tiny.{key}", value)
+    with pytest.raises(DataError) as caught:
+        project.run().index()
+    file = project.folder / "data" / "index" / "tiny" / "index.json"
+    assert str(caught.value) == f"{file}: {words}. Delete it, and run: dvc repro prepare@tiny"
+    project.prepare()
+    project.run().index()
+
+
+def test_a_missing_or_damaged_index(project):
+    file = project.folder / "data" / "index" / "tiny" / "index.json"
+    text = file.read_text()
+    for damage in (b"", text[:-20].encode(), b"[]", b"{}", b"\xff", b'{"steps": []}'):
+        file.write_bytes(damage)
+        with pytest.raises(DataError) as caught:
+            project.run().index()
+        assert str(caught.value).startswith(f"{file}: damaged (")
+        assert str(caught.value).endswith("Run: dvc repro -f -s prepare@tiny")
+    file.unlink()
+    with pytest.raises(DataError) as caught:
+        project.run().index()
+    assert str(caught.value) == f"{file}: the data are not prepared. Run: dvc repro prepare@tiny"
+
+
+# --- the command line
+
+
+def test_the_commands_give_one_message(project):
+    """A typo, a chain in disorder, a foreign weight file: one error each, no traceback, nothing written."""
+    file = project.folder / "foreign.safetensors"
+    save_file({"conv.weight": torch.zeros(2)}, file)
+    project.set("benchmarks.tiny.model.weights", "foreign.safetensors")
+    keep = project.folder / "results" / "tiny" / "gone" / "result.json"
+    keep.parent.mkdir(parents=True)
+    keep.write_text("{}")
+    (project.folder / "typo.yaml").write_text("benchmarks: {}\nmethds: {}\n")
+    check = project.command("-m", "ciss.plan", "--check")
+    train = project.command("-m", "ciss.engine", "base", "--config", "typo.yaml")
+    before = sorted(project.folder.rglob("*"))
+    for process, lines in (
+        (check, [f"params.yaml: benchmarks.tiny.model.weights: {file}: not the weights of ciss_tiny", "Change"]),
+        (
+            train,
+            ["typo.yaml: benchmarks: found {}", "typo.yaml: bases: this key is missing", "Did you mean 'methods'?"],
+        ),
+    ):
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 1 and out == "" and "Traceback" not in err
+        assert err.startswith("error: ") and err.count("error: ") == 1
+        for line in lines:
+            assert line in err
+    assert sorted(project.folder.rglob("*")) == before
+
+
+def command(monkeypatch, capsys, *arguments: str) -> str:
+    """What `python -m ciss.engine` says when it gives up."""
+    monkeypatch.setattr(sys, "argv", ["ciss.engine", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        engine.main()
+    assert capsys.readouterr().err == ""
+    message = str(caught.value)
+    assert message.startswith("error: ") and "Traceback" not in message
+    return message.removeprefix("error: ")
+
+
+def test_the_engine_says_what_lacks(project, monkeypatch, capsys):
+    project.write()
+    weights = project.folder / "runs" / "tiny" / "base" / "weights.safetensors"
+    assert command(monkeypatch, capsys, "tune-1").startswith(f"{weights}: there is no such checkpoint. Train it: ")
+    assert command(monkeypatch, capsys, "tune-9").startswith("params.yaml: there is no run 'tune-9'. Did you mean")
+    assert command(monkeypatch, capsys, "base", "--config", "other.yaml").startswith(
+        f"{project.folder / 'other.yaml'}: there is no such file. Write one with"
+    )
+    project.set("chain.tune-2.after", "base")
+    project.write()
+    assert command(monkeypatch, capsys, "base") == (
+        "params.yaml: chain.tune-2.step: 2 cannot follow step 0 of 'base'. Make it 1."
+    )
+    assert not weights.parent.exists()
+
+
+def test_data_that_break_after_they_were_prepared(project, tiny_data, tmp_path, monkeypatch, capsys):
+    data = shutil.copytree(tiny_data, tmp_path / "sets")
+    monkeypatch.setenv("CISS_DATA", str(data))
+    project.write()
+    result = project.run("base").results / "result.json"
+    result.parent.mkdir(parents=True)
+    result.write_text('{"key": "earlier"}')
+    for image in (data / "shapes" / "JPEGImages").glob("*.jpg"):
+        image.write_bytes(image.read_bytes()[:200])
+    message = command(monkeypatch, capsys, "base")
+    assert "JPEGImages" in message and "changed since the data were prepared" in message
+    assert message.endswith("Run: dvc repro -f prepare") and len(message.splitlines()) == 1
+    shutil.rmtree(data / "shapes" / "SegmentationClassAug")
+    message = command(monkeypatch, capsys, "base")
+    assert message.startswith(f"{data / 'shapes'}: no folder SegmentationClassAug or SegmentationClass. Put the masks")
+    assert result.read_text() == '{"key": "earlier"}'
