@@ -52,7 +52,8 @@ def _trained(tmp_path_factory, tiny_data, frozen_code):
             other["train"] |= changes
             other["train"]["base"] |= {"norm": "frozen", "lr": 0.02}
             project.document["benchmarks"][name] = other
-            project.document["bases"][name] = {"benchmark": name, "method": "finetune", "seed": 0}
+            part, method = ("bases", "finetune") if name == "frozen" else ("joints", "joint")
+            project.document[part][name] = {"benchmark": name, "method": method, "seed": 0}
             project.prepare(name)
         (project.folder / "program.py").write_text(PROGRAM)
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -319,16 +319,12 @@ def test_another_number_of_processes_starts_afresh(project, capsys):
     assert "starting afresh" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "foreign"])
-def test_a_damaged_state_starts_afresh(make_project, capsys, damage):
+def test_a_truncated_state_starts_afresh(make_project, capsys):
     whole, project = make_project("whole"), make_project("damaged")
     with stopped(Finetune, 6):
         engine.train(project.run())
     file = project.run().resume / "state.pt"
-    if damage == "foreign":
-        torch.save([1, 2], file)
-    else:
-        file.write_bytes(file.read_bytes()[: 1000 if damage == "truncated" else 0])
+    file.write_bytes(file.read_bytes()[:1000])
     capsys.readouterr()
     engine.train(project.run())
     assert f"{file}: cannot be continued" in (said := capsys.readouterr().out) and "starting afresh" in said
@@ -348,7 +344,7 @@ def test_a_finished_run_is_not_trained_again(project, capsys, monkeypatch):
     assert before == {file: file.stat().st_mtime_ns for file in project.run().folder.iterdir()}
 
 
-@pytest.mark.parametrize("damage", ["other weights", "no weights", "half a result", "no result"])
+@pytest.mark.parametrize("damage", ["other weights", "half a result", "no result"])
 def test_half_of_a_run_is_trained_again(project, damage):
     run = project.run()
     engine.train(run)
@@ -780,6 +776,8 @@ def test_evaluation_does_not_depend_on_the_batch(finished):
 def test_complete_trains_what_is_missing_in_order(project, monkeypatch):
     trained = []
     monkeypatch.setattr(engine, "train", lambda run, train=engine.train: trained.append(run.name) or train(run))
+    project.set("train.base.epochs", 1)
+    project.set("train.increment.epochs", 1)
     engine.complete(project.config, ["tune-2"])
     assert trained == [], "only files of a few seconds ask for it"
     project.document["complete"] = True

@@ -232,8 +232,8 @@ def test_methods_missing_from_the_file_are_added(planned):
         "mib": {"distillation": 10.0, "alpha": 1.0, "initialisation": "balanced"},
         "joint": {},
     }
-    for name, coefficients in planned.config.methods.items():
-        assert METHODS[name](**coefficients) == METHODS[name](), "the numbers in the file are the defaults"
+    for name, values in planned.config.methods.items():
+        assert METHODS[name](**values) == METHODS[name](), "the numbers in the file are the defaults"
 
 
 def test_a_method_with_lists(planned, monkeypatch):

@@ -91,7 +91,8 @@ class Shuffle(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(stable_seed(self.seed, self.epoch))
         order = self.images[torch.randperm(len(self.images), generator=generator)[: self.used]]
-        for share in order[self.rank :: self.world].tensor_split(len(self)):
+        # by turns, so that the processes have the batches that one process would accumulate
+        for share in order.tensor_split(len(self) * self.world)[self.rank :: self.world]:
             yield [(self.epoch, number) for number in share.tolist()]
 
 
@@ -120,7 +121,9 @@ def normalise(images: Tensor, device: torch.device, channels_last: bool) -> Tens
     """uint8 (B,3,H,W) -> float32 on the device, ImageNet's mean and deviation; bytes travel, not floats."""
     images = images.to(device, non_blocking=True).float().div_(255)
     shape = (1, 3, 1, 1)
-    mean, std = (torch.tensor(v, device=device).view(shape) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    # made on the host: torch.tensor(v, device=device) would wait for the device
+    mean, std = (torch.tensor(v).to(device, non_blocking=True) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    mean, std = mean.view(shape), std.view(shape)
     images = (images - mean) / std
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
