@@ -45,9 +45,10 @@ def show(ax: Axes, picture: np.ndarray, title: str = "") -> None:
 
 
 def strips(rows: list[tuple[str, list[np.ndarray]]], size: float = 1.25) -> Figure:
-    """Pictures in named rows, one column an image; `size` of a cell in inches."""
+    """Pictures in named rows, one column an image; `size` is a cell's width in inches."""
     columns = max(len(pictures) for _, pictures in rows)
-    width, height, names = size * columns + 1.2, size * len(rows), 1.1
+    tallest = max(picture.shape[0] / picture.shape[1] for _, pictures in rows for picture in pictures)
+    width, height, names = size * columns + 1.2, size * len(rows) * min(tallest, 1.5), 1.1
     figure, axes = plt.subplots(len(rows), columns, figsize=(width, height), squeeze=False)
     figure.subplots_adjust(left=names / width, right=1 - 0.1 / width, bottom=0, top=1, wspace=0.05, hspace=0.05)
     for line, (name, pictures) in zip(axes, rows, strict=True):
