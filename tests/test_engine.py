@@ -20,6 +20,7 @@ from ciss.checkpoint import CheckpointError, Locked
 from ciss.data import Index, evaluation_loader
 from ciss.engine import DivergenceError, Watch
 from ciss.methods import Finetune, MiB
+from ciss.progress import Progress
 
 CLASSES = 9  # with the background; protocol 4-2 knows 5, then 7, then 9 of them
 
@@ -215,10 +216,13 @@ def test_same_seed_same_bytes(make_project):
     assert found[:2] == found[2:]
 
 
-def test_another_seed_other_weights(project):
+def test_another_seed_other_weights_and_batches(project, monkeypatch):
     project.document["bases"]["other"] = {"benchmark": "tiny", "method": "finetune", "seed": 1}
+    seen = spy(monkeypatch)
     engine.train(project.run())
     engine.train(project.run("other"))
+    ids = [batch.ids for _, _, batch, _ in seen]
+    assert ids[:8] != ids[8:] and ids[:4] != ids[4:8]
     one, other = weights(project.run()), weights(project.run("other"))
     assert not [name for name in one if "num_batches" not in name and torch.equal(one[name], other[name])]
 
@@ -824,6 +828,21 @@ def test_command_line(project, monkeypatch, capsys):
         with pytest.raises(SystemExit, match="same command goes on after the last finished epoch"):
             call("all")
     assert config.load().bases["base"].seed == 0
+
+
+# --- what is said
+
+
+def test_progress(capsys):
+    with Progress("base", epochs=4, updates=10, first=1) as progress:
+        progress.update()
+        progress.started -= 6  # seconds for the epoch
+        progress.epoch({"epoch": 2, "loss": 1.5, "loss/a": 1.0, "loss/b": 0.5, "lr": 0.1}, 5.04)
+    with Progress("base", epochs=4, updates=10, first=1, enabled=False) as progress:
+        progress.epoch({"epoch": 2, "loss/a": 1.0}, 5.0)
+    printed = capsys.readouterr()
+    assert printed.out == "base: epoch 2/4: a 1.000, b 0.500; 5.0 s, 12 s left\n"
+    assert printed.err == "", "no bar in a file"
 
 
 # --- on a GPU
