@@ -182,6 +182,10 @@ def test_weight_files_that_are_missing_or_foreign(project, tmp_path):
         project.set(key, name)
         (line,) = mistakes(project)
         assert line.startswith(f"params.yaml: {key}: ") and "change model.weights" in line and name in line
+    absent = tmp_path / "absent.safetensors"
+    project.set(key, str(absent))
+    remedy = "there is no such weight file. Put it there, or change model.weights."
+    assert mistakes(project) == [f"params.yaml: {key}: {absent}: {remedy}"]
     foreign, torn = tmp_path / "foreign.safetensors", tmp_path / "torn.safetensors"
     save_file({"conv.weight": torch.zeros(2)}, foreign)
     torn.write_bytes(foreign.read_bytes()[:20])
