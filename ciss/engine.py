@@ -15,19 +15,19 @@ import copy
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ciss import checkpoint, config, distributed, metrics, protocol, results, runs
+from ciss import checkpoint, config, distributed, protocol, results, runs
 from ciss.checkpoint import CheckpointError, Locked
 from ciss.config import Config, ConfigError, Phase, Train
 from ciss.data import DataError, Index, Loader, evaluation_loader, normalise, prepare, training_loader
 from ciss.data.loaders import stable_seed
+from ciss.evaluation import evaluate, precision_of, predict_samples
 from ciss.methods import Batch, Method
 from ciss.models import Network, WeightsError, set_norm_mode
 from ciss.progress import Progress
@@ -87,7 +87,7 @@ def _train(run: Run, index: Index, key: str) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(stable_seed("weights", run.seed, run.reached))
     device, method = distributed.device(), run.build_method()
-    precision = _precision(options, device)
+    precision = precision_of(options, device)
 
     # --- networks: the teacher is the predecessor; the student starts as its copy, grown by the new classes
     teacher, student = None, run.build_network(run.step - 1 if run.after else None)
@@ -258,62 +258,6 @@ class Watch:
         return {"loss": sum(means), **{f"loss/{name}": value for name, value in zip(self.names, means, strict=True)}}
 
 
-@torch.inference_mode()
-def evaluate(run: Run, network: Network, loader: Loader) -> Tensor:
-    """Confusion matrix (T,T) int64 over all classes of the benchmark, rows truth: future classes have rows only.
-
-    Counts the batches of all processes. The network is left in the mode it was in.
-    """
-    classes = 1 + sum(len(group) for group in run.groups)
-    total = torch.zeros(classes, classes, dtype=torch.int64, device=next(network.parameters()).device)
-    with _evaluating(network):
-        for labels, predictions, _ in _predict(run, network, loader):
-            total += metrics.confusion_matrix(labels, predictions, classes)
-    return distributed.all_sum(total).cpu()
-
-
-@torch.inference_mode()
-def predict_samples(run: Run, network: Network, index: Index) -> dict[str, np.ndarray]:
-    """Predictions (H,W) uint8 as positions for the images of `sample_images`, by image id."""
-    images, found = sample_images(run, index), {}
-    loader = evaluation_loader(run.settings, index, "val", images, run.label_table(training=False))
-    with _evaluating(network):
-        for _, predictions, numbers in _predict(run, network, loader):
-            found |= zip(numbers.tolist(), predictions.to(torch.uint8).cpu().numpy(), strict=True)
-    found = distributed.union(found)
-    return {index.ids["val"][number]: found[number] for number in images}
-
-
-def sample_images(run: Run, index: Index) -> list[int]:
-    """Validation images for the figures: those with most of the benchmark's classes, so that steps can be compared."""
-    known = {c for group in run.groups for c in group}
-    wealth = [-len(known & set(present)) for present in index.classes["val"]]
-    return sorted(np.argsort(wealth, kind="stable")[: run.settings.evaluation.samples].tolist())
-
-
-@contextmanager
-def _evaluating(network: Network) -> Iterator[None]:
-    """Evaluation mode, with one process's running statistics in all; afterwards every layer's mode is as before."""
-    modes = [(module, module.training) for module in network.modules()]
-    distributed.share(network.buffers())
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _predict(run: Run, network: Network, loader: Loader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Labels and predictions (B,H,W) and image numbers, batch by batch."""
-    options, device = run.settings.train, next(network.parameters()).device
-    precision = _precision(options, device)
-    for images, labels, numbers in loader:
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            output = network(normalise(images, device, options.channels_last))
-        yield labels.to(device).long(), output.upsample(labels.shape[-2:]).argmax(dim=1), numbers
-
-
 def _predecessor(run: Run) -> Path | None:
     return run.folder.with_name(run.after) / "weights.safetensors" if run.after else None
 
@@ -322,13 +266,6 @@ def _key(run: Run, index: Index) -> str:
     """What a finished or stopped training must share to count as this one."""
     file = _predecessor(run)
     return run.key(index.fingerprint, results.file_hash(file) if file else None)
-
-
-def _precision(options: Train, device: torch.device) -> torch.dtype:
-    """bfloat16 where the GPU has it; the CPU trains in float32 unless told otherwise."""
-    if options.precision != "auto":
-        return getattr(torch, options.precision)
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
 def _trainable(method: Method, student: Network, run: Run) -> list[nn.Parameter]:

@@ -19,6 +19,7 @@ from ciss.models.encoders import check_weights, create_encoder
 
 TRAINING_CODE = (  # with the method's own file the same as the stages' dependencies in dvc.yaml
     "engine.py",
+    "evaluation.py",
     "runs.py",
     "config.py",
     "results.py",

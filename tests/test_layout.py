@@ -15,6 +15,7 @@ ORDER = [
     "progress",
     "analysis",
     "viz",
+    "evaluation",
     "results",
     "runs",
     "methods",
