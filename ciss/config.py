@@ -117,8 +117,9 @@ class Start:
     """A run that continues nothing: the base step, or joint training on all labels."""
 
     benchmark: str
-    method: str
+    method: str  # a section under methods: a method, or a variant of it: `gsc-clamped`
     seed: Natural
+    code: str | None = None  # the method without its variant: the pipeline's file in ciss/methods
 
 
 @section

@@ -60,9 +60,9 @@ def all_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def mean(tensor: Tensor) -> Tensor:
-    """The mean over all processes, on the CPU."""
-    return all_sum(tensor.to(device())).cpu() / world() if dist.is_initialized() else tensor
+def total(tensor: Tensor) -> Tensor:
+    """The sum over all processes, on the CPU."""
+    return all_sum(tensor.to(device())).cpu() if dist.is_initialized() else tensor
 
 
 def share(tensors: Iterable[Tensor]) -> None:

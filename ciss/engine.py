@@ -16,8 +16,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -27,19 +29,14 @@ from ciss.checkpoint import CheckpointError, Locked
 from ciss.config import Config, ConfigError, Phase, Train
 from ciss.data import DataError, Index, Loader, evaluation_loader, normalise, prepare, training_loader
 from ciss.data.loaders import stable_seed
-from ciss.evaluation import evaluate, precision_of, predict_samples
+from ciss.evaluation import evaluate, judge_labels, precision_of, predict_samples
 from ciss.methods import Batch, Method
 from ciss.models import Network, WeightsError, set_norm_mode
 from ciss.progress import Progress
 from ciss.runs import Run
-
-CHECK_EVERY = 50  # batches between two looks at the losses: looking waits for the device
+from ciss.watch import DivergenceError, Watch
 
 USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, Locked, FileNotFoundError, ValueError)
-
-
-class DivergenceError(Exception):
-    """A loss or weight that is not a finite number; the message gives the terms and the images."""
 
 
 def train(run: Run) -> Path:
@@ -92,7 +89,7 @@ def _train(run: Run, index: Index, key: str) -> None:
     # --- networks: the teacher is the predecessor; the student starts as its copy, grown by the new classes
     teacher, student = None, run.build_network(run.step - 1 if run.after else None)
     if run.after:
-        checkpoint.restore(student, _predecessor(run))
+        checkpoint.restore(student, predecessor(run))
         teacher = copy.deepcopy(student).to(device).eval().requires_grad_(False)
         method.initialise(student, len(run.groups[run.step]))
     student = set_norm_mode(student.to(device), phase.norm)
@@ -104,9 +101,14 @@ def _train(run: Run, index: Index, key: str) -> None:
     seen, truth = run.label_table(training=True), run.label_table(training=False)
     loader = training_loader(run.settings, index, run.images(index), seen, stable_seed("data", run.seed, run.step))
     holdout = evaluation_loader(run.settings, index, "train", index.holdout, truth)
-    batches = BatchMaker(run, index, teacher, device)
+    batches, made, prepared = BatchMaker(run, index, teacher, device), {}, 0.0
     if teacher is not None:
-        method.before_step(batches.read(loader, epoch=0), teacher)
+        clock = time.perf_counter()
+        with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            method.before_step(batches.read(loader, epoch=0), teacher, previous_batches(run, index, batches))
+        prepared = time.perf_counter() - clock
+        if index.holdout and type(method).labels is not Method.labels:
+            made = judge_labels(run, method, teacher, map(batches.hide, holdout))
 
     # --- an update takes `accumulate` batches, or the whole epoch where that is shorter
     per_update = min(options.accumulate, len(loader))
@@ -121,8 +123,9 @@ def _train(run: Run, index: Index, key: str) -> None:
     # --- go on where a stopped training left off
     file, key_here = run.resume / "state.pt", f"{key}, {distributed.world()} processes"
     parts = {"student": student, "optimiser": optimiser, "schedule": schedule, "scaler": scaler}
-    past = checkpoint.load_state(file, key_here, parts) or {"epoch": 0, "log": [], "curve": [], "seconds": 0.0}
-    first, log, curve, spent = (past[name] for name in ("epoch", "log", "curve", "seconds"))
+    past = checkpoint.load_state(file, key_here, parts) or {"epoch": 0, "log": [], "curve": [], "trace": []}
+    first, log, curve, trace = (past[name] for name in ("epoch", "log", "curve", "trace"))
+    spent = past.get("seconds", prepared)
     if first:
         distributed.say(f"{run.name}: continuing after epoch {first} of {phase.epochs}.")
 
@@ -151,7 +154,7 @@ def _train(run: Run, index: Index, key: str) -> None:
                     batch.labels = method.labels(batch, old)
                 losses = method.losses(new, old, batch)
                 scaler.scale(sum(losses.values()) / per_update).backward()
-                watch.see(losses, batch.ids)
+                watch.see(losses, batch.ids, batch.logs)
                 if completes:
                     scaler.step(optimiser)
                     scaler.update()
@@ -161,14 +164,15 @@ def _train(run: Run, index: Index, key: str) -> None:
                     done += 1
                     if done in marks and done % updates:
                         score_holdout(done / updates)
-            means = watch.epoch(student)
+            means, rows = watch.epoch(student)
+            trace.append(rows)
             seconds = time.perf_counter() - clock
             spent += seconds
             log.append({"epoch": epoch + 1, "updates": done, "lr": schedule.get_last_lr()[-1], **means})
             progress.epoch(log[-1], seconds)
             score_holdout(float(epoch + 1))
             if distributed.is_main():
-                past = {"epoch": epoch + 1, "log": log, "curve": curve, "seconds": spent}
+                past = {"epoch": epoch + 1, "log": log, "curve": curve, "trace": trace, "seconds": spent}
                 checkpoint.save_state(file, key_here, parts, past)
 
     # --- the last epoch is the result: nothing is selected on the reported images
@@ -178,7 +182,8 @@ def _train(run: Run, index: Index, key: str) -> None:
     samples = predict_samples(run, student, index)
     if distributed.is_main():
         wall = time.perf_counter() - started
-        results.write(run, student, key, index, log, curve, confusion, samples, spent, wall)
+        record = results.Record(log, curve, trace, made, confusion, samples, spent, prepared, wall)
+        results.write(run, student, key, index, record)
         checkpoint.forget_state(file)
     distributed.barrier()
 
@@ -191,80 +196,52 @@ class BatchMaker:
         self.class_steps = (torch.zeros_like(steps) if run.joint else steps).to(device)
         first = sum(run.channel_groups[:-1]) if run.after else 1
         self.new_classes = torch.arange(first, sum(run.channel_groups), device=device)
-        self.old_channels = first if teacher is not None else 0
+        self.step, self.old_channels = run.step, first if teacher is not None else 0
         self.ids, self.device, self.channels_last = index.ids["train"], device, run.settings.train.channels_last
+        raw = [0, *(c for group in run.groups for c in group)]
+        seen = np.arange(256)
+        seen[: len(raw)] = run.label_table(training=True)[raw]
+        self.seen = torch.from_numpy(seen).to(device)  # true position -> label as the step is told
 
     def read(self, loader: Loader, epoch: int) -> Iterator[Batch]:
         loader.batch_sampler.epoch = epoch
         for images, labels, numbers in loader:
-            labels = labels.to(self.device, non_blocking=True).long()
-            yield Batch(
-                images=normalise(images, self.device, self.channels_last),
-                given=labels,
-                labels=labels,
-                ids=[self.ids[n] for n in numbers.tolist()],  # numbers never left the host
-                old_channels=self.old_channels,
-                class_steps=self.class_steps,
-                new_classes=self.new_classes,
-            )
+            yield self._batch(images, labels.to(self.device, non_blocking=True).long(), numbers)
+
+    def hide(self, item: tuple[Tensor, Tensor, Tensor]) -> tuple[Batch, Tensor]:
+        """A batch with true labels (B,H,W) as the step would be told it, and the truth."""
+        images, truth, numbers = item
+        truth = truth.to(self.device).long()
+        return self._batch(images, self.seen[truth], numbers), truth
+
+    def _batch(self, images: Tensor, labels: Tensor, numbers: Tensor) -> Batch:
+        return Batch(
+            images=normalise(images, self.device, self.channels_last),
+            given=labels,
+            labels=labels,
+            ids=[self.ids[n] for n in numbers.tolist()],  # numbers never left the host
+            step=self.step,
+            old_channels=self.old_channels,
+            class_steps=self.class_steps,
+            new_classes=self.new_classes,
+        )
 
 
-class Watch:
-    """Collects the losses on the device and looks at them now and then."""
-
-    def __init__(self):
-        self.terms: list[Tensor] = []
-        self.ids: list[list[str]] = []
-        self.names: list[str] = []
-        self.sums: Tensor | float = 0.0
-        self.count = 0
-
-    def see(self, losses: dict[str, Tensor], ids: list[str]) -> None:
-        self.names = list(losses)
-        self.terms.append(torch.stack([value.detach().float() for value in losses.values()]))
-        self.ids.append(ids)
-        if len(self.terms) >= CHECK_EVERY:
-            self.look()
-
-    def look(self) -> None:
-        """Raises DivergenceError for the first batch with a loss that is not finite."""
-        if not self.terms:
-            return
-        terms = torch.stack(self.terms).cpu()
-        bad = (~terms.isfinite()).any(dim=1).nonzero()
-        if len(bad):
-            values = ", ".join(f"{n} {v:.4g}" for n, v in zip(self.names, terms[bad[0, 0]].tolist(), strict=True))
-            raise DivergenceError(
-                f"the loss is not finite after {self.count + int(bad[0, 0]) + 1} batches of this epoch: {values}. "
-                f"Images: {', '.join(self.ids[bad[0, 0]])}. The last finished epoch is kept. "
-                "Lower train.*.lr, or look at these images."
-            )
-        self.sums = self.sums + terms.double().sum(0)
-        self.count += len(terms)
-        self.terms, self.ids = [], []
-
-    def epoch(self, network: nn.Module) -> dict[str, float]:
-        """Means of the epoch over all processes, and a fresh start. Raises DivergenceError also for broken weights."""
-        self.look()
-        # the last update of an epoch is seen by no loss
-        broken = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
-        if broken:
-            raise DivergenceError(
-                f"the losses are finite, but {len(broken)} weights are not after this epoch, {broken[0]} first. "
-                "The last finished epoch is kept. Lower train.*.lr."
-            )
-        means = distributed.mean(self.sums / self.count).tolist()
-        self.sums, self.count = 0.0, 0
-        return {"loss": sum(means), **{f"loss/{name}": value for name, value in zip(self.names, means, strict=True)}}
+def previous_batches(run: Run, index: Index, batches: BatchMaker) -> Iterator[Batch]:
+    """An epoch of the step before, labelled as it was then; nothing is read before it is asked for."""
+    before = replace(run, step=run.step - 1)
+    seed = stable_seed("data", before.seed, before.step)
+    table = before.label_table(training=True)
+    yield from batches.read(training_loader(run.settings, index, before.images(index), table, seed), epoch=0)
 
 
-def _predecessor(run: Run) -> Path | None:
+def predecessor(run: Run) -> Path | None:
     return run.folder.with_name(run.after) / "weights.safetensors" if run.after else None
 
 
 def _key(run: Run, index: Index) -> str:
     """What a finished or stopped training must share to count as this one."""
-    file = _predecessor(run)
+    file = predecessor(run)
     return run.key(index.fingerprint, results.file_hash(file) if file else None)
 
 

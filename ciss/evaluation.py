@@ -1,6 +1,6 @@
 """What a network says of images it is not trained on: confusion matrices and sample predictions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 from ciss import distributed, metrics
 from ciss.config import Train
 from ciss.data import Index, Loader, evaluation_loader, normalise
+from ciss.methods import Batch, Method
 from ciss.models import Network
 from ciss.runs import Run
 
@@ -38,6 +39,30 @@ def predict_samples(run: Run, network: Network, index: Index) -> dict[str, np.nd
             found |= zip(numbers.tolist(), predictions.to(torch.uint8).cpu().numpy(), strict=True)
     found = distributed.union(found)
     return {index.ids["val"][number]: found[number] for number in images}
+
+
+@torch.no_grad()
+def judge_labels(
+    run: Run, method: Method, teacher: Network, pairs: Iterable[tuple[Batch, Tensor]]
+) -> dict[str, np.ndarray]:
+    """A method's labels for the background, and the teacher's plain argmax, against the truth.
+
+    `pairs`: batches as the step is told them, each with true positions (B,H,W). Returns, under `method` and `argmax`,
+    (T,K+1) int64 counts of the pixels given as background: rows true classes, columns labels, the last one ignored.
+    """
+    classes, device = 1 + sum(len(group) for group in run.groups), next(teacher.parameters()).device
+    precision = precision_of(run.settings.train, device)
+    counts: dict[str, Tensor] = {}
+    for batch, truth in pairs:
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            output = teacher(batch.images)
+        found = {"method": method.labels(batch, output), "argmax": output.upsample(batch.size).argmax(dim=1)}
+        asked, columns = (batch.given == 0) & (truth != 255), batch.old_channels + 1
+        for name, labels in found.items():
+            cell = truth * columns + labels.clamp(max=columns - 1)
+            matrix = torch.bincount(cell[asked], minlength=classes * columns).view(classes, columns)
+            counts[name] = counts.get(name, 0) + matrix
+    return {name: distributed.all_sum(matrix).cpu().numpy() for name, matrix in counts.items()}
 
 
 def sample_images(run: Run, index: Index) -> list[int]:

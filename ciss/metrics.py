@@ -195,3 +195,21 @@ def _square(confusion: Tensor | np.ndarray) -> Tensor:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"a square confusion matrix is needed, got {tuple(matrix.shape)}")
     return matrix
+
+
+def label_scores(matrix: np.ndarray) -> dict[str, float]:
+    """How right pseudo labels are, from (T,K+1) counts: rows truth, columns labels, the last one ignored.
+
+    `precision`: of the pixels labelled as an old class, the share that is that class; `recall`: of the pixels that are
+    an old class, the share labelled so; `relabelled` and `ignored`: shares of all pixels. NaN without pixels.
+    """
+    matrix = np.asarray(matrix, float)
+    old, total = matrix.shape[1] - 1, matrix.sum()
+    right = np.diag(matrix)[1:old].sum()
+    named, true = matrix[:, 1:old].sum(), matrix[1:old].sum()
+    return {
+        "precision": right / named if named else np.nan,
+        "recall": right / true if true else np.nan,
+        "relabelled": named / total if total else np.nan,
+        "ignored": matrix[:, old].sum() / total if total else np.nan,
+    }

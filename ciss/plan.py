@@ -24,7 +24,7 @@ from ruamel.yaml.error import YAMLError
 from ciss import checkpoint, config, paths, protocol, runs
 from ciss.config import ConfigError
 from ciss.data import DATASETS
-from ciss.methods import METHODS
+from ciss.methods import METHODS, code_of
 
 PRESETS = Path(__file__).with_name("presets")
 HEADER = (
@@ -66,13 +66,14 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
                 del document[section][name]
     for method in [*arguments.methods, "finetune", *(["joint"] if arguments.joint else [])]:
         if method not in document["methods"]:
-            document["methods"][method] = _flow(json.loads(json.dumps(asdict(METHODS[method]()))))
+            document["methods"][method] = _flow(_coefficients(method, _preset(arguments)))
     for number, order in enumerate(_orders(arguments)):
         name = first if number == 0 else f"{first}-order{number}"
         if name in old["benchmarks"] and not arguments.fresh:
             settings = old["benchmarks"][name]
         else:
             settings = _preset(arguments)
+            settings.pop("methods", None)
             document["benchmarks"].ca.items.pop(name, None)
         for key in ("dataset", "protocol", "setting"):
             settings[key] = getattr(arguments, key)
@@ -96,19 +97,41 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
 
 def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, arguments: argparse.Namespace) -> None:
     base = f"{benchmark}-s{seed}"
-    document["bases"][base] = _flow({"benchmark": benchmark, "method": "finetune", "seed": seed})
+    document["bases"][base] = _flow({"benchmark": benchmark, "method": "finetune", "code": "finetune", "seed": seed})
     for method in arguments.methods:
         after = base
         for step in range(1, steps):
             run = f"{base}-{method}-{step}"
             document["chain"][run] = _flow(
-                {"after": after, "method": method, "step": step, "benchmark": benchmark, "seed": seed}
+                {
+                    "after": after,
+                    "method": method,
+                    "code": code_of(method),
+                    "step": step,
+                    "benchmark": benchmark,
+                    "seed": seed,
+                }
             )
             after = run
         document["ends"][f"{base}-{method}"] = _flow({"run": after, "benchmark": benchmark})
     if arguments.joint:
-        document["joints"][f"{base}-joint"] = _flow({"benchmark": benchmark, "method": "joint", "seed": seed})
+        document["joints"][f"{base}-joint"] = _flow(
+            {"benchmark": benchmark, "method": "joint", "code": "joint", "seed": seed}
+        )
         document["ends"][f"{base}-joint"] = _flow({"run": f"{base}-joint", "benchmark": benchmark})
+
+
+def _coefficients(name: str, preset: dict) -> dict:
+    """A method's defaults, changed by the benchmark's preset, and for a variant by the method's own preset."""
+    code, _, variant = name.partition("-")
+    method = METHODS[code]
+    if variant and variant not in method.presets:
+        raise ConfigError(
+            f"--methods: {code} has no preset {variant!r}. {config.choose(variant, method.presets)} "
+            f"Or write methods.{name} into the file first, with the numbers you want."
+        )
+    values = {**preset.get("methods", {}).get(code, {}), **method.presets.get(variant, {})}
+    return {**json.loads(json.dumps(asdict(method()))), **values}
 
 
 def _name(arguments: argparse.Namespace) -> str:
@@ -151,7 +174,9 @@ def _assign(settings: CommentedMap, key: str, value) -> None:
 
 
 def _flow(value):
-    """A list or mapping on one line."""
+    """A list or mapping on one line; a long mapping on a line for each key."""
+    if isinstance(value, dict) and len(value) > 8:
+        return CommentedMap({key: _flow(v) if isinstance(v, list) else v for key, v in value.items()})
     node = CommentedSeq(value) if isinstance(value, list) else CommentedMap(value)
     node.fa.set_flow_style()
     return node
@@ -219,7 +244,7 @@ def main() -> None:
         nargs="*",
         default=INCREMENTAL,
         metavar="METHOD",
-        help="of %(default)s (default: all)",
+        help="of %(default)s (default: all), or a variant: plop-released",
     )
     add("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="one chain each (default: 0)")
     orders = parser.add_mutually_exclusive_group().add_argument
@@ -260,7 +285,7 @@ def main() -> None:
         if arguments.dataset not in DATASETS:
             raise ConfigError(f"no data set {arguments.dataset!r}. {config.choose(arguments.dataset, DATASETS)}")
         arguments.protocol = arguments.protocol or _preset(arguments)["protocol"]
-        unknown = [m for m in arguments.methods if m not in INCREMENTAL]
+        unknown = [m for m in arguments.methods if code_of(m) not in INCREMENTAL]
         if unknown:
             raise ConfigError(
                 f"--methods: no incremental method {unknown[0]!r}. {config.choose(unknown[0], INCREMENTAL)}"

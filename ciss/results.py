@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -43,24 +44,30 @@ def finished(run: Run, key: str) -> bool:
         return False
 
 
-def write(
-    run: Run,
-    network: nn.Module,
-    key: str,
-    index: Index,
-    log: list[dict],
-    curve: list[tuple[float, Tensor]],
-    confusion: Tensor,
-    samples: dict[str, np.ndarray],
-    seconds: float,
-    wall: float,
-) -> None:
+@dataclass
+class Record:
+    """What a training leaves to be written down. T classes of the benchmark, K of the teacher."""
+
+    log: list[dict]  # one row an epoch
+    curve: list[tuple[float, Tensor]]  # epochs into the step, (T,T) on the hold-out
+    trace: list[dict]  # `Watch.epoch`'s numbers, an epoch each
+    labels: dict[str, np.ndarray]  # `evaluation.judge_labels`; empty for methods that keep the labels as given
+    confusion: Tensor  # (T,T) on the validation images
+    samples: dict[str, np.ndarray]  # predictions (H,W) uint8 by image id
+    seconds: float  # of training and `before_step`
+    preparation_seconds: float  # of `before_step` alone
+    wall: float
+
+
+def write(run: Run, network: nn.Module, key: str, index: Index, record: Record) -> None:
     """Puts both folders in place, each whole, where older ones stay until then.
 
     `runs/`: weights.safetensors and log.json, free of times, so that the same training leaves the same bytes and
     later steps need not run again. `results/`: result.json (scores, provenance, times), confusion.npz (T,T), curves.npz
-    (epochs (P,), confusions (P,T,T) on the hold-out), samples.npz (predictions by image id).
+    (epochs (P,), confusions (P,T,T) on the hold-out), samples.npz (predictions by image id), trace.npz (columns,
+    values (N,columns), a row a batch), labels.npz (pseudo labels against the truth).
     """
+    log, confusion = record.log, record.confusion
     sizes = [len(group) for group in run.groups]
     result = {
         "run": run.name,
@@ -72,8 +79,10 @@ def write(
         "classes": class_names(index.dataset, run.groups),
         "pixels": [index.pixels.get(str(c), 0) for c in [0, *(c for group in run.groups for c in group)]],
         "images": len(run.images(index)),
-        "training_seconds": seconds,
-        "wall_seconds": wall,
+        "pseudo_labels": {name: _plain(metrics.label_scores(matrix)) for name, matrix in record.labels.items()},
+        "training_seconds": record.seconds,
+        "preparation_seconds": record.preparation_seconds,
+        "wall_seconds": record.wall,
         "peak_memory_bytes": peak_memory(),
         "parameters": sum(p.numel() for p in network.parameters()),
         "log": log,
@@ -85,8 +94,8 @@ def write(
         if torch.cuda.is_available()
         else f"cpu, {torch.get_num_threads()} threads",
     }
-    epochs = np.array([epoch for epoch, _ in curve])
-    matrices = np.array([matrix.numpy() for _, matrix in curve], np.int64).reshape(-1, *confusion.shape)
+    epochs = np.array([epoch for epoch, _ in record.curve])
+    matrices = np.array([matrix.numpy() for _, matrix in record.curve], np.int64).reshape(-1, *confusion.shape)
     with _replacing(run.folder) as trained, _replacing(run.results) as scored:
         checkpoint.save_weights(trained / "weights.safetensors", network, run.description())
         checkpoint.write_text(trained / "log.json", json.dumps(log, indent=1))
@@ -94,7 +103,21 @@ def write(
         checkpoint.write_text(scored / "result.json", json.dumps(result, indent=1))
         _save_arrays(scored / "confusion.npz", confusion=confusion.numpy())
         _save_arrays(scored / "curves.npz", epochs=epochs, confusions=matrices)
-        _save_arrays(scored / "samples.npz", **samples)
+        _save_arrays(scored / "samples.npz", **record.samples)
+        _save_arrays(scored / "trace.npz", **_trace(record.trace))
+        _save_arrays(scored / "labels.npz", **record.labels)
+
+
+def _trace(epochs: list[dict]) -> dict[str, np.ndarray]:
+    """The epochs' numbers in one array, NaN where a column does not exist."""
+    columns = list(dict.fromkeys(name for part in epochs for name in part["columns"]))
+    values = np.full((sum(len(part["values"]) for part in epochs), len(columns)), np.nan, np.float32)
+    start = 0
+    for part in epochs:
+        stop = start + len(part["values"])
+        values[start:stop, [columns.index(name) for name in part["columns"]]] = part["values"]
+        start = stop
+    return {"columns": np.array(columns), "values": values}
 
 
 def class_names(dataset: str, groups: list[list[int]]) -> list[str]:
@@ -112,7 +135,8 @@ def peak_memory() -> int:
 
 
 def read(run: Run) -> dict:
-    """result.json with arrays confusion, curve_epochs, curve_confusions and samples added. Raises CheckpointError."""
+    """result.json with arrays confusion, curve_epochs, curve_confusions, samples, trace (by column) and
+    labels (see `Record`) added. Raises CheckpointError."""
     file = run.results / "result.json"
     if not file.is_file():
         raise checkpoint.CheckpointError(
@@ -126,6 +150,11 @@ def read(run: Run) -> dict:
             result["curve_epochs"], result["curve_confusions"] = arrays["epochs"], arrays["confusions"]
         with np.load(run.results / "samples.npz") as arrays:
             result["samples"] = {name: arrays[name] for name in arrays.files}
+        with np.load(run.results / "trace.npz") as arrays:
+            columns = arrays["columns"].tolist()
+            result["trace"] = dict(zip(columns, arrays["values"].T, strict=True))
+        with np.load(run.results / "labels.npz") as arrays:
+            result["labels"] = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise checkpoint.CheckpointError(
             f"{run.results}: damaged ({error}). Train it again: python -m ciss.engine {run.name}"

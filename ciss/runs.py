@@ -13,13 +13,14 @@ from ciss import config as configuration
 from ciss import paths, protocol, source
 from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
 from ciss.data import DATASETS, Index
-from ciss.methods import METHODS, Method
+from ciss.methods import METHODS, Method, code_of
 from ciss.models import Network, WeightsError
 from ciss.models.encoders import check_weights, create_encoder
 
 TRAINING_CODE = (  # with the method's own file the same as the stages' dependencies in dvc.yaml
     "engine.py",
     "evaluation.py",
+    "watch.py",
     "runs.py",
     "config.py",
     "results.py",
@@ -31,6 +32,7 @@ TRAINING_CODE = (  # with the method's own file the same as the stages' dependen
     "models",
     "data",
 )
+INCREMENT_CODE = ("prototypes.py", "pseudo_labels.py")  # what a method may use once there is a teacher
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,13 @@ class Run:
         return self.root / "runs" / ".resume" / self.benchmark / self.name
 
     @property
+    def code(self) -> str:
+        """The method's name without its variant's."""
+        return code_of(self.method)
+
+    @property
     def joint(self) -> bool:
-        return METHODS[self.method].sees_all
+        return METHODS[self.code].sees_all
 
     @property
     def reached(self) -> int:
@@ -82,7 +89,7 @@ class Run:
         return [1 + sum(sizes)] if self.joint else [1 + sizes[0], *sizes[1:]]
 
     def build_method(self) -> Method:
-        return METHODS[self.method](**self.coefficients)
+        return METHODS[self.code](**self.coefficients)
 
     def build_network(self, steps: int | None = None) -> Network:
         """The network after `steps` increments (default: this run's), with the encoder's starting weights."""
@@ -120,9 +127,9 @@ class Run:
 
         Every parameter of the benchmark counts, `evaluation` too: results are part of a run.
         """
-        classes = [kind.__module__.split(".") for kind in METHODS[self.method].__mro__]
+        classes = [kind.__module__.split(".") for kind in METHODS[self.code].__mro__]
         methods = [f"methods/{name[2]}.py" for name in classes if name[:2] == ["ciss", "methods"]]
-        code = source.digest(paths.project(), [*TRAINING_CODE, *methods])
+        code = source.digest(paths.project(), [*TRAINING_CODE, *(INCREMENT_CODE if self.after else ()), *methods])
         parts = [self.description(), code, fingerprint, teacher, torch.__version__, torch.cuda.is_available()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -192,14 +199,18 @@ def check(config: Config) -> None:
         raise ConfigError("\n".join(problems))
 
 
+def sees_all(method: str) -> bool:
+    return code_of(method) in METHODS and METHODS[code_of(method)].sees_all
+
+
 def _problems(config: Config) -> Iterator[str]:
     for name, values in config.methods.items():
         place = f"methods.{name}"
-        if name not in METHODS:
-            yield f"{config.file}: {place}: no such method. {configuration.choose(name, METHODS)}"
+        if code_of(name) not in METHODS:
+            yield f"{config.file}: {place}: no such method. {configuration.choose(code_of(name), METHODS)}"
             continue
         try:
-            configuration.validate(METHODS[name], values, config.file, place)
+            configuration.validate(METHODS[code_of(name)], values, config.file, place)
         except ConfigError as error:
             yield str(error)
     steps = {}
@@ -224,14 +235,19 @@ def _problems(config: Config) -> Iterator[str]:
             yield f"{place}.model.pretrained: model.weights names a file. Set this to false, or weights to null."
         elif model.pretrained and not timm.is_model_pretrained(model.encoder):
             yield f"{place}.model.pretrained: there are no weights of {model.encoder} to fetch. Set this to false."
+    for part in ("bases", "joints", "chain"):
+        for name, run in getattr(config, part).items():
+            if run.code is not None and run.code != code_of(run.method):
+                right = f"the code of {run.method} is {code_of(run.method)}. Change it or remove it."
+                yield f"{config.file}: {part}.{name}.code: {run.code!r}, but {right}"
     for name, run in config.chain.items():
         if run.step >= steps.get(run.benchmark, run.step + 1):
             last = steps[run.benchmark] - 1
             yield f"{config.file}: chain.{name}.step: {run.step}, but {run.benchmark} ends with step {last}. Remove it."
-        if run.method in METHODS and METHODS[run.method].sees_all:
+        if sees_all(run.method):
             yield f"{config.file}: chain.{name}.method: {run.method} sees all classes at once. Name it under joints."
     for part in ("bases", "joints"):
         for name, run in getattr(config, part).items():
-            if run.method in METHODS and METHODS[run.method].sees_all != (part == "joints"):
+            if code_of(run.method) in METHODS and sees_all(run.method) != (part == "joints"):
                 right = "bases" if part == "joints" else "joints"
                 yield f"{config.file}: {part}.{name}.method: {run.method} belongs under {right}. Move it."

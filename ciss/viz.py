@@ -12,6 +12,12 @@ from matplotlib.patches import Patch
 # Okabe and Ito's colours, dark and light in turn
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vP*X"
+TRACES = {
+    "gradient/": "mean gradient magnitude",
+    "weight/": "weight of old pixels",
+    "background/": "share of the background",
+    "distance/": "distance weights",
+}
 VOID = (224, 224, 192)
 FLOWS = {"background": ("#BBBBBB", ""), "right": ("#009E73", ""), "old": ("#56B4E9", "//"), "new": ("#D55E00", "xx")}
 
@@ -45,17 +51,32 @@ def show(ax: Axes, picture: np.ndarray, title: str = "") -> None:
 
 
 def strips(rows: list[tuple[str, list[np.ndarray]]], size: float = 1.25) -> Figure:
-    """Pictures in named rows, one column an image; `size` is a cell's width in inches."""
+    """Pictures in named rows, one column an image; `size` is a cell's width in inches.
+
+    A row of maps (H,W) of numbers has one scale, from 0 to 1 or to their 99th percentile, and a bar beside it.
+    """
     columns = max(len(pictures) for _, pictures in rows)
     tallest = max(picture.shape[0] / picture.shape[1] for _, pictures in rows for picture in pictures)
-    width, height, names = size * columns + 1.2, size * len(rows) * min(tallest, 1.5), 1.1
+    bars = 0.6 if any(picture.ndim == 2 for _, pictures in rows for picture in pictures) else 0.0
+    width, height, names = size * columns + 1.2 + bars, size * len(rows) * min(tallest, 1.5), 1.1
     figure, axes = plt.subplots(len(rows), columns, figsize=(width, height), squeeze=False)
-    figure.subplots_adjust(left=names / width, right=1 - 0.1 / width, bottom=0, top=1, wspace=0.05, hspace=0.05)
+    figure.subplots_adjust(
+        left=names / width, right=1 - (0.1 + bars) / width, bottom=0, top=1, wspace=0.05, hspace=0.05
+    )
     for line, (name, pictures) in zip(axes, rows, strict=True):
         for ax in line:
             ax.set_axis_off()
+        numbers = [picture.ravel() for picture in pictures if picture.ndim == 2]
+        top = max(1.0, float(np.nanpercentile(np.concatenate(numbers), 99))) if numbers else 1.0
         for ax, picture in zip(line, pictures, strict=False):
-            show(ax, picture)
+            if picture.ndim == 2:
+                drawn = ax.imshow(picture, interpolation="nearest", cmap="cividis", vmin=0, vmax=top)
+            else:
+                show(ax, picture)
+        if numbers:
+            bar = line[-1].inset_axes((1.06, 0.05, 0.08, 0.9))
+            figure.colorbar(drawn, cax=bar, extend="max" if top > 1 else "neither")
+            bar.tick_params(labelsize=6)
         line[0].text(-0.08, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
     return figure
 
@@ -175,6 +196,23 @@ def loss_curve(ax: Axes, log: list[dict]) -> None:
         )
     ax.set(xlabel="epoch", ylabel="loss (mean of the epoch)", ylim=(0, None))
     ax.legend(frameon=False)
+
+
+def trace_panels(trace: dict[str, np.ndarray], window: int = 10) -> Figure:
+    """A method's logs by batch, running means over `window` batches, one panel for each of `TRACES` that it logs."""
+    kinds = [kind for kind in TRACES if any(name.startswith(kind) for name in trace)]
+    if not kinds:
+        return note("this method logs nothing but its losses")
+    figure, axes = plt.subplots(1, len(kinds), figsize=(3.6 * len(kinds), 3), squeeze=False)
+    for ax, kind in zip(axes[0], kinds, strict=True):
+        for k, name in enumerate(name for name in trace if name.startswith(kind)):
+            means = pd.Series(trace[name]).rolling(window, min_periods=1).mean()
+            style = {"color": COLOURS[k % 8], "ls": ("-", "--", ":", "-.")[k % 4]}
+            ax.plot(np.arange(1, len(means) + 1), means, label=name.removeprefix(kind), **style)
+        ax.set(xlabel="batch", ylabel=TRACES[kind], ylim=(0, None))
+        ax.legend(frameon=False)
+    figure.tight_layout()
+    return figure
 
 
 def iou_bars(ax: Axes, ious: np.ndarray, names: list[str], before: np.ndarray | None = None) -> None:

@@ -143,7 +143,7 @@ def test_one_process_needs_no_group(monkeypatch, capsys):
         assert (distributed.rank(), distributed.world(), distributed.is_main()) == (0, 1, True)
         value = torch.tensor([1.0, 2.0])
         assert distributed.all_sum(value) is value
-        assert distributed.mean(value).tolist() == [1, 2]
+        assert distributed.total(value).tolist() == [1, 2]
         assert distributed.union({1: 2}) == {1: 2}
         distributed.share([value])
         distributed.barrier()
@@ -162,7 +162,7 @@ def test_the_group_is_left_after_an_error(monkeypatch):
         with distributed.session():  # as `complete` inside of a session
             assert distributed.world() == 1
         assert torch.distributed.is_initialized(), "the inner one does not end it"
-        assert distributed.mean(torch.tensor([3.0])).tolist() == [3]
+        assert distributed.total(torch.tensor([3.0])).tolist() == [3]
         assert distributed.union({1: 2}) == {1: 2}
     assert not torch.distributed.is_initialized()
     with pytest.raises(KeyError), distributed.session():

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ciss import checkpoint, config, engine, results, runs
+from ciss import watch as watching
 from ciss.checkpoint import CheckpointError, Locked
 from ciss.data import Index, evaluation_loader
 from ciss.engine import DivergenceError, Watch
@@ -97,8 +98,10 @@ def test_documented_files(finished):
         assert sorted(file.name for file in run.results.iterdir()) == [
             "confusion.npz",
             "curves.npz",
+            "labels.npz",
             "result.json",
             "samples.npz",
+            "trace.npz",
         ]
         assert not [file for file in run.resume.iterdir() if file.name != "lock"]
     assert sorted(f.name for f in (finished.folder / "runs" / "tiny").iterdir()) == sorted(finished.config.runs())
@@ -472,18 +475,19 @@ def test_watch_looks_now_and_then(monkeypatch):
     looks, cpu = [], torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: looks.append(self.shape) or cpu(self))
     watch, network = Watch(), nn.Linear(1, 1)
-    for k in range(2 * engine.CHECK_EVERY + 3):
+    for k in range(2 * watching.CHECK_EVERY + 3):
         watch.see({"a": torch.tensor(float(k)), "b": torch.tensor(1.0)}, ["x"])
-        assert len(looks) == (k + 1) // engine.CHECK_EVERY
-    means = watch.epoch(network)
-    assert [shape[0] for shape in looks] == [engine.CHECK_EVERY, engine.CHECK_EVERY, 3]
+        assert len(looks) == (k + 1) // watching.CHECK_EVERY
+    means, rows = watch.epoch(network)
+    assert rows["columns"] == ["loss/a", "loss/b"] and rows["values"].shape == (2 * watching.CHECK_EVERY + 3, 2)
+    assert [shape[0] for shape in looks] == [watching.CHECK_EVERY, watching.CHECK_EVERY, 3]
     assert means == {"loss": 52.0, "loss/a": 51.0, "loss/b": 1.0}
     watch.see({"a": torch.tensor(5.0), "b": torch.tensor(2.0)}, ["x"])
-    assert watch.epoch(network) == {"loss": 7.0, "loss/a": 5.0, "loss/b": 2.0}, "each epoch by itself"
+    assert watch.epoch(network)[0] == {"loss": 7.0, "loss/a": 5.0, "loss/b": 2.0}, "each epoch by itself"
 
 
 def test_watch_finds_the_batch():
-    watch, every = Watch(), engine.CHECK_EVERY
+    watch, every = Watch(), watching.CHECK_EVERY
     for k in range(2 * every - 1):
         watch.see({"a": torch.tensor(math.inf if k > every else 1.0)}, [f"image{k}"])
     with pytest.raises(
@@ -618,7 +622,7 @@ def test_hooks_in_their_order(project, monkeypatch):
     """initialise, before_step (the step's batches, the frozen teacher), labels and losses, after_step."""
     called, labels = [], []
 
-    def before_step(self, batches, teacher):
+    def before_step(self, batches, teacher, previous):
         batches = list(batches)
         called.append(("before_step", [type(self).__name__, teacher, sum(len(batch.ids) for batch in batches)]))
 
@@ -644,7 +648,7 @@ def test_hooks_in_their_order(project, monkeypatch):
     assert called[0][1][2] == 2
     name, teacher, images = called[1][1]
     assert (name, images) == ("Finetune", 4)
-    assert len(labels) == len(seen) == 2
+    assert (len(labels), len(seen)) == (4, 2), "the hold-out, then the batches"
     for _, old, batch, _ in seen:
         assert (batch.labels == 6).all() and not (batch.given == 6).all()
         assert old.logits.shape[1] == 5 and not old.logits.requires_grad
@@ -712,7 +716,7 @@ def test_losses_are_computed_in_float32(project, monkeypatch):
     labels = MiB.labels
     monkeypatch.setattr(MiB, "labels", lambda *a: inside.append(torch.is_autocast_enabled("cpu")) or labels(*a))
     engine.train(project.run("mib-1"))
-    assert inside == [False, False]
+    assert inside == [False] * 4, "the hold-out, then the batches"
     for student, teacher, _, losses in seen:
         assert student.logits.dtype == teacher.logits.dtype == torch.bfloat16, "the network runs in bfloat16"
         assert student.upsample((32, 32)).dtype == torch.float32

@@ -55,6 +55,7 @@ def make_batch(old=OLD, new=NEW, size=SIZE, seed=0):
         given=labels,
         labels=labels.clone(),
         ids=["a", "b"],
+        step=int(old > 0),
         old_channels=old,
         class_steps=torch.tensor([0] * known + [int(old > 0)] * new),
         new_classes=torch.arange(known, known + new),
@@ -161,7 +162,7 @@ def test_a_new_method_is_a_class_and_a_line(monkeypatch):
         batch = make_batch()
         method.initialise(student, NEW)
         assert student.channels == OLD + NEW
-        method.before_step([batch], teacher)
+        method.before_step([batch], teacher, [])
         assert len(list(method.trainable(student))) == len(list(student.parameters()))
         with torch.no_grad():
             old = teacher(batch.images)
@@ -182,7 +183,7 @@ def test_hooks_do_nothing_by_default():
     grown = {name: value.clone() for name, value in student.state_dict().items()}
     assert all(grown[name].equal(value) for name, value in before.items()) and len(grown) == len(before) + 2
     assert {id(p) for p in method.trainable(student)} == {id(p) for p in student.parameters()}
-    assert method.before_step(iter([batch]), student) is None
+    assert method.before_step(iter([batch]), student, iter([batch])) is None
     given = batch.given.clone()
     batch.labels = torch.zeros_like(batch.labels)
     assert method.labels(batch, output(OLD)) is batch.given and batch.given.equal(given)

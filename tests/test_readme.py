@@ -64,7 +64,7 @@ def test_the_example_method_works():
     method, labels = names["Distil"](weight=2.0), torch.zeros(1, 4, 4, dtype=torch.int64)
     logits = torch.zeros(1, 3, 2, 2, requires_grad=True)
     student = Output(logits, logits, [logits], logits.flatten(2), logits[0, :, 0])
-    batch = Batch(torch.zeros(1, 3, 4, 4), labels, labels, ["a"], 2, torch.tensor([0, 0, 1]), torch.tensor([2]))
+    batch = Batch(torch.zeros(1, 3, 4, 4), labels, labels, ["a"], 1, 2, torch.tensor([0, 0, 1]), torch.tensor([2]))
     losses = method.losses(student, Output(logits[:, :2], logits, [], logits, logits), batch)
     assert losses["cross_entropy"].item() == pytest.approx(1.0986, abs=1e-4)  # log 3
     assert losses["distillation"].item() == pytest.approx(2 * 0.6931 / 2, abs=1e-3)  # 2 log 2, mean over 2 channels

@@ -1,6 +1,22 @@
 """The maths of the papers: tensors in, scalar or map out; no state, no device, no configuration."""
 
+from ciss.losses.compensation import compensation_weights, gradient_magnitude, mean_by_step, weigh_by_step
 from ciss.losses.cross_entropy import cross_entropy, unbiased_cross_entropy
 from ciss.losses.distillation import output_distillation, unbiased_distillation
+from ciss.losses.pod import local_pod, pod_distillation
+from ciss.losses.relations import sharp_loss, soft_relation_loss
 
-__all__ = ["cross_entropy", "output_distillation", "unbiased_cross_entropy", "unbiased_distillation"]
+__all__ = [
+    "compensation_weights",
+    "cross_entropy",
+    "gradient_magnitude",
+    "local_pod",
+    "mean_by_step",
+    "output_distillation",
+    "pod_distillation",
+    "sharp_loss",
+    "soft_relation_loss",
+    "unbiased_cross_entropy",
+    "unbiased_distillation",
+    "weigh_by_step",
+]

@@ -1,5 +1,7 @@
 """Cross-entropy over labelled pixels, plain and unbiased."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,13 +11,25 @@ from ciss.losses.precision import at_least_float32
 IGNORE = 255
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    weights: Tensor | None = None,
+    divisor: Literal["valid", "all"] = "valid",
+    ignore_index: int = IGNORE,
+) -> Tensor:
     """Softmax cross-entropy, mean over valid pixels; 0, with a gradient of 0, when there are none.
 
-    Shapes: logits (B,C,H,W), labels (B,H,W) int64 -> scalar.
+    Shapes: logits (B,C,H,W), labels (B,H,W) int64, weights (B,H,W) or anything that broadcasts to it -> scalar.
+    `divisor` all: ignored pixels count in the mean, as where published code takes the mean of a map.
     """
-    losses = F.cross_entropy(at_least_float32(logits), labels, ignore_index=ignore_index, reduction="sum")
-    return losses / (labels != ignore_index).sum().clamp(min=1)
+    logits = at_least_float32(logits)
+    valid = (labels != ignore_index).sum().clamp(min=1) if divisor == "valid" else labels.numel()
+    if weights is None:
+        return F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum") / valid
+    # L = 1/N sum_i w_i CE_i
+    return (weights * F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")).sum() / valid
 
 
 def unbiased_cross_entropy(logits: Tensor, labels: Tensor, old_channels: int, *, ignore_index: int = IGNORE) -> Tensor:

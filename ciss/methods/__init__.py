@@ -2,13 +2,22 @@
 
 from ciss.methods.base import Batch, Method
 from ciss.methods.finetune import Finetune
+from ciss.methods.gsc import GSC
 from ciss.methods.joint import Joint
 from ciss.methods.mib import MiB
+from ciss.methods.plop import PLOP
 
 METHODS: dict[str, type[Method]] = {
     "finetune": Finetune,
     "joint": Joint,
     "mib": MiB,
+    "plop": PLOP,
+    "gsc": GSC,
 }
 
-__all__ = ["METHODS", "Batch", "Method"]
+__all__ = ["METHODS", "Batch", "Method", "code_of"]
+
+
+def code_of(name: str) -> str:
+    """The code a section under `methods` is for: what stands before the first dash (`gsc-clamped`: gsc)."""
+    return name.partition("-")[0]

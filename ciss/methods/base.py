@@ -1,9 +1,10 @@
 """What a method may do: coefficients, and hooks that see outputs and labels, never the optimiser."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
+import torch
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
@@ -22,13 +23,39 @@ class Batch:
     given: Tensor  # (B,H,W) int64: the step's labels as the data gives them
     labels: Tensor  # (B,H,W) int64: the same after `Method.labels`
     ids: list[str]
+    step: int  # the step being learnt, 0 the base
     old_channels: int  # K: the teacher's channels, background included; 0 at step 0
     class_steps: Tensor  # (C,) int64: the step that introduced each channel
     new_classes: Tensor  # 1-D int64: positions of this step's classes
+    logs: dict[str, Tensor] = field(default_factory=dict)  # scalars for the log; NaN where there is nothing to say
 
     @property
     def size(self) -> tuple[int, int]:
         return tuple(self.labels.shape[-2:])
+
+    @property
+    def channels(self) -> int:
+        """C: the student's channels."""
+        return len(self.class_steps)
+
+    @torch.no_grad()
+    def log_labels(self) -> None:
+        """Logs the shares of the given background that became an old class, and that is ignored."""
+        background = self.given == 0
+        total = background.sum()
+        self.logs["background/relabelled"] = (background & (self.labels > 0) & (self.labels != 255)).sum() / total
+        self.logs["background/ignored"] = (background & (self.labels == 255)).sum() / total
+
+    @torch.no_grad()
+    def log_weights(self, weights: Tensor) -> None:
+        """Logs quantiles of the weights (B,H,W) of old pixels, by every eighth pixel of every eighth row; the largest
+        by all of them."""
+        old = (self.labels < self.old_channels) & (self.labels != 255)
+        picked = torch.where(old, weights, torch.nan)[:, ::8, ::8].flatten()
+        shares = torch.arange(1, 20, 9, device=picked.device) / 20  # made there, so that nobody waits
+        low, middle, high = torch.nanquantile(picked, shares.to(picked.dtype))
+        self.logs |= {"weight/q05": low, "weight/median": middle, "weight/q95": high}
+        self.logs["weight/largest"] = torch.where(old, weights, 0).amax()
 
 
 class Method:
@@ -36,6 +63,7 @@ class Method:
     batch labels and losses, at the end after_step."""
 
     sees_all: ClassVar[bool] = False  # joint training: every class at once, with all labels
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}  # named coefficients: `name-preset` under methods
 
     def initialise(self, network: Network, classes: int) -> None:
         """Grows the network by this step's classes."""
@@ -45,8 +73,12 @@ class Method:
         """The parameters that learn in an incremental step."""
         return network.parameters()
 
-    def before_step(self, batches: Iterable[Batch], teacher: nn.Module) -> None:
-        """A pass over the step's data before training, through the frozen teacher."""
+    def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
+        """A pass over the step's data before training, through the frozen teacher, without gradients.
+
+        `previous`: the data of the step before, labelled as that step saw them. What is made of them by the teacher,
+        which is the network that step ended with, is what could have been stored then; nothing is read otherwise.
+        """
 
     def labels(self, batch: Batch, teacher: Output) -> Tensor:
         """Labels (B,H,W) to learn from, once the teacher has seen the images."""
@@ -55,6 +87,10 @@ class Method:
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         """Named scalars; the engine adds them up. `teacher` is None at step 0."""
         raise NotImplementedError(f"{type(self).__name__} defines no losses.")
+
+    def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        """Named maps (B,.,.) for the figures: what the method sees in an image, after `labels`."""
+        return {}
 
     def after_step(self, network: Network) -> None:
         """A last change to the trained network."""

@@ -1,0 +1,52 @@
+"""Local pooled outputs distillation (PLOP, Douillard, Chen, Dapogny, Cord; CVPR 2021, arXiv 2011.11390)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ciss.losses.distillation import _old_channels
+from ciss.losses.precision import at_least_float32
+
+
+def local_pod(features: Tensor, teacher_features: Tensor, *, scales: tuple[int, ...] = (1, 2, 4)) -> Tensor:
+    """Distance of the width and height means of squared maps, in s x s cells for each scale s.
+
+    Shapes: features and teacher_features (B,D,h,w) -> scalar, mean over images of an L2 norm over everything else; 0,
+    with a gradient of 0, for equal maps. Sides that s does not divide have cells that overlap by a row or column.
+    Source: PLOP eq. 5 and 6; the square is in the published code.
+    """
+    features, teacher_features = at_least_float32(features), at_least_float32(teacher_features)
+    # Pooling is linear: pool(f^2) - pool(f'^2) = pool(f^2 - f'^2)
+    difference = features.square() - teacher_features.square()
+    height, width = difference.shape[-2:]
+    parts = []
+    for scale in scales:
+        # every row's mean over the width of each cell, every column's over the height
+        parts.append(F.adaptive_avg_pool2d(difference, (height, min(scale, width))).flatten(1))
+        parts.append(F.adaptive_avg_pool2d(difference, (min(scale, height), width)).flatten(1))
+    return torch.linalg.vector_norm(torch.cat(parts, dim=1), dim=1).mean()
+
+
+def pod_distillation(
+    maps: list[Tensor],
+    teacher_maps: list[Tensor],
+    logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    features: float = 0.01,
+    outputs: float = 0.0005,
+    scales: tuple[int, ...] = (1, 2, 4),
+) -> Tensor:
+    """PLOP's distillation: local POD of every map and of the low-resolution logits, mean over them.
+
+    Shapes: maps and teacher_maps: lists of (B,D_l,h_l,w_l); logits (B,C,h,w), teacher_logits (B,K,h,w) -> scalar.
+    `features` and `outputs` weigh maps and logits. Source: PLOP eq. 7; sqrt(C / C_new) and the folding of new channels
+    into the background are in the published code.
+    """
+    old, channels = _old_channels(logits, teacher_logits), logits.shape[1]
+    # z_0 <- z_0 + sum_{c >= K} z_c;   z_c as it is for 1 <= c < K
+    folded = torch.cat([logits[:, :1] + logits[:, old:].sum(dim=1, keepdim=True), logits[:, 1:old]], dim=1)
+    terms = [features * local_pod(a, b, scales=scales) for a, b in zip(maps, teacher_maps, strict=True)]
+    terms.append(outputs * local_pod(folded, teacher_logits, scales=scales))
+    # L = sqrt(C / C_new) 1/L sum_l lambda_l POD_l
+    return (channels / (channels - old)) ** 0.5 * torch.stack(terms).mean()

@@ -1,0 +1,54 @@
+"""Soft-sharp semantic relation distillation (GSC): keep the teacher's relations between classes, stay decided."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ciss.losses.distillation import _old_channels
+from ciss.losses.precision import at_least_float32
+
+Target = Literal["sigmoid_softmax", "softmax", "binary"]
+
+
+def soft_relation_loss(
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, target: Target = "sigmoid_softmax"
+) -> Tensor:
+    """Cross-entropy to a soft label: the teacher's relations on old channels, the one-hot label on new ones.
+
+    Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), labels (B,H,W) int64 -> scalar, mean over all pixels (ignored
+    ones have no one-hot) and over the C channels. No gradient through the target. `target`: `sigmoid_softmax` is a
+    softmax of sigmoids, so no class is more than e times another (code of RDP and FISS, identical); `softmax` the
+    teacher's probabilities beside the one-hot, renormalised; `binary` a cross-entropy of each channel's sigmoid with
+    the teacher's (GLFC).
+    """
+    old, channels = _old_channels(logits, teacher_logits), logits.shape[1]
+    logits, teacher = at_least_float32(logits), at_least_float32(teacher_logits.detach())
+    new = torch.arange(old, channels, device=labels.device)
+    onehot = (labels[:, None] == new[:, None, None]).to(teacher.dtype)
+    if target == "binary":
+        return F.binary_cross_entropy_with_logits(logits, torch.cat([teacher.sigmoid(), onehot], dim=1))
+    if target == "sigmoid_softmax":
+        # Ytil = softmax([ sigma(z'_{0..K-1}) ; onehot(y)_{K..C-1} ])
+        soft = torch.cat([teacher.sigmoid(), onehot], dim=1).softmax(dim=1)
+    elif target == "softmax":
+        soft = torch.cat([teacher.softmax(dim=1), onehot], dim=1)
+        soft = soft / soft.sum(dim=1, keepdim=True)
+    else:
+        raise ValueError(f"target is {target!r}. Use 'sigmoid_softmax', 'softmax' or 'binary'.")
+    # L = -1/(N C) sum_i sum_c Ytil_{i,c} log P_{i,c}
+    return -(soft * logits.log_softmax(dim=1)).mean()
+
+
+def sharp_loss(logits: Tensor, *, where: Tensor | None = None) -> Tensor:
+    """Entropy of the student's own output: less of it, less of the softness that soft labels teach.
+
+    Shapes: logits (B,C,H,W), where (B,H,W) bool -> scalar in [0, log(C)/C], mean over pixels (those of `where`, if
+    given) and the C channels. Source: code of RDP and FISS.
+    """
+    log_p = at_least_float32(logits).log_softmax(dim=1)
+    # L = -1/(N C) sum_i sum_c P_{i,c} log P_{i,c}
+    if where is None:
+        return -(log_p.exp() * log_p).mean()
+    return -((log_p.exp() * log_p).mean(dim=1) * where).sum() / where.sum().clamp(min=1)

@@ -1,0 +1,241 @@
+"""GSC: gradient-semantic compensation (Cong, Cong, Dong, Sun, Ding; IEEE TMM 2024, arXiv 2307.10822).
+
+A RECONSTRUCTION: the authors released no code, and of the paper only the abstract was at hand. Each choice below names
+where it comes from: code and papers of the same group (RDP, FISS, GLFC, LGA, HFC, KBK, Cs2K) and what these build on
+(PLOP, ProDA, SDR).
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from ciss import distributed
+from ciss.losses import (
+    cross_entropy,
+    gradient_magnitude,
+    mean_by_step,
+    pod_distillation,
+    sharp_loss,
+    soft_relation_loss,
+    weigh_by_step,
+)
+from ciss.losses.compensation import Grouping, Probability
+from ciss.losses.relations import Target
+from ciss.methods.base import Batch, Method, coefficients
+from ciss.models import Network, Output, balance
+from ciss.prototypes import ClassPrototypes, Scaling, Unseen, distance_weights
+from ciss.pseudo_labels import (
+    EntropyMedians,
+    Resolution,
+    adaptive_factor,
+    argmax_labels,
+    confident,
+    entropy_labels,
+    reweighted_labels,
+)
+
+
+def _bounds(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError("should go from small to large")
+    return value
+
+
+@coefficients
+class GSC(Method):
+    """Step-aware gradient compensation, soft-sharp relation distillation, prototypical re-labelling; PLOP as host.
+
+        L = L_GC + soft L_soft + sharp L_sharp + L_pod
+
+    Parts are switched off by compensation: false, soft: 0, sharp: 0, relabelling: none, pod and pod_outputs: 0.
+    """
+
+    presets: ClassVar = {
+        # gradient weights as the group's code has them (FISS) rather than its formulas
+        "code": {"probability": "sigmoid", "exponent": "old_share", "grouping": "cumulative", "divisor": "all"},
+        "clamped": {"clamp": [0.5, 5.0]},
+    }
+
+    # --- step-aware gradient compensation
+    compensation: bool = True
+    probability: Probability = "softmax"  # GLFC, KBK; sigmoid: FISS's code
+    exponent: PositiveFloat | Literal["old_share"] = 1.0  # GLFC, KBK; old_share, K / C: FISS, HFC
+    logarithm: bool = False  # log(|G| + 1): HFC
+    grouping: Grouping = "per_step"  # KBK, HFC; cumulative: FISS, LGA; together: GLFC
+    new_weight: Literal["one", "mean"] = "one"  # FISS, KBK; mean (over their mean gradient): GLFC, LGA, HFC
+    clamp: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_bounds)] | None = None  # [0.5, 5]: LGA
+    divisor: Literal["valid", "all"] = "valid"  # of L_GC; all pixels, ignored ones too: FISS
+    statistics: Literal["process", "global"] = "process"  # whose pixels the mean gradients are of; FISS
+
+    # --- soft-sharp semantic relation distillation
+    soft: NonNegativeFloat = 0.3  # FISS, RDP
+    sharp: NonNegativeFloat = 0.1  # FISS, RDP
+    soft_target: Target = "sigmoid_softmax"  # FISS, RDP; binary: GLFC
+    sharp_where: Literal["all", "background", "certain"] = "all"  # FISS, RDP; certain: by PLOP's entropy rule
+
+    # --- prototypical pseudo re-labelling
+    relabelling: Literal["prototypes", "argmax", "entropy", "none"] = "prototypes"  # RDP; entropy: PLOP
+    prototypes: Literal["start", "previous"] = "start"  # of this step's images (RDP), or of the step before (Cs2K)
+    features: Literal["stage", "decoder"] = "stage"  # the encoder's last stage (FISS's options), or pre-classifier
+    scaling: Scaling = "none"  # of features and prototypes; unit length: SDR; width: over sqrt(D)
+    distance_scale: PositiveFloat = 1.0  # tau; RDP, ProDA
+    unseen: Unseen = "exclude"  # classes without a prototype; zero: RDP
+    background_prototype: bool = True  # RDP; off: SDR
+    resolution: Resolution = "full"  # where weights meet probabilities; quarter: ProDA
+    gate: Literal["none", "two_stage", "entropy"] = "none"  # RDP; two_stage: uncertain pixels only; entropy: the others
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the normalised product; ProDA
+    bins: PositiveInt = 100  # of PLOP's medians, for what needs them
+    least: NonNegativeFloat = 0.001
+
+    # --- the host: PLOP's distillation and MiB's start (FISS's preset); ADE20K: 0.001 and 0.00001
+    pod: NonNegativeFloat = 0.01
+    pod_outputs: NonNegativeFloat = 0.0005
+    scales: tuple[PositiveInt, ...] = (1, 2, 4)
+    initialisation: Literal["balanced", "default"] = "balanced"
+
+    def initialise(self, network: Network, classes: int) -> None:
+        network.grow(classes)
+        if self.initialisation == "balanced":
+            balance(network.decoder.classifier)
+
+    def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
+        """Prototypes of the old classes, and medians of the teacher's uncertainty if something asks for them."""
+        needs_medians = self.gate != "none" or self.relabelling == "entropy" or self.sharp_where == "certain"
+        early = self.prototypes == "previous"
+        centres = medians = None
+        if self.relabelling == "prototypes" and early:
+            for batch in previous:
+                centres = self._collect(centres, batch, teacher(batch.images))
+        if needs_medians or (self.relabelling == "prototypes" and not early):
+            for batch in batches:
+                output = teacher(batch.images)
+                if self.relabelling == "prototypes" and not early:
+                    centres = self._collect(centres, batch, output)
+                if needs_medians:
+                    medians = medians or EntropyMedians(
+                        batch.old_channels, batch.channels, bins=self.bins, device=batch.given.device
+                    )
+                    medians.update(batch.given, output.upsample(batch.size))
+        if centres is not None:
+            centres.all_reduce()
+            self.means, self.counts = centres.means.float(), centres.counts
+        if medians is not None:
+            self.thresholds = medians.all_reduce().thresholds(least=self.least)
+
+    def _collect(self, centres: ClassPrototypes | None, batch: Batch, output: Output) -> ClassPrototypes:
+        features = self._features(output)
+        centres = centres or ClassPrototypes(batch.old_channels, features.shape[1], features.device)
+        # q_i = y_i where it is not background, else argmax_c P'_{i,c}; then the nearest pixel of each feature
+        given = argmax_labels(batch.given, output.upsample(batch.size))
+        rows, columns = (
+            (torch.arange(small, device=given.device) * large // small)
+            for small, large in zip(features.shape[-2:], batch.size, strict=True)
+        )
+        centres.update(features, given[:, rows[:, None], columns])
+        return centres
+
+    def _features(self, output: Output) -> Tensor:
+        return output.stages[-1] if self.features == "stage" else output.features
+
+    def distances(self, teacher: Output) -> Tensor:
+        """Distance weights (B,K,h,w) of the step's prototypes."""
+        return distance_weights(
+            self._features(teacher),
+            self.means,
+            self.counts,
+            distance_scale=self.distance_scale,
+            unseen=self.unseen,
+            scaling=self.scaling,
+        )
+
+    def labels(self, batch: Batch, teacher: Output) -> Tensor:
+        if self.relabelling == "none":
+            return batch.given
+        logits = teacher.upsample(batch.size)
+        if self.relabelling == "argmax":
+            return argmax_labels(batch.given, logits)
+        if self.relabelling == "entropy":
+            return entropy_labels(batch.given, logits, self.thresholds)
+        weights = self.distances(teacher)
+        batch.logs["distance/largest"] = weights.amax(dim=1).mean()
+        batch.logs["unseen_classes"] = (self.counts == 0).sum()
+        found = reweighted_labels(
+            batch.given,
+            logits,
+            weights,
+            background_prototype=self.background_prototype,
+            threshold=self.threshold,
+            resolution=self.resolution,
+        )
+        if self.gate == "none":
+            return found
+        certain = confident(logits, self.thresholds)
+        if self.gate == "two_stage":
+            return torch.where(certain, argmax_labels(batch.given, logits), found)
+        return found.masked_fill((batch.given == 0) & ~certain, 255)
+
+    def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        logits = student.upsample(batch.size)
+        if teacher is None:
+            return {"cross_entropy": cross_entropy(logits, batch.labels)}
+        batch.log_labels()
+        # L_GC = 1/N sum_i nu_b w_i CE_i;   nu_b is 1 where no pixel of the background is ignored
+        weights = adaptive_factor(batch.given, batch.labels) * self.weights(logits, batch)
+        losses = {"compensated": cross_entropy(logits, batch.labels, weights=weights, divisor=self.divisor)}
+        if self.soft:
+            target = self.soft_target
+            soft = soft_relation_loss(logits, teacher.upsample(batch.size), batch.labels, target=target)
+            losses["soft"] = self.soft * soft
+        if self.sharp:
+            losses["sharp"] = self.sharp * sharp_loss(logits, where=self._sharp_pixels(batch, teacher))
+        if self.pod or self.pod_outputs:
+            losses["pod"] = pod_distillation(
+                [*student.stages, student.features],
+                [*teacher.stages, teacher.features],
+                student.logits,
+                teacher.logits,
+                features=self.pod,
+                outputs=self.pod_outputs,
+                scales=self.scales,
+            )
+        return losses
+
+    def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        logits = student.upsample(batch.size)
+        maps = {"gradient": gradient_magnitude(logits, batch.labels), "weight": self.weights(logits, batch)}
+        if self.relabelling == "prototypes":
+            maps["old, by distance"] = 1 - self.distances(teacher)[:, 0]
+            maps["old, by teacher"] = 1 - teacher.upsample(batch.size).softmax(dim=1)[:, 0]
+        return maps
+
+    def weights(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Compensation weights (B,H,W), or ones; logs gradients and weights."""
+        exponent = batch.old_channels / batch.channels if self.exponent == "old_share" else self.exponent
+        size = gradient_magnitude(
+            logits, batch.labels, probability=self.probability, exponent=exponent, logarithm=self.logarithm
+        )
+        means = mean_by_step(size, batch.labels, batch.class_steps)
+        batch.logs |= {f"gradient/step{s}": means[s] for s in range(batch.step + 1)}
+        if not self.compensation:
+            return torch.ones_like(size)
+        weights = weigh_by_step(
+            size,
+            batch.labels,
+            batch.class_steps,
+            grouping=self.grouping,
+            new=self.new_weight,
+            clamp=self.clamp,
+            reduce=distributed.all_sum if self.statistics == "global" else None,
+        )
+        batch.log_weights(weights)
+        return weights
+
+    def _sharp_pixels(self, batch: Batch, teacher: Output) -> Tensor | None:
+        if self.sharp_where == "all":
+            return None
+        if self.sharp_where == "background":
+            return batch.given == 0
+        return (batch.given != 0) | confident(teacher.upsample(batch.size), self.thresholds)
