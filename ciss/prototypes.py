@@ -35,7 +35,9 @@ class ClassPrototypes:
         member = classes[:, None] == labels.flatten()  # (K,N)
         # n_c <- n_c + n_b;   S_c <- S_c + sum_{i in b, q_i = c} f_i
         self.counts += member.sum(dim=1)
-        self.sums += member.to(torch.float64) @ features.permute(0, 2, 3, 1).flatten(0, 2).to(torch.float64)
+        points = features.permute(0, 2, 3, 1).flatten(0, 2).to(torch.float64)
+        points = points.masked_fill(~member.any(dim=0)[:, None], 0)  # 0 times an infinite feature is no 0
+        self.sums += member.to(torch.float64) @ points
 
     @property
     def means(self) -> Tensor:
@@ -80,13 +82,15 @@ def distance_weights(
     distance_scale: float = 1.0,
     unseen: Unseen = "exclude",
     scaling: Scaling = "none",
+    background: bool = True,
 ) -> Tensor:
     """How much each pixel belongs to each class by its feature's distance to the prototypes: (B,K,h,w), sums to 1.
 
     Shapes: features (B,D,h,w), prototypes (K,D), counts (K,). A class without a feature (count 0) gets no weight
     (`exclude`), 1/K at pixels whose other weights shrink for it (`uniform`), or stands at the origin (`zero`, as in
     RDP's code, where it attracts). `scaling` of features and prototypes: none, to `unit` length, or by 1/sqrt of the
-    `width` D. Source: ProDA (Zhang et al. 2021) eq. 5; RDP's code.
+    `width` D. Without `background` its prototype is left out, and its weight is 0. Source: ProDA (Zhang et al. 2021)
+    eq. 5; RDP's code.
     """
     batch, width, height, columns = features.shape
     points = features.permute(0, 2, 3, 1).reshape(1, -1, width).float()
@@ -100,15 +104,19 @@ def distance_weights(
     # d_{i,c} = || f_i - eta_c ||;   om_{i,c} = exp(-tau d_{i,c}) / sum_c' exp(-tau d_{i,c'})
     distances = torch.cdist(points, centres[None], compute_mode="donot_use_mm_for_euclid_dist")[0]
     scores = -distance_scale * distances
-    seen = counts > 0
-    if unseen != "zero":
-        # with no prototype at all, distance says nothing: equal weights
-        scores = torch.where(seen, scores, -torch.inf).where(seen.any(), torch.zeros_like(scores))
+    asked = torch.ones_like(counts, dtype=torch.bool)
+    if not background:
+        asked = torch.arange(len(counts), device=counts.device) > 0
+    seen = asked & ((counts > 0) | (unseen == "zero"))
+    # with no prototype at all, distance says nothing: equal weights
+    scores = torch.where(seen, scores, -torch.inf)
+    scores = torch.where(seen.any(), scores, torch.where(asked, 0.0, -torch.inf))
     weights = scores.softmax(dim=-1)
     if unseen == "uniform":
-        share = 1 / len(counts)
-        missing = (~seen).sum() * share
-        weights = torch.where(seen.any(), torch.where(seen, weights * (1 - missing), share), weights)
+        share = 1 / asked.sum()
+        missing = (asked & ~seen).sum() * share
+        spread = torch.where(seen, weights * (1 - missing), share * asked)
+        weights = torch.where(seen.any(), spread, weights)
     elif unseen not in ("exclude", "zero"):
         raise ValueError(f"unseen is {unseen!r}. Use 'exclude', 'uniform' or 'zero'.")
     return weights.reshape(batch, height, columns, -1).permute(0, 3, 1, 2)

@@ -42,7 +42,13 @@ def relabel_background(
     Source: GSC's abstract; code of RDP; ProDA (Zhang et al. 2021) eq. 4 and 5.
     """
     weights = distance_weights(
-        teacher_features, prototypes, counts, distance_scale=distance_scale, unseen=unseen, scaling=scaling
+        teacher_features,
+        prototypes,
+        counts,
+        distance_scale=distance_scale,
+        unseen=unseen,
+        scaling=scaling,
+        background=background_prototype,
     )
     return reweighted_labels(
         labels,
@@ -75,10 +81,12 @@ def reweighted_labels(
     normalised product is below it is ignored.
     """
     size, classes = labels.shape[-2:], teacher_logits.shape[1]
+    if resolution not in ("full", "quarter", "grid"):
+        raise ValueError(f"resolution is {resolution!r}. Use 'full', 'quarter' or 'grid'.")
     if resolution != "full":
         small = weights.shape[-2:] if resolution == "grid" else tuple(-(-side // 4) for side in size)
         teacher_logits = _resize(teacher_logits, small)
-    # log r_{i,c} = log om_{i,c} + log P'_{i,c} (+ constant): in logarithms no product vanishes
+    # log r_{i,c} = log om_{i,c} + log P'_{i,c} (+ constant): in logarithms, so that no small P' vanishes
     log_p = teacher_logits.float().log_softmax(dim=1)
     scores = _resize(weights, log_p.shape[-2:]).log() + log_p
     if not background_prototype:
@@ -114,6 +122,10 @@ def normalised_entropy(teacher_logits: Tensor, *, variant: Variant = "paper", ch
     `paper`: H(P') / log K, from 0 (certain) to 1 (uniform); PLOP eq. 9. `released`: the published code's, the *mean*
     over channels over log K, divided by log C once more; C = `channels`, the student's.
     """
+    if variant not in ("paper", "released"):
+        raise ValueError(f"variant is {variant!r}. Use 'paper' or 'released'.")
+    if variant == "released" and channels is None:
+        raise ValueError("the released variant divides by log C: pass channels=C, the student's.")
     p = teacher_logits.float().softmax(dim=1)
     old = teacher_logits.shape[1]
     if old == 1:

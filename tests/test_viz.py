@@ -82,3 +82,20 @@ def test_pace_panels_and_their_absence():
     table = pd.DataFrame({"method": ["a", "a"], "class": ["x", "x"], "epochs": [0.0, 1.0], "iou": [0.5, np.nan]})
     draw(viz.pace_panels(table, ["a"]))
     draw(viz.pace_panels(table[:0], ["a"]))
+
+
+def test_strips_of_maps_share_a_scale_in_their_row():
+    image, weights = np.zeros((4, 6, 3), np.uint8), np.full((2, 3), 0.5)
+    figure = viz.strips([("image", [image, image]), ("weight", [weights, 4 * weights]), ("share", [weights])])
+    draw(figure)
+    scales = {ax.images[0].get_clim() for ax in figure.axes if ax.images and ax.images[0].get_array().ndim == 2}
+    assert (0.0, 2.0) in scales and (0.0, 1.0) in scales, "to the largest values, or to 1"
+
+
+def test_trace_panels_of_what_was_logged():
+    trace = {"loss/a": np.ones(3), "gradient/step0": np.array([1.0, np.nan, 3.0]), "weight/largest": np.ones(3)}
+    figure = viz.trace_panels(trace, window=1)
+    draw(figure)
+    assert [ax.get_ylabel() for ax in figure.axes] == ["mean gradient magnitude", "weight of old pixels"]
+    assert figure.axes[0].lines[0].get_ydata()[[0, 2]].tolist() == [1, 3]
+    draw(viz.trace_panels({"loss/a": np.ones(3)}))

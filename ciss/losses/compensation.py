@@ -101,6 +101,8 @@ def weigh_by_step(
     sums, counts = _by_step(size, labels, class_steps, ignore_index)
     if reduce is not None:
         sums, counts = reduce(torch.stack([sums, counts]))
+    if new not in ("one", "mean"):
+        raise ValueError(f"new is {new!r}. Use 'one' or 'mean'.")
     current = class_steps.max()
     steps = torch.arange(len(class_steps), device=labels.device)
     old = steps < current
@@ -141,4 +143,4 @@ def _by_step(values: Tensor, labels: Tensor, class_steps: Tensor, ignore_index: 
 
 def _inverse(sums: Tensor, counts: Tensor) -> Tensor:
     """1 / mean; 0 for an empty group. A group without any gradient has finite weights too."""
-    return torch.where(counts > 0, counts / sums.clamp(min=1e-8), 0)
+    return torch.where(counts > 0, counts / (sums + 1e-8 * counts), 0)

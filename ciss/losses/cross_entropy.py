@@ -24,6 +24,8 @@ def cross_entropy(
     Shapes: logits (B,C,H,W), labels (B,H,W) int64, weights (B,H,W) or anything that broadcasts to it -> scalar.
     `divisor` all: ignored pixels count in the mean, as where published code takes the mean of a map.
     """
+    if divisor not in ("valid", "all"):
+        raise ValueError(f"divisor is {divisor!r}. Use 'valid' or 'all'.")
     logits = at_least_float32(logits)
     valid = (labels != ignore_index).sum().clamp(min=1) if divisor == "valid" else labels.numel()
     if weights is None:

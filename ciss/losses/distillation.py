@@ -18,7 +18,7 @@ def output_distillation(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), K <= C -> scalar, mean over pixels and the K channels.
     """
     old = _old_channels(logits, teacher_logits)
-    target = at_least_float32(teacher_logits).softmax(dim=1)
+    target = at_least_float32(teacher_logits.detach()).softmax(dim=1)
     # L = -1/(N K) sum_i sum_{c < K} p'_c log softmax(z_{0..K-1})_c
     return -(target * at_least_float32(logits[:, :old]).log_softmax(dim=1)).mean()
 

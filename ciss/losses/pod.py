@@ -15,7 +15,7 @@ def local_pod(features: Tensor, teacher_features: Tensor, *, scales: tuple[int, 
     with a gradient of 0, for equal maps. Sides that s does not divide have cells that overlap by a row or column.
     Source: PLOP eq. 5 and 6; the square is in the published code.
     """
-    features, teacher_features = at_least_float32(features), at_least_float32(teacher_features)
+    features, teacher_features = at_least_float32(features), at_least_float32(teacher_features.detach())
     # Pooling is linear: pool(f^2) - pool(f'^2) = pool(f^2 - f'^2)
     difference = features.square() - teacher_features.square()
     height, width = difference.shape[-2:]
@@ -48,5 +48,5 @@ def pod_distillation(
     folded = torch.cat([logits[:, :1] + logits[:, old:].sum(dim=1, keepdim=True), logits[:, 1:old]], dim=1)
     terms = [features * local_pod(a, b, scales=scales) for a, b in zip(maps, teacher_maps, strict=True)]
     terms.append(outputs * local_pod(folded, teacher_logits, scales=scales))
-    # L = sqrt(C / C_new) 1/L sum_l lambda_l POD_l
-    return (channels / (channels - old)) ** 0.5 * torch.stack(terms).mean()
+    # L = sqrt(C / C_new) 1/L sum_l lambda_l POD_l;   without new classes (new domains) the root is 1
+    return (channels / (channels - old or channels)) ** 0.5 * torch.stack(terms).mean()

@@ -149,6 +149,7 @@ class GSC(Method):
             distance_scale=self.distance_scale,
             unseen=self.unseen,
             scaling=self.scaling,
+            background=self.background_prototype,
         )
 
     def labels(self, batch: Batch, teacher: Output) -> Tensor:
