@@ -28,6 +28,8 @@ def result(step: int, confusion: np.ndarray, **changes) -> dict:
         "curve_confusions": np.array([AFTER_0, confusion]),
         "scores": {"all": 0.5, "old": 0.4, "new": 0.3, "harmonic": 0.2},
         "training_seconds": 2.0,
+        "preparation_seconds": 0.5,
+        "pseudo_labels": {"method": {"precision": 0.75, "recall": None, "relabelled": 0.1, "ignored": 0.0}},
         "peak_memory_bytes": 2**30,
         "parameters": 7,
         "data": "d",
@@ -106,6 +108,11 @@ def test_methods_table_means_and_deviations(ends):
     runs = analysis.runs_table("b", {**ends, "f": other, "j": joint})
     assert runs["training_seconds"].tolist() == [4, 4, 2]  # the shared base is not counted
     assert runs["forgetting"].iloc[0] == pytest.approx((6 / 9 + 0.1) / 2)
+    first = runs.iloc[0]
+    # on the hold-out, which is AFTER_2 here: class 1 is never called; 8 / 23, 0, 5 / 10, 10 / 12
+    assert first["holdout_all"] == pytest.approx((8 / 23 + 0 + 5 / 10 + 10 / 12) / 4)
+    assert (first["holdout_old"], first["holdout_new"]) == (0, pytest.approx((5 / 10 + 10 / 12) / 2))
+    assert first["precision"] == 0.75 and np.isnan(first["recall"]) and first["preparation_seconds"] == 1.0
     table = analysis.methods_table(runs)
     assert table.loc["mib", "all"] == pytest.approx(0.6)
     assert table.loc["mib", "all_std"] == pytest.approx(0.2 / 2**0.5)

@@ -14,13 +14,16 @@ SCORES = ("all", "old", "new", "harmonic", "forgetting")
 def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     """One row for each end: scores after the last step, training seconds of its own runs, peak memory, provenance.
 
+    `holdout_*`: the same scores on the hold-out, on which coefficients may be chosen; NaN without one. `relabelled`,
+    `precision`, `recall`: of the last step's pseudo labels on the hold-out (see `metrics.label_scores`).
+    `preparation_seconds`: what passes over the data before the steps took, part of the training seconds.
     `forgetting` is the mean over old classes (background apart) of the best earlier IoU minus the last; NaN for joint.
     """
     rows = []
     for end, results in ends.items():
         last = results[-1]
         own = [result for result in results if result["after"] or result["method"] == "joint"] or results
-        forgetting = np.nan
+        forgetting, labels = np.nan, last["pseudo_labels"].get("method", {})
         if last["method"] != "joint" and len(results) > 1:
             ious = iou_by_step([result["confusion"] for result in results], last["groups"])
             forgetting = metrics.mean_forgetting(ious, protocol.class_steps(last["groups"]))
@@ -32,6 +35,9 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
                 "seed": last["seed"],
                 **{name: _number(last["scores"][name]) for name in ("all", "old", "new", "harmonic")},
                 "forgetting": forgetting,
+                **_holdout(last),
+                **{name: _number(labels.get(name)) for name in ("relabelled", "precision", "recall")},
+                "preparation_seconds": sum(result["preparation_seconds"] for result in own),
                 "training_seconds": sum(result["training_seconds"] for result in own),
                 "peak_memory_mib": max(result["peak_memory_bytes"] for result in own) / 2**20,
                 "parameters": last["parameters"],
@@ -99,6 +105,14 @@ def _scores(table: pd.DataFrame) -> dict[str, dict]:
         }
         for method, row in table.iterrows()
     }
+
+
+def _holdout(result: dict) -> dict[str, float]:
+    if not len(result["curve_confusions"]):
+        return {f"holdout_{name}": np.nan for name in ("all", "old", "new")}
+    sizes = [len(group) for group in result["groups"]]
+    scores = metrics.scores(result["curve_confusions"][-1], sizes, result["reached"])
+    return {f"holdout_{name}": float(scores[name]) for name in ("all", "old", "new")}
 
 
 def _number(value: float | None) -> float:
