@@ -234,6 +234,39 @@ def test_the_start_is_mibs(name):
     assert all(starts[0][key].equal(value) for key, value in starts[1].items())
 
 
+@pytest.mark.gpu
+@named
+def test_no_step_waits_for_a_gpu(switch):
+    """On a device, a synchronising call is an error; and the labels are the CPU's."""
+    _, _, told = prepared(method := GSC(**switch))
+    for name in ("means", "counts", "thresholds"):
+        if hasattr(method, name):
+            setattr(method, name, getattr(method, name).cuda())
+    student, teacher, batch = (on_gpu(part) for part in prepared(GSC(**switch)))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.no_grad():
+            batch.labels = method.labels(batch, teacher)
+        sum(method.losses(student, teacher, batch).values()).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (batch.labels.cpu() == told.labels).float().mean() > 0.99
+
+
+def on_gpu(part):
+    """A copy of an output or a batch, its tensors on the device; logits are leaves again."""
+    moved = copy.copy(part)
+    for name, value in vars(part).items():
+        if isinstance(value, torch.Tensor):
+            setattr(moved, name, value.detach().cuda().requires_grad_(value.requires_grad))
+        elif isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
+            setattr(moved, name, [item.detach().cuda() for item in value])
+        elif isinstance(value, dict):
+            setattr(moved, name, {})
+    return moved
+
+
 # --- preparation
 
 

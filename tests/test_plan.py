@@ -304,7 +304,7 @@ def test_a_file_with_sections_missing_is_completed(planned):
         (["shapes", "four"], "plan: benchmarks.shapes-four: unknown protocol 'four'; shapes has"),
         (["shapes", "--methods", "mb"], "--methods: no incremental method 'mb'. Did you mean 'mib'?"),
         (["shapes", "--methods", "joint"], "--methods: no incremental method 'joint'. There are: finetune, gsc, mib,"),
-        (["shapes", "--methods", "gsc-x"], "--methods: gsc has no preset 'x'. There are: clamped, code."),
+        (["shapes", "--methods", "gsc-x"], "--methods: gsc has no preset 'x'. There are: clamped, code, no-"),
         (["shapes", "--order", "1", "2"], "plan: benchmarks.shapes: the order is no permutation of the 8 classes"),
         (
             ["shapes", "--set", "train.bse.epochs=3"],

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from ciss import paths
-from ciss.methods import METHODS
+from ciss.methods import METHODS, code_of
 from ciss.plan import presets
 
 ROOT = paths.project()
@@ -49,8 +49,8 @@ def test_files_and_figures_exist():
 def test_planned_benchmarks_and_methods_exist():
     for dataset in re.findall(r"ciss\.plan (\w+)", README):
         assert dataset in presets()
-    for methods in re.findall(r"--methods ([a-z ]+?)(?: --| &&|\n|$)", README):
-        assert set(methods.split()) <= {*METHODS, "distil"}
+    for methods in re.findall(r"--methods ([a-z -]+?)(?: --| &&|\n|$)", README):
+        assert {code_of(name) for name in methods.split()} <= {*METHODS, "distil"}
 
 
 def test_the_example_method_works():

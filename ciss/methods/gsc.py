@@ -44,6 +44,18 @@ def _bounds(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
+# Chosen on the hold-out of `shapes` (reports/gsc): prototypes of the decoder's features, bounded weights, more of the
+# soft-sharp distillation.
+TUNED = {"features": "decoder", "clamp": [0.5, 5.0], "soft": 3.0, "sharp": 1.0}
+LEFT_OUT = {
+    "no-compensation": {"compensation": False},
+    "no-relations": {"soft": 0.0, "sharp": 0.0},
+    "no-prototypes": {"relabelling": "argmax"},  # the teacher's own labels
+    "no-labels": {"relabelling": "none"},
+    "no-host": {"pod": 0.0, "pod_outputs": 0.0, "initialisation": "default"},
+}
+
+
 @coefficients
 class GSC(Method):
     """Step-aware gradient compensation, soft-sharp relation distillation, prototypical re-labelling; PLOP as host.
@@ -57,6 +69,9 @@ class GSC(Method):
         # gradient weights as the group's code has them (FISS) rather than its formulas
         "code": {"probability": "sigmoid", "exponent": "old_share", "grouping": "cumulative", "divisor": "all"},
         "clamped": {"clamp": [0.5, 5.0]},
+        "tuned": TUNED,
+        **LEFT_OUT,
+        **{f"tuned-{name}": {**TUNED, **values} for name, values in LEFT_OUT.items()},
     }
 
     # --- step-aware gradient compensation
