@@ -15,6 +15,9 @@ PROGRAM = """
 import sys, torch
 from pathlib import Path
 from ciss import config, distributed, engine, results, runs
+from ciss.prototypes import ClassPrototypes
+from ciss.pseudo_labels import EntropyMedians
+from ciss.watch import Watch
 
 evaluate, write = engine.evaluate, results.write
 
@@ -33,6 +36,17 @@ settings = config.load("params.yaml")
 with distributed.session():
     for name in sys.argv[1:]:
         engine.train(runs.resolve(settings, name))
+    # what a method collects of its part of the data, and what it logs
+    rank = distributed.rank()
+    centres = ClassPrototypes(2, 3)
+    centres.update(torch.full((1, 3, 1, 2), 1.0 + rank), torch.tensor([[[0, rank]]]))
+    medians = EntropyMedians(2, 3, bins=4)
+    medians.update(torch.zeros(1, 1, 2, dtype=torch.int64), torch.tensor([[[[0.0, 9.0]], [[0.0, -9.0 * rank]]]]))
+    watch = Watch()
+    watch.see({"a": torch.tensor(1.0 + rank)}, ["x"], {"b": torch.tensor(float("nan") if rank else 5.0)})
+    means, _ = watch.epoch(torch.nn.Linear(1, 1))
+    collected = {"centres": centres.all_reduce().state_dict(), "histograms": medians.all_reduce().histograms}
+    torch.save({**collected, "means": means}, f"collected-{rank}.pt")
 """
 RUNS = ("base", "frozen", "whole")
 
@@ -134,6 +148,17 @@ def test_two_processes_are_one_that_accumulates(trained, make_project, name):
     )
     for row, theirs in zip(log, other, strict=True):
         assert row["loss"] == pytest.approx(theirs["loss"], abs=1e-5), "losses are means over all processes"
+
+
+def test_what_methods_collect_is_added_up(trained):
+    """Prototypes and thresholds are those of all the data; where one process logs nothing, the other's number stands."""
+    for rank in (0, 1):
+        found = torch.load(trained.folder / f"collected-{rank}.pt", weights_only=True)
+        # class 0: features 1, 1 here and 2 there; class 1: one feature 2 there
+        assert found["centres"]["sums"].tolist() == [[4.0] * 3, [2.0] * 3]
+        assert found["centres"]["counts"].tolist() == [3, 1]
+        assert found["histograms"].tolist() == [[2, 0, 0, 2], [0, 0, 0, 0]]
+        assert found["means"] == {"loss": 1.5, "loss/a": 1.5, "b": 5.0}
 
 
 def test_one_process_needs_no_group(monkeypatch, capsys):

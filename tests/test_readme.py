@@ -13,8 +13,8 @@ ROOT = paths.project()
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def table(file: str) -> dict[str, list[str]]:
-    block = README.split(f"<!-- table of {file} -->")[1].split("<!-- end -->")[0]
+def table(file: str, text: str = README) -> dict[str, list[str]]:
+    block = text.split(f"<!-- table of {file} -->")[1].split("<!-- end -->")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.strip().splitlines()[2:]]
     return {row[0]: row[1:] for row in rows}
 
@@ -27,6 +27,19 @@ def test_tables_are_the_committed_metrics(file):
     for method, scores in methods.items():
         for cell, key in zip(rows[method], ("all", "old", "new", "forgetting"), strict=False):
             assert cell == ("" if scores[key] is None else f"{scores[key]:.3f}"), f"{method}: {key}"
+
+
+def test_the_tables_of_the_gsc_report_are_its_metrics():
+    """Mean and sample deviation over seeds."""
+    folder = ROOT / "reports" / "gsc"
+    methods = json.loads((folder / "metrics.json").read_text())["methods"]
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    rows = table("metrics.json", text)
+    assert set(rows) == set(methods)
+    for method, scores in methods.items():
+        for cell, key in zip(rows[method], ("all", "old", "new", "forgetting"), strict=False):
+            value = "" if scores[key] is None else f"{scores[key]:.3f} ± {scores[f'{key}_std']:.3f}"
+            assert cell == value, f"{method}: {key}"
 
 
 def test_it_opens_with_the_two_commands():
