@@ -151,7 +151,7 @@ def test_two_processes_are_one_that_accumulates(trained, make_project, name):
 
 
 def test_what_methods_collect_is_added_up(trained):
-    """Prototypes and thresholds are those of all the data; where one process logs nothing, the other's number stands."""
+    """Prototypes and thresholds are those of all the data; where one logs nothing, the other's number stands."""
     for rank in (0, 1):
         found = torch.load(trained.folder / f"collected-{rank}.pt", weights_only=True)
         # class 0: features 1, 1 here and 2 there; class 1: one feature 2 there
