@@ -204,7 +204,21 @@ def validate(kind: type, values: Any, file: str, key: str) -> Any:
         # As strict JSON: a list may be a tuple, a mapping a section; but "1" and true are no numbers, 1 is no text.
         return TypeAdapter(kind).validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e, e["loc"], kind, file, key) for e in error.errors())) from None
+        raise ConfigError("\n".join(_explain(e, e["loc"], kind, file, key) for e in _merged(error.errors()))) from None
+
+
+def _merged(errors: list[dict]) -> list[dict]:
+    """A value that may be of several kinds has an error for each, with the kind as its last place: one of them all."""
+    found: dict[tuple, dict] = {}
+    for error in errors:
+        place = error["loc"]
+        if place and re.fullmatch(r"constrained-\w+|literal\[.*\]", str(place[-1])):
+            place = place[:-1]
+            if place in found:
+                _, _, needs = error["msg"].partition("should ")
+                error = {**found[place], "msg": f"{found[place]['msg']}, or {needs}"}
+        found[place] = {**error, "loc": place}
+    return list(found.values())
 
 
 def _explain(error: dict, location: tuple, kind: type, file: str, key: str) -> str:

@@ -117,6 +117,24 @@ def test_coefficients_are_read():
         ("mib", {"distillation": -1}, r"methods\.mib\.distillation: found -1, but it should be greater than or equal"),
         ("mib", {"alpha": float("inf")}, r"methods\.mib\.alpha: found inf"),
         ("mib", {"alpha": float("nan")}, r"methods\.mib\.alpha: found nan"),
+        (
+            "gsc",
+            {"exponent": "old"},
+            r"methods\.gsc\.exponent: found 'old', but it should be a valid number, or be 'old_s",
+        ),
+        (
+            "gsc",
+            {"exponent": 0},
+            r"methods\.gsc\.exponent: found 0, but it should be greater than 0, or be 'old_share'\.$",
+        ),
+        (
+            "gsc",
+            {"clamp": [5.0, 0.5]},
+            r"methods\.gsc\.clamp: found \[5\.0, 0\.5\], but it should go from small to large",
+        ),
+        ("gsc", {"grouping": "per-step"}, r"methods\.gsc\.grouping: found 'per-step', but it should be 'per_step', "),
+        ("gsc", {"relabeling": "none"}, r"methods\.gsc\.relabeling: unknown key\. Did you mean '?relabelling"),
+        ("plop", {"variant": "code"}, r"methods\.plop\.variant: found 'code', but it should be 'paper' or 'released'"),
         ("mib", {"initialisation": "balance"}, r"methods\.mib\.initialisation: found 'balance', .*'balanced' or"),
     ],
 )
