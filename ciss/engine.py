@@ -107,6 +107,8 @@ def _train(run: Run, index: Index, key: str) -> None:
         with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
             method.before_step(batches.read(loader, epoch=0), teacher, previous_batches(run, index, batches))
         prepared = time.perf_counter() - clock
+        if prepared > 0.1:  # a pass over the data, not nothing
+            distributed.say(f"{run.name}: prepared from the step's images; {prepared:.1f} s")
         if index.holdout and type(method).labels is not Method.labels:
             made = judge_labels(run, method, teacher, map(batches.hide, holdout))
 
