@@ -51,17 +51,17 @@ def judge_labels(
     (T,K+1) int64 counts of the pixels given as background: rows true classes, columns labels, the last one ignored.
     """
     classes, device = 1 + sum(len(group) for group in run.groups), next(teacher.parameters()).device
-    precision = precision_of(run.settings.train, device)
-    counts: dict[str, Tensor] = {}
+    precision, columns = precision_of(run.settings.train, device), sum(run.channel_groups[:-1]) + 1
+    # made first: a process may have no batch, and has to add nothing then
+    counts = {name: torch.zeros(classes, columns, dtype=torch.int64, device=device) for name in ("method", "argmax")}
     for batch, truth in pairs:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             output = teacher(batch.images)
         found = {"method": method.labels(batch, output), "argmax": output.upsample(batch.size).argmax(dim=1)}
-        asked, columns = (batch.given == 0) & (truth != 255), batch.old_channels + 1
+        asked = (batch.given == 0) & (truth != 255)
         for name, labels in found.items():
             cell = truth * columns + labels.clamp(max=columns - 1)
-            matrix = torch.bincount(cell[asked], minlength=classes * columns).view(classes, columns)
-            counts[name] = counts.get(name, 0) + matrix
+            counts[name] += torch.bincount(cell[asked], minlength=classes * columns).view(classes, columns)
     return {name: distributed.all_sum(matrix).cpu().numpy() for name, matrix in counts.items()}
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from test_methods import NEW, OLD, SIZE, full, make_batch, network, output
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ciss import distributed, engine, metrics, results
+from ciss import distributed, engine, evaluation, metrics, results
 from ciss.data import evaluation_loader
 from ciss.explain import explain, telling_images
 from ciss.losses import (
@@ -439,6 +439,16 @@ def test_runs_leave_traces_and_judged_labels(steps):
         ignored = result["labels"]["method"][:, -1].sum()
         assert (ignored > 0) == name.startswith("plop")
         assert result["pseudo_labels"]["method"].keys() == {"precision", "recall", "relabelled", "ignored"}
+
+
+def test_a_process_without_a_batch_judges_nothing(steps):
+    """It has to join the sum of all processes with zeros."""
+    run = steps.run("gsc-1")
+    matrices = evaluation.judge_labels(run, run.build_method(), run.build_network(0), [])
+    assert {name: (matrix.shape, matrix.sum()) for name, matrix in matrices.items()} == {
+        "method": ((9, 6), 0),
+        "argmax": ((9, 6), 0),
+    }
 
 
 def test_scores_of_pseudo_labels():
