@@ -110,6 +110,7 @@ def test_presets_are_right(project, name, monkeypatch):
     assert text.startswith("#") and "Source:" in text and "wall time" in text.lower()
     assert settings["dataset"] == name and settings["order"] is None
     settings["model"].pop("weights", None)
+    project.document["methods"] |= settings.pop("methods", {})  # coefficients of its own, checked with the rest
     project.document["benchmarks"]["tiny"] = settings
     project.document["ends"] = {}
     resolved = project.run("base")

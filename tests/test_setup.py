@@ -72,13 +72,15 @@ def test_citation():
     assert {"message", "title", "authors", "version", "license"} <= set(citation)
     assert citation["version"] == PROJECT["project"]["version"]
     assert citation["license"] == PROJECT["project"]["license"]
-    gsc, mbs = citation["references"]
+    gsc, mbs, plop, mib = citation["references"]
     assert gsc["doi"] == "10.1109/TMM.2023.3336243"
     assert gsc["identifiers"][0]["value"] == "arXiv:2307.10822"
     assert mbs["identifiers"][0]["value"] == "arXiv:2407.11859"
-    for reference in (gsc, mbs):
+    assert plop["identifiers"][0]["value"] == "arXiv:2011.11390"
+    assert mib["identifiers"][0]["value"] == "arXiv:2002.00718"
+    for reference, authors in ((gsc, 5), (mbs, 5), (plop, 4), (mib, 5)):
         assert {"type", "title", "year"} <= set(reference)
-        assert len(reference["authors"]) == 5
+        assert len(reference["authors"]) == authors
         assert all(set(author) == {"family-names", "given-names"} for author in reference["authors"])
 
 
