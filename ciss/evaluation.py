@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ciss import distributed, metrics
+from ciss import distributed, metrics, protocol
 from ciss.config import Train
 from ciss.data import Index, Loader, evaluation_loader, normalise
 from ciss.methods import Batch, Method
@@ -58,7 +58,7 @@ def judge_labels(
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             output = teacher(batch.images)
         found = {"method": method.labels(batch, output), "argmax": output.upsample(batch.size).argmax(dim=1)}
-        asked = (batch.given == 0) & (truth != 255)
+        asked = (batch.given == 0) & (truth != protocol.VOID)
         for name, labels in found.items():
             cell = truth * columns + labels.clamp(max=columns - 1)
             counts[name] += torch.bincount(cell[asked], minlength=classes * columns).view(classes, columns)

@@ -131,7 +131,9 @@ def _coefficients(name: str, preset: dict) -> dict:
             f"Or write methods.{name} into the file first, with the numbers you want."
         )
     values = {**preset.get("methods", {}).get(code, {}), **method.presets.get(variant, {})}
-    return {**json.loads(json.dumps(asdict(method()))), **values}
+    defaults = json.loads(json.dumps(asdict(method())))
+    own_first = [key for kind in method.__mro__ for key in vars(kind).get("__annotations__", {}) if key in defaults]
+    return {**{key: defaults[key] for key in own_first}, **values}
 
 
 def _name(arguments: argparse.Namespace) -> str:

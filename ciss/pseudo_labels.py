@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ciss import distributed
+from ciss.protocol import VOID as IGNORE
 from ciss.prototypes import Scaling, Unseen, distance_weights
 
-IGNORE = 255
 Variant = Literal["paper", "released"]
 Resolution = Literal["full", "quarter", "grid"]
 

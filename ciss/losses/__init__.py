@@ -1,6 +1,6 @@
 """The maths of the papers: tensors in, scalar or map out; no state, no device, no configuration."""
 
-from ciss.losses.compensation import compensation_weights, gradient_magnitude, mean_by_step, weigh_by_step
+from ciss.losses.compensation import compensation_weights, gradient_magnitude, mean_by_step, sum_by_step, weigh_by_step
 from ciss.losses.cross_entropy import cross_entropy, unbiased_cross_entropy
 from ciss.losses.distillation import output_distillation, unbiased_distillation
 from ciss.losses.pod import local_pod, pod_distillation
@@ -16,6 +16,7 @@ __all__ = [
     "pod_distillation",
     "sharp_loss",
     "soft_relation_loss",
+    "sum_by_step",
     "unbiased_cross_entropy",
     "unbiased_distillation",
     "weigh_by_step",

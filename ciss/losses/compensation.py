@@ -48,7 +48,7 @@ def gradient_magnitude(
 @torch.no_grad()
 def mean_by_step(values: Tensor, labels: Tensor, class_steps: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
     """Mean of a map (B,H,W) over the pixels of each step's classes: (C,), entry s is step s; NaN without pixels."""
-    sums, counts = _by_step(values, labels, class_steps, ignore_index)
+    sums, counts = sum_by_step(values, labels, class_steps, ignore_index=ignore_index)
     return sums / counts
 
 
@@ -91,14 +91,15 @@ def weigh_by_step(
     labels: Tensor,
     class_steps: Tensor,
     *,
+    totals: tuple[Tensor, Tensor] | None = None,
     grouping: Grouping = "per_step",
     new: Literal["one", "mean"] = "one",
     clamp: tuple[float, float] | None = None,
     reduce: Callable[[Tensor], Tensor] | None = None,
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """`compensation_weights` of gradient magnitudes (B,H,W) that are known already."""
-    sums, counts = _by_step(size, labels, class_steps, ignore_index)
+    """`compensation_weights` of gradient magnitudes (B,H,W) that are known already, as may be their `sum_by_step`."""
+    sums, counts = totals or sum_by_step(size, labels, class_steps, ignore_index=ignore_index)
     if reduce is not None:
         sums, counts = reduce(torch.stack([sums, counts]))
     if new not in ("one", "mean"):
@@ -130,7 +131,10 @@ def weigh_by_step(
     return weights.masked_fill(ignored, 0)
 
 
-def _by_step(values: Tensor, labels: Tensor, class_steps: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def sum_by_step(
+    values: Tensor, labels: Tensor, class_steps: Tensor, *, ignore_index: int = IGNORE
+) -> tuple[Tensor, Tensor]:
     """Sums of values and counts of pixels (C,) by the step of their label. Row by row first: each bin then adds few
     numbers, in float32 exact enough, and on a GPU rows do not wait for each other."""
     ignored = labels == ignore_index

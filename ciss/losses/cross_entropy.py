@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ciss.losses.precision import at_least_float32
-
-IGNORE = 255
+from ciss.protocol import VOID as IGNORE
 
 
 def cross_entropy(

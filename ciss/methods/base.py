@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from ciss.config import STRICT
+from ciss.losses import pod_distillation
 from ciss.models import Network, Output
+from ciss.protocol import VOID as IGNORE
 
 # Coefficients are fields; an unknown one in `params.yaml` is an error. Not frozen: a method may keep state of a step.
 coefficients: Callable = checked(kw_only=True, config=STRICT)
@@ -43,14 +46,14 @@ class Batch:
         """Logs the shares of the given background that became an old class, and that is ignored."""
         background = self.given == 0
         total = background.sum()
-        self.logs["background/relabelled"] = (background & (self.labels > 0) & (self.labels != 255)).sum() / total
-        self.logs["background/ignored"] = (background & (self.labels == 255)).sum() / total
+        self.logs["background/relabelled"] = (background & (self.labels > 0) & (self.labels != IGNORE)).sum() / total
+        self.logs["background/ignored"] = (background & (self.labels == IGNORE)).sum() / total
 
     @torch.no_grad()
     def log_weights(self, weights: Tensor) -> None:
         """Logs quantiles of the weights (B,H,W) of old pixels, by every eighth pixel of every eighth row; the largest
         by all of them."""
-        old = (self.labels < self.old_channels) & (self.labels != 255)
+        old = (self.labels < self.old_channels) & (self.labels != IGNORE)
         picked = torch.where(old, weights, torch.nan)[:, ::8, ::8].flatten()
         shares = torch.arange(1, 20, 9, device=picked.device) / 20  # made there, so that nobody waits
         low, middle, high = torch.nanquantile(picked, shares.to(picked.dtype))
@@ -94,3 +97,42 @@ class Method:
 
     def after_step(self, network: Network) -> None:
         """A last change to the trained network."""
+
+
+@coefficients
+class Balanced(Method):
+    """A method whose new classes start from the background (MiB, section 3.3), or at random."""
+
+    initialisation: Literal["balanced", "default"] = "balanced"
+
+    def initialise(self, network: Network, classes: int) -> None:
+        network.grow(classes)
+        if self.initialisation == "balanced":
+            network.decoder.balance()
+
+
+@coefficients
+class Host(Balanced):
+    """PLOP's distillation of pooled outputs and MiB's start, for what stands on them.
+
+    Defaults are PLOP's for Pascal VOC (ADE20K: pod 0.001, pod_outputs 0.00001).
+    """
+
+    pod: NonNegativeFloat = 0.01
+    pod_outputs: NonNegativeFloat = 0.0005
+    scales: tuple[PositiveInt, ...] = (1, 2, 4)
+
+    def host_losses(self, student: Output, teacher: Output) -> dict[str, Tensor]:
+        if not (self.pod or self.pod_outputs):
+            return {}
+        return {
+            "pod": pod_distillation(
+                [*student.stages, student.features],
+                [*teacher.stages, teacher.features],
+                student.logits,
+                teacher.logits,
+                features=self.pod,
+                outputs=self.pod_outputs,
+                scales=self.scales,
+            )
+        }

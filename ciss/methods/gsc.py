@@ -16,16 +16,16 @@ from ciss import distributed
 from ciss.losses import (
     cross_entropy,
     gradient_magnitude,
-    mean_by_step,
-    pod_distillation,
     sharp_loss,
     soft_relation_loss,
+    sum_by_step,
     weigh_by_step,
 )
 from ciss.losses.compensation import Grouping, Probability
 from ciss.losses.relations import Target
-from ciss.methods.base import Batch, Method, coefficients
-from ciss.models import Network, Output, balance
+from ciss.methods.base import Batch, Host, coefficients
+from ciss.models import Output
+from ciss.protocol import VOID as IGNORE
 from ciss.prototypes import ClassPrototypes, Scaling, Unseen, distance_weights
 from ciss.pseudo_labels import (
     EntropyMedians,
@@ -57,10 +57,10 @@ LEFT_OUT = {
 
 
 @coefficients
-class GSC(Method):
+class GSC(Host):
     """Step-aware gradient compensation, soft-sharp relation distillation, prototypical re-labelling; PLOP as host.
 
-        L = L_GC + soft L_soft + sharp L_sharp + L_pod
+        L = L_GC + soft L_soft + sharp L_sharp + L_pod      (L_pod and the start: the host's, as in FISS's preset)
 
     Parts are switched off by compensation: false, soft: 0, sharp: 0, relabelling: none, pod and pod_outputs: 0.
     """
@@ -104,17 +104,6 @@ class GSC(Method):
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the normalised product; ProDA
     bins: PositiveInt = 100  # of PLOP's medians, for what needs them
     least: NonNegativeFloat = 0.001
-
-    # --- the host: PLOP's distillation and MiB's start (FISS's preset); ADE20K: 0.001 and 0.00001
-    pod: NonNegativeFloat = 0.01
-    pod_outputs: NonNegativeFloat = 0.0005
-    scales: tuple[PositiveInt, ...] = (1, 2, 4)
-    initialisation: Literal["balanced", "default"] = "balanced"
-
-    def initialise(self, network: Network, classes: int) -> None:
-        network.grow(classes)
-        if self.initialisation == "balanced":
-            balance(network.decoder.classifier)
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """Prototypes of the old classes, and medians of the teacher's uncertainty if something asks for them."""
@@ -191,7 +180,7 @@ class GSC(Method):
         certain = confident(logits, self.thresholds)
         if self.gate == "two_stage":
             return torch.where(certain, argmax_labels(batch.given, logits), found)
-        return found.masked_fill((batch.given == 0) & ~certain, 255)
+        return found.masked_fill((batch.given == 0) & ~certain, IGNORE)
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         logits = student.upsample(batch.size)
@@ -207,17 +196,7 @@ class GSC(Method):
             losses["soft"] = self.soft * soft
         if self.sharp:
             losses["sharp"] = self.sharp * sharp_loss(logits, where=self._sharp_pixels(batch, teacher))
-        if self.pod or self.pod_outputs:
-            losses["pod"] = pod_distillation(
-                [*student.stages, student.features],
-                [*teacher.stages, teacher.features],
-                student.logits,
-                teacher.logits,
-                features=self.pod,
-                outputs=self.pod_outputs,
-                scales=self.scales,
-            )
-        return losses
+        return losses | self.host_losses(student, teacher)
 
     def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         logits = student.upsample(batch.size)
@@ -233,7 +212,8 @@ class GSC(Method):
         size = gradient_magnitude(
             logits, batch.labels, probability=self.probability, exponent=exponent, logarithm=self.logarithm
         )
-        means = mean_by_step(size, batch.labels, batch.class_steps)
+        sums, counts = sum_by_step(size, batch.labels, batch.class_steps)
+        means = sums / counts
         batch.logs |= {f"gradient/step{s}": means[s] for s in range(batch.step + 1)}
         if not self.compensation:
             return torch.ones_like(size)
@@ -241,6 +221,7 @@ class GSC(Method):
             size,
             batch.labels,
             batch.class_steps,
+            totals=(sums, counts),
             grouping=self.grouping,
             new=self.new_weight,
             clamp=self.clamp,

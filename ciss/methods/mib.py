@@ -1,17 +1,15 @@
 """MiB: modelling the background (Cermelli, Mancini, Rota Bulo, Ricci, Caputo; CVPR 2020, arXiv 2002.00718)."""
 
-from typing import Literal
-
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from ciss.losses import cross_entropy, unbiased_cross_entropy, unbiased_distillation
-from ciss.methods.base import Batch, Method, coefficients
-from ciss.models import Network, Output, balance
+from ciss.methods.base import Balanced, Batch, coefficients
+from ciss.models import Output
 
 
 @coefficients
-class MiB(Method):
+class MiB(Balanced):
     """Cross-entropy and distillation that let the background stand for old and new classes, and a balanced start.
 
     Defaults are those of the published code for Pascal VOC.
@@ -19,12 +17,6 @@ class MiB(Method):
 
     distillation: NonNegativeFloat = 10.0
     alpha: NonNegativeFloat = 1.0  # multiplies the teacher's logits
-    initialisation: Literal["balanced", "default"] = "balanced"
-
-    def initialise(self, network: Network, classes: int) -> None:
-        network.grow(classes)
-        if self.initialisation == "balanced":
-            balance(network.decoder.classifier)
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         logits = student.upsample(batch.size)

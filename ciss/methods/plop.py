@@ -1,19 +1,19 @@
 """PLOP: learning without forgetting by pooled outputs (Douillard, Chen, Dapogny, Cord; CVPR 2021, arXiv 2011.11390)."""
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
-from ciss.losses import cross_entropy, pod_distillation
-from ciss.methods.base import Batch, Method, coefficients
-from ciss.models import Network, Output, balance
+from ciss.losses import cross_entropy
+from ciss.methods.base import Batch, Host, coefficients
+from ciss.models import Output
 from ciss.pseudo_labels import EntropyMedians, Variant, adaptive_factor, entropy_labels, normalised_entropy
 
 
 @coefficients
-class PLOP(Method):
+class PLOP(Host):
     """Entropy pseudo labels for the background, and local POD on encoder stages, dense features and logits.
 
     Defaults are those of the published code for Pascal VOC (ADE20K: pod 0.001, pod_outputs 0.00001). `variant`:
@@ -30,15 +30,6 @@ class PLOP(Method):
     variant: Variant = "paper"
     bins: PositiveInt = 100
     least: NonNegativeFloat = 0.001  # floor of the thresholds
-    pod: NonNegativeFloat = 0.01
-    pod_outputs: NonNegativeFloat = 0.0005
-    scales: tuple[PositiveInt, ...] = (1, 2, 4)
-    initialisation: Literal["balanced", "default"] = "balanced"
-
-    def initialise(self, network: Network, classes: int) -> None:
-        network.grow(classes)
-        if self.initialisation == "balanced":
-            balance(network.decoder.classifier)
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """The median uncertainty of each old class in this step's background."""
@@ -70,15 +61,5 @@ class PLOP(Method):
         batch.log_labels()
         # L = 1/(B H W) sum_i nu_b CE_i + L_pod,   nu_b: the share of the image's background that kept a label
         factor = adaptive_factor(batch.given, batch.labels, variant=self.variant) if self.pseudo_labels else 1.0
-        losses = {"cross_entropy": cross_entropy(logits, batch.labels, weights=factor, divisor="all")}
-        if self.pod or self.pod_outputs:
-            losses["pod"] = pod_distillation(
-                [*student.stages, student.features],
-                [*teacher.stages, teacher.features],
-                student.logits,
-                teacher.logits,
-                features=self.pod,
-                outputs=self.pod_outputs,
-                scales=self.scales,
-            )
-        return losses
+        segmentation = cross_entropy(logits, batch.labels, weights=factor, divisor="all")
+        return {"cross_entropy": segmentation, **self.host_losses(student, teacher)}

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from ciss.models.classifier import Classifier
+from ciss.models.classifier import Classifier, balance
 
 
 class DeepLabV3(nn.Module):
@@ -29,3 +29,11 @@ class DeepLabV3(nn.Module):
 
     def grow(self, classes: int) -> None:
         self.classifier.grow(classes)
+
+    def balance(self) -> None:
+        """See `ciss.models.balance`."""
+        balance(self.classifier)
+
+    @property
+    def channels(self) -> int:
+        return sum(group.out_channels for group in self.classifier.groups)

@@ -58,7 +58,7 @@ class Network(nn.Module):
 
     @property
     def channels(self) -> int:
-        return self.decoder.classifier.tokens.shape[0]
+        return self.decoder.channels
 
 
 def set_norm_mode(network: nn.Module, norm: str) -> nn.Module:
