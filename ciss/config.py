@@ -53,11 +53,17 @@ class Model:
     encoder: Text = "ciss_tiny"  # a timm name
     pretrained: bool = False  # fetch timm's own weights (needs a network once)
     weights: Text | None = None  # or a local weight file; relative to the data root or the project
-    output_stride: Literal[4, 8, 16, 32] = 4
-    decoder: Literal["deeplabv3"] = "deeplabv3"
+    image_size: Count | None = None  # pixels a transformer's positions are made for; null: timm's. Others are resized
+    output_stride: Literal[4, 8, 14, 16, 32] = 4  # a transformer's patch
+    decoder: Literal["deeplabv3", "mask_transformer"] = "deeplabv3"
     width: Count = 64  # channels of the dense features before the classifier
+    # deeplabv3
     atrous_rates: tuple[Count, ...] = (2, 4, 6)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # mask_transformer
+    layers: Count = 2
+    heads: Count | None = None  # null: one for 64 channels
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the last layer
 
 
 @section
@@ -74,6 +80,7 @@ class Train:
     crop: Count  # pixels
     batch: Count  # images per process and forward pass
     accumulate: Count = 1  # forward passes per update
+    resize: Count | None = None  # pixels of the shorter side, before anything else; null: as it is
     augmentation: Literal["none", "resized_crop", "scaled_crop"] = "none"
     scale: Annotated[tuple[Positive, Positive], AfterValidator(_rising)] = (0.5, 2.0)
     flip: bool = True

@@ -24,6 +24,7 @@ class Explanation:
     labels: list[np.ndarray] = field(default_factory=list)  # as the method learns them
     truth: list[np.ndarray] = field(default_factory=list)
     maps: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    tokens: np.ndarray | None = None  # (C,D), the trained network's class tokens, or its classifier's rows
 
 
 @torch.no_grad()
@@ -50,6 +51,7 @@ def explain(run: Run, numbers: list[int]) -> Explanation:
             batch, true = maker.hide(item)
             old, new = teacher(batch.images), student(batch.images)
             batch.labels = method.labels(batch, old)
+            found.tokens = new.class_tokens.float().cpu().numpy()
             for labels, into in ((batch.given, found.given), (batch.labels, found.labels), (true, found.truth)):
                 into.append(labels[0].cpu().numpy().astype(np.uint8))
             for name, values in method.maps(new, old, batch).items():

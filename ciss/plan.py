@@ -140,15 +140,18 @@ def _name(arguments: argparse.Namespace) -> str:
     """The preset's own data set and protocol go by its name; others carry what differs."""
     file, preset = _preset_file(arguments), _preset(arguments)
     own = (preset["dataset"], preset["protocol"]) == (arguments.dataset, arguments.protocol)
-    name = file.stem if own else f"{arguments.dataset}-{arguments.protocol}"
+    kind = file.stem if file.stem.startswith(f"{arguments.dataset}-") else arguments.dataset
+    name = file.stem if own else f"{kind}-{arguments.protocol}"
     return name if arguments.setting == "overlapped" else f"{name}-{arguments.setting}"
 
 
 def _preset_file(arguments: argparse.Namespace) -> Path:
+    """The data set's own; of `--preset mbs` what the data set has by that name (voc-mbs), or the preset itself."""
     wanted = arguments.preset or arguments.dataset
-    if wanted not in presets():
-        raise ConfigError(f"no preset {wanted!r}. {config.choose(wanted, presets())}")
-    return presets()[wanted]
+    for name in (f"{arguments.dataset}-{wanted}", wanted):
+        if name in presets():
+            return presets()[name]
+    raise ConfigError(f"no preset {wanted!r}. {config.choose(wanted, presets())}")
 
 
 def _preset(arguments: argparse.Namespace) -> CommentedMap:
@@ -233,7 +236,8 @@ def main() -> None:
         prog="python -m ciss.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("dataset", nargs="?", help=f"data set; there are presets for {', '.join(presets())}")
+    own = ", ".join(name for name in presets() if name in DATASETS)
+    add("dataset", nargs="?", help=f"data set; there are presets for {own}")
     add("protocol", nargs="?", help="base classes, then classes a step: 15-1; a dataset's preset says its usual one")
     add(
         "--setting",
@@ -259,7 +263,7 @@ def main() -> None:
     )
     orders("--order", nargs="+", type=int, metavar="ID", help="one class order, as raw ids")
     add("--no-joint", dest="joint", action="store_false", help="leave joint training out")
-    add("--preset", help="start from this preset rather than the data set's")
+    add("--preset", help="start from this preset rather than the data set's: mbs")
     add("--name", help="name of the benchmark (default: the data set, with the protocol where it is not the preset's)")
     add(
         "--set",

@@ -13,6 +13,7 @@ from ciss.prototypes import Scaling, Unseen, distance_weights
 
 Variant = Literal["paper", "released"]
 Resolution = Literal["full", "quarter", "grid"]
+PatchRule = Literal["top_left", "majority"]
 
 
 # --- GSC: prototypes
@@ -234,6 +235,106 @@ def adaptive_factor(given: Tensor, labels: Tensor, *, variant: Variant = "paper"
     else:
         factor = torch.where(total > 0, kept / total.clamp(min=1), 1.0)
     return factor[:, None, None]
+
+
+# --- MBS: confidence, and what may be an object
+
+
+@torch.no_grad()
+def selective_pseudo_labels(
+    labels: Tensor,
+    teacher_logits: Tensor,
+    *,
+    threshold: float = 0.7,
+    selective: bool = True,
+    ignore_index: int = IGNORE,
+) -> Tensor:
+    """Background pixels take the teacher's class where it is confident; other pixels of objects are ignored.
+
+    Shapes: labels (B,H,W) int64, teacher_logits (B,K,H,W) -> (B,H,W). Any label but 0 stays. `selective` off: nothing
+    is ignored. Source: MBS (Park et al., ECCV 2024) eq. 1 to 3.
+    """
+    probabilities = _wide(teacher_logits).softmax(dim=1)
+    return selective_labels(labels, probabilities, threshold=threshold, selective=selective, ignore_index=ignore_index)
+
+
+@torch.no_grad()
+def selective_labels(
+    labels: Tensor,
+    teacher_probabilities: Tensor,
+    *,
+    threshold: float = 0.7,
+    selective: bool = True,
+    ignore_index: int = IGNORE,
+) -> Tensor:
+    """`selective_pseudo_labels` of probabilities (B,K,H,W) that are known already."""
+    best, found = teacher_probabilities.max(dim=1)
+    background = labels == 0
+    # eq. 1: the teacher's old class k where k > 0 and p'_k >= threshold
+    taken = background & (found > 0) & (best >= threshold)
+    chosen = torch.where(taken, found, labels)
+    if not selective:
+        return chosen
+    # eq. 2 and 3: ignored where no class was taken and p'_0 < sum_{c >= 1} p'_c, that is p'_0 < 1/2
+    objects = teacher_probabilities[:, 0] < 0.5
+    return chosen.masked_fill(background & ~taken & objects, ignore_index)
+
+
+@torch.no_grad()
+def patch_labels(
+    labels: Tensor,
+    size: tuple[int, int],
+    *,
+    covered: tuple[int, int] | None = None,
+    rule: PatchRule = "top_left",
+    ignore_index: int = IGNORE,
+) -> Tensor:
+    """One label for each patch of a grid: of its first pixel (published code), or the most frequent of its pixels.
+
+    Shapes: labels (B,H,W) int64, size (h,w) -> (B,h,w). `covered`: pixels that the grid stands for, where the last
+    patches reach beyond the image; what lies there has no say. `majority`: ignored pixels count like a class, ties go
+    to the smaller label.
+    """
+    covered = covered or tuple(labels.shape[-2:])
+    if rule == "top_left":
+        rows, columns = (
+            torch.arange(cells, device=labels.device) * pixels // cells
+            for cells, pixels in zip(size, covered, strict=True)
+        )
+        return labels[:, rows[:, None], columns]
+    if rule != "majority":
+        raise ValueError(f"rule is {rule!r}. Use 'top_left' or 'majority'.")
+    rows, columns = (
+        torch.arange(side, device=labels.device) * cells // pixels
+        for side, cells, pixels in zip(labels.shape[-2:], size, covered, strict=True)
+    )
+    cell = (rows[:, None] * size[1] + columns).flatten().expand(len(labels), -1)
+    ignored, bins = 256, 257
+    votes = torch.zeros(len(labels), size[0] * size[1] * bins, dtype=torch.int32, device=labels.device)
+    vote = cell * bins + torch.where(labels == ignore_index, ignored, labels.long()).flatten(1)
+    votes.scatter_add_(1, vote, torch.ones_like(votes[:, :1]).expand_as(vote))
+    found = votes.view(len(labels), *size, bins).argmax(dim=-1)
+    return torch.where(found == ignored, ignore_index, found).to(labels.dtype)
+
+
+@torch.no_grad()
+def patch_weights(
+    labels: Tensor, teacher_grid_logits: Tensor, new_classes: Tensor, *, ignore_index: int = IGNORE
+) -> Tensor:
+    """How much each patch shall keep its features: old classes 1, background as much as the teacher calls it that, new
+    and ignored ones 0.
+
+    Shapes: labels (B,h,w) int64, teacher_grid_logits (B,K,h,w), new_classes (n,) positions -> (B,h,w). Source: MBS,
+    section 3.4; probabilities of the native grid, not of a reduced map, as in the published code.
+    """
+    background = _wide(teacher_grid_logits).softmax(dim=1)[:, 0]
+    fresh = (labels[..., None] == new_classes).any(dim=-1) | (labels == ignore_index)
+    # w_j = 1 (old),   softmax(m'_j)_0 (background),   0 (new, ignored)
+    return torch.where(labels == 0, background, 1.0).masked_fill(fresh, 0)
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -14,8 +14,9 @@ from ciss import paths, protocol, source
 from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
 from ciss.data import DATASETS, Index
 from ciss.methods import METHODS, Method, code_of
-from ciss.models import Network, WeightsError
+from ciss.models import Network, WeightsError, create_network
 from ciss.models.encoders import check_weights, create_encoder
+from ciss.models.network import create_decoder
 
 TRAINING_CODE = (  # with the method's own file the same as the stages' dependencies in dvc.yaml
     "engine.py",
@@ -94,7 +95,7 @@ class Run:
     def build_network(self, steps: int | None = None) -> Network:
         """The network after `steps` increments (default: this run's), with the encoder's starting weights."""
         groups = self.channel_groups[: None if steps is None else steps + 1]
-        return Network(self.settings.model, groups, weight_file(self.settings))
+        return create_network(self.settings.model, groups, weight_file(self.settings))
 
     def index(self) -> Index:
         """Raises DataError when it is missing, damaged, or made for other settings."""
@@ -223,7 +224,7 @@ def _problems(config: Config) -> Iterator[str]:
         model = benchmark.model
         try:
             with torch.device("meta"):
-                create_encoder(model.encoder, model.output_stride)
+                encoder = create_encoder(model.encoder, model.output_stride, image_size=model.image_size)
             if file := weight_file(benchmark):
                 check_weights(model.encoder, file)
         except ValueError as error:
@@ -231,6 +232,11 @@ def _problems(config: Config) -> Iterator[str]:
             continue
         except WeightsError as error:
             yield f"{place}.model.weights: {error}"
+        try:
+            with torch.device("meta"):
+                create_decoder(model, encoder.widths[-1], [2])
+        except ValueError as error:
+            yield f"{place}.model.width: {error}"
         if model.pretrained and model.weights:
             yield f"{place}.model.pretrained: model.weights names a file. Set this to false, or weights to null."
         elif model.pretrained and not timm.is_model_pretrained(model.encoder):

@@ -17,6 +17,8 @@ TRACES = {
     "weight/": "weight of old pixels",
     "background/": "share of the background",
     "distance/": "distance weights",
+    "patch/": "weight of patches",
+    "cosine/": "cosine of new tokens",
 }
 VOID = (224, 224, 192)
 FLOWS = {"background": ("#BBBBBB", ""), "right": ("#009E73", ""), "old": ("#56B4E9", "//"), "new": ("#D55E00", "xx")}
@@ -224,6 +226,21 @@ def iou_bars(ax: Axes, ious: np.ndarray, names: list[str], before: np.ndarray | 
         ax.legend(frameon=False)
     ax.set_xticks(range(len(ious)), names, rotation=35, ha="right")
     ax.set(ylabel="IoU, validation", ylim=(0, 1))
+
+
+def token_angles(ax: Axes, tokens: np.ndarray, names: list[str], new: int) -> None:
+    """Angles in degrees between the class tokens (C,D) of the `new` last classes and all others."""
+    unit = tokens / np.maximum(np.linalg.norm(tokens, axis=1, keepdims=True), 1e-12)
+    angles = np.degrees(np.arccos(np.clip(unit[-new:] @ unit.T, -1, 1)))
+    itself = np.eye(new, len(tokens), len(tokens) - new, dtype=bool)
+    sns.heatmap(
+        pd.DataFrame(angles, index=names[-new:], columns=names),
+        ax=ax, vmin=0, vmax=180, cmap="cividis", annot=True, fmt=".0f", annot_kws={"fontsize": 7}, linewidths=0.5,
+        mask=itself, cbar_kws={"label": "angle (degrees)", "ticks": [0, 90, 180]},
+    )  # fmt: skip
+    ax.tick_params(axis="x", rotation=35)
+    ax.tick_params(axis="y", rotation=0)
+    ax.set(title="new class tokens against all")
 
 
 def pace_panels(table: pd.DataFrame, methods: list[str]) -> Figure:

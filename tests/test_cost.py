@@ -10,7 +10,7 @@ import torch
 from ciss.config import Model
 from ciss.losses import cross_entropy, output_distillation
 from ciss.methods import METHODS, Batch, Method
-from ciss.models import Network
+from ciss.models import create_network
 
 OLD, NEW = 8, 1  # the last step of voc8 4-1
 MODEL = Model(encoder="mobilenetv2_100", output_stride=16, width=128, atrous_rates=(6, 12, 18))
@@ -40,7 +40,7 @@ class Trainer:
 
     def __init__(self, method: Method, batch: Batch):
         torch.manual_seed(0)
-        student = Network(MODEL, [5, 1, 1, 1]).to(memory_format=torch.channels_last)
+        student = create_network(MODEL, [5, 1, 1, 1]).to(memory_format=torch.channels_last)
         self.teacher = copy.deepcopy(student).eval().requires_grad_(False)
         method.initialise(student, NEW)
         self.method, self.batch, self.student = method, batch, student.train()

@@ -15,7 +15,7 @@ from ciss.methods.base import coefficients
 from ciss.methods.finetune import Finetune
 from ciss.methods.joint import Joint
 from ciss.methods.mib import MiB
-from ciss.models import Network, Output
+from ciss.models import Output, create_network
 
 OLD, NEW, SIZE = 3, 2, (8, 12)
 FILE = "params.yaml"
@@ -64,7 +64,7 @@ def make_batch(old=OLD, new=NEW, size=SIZE, seed=0):
 
 def network(*groups, seed=0):
     torch.manual_seed(seed)
-    return Network(Model(width=8, atrous_rates=(1, 2)), list(groups))
+    return create_network(Model(width=8, atrous_rates=(1, 2)), list(groups))
 
 
 def full(logits, size=SIZE):

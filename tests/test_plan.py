@@ -71,7 +71,7 @@ def planned(tmp_path, monkeypatch, capsys):
 
 
 def test_the_committed_file_is_the_default_plan(planned):
-    assert planned("shapes", "4-2") == "params.yaml: shapes; 10 runs. Next: dvc repro\n"
+    assert planned("shapes", "4-2") == "params.yaml: shapes; 12 runs. Next: dvc repro\n"
     committed = YAML(typ="safe", pure=True).load(Path(plan.__file__).parents[1] / "params.yaml")
     assert planned.document == committed
     first = planned.text
@@ -231,6 +231,7 @@ def test_methods_missing_from_the_file_are_added(planned):
     gsc = methods.pop("gsc")
     assert gsc["soft"] == 0.3 and gsc["scales"] == [1, 2, 4], "all coefficients, on lines of their own"
     assert methods.pop("plop")["variant"] == "paper"
+    assert methods.pop("mbs")["distillation"] == 25
     assert methods == {
         "finetune": {},
         "mib": {"distillation": 10.0, "alpha": 1.0, "initialisation": "balanced"},
@@ -303,7 +304,10 @@ def test_a_file_with_sections_missing_is_completed(planned):
         (["shapes", "4-3"], "plan: benchmarks.shapes-4-3: shapes 4-3: the 4 classes after the base do not divide"),
         (["shapes", "four"], "plan: benchmarks.shapes-four: unknown protocol 'four'; shapes has"),
         (["shapes", "--methods", "mb"], "--methods: no incremental method 'mb'. Did you mean 'mib'?"),
-        (["shapes", "--methods", "joint"], "--methods: no incremental method 'joint'. There are: finetune, gsc, mib,"),
+        (
+            ["shapes", "--methods", "joint"],
+            "--methods: no incremental method 'joint'. There are: finetune, gsc, mbs, mib",
+        ),
         (["shapes", "--methods", "gsc-x"], "--methods: gsc has no preset 'x'. There are: clamped, code, no-"),
         (["shapes", "--order", "1", "2"], "plan: benchmarks.shapes: the order is no permutation of the 8 classes"),
         (
@@ -369,7 +373,7 @@ def test_help(planned):
 
 def test_check_says_that_all_is_well(planned):
     planned("shapes")
-    assert planned("--check") == "params.yaml: 1 benchmark(s), 10 runs, no mistake found.\n"
+    assert planned("--check") == "params.yaml: 1 benchmark(s), 12 runs, no mistake found.\n"
     proof = planned.folder / ".checked"
     first, inode = proof.read_bytes(), proof.stat().st_ino
     planned("shapes", "--seeds", "1")
@@ -415,7 +419,7 @@ def test_checking_another_file_forgets_nothing(planned):
     planned("voc8", "--output", "studies/other.yaml", "--set", "model.weights=null")
     (planned.folder / "results" / "shapes" / "shapes-s0").mkdir(parents=True)
     before = planned.files()
-    assert "18 runs" in planned("--check", "--output", "studies/other.yaml")
+    assert "22 runs" in planned("--check", "--output", "studies/other.yaml")
     assert planned.files() == before
     planned("--check", "--output", str(planned.file))
     assert (planned.folder / ".checked").is_file()

@@ -39,7 +39,8 @@ def training_transform(train: Train) -> v2.Compose:
     """(Image, Mask) -> both `crop` pixels square.
 
     `resized_crop`: random area and aspect (MiB, PLOP; `scale` is a share of the AREA); `scaled_crop`: random resize,
-    then crop (SSUL, MBS; `scale` is a factor of the sides); `none`: crop only. What is padded is ignored.
+    then crop (SSUL, MBS; `scale` is a factor of the sides); `none`: crop only. `resize` brings the shorter side to a
+    size first (MBS). What is padded is ignored.
     """
     crop = v2.RandomCrop(train.crop, pad_if_needed=True, fill=FILL)
     steps: list[v2.Transform] = {
@@ -47,6 +48,8 @@ def training_transform(train: Train) -> v2.Compose:
         "resized_crop": [v2.RandomResizedCrop(train.crop, scale=train.scale, antialias=True)],
         "scaled_crop": [RandomScale(train.scale), crop],
     }[train.augmentation]
+    if train.resize:
+        steps.insert(0, v2.Resize(train.resize, antialias=True))
     if train.flip:
         steps.append(v2.RandomHorizontalFlip())
     if train.transpose:

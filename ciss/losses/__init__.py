@@ -1,17 +1,28 @@
 """The maths of the papers: tensors in, scalar or map out; no state, no device, no configuration."""
 
 from ciss.losses.compensation import compensation_weights, gradient_magnitude, mean_by_step, sum_by_step, weigh_by_step
-from ciss.losses.cross_entropy import cross_entropy, unbiased_cross_entropy
-from ciss.losses.distillation import output_distillation, unbiased_distillation
+from ciss.losses.cross_entropy import cross_entropy, negative_log_likelihood, unbiased_cross_entropy
+from ciss.losses.distillation import (
+    guided_distillation,
+    label_guided_distillation,
+    output_distillation,
+    unbiased_distillation,
+)
 from ciss.losses.pod import local_pod, pod_distillation
 from ciss.losses.relations import sharp_loss, soft_relation_loss
+from ciss.losses.tokens import adaptive_feature_distillation, orthogonality
 
 __all__ = [
+    "adaptive_feature_distillation",
     "compensation_weights",
     "cross_entropy",
     "gradient_magnitude",
+    "guided_distillation",
+    "label_guided_distillation",
     "local_pod",
     "mean_by_step",
+    "negative_log_likelihood",
+    "orthogonality",
     "output_distillation",
     "pod_distillation",
     "sharp_loss",

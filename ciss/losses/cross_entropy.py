@@ -33,6 +33,12 @@ def cross_entropy(
     return (weights * F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none")).sum() / valid
 
 
+def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
+    """`cross_entropy`, plain, of log-probabilities (B,C,H,W) that are known already."""
+    valid = (labels != ignore_index).sum().clamp(min=1)
+    return F.nll_loss(log_probabilities, labels, ignore_index=ignore_index, reduction="sum") / valid
+
+
 def unbiased_cross_entropy(logits: Tensor, labels: Tensor, old_channels: int, *, ignore_index: int = IGNORE) -> Tensor:
     """Cross-entropy in which background means "background or any old class" (MiB, Cermelli et al. 2020, eq. 5 and 6).
 

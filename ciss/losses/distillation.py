@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ciss.losses.precision import at_least_float32
+from ciss.protocol import VOID as IGNORE
 
 
 def _old_channels(logits: Tensor, teacher_logits: Tensor) -> int:
@@ -36,3 +37,38 @@ def unbiased_distillation(logits: Tensor, teacher_logits: Tensor, *, alpha: floa
     background = torch.cat([logits[:, :1], logits[:, old:]], dim=1).logsumexp(dim=1, keepdim=True)
     folded = torch.cat([background, logits[:, 1:old]], dim=1)
     return output_distillation(folded, alpha * at_least_float32(teacher_logits))
+
+
+def label_guided_distillation(
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE
+) -> Tensor:
+    """Distillation that gives the teacher's background to the new class where the label says so (MBS, eq. 7).
+
+    Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), K <= C, labels (B,H,W) int64 -> scalar. `labels` are those the
+    data gives, before any pseudo label: from K on they are new. Mean over all pixels, ignored ones too, and over the C
+    channels, as in the published code. Its closed form needs one gather and no loop over labels.
+    """
+    _old_channels(logits, teacher_logits)
+    log_p = at_least_float32(logits).log_softmax(dim=1)
+    target = at_least_float32(teacher_logits.detach()).softmax(dim=1)
+    return guided_distillation(log_p, target, labels, ignore_index=ignore_index)
+
+
+def guided_distillation(
+    log_probabilities: Tensor,
+    teacher_probabilities: Tensor,
+    labels: Tensor,
+    *,
+    where: Tensor | None = None,
+    ignore_index: int = IGNORE,
+) -> Tensor:
+    """`label_guided_distillation` of probabilities that are known already; mean over the pixels of `where` (B,H,W)."""
+    old, target = _old_channels(log_probabilities, teacher_probabilities), teacher_probabilities.detach()
+    new = (labels >= old) & (labels != ignore_index)
+    # L = -1/(N C) sum_i [ sum_{1 <= c < K} p'_c log s_c + p'_0 log s_{y or 0} ],   y or 0: the label where it is new
+    own = log_probabilities.gather(1, torch.where(new, labels, 0)[:, None])
+    if where is None:
+        kept = (target[:, 1:] * log_probabilities[:, 1:old]).sum() + (target[:, :1] * own).sum()
+        return -kept / log_probabilities.numel()
+    kept = (target[:, 1:] * log_probabilities[:, 1:old]).sum(dim=1) + (target[:, :1] * own)[:, 0]
+    return -(kept * where).sum() / (where.sum() * log_probabilities.shape[1]).clamp(min=1)

@@ -4,6 +4,7 @@ from ciss.methods.base import Batch, Method
 from ciss.methods.finetune import Finetune
 from ciss.methods.gsc import GSC
 from ciss.methods.joint import Joint
+from ciss.methods.mbs import MBS
 from ciss.methods.mib import MiB
 from ciss.methods.plop import PLOP
 
@@ -13,6 +14,7 @@ METHODS: dict[str, type[Method]] = {
     "mib": MiB,
     "plop": PLOP,
     "gsc": GSC,
+    "mbs": MBS,
 }
 
 __all__ = ["METHODS", "Batch", "Method", "code_of"]

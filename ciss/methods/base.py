@@ -43,10 +43,11 @@ class Batch:
 
     @torch.no_grad()
     def log_labels(self) -> None:
-        """Logs the shares of the given background that became an old class, and that is ignored."""
+        """Logs the shares of the given background that became an old class, that stays, and that is ignored."""
         background = self.given == 0
         total = background.sum()
         self.logs["background/relabelled"] = (background & (self.labels > 0) & (self.labels != IGNORE)).sum() / total
+        self.logs["background/kept"] = (background & (self.labels == 0)).sum() / total
         self.logs["background/ignored"] = (background & (self.labels == IGNORE)).sum() / total
 
     @torch.no_grad()

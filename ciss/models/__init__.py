@@ -1,7 +1,19 @@
 """Networks: a timm encoder, a decoder, a classifier that grows with the classes."""
 
-from ciss.models.classifier import Classifier, balance
+from ciss.models.classifier import Classifier, balance, transfer
 from ciss.models.encoders import WeightsError, create_encoder
-from ciss.models.network import Network, Output, set_norm_mode
+from ciss.models.network import Network, Output, create_network, set_norm_mode
+from ciss.models.reference import load_reference_checkpoint
 
-__all__ = ["Classifier", "Network", "Output", "WeightsError", "balance", "create_encoder", "set_norm_mode"]
+__all__ = [
+    "Classifier",
+    "Network",
+    "Output",
+    "WeightsError",
+    "balance",
+    "create_encoder",
+    "create_network",
+    "load_reference_checkpoint",
+    "set_norm_mode",
+    "transfer",
+]

@@ -33,16 +33,31 @@ class Classifier(nn.Module):
 
 
 @torch.no_grad()
+def transfer(classifier: Classifier) -> None:
+    """Background weight transfer to the newest group: its rows and biases are the background's.
+
+    Source: MBS (Park et al. 2024), whose code does it with class tokens; this is the same for rows of a classifier.
+    """
+    background, new = _background_and_new(classifier)
+    new.weight.copy_(background.weight[:1].expand_as(new.weight))
+    new.bias.fill_(background.bias[0])
+
+
+def _background_and_new(classifier: Classifier) -> tuple[nn.Conv2d, nn.Conv2d]:
+    if len(classifier.groups) == 1:
+        raise ValueError("the start from the background needs a group of new classes. Grow the classifier first.")
+    return classifier.groups[0], classifier.groups[-1]
+
+
+@torch.no_grad()
 def balance(classifier: Classifier) -> None:
     """Balanced initialisation of the newest group (Cermelli et al., MiB, section 3.3).
 
     New rows copy the background's; the background's bias is shared among background and new classes, so that their
     probabilities sum to the background's old one.
     """
-    background, new = classifier.groups[0], classifier.groups[-1]
-    if new is background:
-        raise ValueError("balanced initialisation needs a group of new classes. Grow the classifier first.")
-    new.weight.copy_(background.weight[:1].expand_as(new.weight))
+    transfer(classifier)
+    background, new = _background_and_new(classifier)
     # b_new = b_bg = b_bg - log(C_new + 1)
     shared = background.bias[0] - math.log(new.out_channels + 1)
     new.bias.fill_(shared)

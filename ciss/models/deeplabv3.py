@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from ciss.models.classifier import Classifier, balance
+from ciss.models.classifier import Classifier, balance, transfer
 
 
 class DeepLabV3(nn.Module):
@@ -13,7 +13,7 @@ class DeepLabV3(nn.Module):
     each group of classes, the first with the background.
     """
 
-    def __init__(self, in_width: int, width: int, atrous_rates: tuple[int, ...], dropout: float, groups: list[int]):
+    def __init__(self, in_width: int, width: int, groups: list[int], *, atrous_rates: tuple[int, ...], dropout: float):
         super().__init__()
         self.pyramid = ASPP(in_width, list(atrous_rates), width)
         for module in self.pyramid.modules():
@@ -33,6 +33,10 @@ class DeepLabV3(nn.Module):
     def balance(self) -> None:
         """See `ciss.models.balance`."""
         balance(self.classifier)
+
+    def transfer(self) -> None:
+        """See `ciss.models.transfer`."""
+        transfer(self.classifier)
 
     @property
     def channels(self) -> int:

@@ -6,8 +6,17 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, load_state_dict, register_model
+import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    is_model_in_modules,
+    load_state_dict,
+    register_model,
+)
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 logging.getLogger("timm").setLevel(logging.ERROR)  # what it says of a weight file, `check_weights` has judged
@@ -41,38 +50,106 @@ def ciss_tiny(pretrained: bool = False, **options) -> nn.Module:
     return network
 
 
-class Encoder(nn.Module):
-    """A timm backbone that returns its stages, deepest last.
+class Convolutional(nn.Module):
+    """A timm backbone made for features: it returns its last four stages, deepest last."""
 
-    Args: name and `output_stride` as timm knows them; `weights`: a local file; `pretrained`: let timm fetch its own.
-    Raises: WeightsError for a file of another network, ValueError for a name or output stride timm does not know.
-    """
+    patch = 1  # images need no padding
 
-    def __init__(self, name: str, output_stride: int, weights: Path | None = None, pretrained: bool = False):
+    def __init__(self, body: nn.Module):
         super().__init__()
-        _check_name(name)
-        options = {}
-        if weights is not None:
-            check_weights(name, weights)
-            options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
-        elif pretrained:
-            options = {"pretrained": True}
-        try:
-            self.body = timm.create_model(name, features_only=True, output_stride=output_stride, **options)
-        except (AssertionError, RuntimeError, TypeError) as error:  # timm's ways to say that it has no such variant
-            raise ValueError(
-                f"timm cannot make encoder {name!r} with output stride {output_stride}"
-                f"{f' ({error})' if str(error) else ''}. Change model.encoder or model.output_stride."
-            ) from error
-        self.widths = self.body.feature_info.channels()[-STAGES:]
+        self.body = body
+        self.widths = body.feature_info.channels()[-STAGES:]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B,3,H,W) -> the last four stages, each (B,D,h,w)."""
         return self.body(images)[-STAGES:]
 
 
-def create_encoder(name: str, output_stride: int, weights: Path | None = None, pretrained: bool = False) -> Encoder:
-    return Encoder(name, output_stride, weights, pretrained)
+class PlainTransformer(nn.Module):
+    """A plain vision transformer of timm's; its stages are the outputs of four blocks, the last one normed.
+
+    Images of any size: zeros to the right and below fill the last patches, and position embeddings are resized
+    bilinearly, as the published MBS does both.
+    """
+
+    def __init__(self, body: VisionTransformer):
+        super().__init__()
+        self.body = body
+        self.patch = body.patch_embed.patch_size[0]
+        depth = len(body.blocks)
+        self.ends = sorted({-(-depth * part // STAGES) - 1 for part in range(1, STAGES + 1)})  # of 12: 2, 5, 8, 11
+        self.widths = [body.embed_dim] * len(self.ends)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """images (B,3,H,W) -> stages, each (B,D,h,w) of ceil(H/patch) x ceil(W/patch)."""
+        body, (height, width) = self.body, images.shape[-2:]
+        patches = body.patch_embed(F.pad(images, (0, -width % self.patch, 0, -height % self.patch)))
+        grid = tuple(patches.shape[1:3])
+        tokens, stages = body.norm_pre(self._place(patches, grid)), []
+        for number, block in enumerate(body.blocks):
+            tokens = block(tokens)
+            if number in self.ends:
+                whole = body.norm(tokens) if number == self.ends[-1] else tokens
+                stages.append(whole[:, body.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid))
+        return stages
+
+    def _place(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Patches (B,h,w,D) with positions, class and register tokens before them: (B,N,D)."""
+        body, patches = self.body, patches.flatten(1, 2)
+        first = [token.expand(len(patches), -1, -1) for token in (body.cls_token, body.reg_token) if token is not None]
+        positions, own = body.pos_embed, body.patch_embed.grid_size
+        if grid != own:
+            placed = 0 if body.no_embed_class else body.num_prefix_tokens
+            options = {"num_prefix_tokens": placed, "interpolation": "bilinear", "antialias": False}
+            positions = resample_abs_pos_embed(positions, list(grid), list(own), **options)
+        if body.no_embed_class:
+            return torch.cat([*first, patches + positions], dim=1)
+        return torch.cat([*first, patches], dim=1) + positions
+
+
+def create_encoder(
+    name: str,
+    output_stride: int,
+    weights: Path | None = None,
+    pretrained: bool = False,
+    image_size: int | None = None,
+) -> Convolutional | PlainTransformer:
+    """An encoder by timm's name.
+
+    Args: output_stride: a transformer's is its patch; `weights`: a local file; `pretrained`: let timm fetch its own;
+    image_size: pixels, what a transformer's own grid of positions is made for (None: timm's). Raises: WeightsError for
+    a file of another network, ValueError for a name, output stride or image size timm does not know.
+    """
+    _check_name(name)
+    options = {}
+    if weights is not None:
+        check_weights(name, weights)
+        options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
+    elif pretrained:
+        options = {"pretrained": True}
+    plain = is_model_in_modules(name, ["vision_transformer"])
+    if plain:
+        options |= {"num_classes": 0, "global_pool": "", "dynamic_img_size": True}
+        options |= {"img_size": image_size} if image_size else {}
+    elif image_size:
+        raise ValueError(f"{name} has no grid of positions. Set model.image_size to null.")
+    else:
+        options |= {"features_only": True, "output_stride": output_stride}
+    try:
+        body = timm.create_model(name, **options)
+    except (AssertionError, RuntimeError, TypeError) as error:  # timm's ways to say that it has no such variant
+        raise ValueError(
+            f"timm cannot make encoder {name!r} with output stride {output_stride}"
+            f"{f' ({error})' if str(error) else ''}. Change model.encoder or model.output_stride."
+        ) from error
+    if not plain:
+        return Convolutional(body)
+    if type(body) is not VisionTransformer or body.pos_embed is None:
+        raise ValueError(f"{name} is no plain vision transformer with learnt positions. Change model.encoder.")
+    encoder = PlainTransformer(body)
+    if encoder.patch != output_stride:
+        raise ValueError(f"{name} has patches of {encoder.patch} pixels. Set model.output_stride to {encoder.patch}.")
+    return encoder
 
 
 def _check_name(name: str) -> None:
@@ -95,6 +172,9 @@ def check_weights(name: str, file: Path) -> None:
     head = (network.default_cfg or {}).get("classifier") or ()
     head = (head,) if isinstance(head, str) else tuple(head)
     wanted = {k: v.shape for k, v in network.state_dict().items() if not k.startswith(tuple(f"{h}." for h in head))}
+    # timm resizes position embeddings: their number is free
+    if "pos_embed" in wanted and getattr(found.get("pos_embed"), "ndim", 0) == 3:
+        wanted["pos_embed"] = (1, found["pos_embed"].shape[1], wanted["pos_embed"][2])
     wrong = [k for k, shape in wanted.items() if getattr(found.get(k), "shape", None) != shape]
     wrong = [k for k in wrong if not k.endswith("num_batches_tracked")]
     if wrong:

@@ -1,5 +1,6 @@
 """One network interface for every method: what a forward pass gives, whatever encoder and decoder made it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ciss.config import Model
 from ciss.models.deeplabv3 import DeepLabV3
 from ciss.models.encoders import create_encoder
+from ciss.models.mask_transformer import MaskTransformer
 
 
 @dataclass
@@ -22,35 +24,56 @@ class Output:
     stages: list[Tensor]  # (B,D_l,h_l,w_l), deepest last
     class_features: Tensor  # (B,C,D)
     class_tokens: Tensor  # (C,D)
+    # pixels (H,W) of the image, and those the grid stands for, where the last patches had to be filled up
+    filled: tuple[tuple[int, int], tuple[int, int]] | None = None
     _full: dict = field(default_factory=dict, repr=False)
 
     def upsample(self, size: tuple[int, int]) -> Tensor:
-        """Logits (B,C,H,W) in float32 or wider; computed once, however many losses ask."""
+        """Logits (B,C,H,W) in float32 or wider. Computed once, however many losses ask, as are the next two."""
+        return self._once("logits", size, self._upsample)
+
+    def probabilities(self, size: tuple[int, int]) -> Tensor:
+        """Softmax of the full-resolution logits, (B,C,H,W), which are not kept."""
+        return self._once("probabilities", size, lambda size: self._upsample(size).softmax(dim=1))
+
+    def log_probabilities(self, size: tuple[int, int]) -> Tensor:
+        """Their logarithm, (B,C,H,W)."""
+        return self._once("log_probabilities", size, lambda size: self._upsample(size).log_softmax(dim=1))
+
+    def covered_by(self, size: tuple[int, int]) -> tuple[int, int]:
+        """What the grid stands for when the image is drawn at a size."""
+        if self.filled is None:
+            return size
+        return tuple(-(-side * whole // own) for side, own, whole in zip(size, *self.filled, strict=True))
+
+    def _upsample(self, size: tuple[int, int]) -> Tensor:
+        logits = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
+        whole = F.interpolate(logits, self.covered_by(size), mode="bilinear", align_corners=False)
+        return whole[..., : size[0], : size[1]]
+
+    def _once(self, name: str, size: tuple[int, int], make: Callable[[tuple[int, int]], Tensor]) -> Tensor:
         size = tuple(size)
-        if size not in self._full:
-            logits = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
+        if (name, size) not in self._full:
             with torch.enable_grad():  # whoever asks next may need the gradients that the first one switched off
-                self._full[size] = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        return self._full[size]
+                self._full[name, size] = make(size)
+        return self._full[name, size]
 
 
 class Network(nn.Module):
-    """Encoder and decoder.
+    """Encoder and decoder."""
 
-    Args: model: the `model` section; groups: channels of each group of classes, the first one with the background
-    (protocol 4-2 at step 1: [5, 2]); weights: the encoder's weight file, resolved. Raises: see `create_encoder`.
-    """
-
-    def __init__(self, model: Model, groups: list[int], weights: Path | None = None):
+    def __init__(self, encoder: nn.Module, decoder: nn.Module):
         super().__init__()
-        self.encoder = create_encoder(model.encoder, model.output_stride, weights, model.pretrained)
-        self.decoder = DeepLabV3(self.encoder.widths[-1], model.width, model.atrous_rates, model.dropout, groups)
+        self.encoder, self.decoder = encoder, decoder
 
     def forward(self, images: Tensor) -> Output:
         """images (B,3,H,W), normalised -> Output."""
         stages = self.encoder(images)
         logits, features, class_features, tokens = self.decoder(stages)
-        return Output(logits, features, stages, class_features, tokens)
+        image, patch = tuple(images.shape[-2:]), self.encoder.patch
+        whole = tuple(-(-side // patch) * patch for side in image)
+        filled = (image, whole) if whole != image else None
+        return Output(logits, features, stages, class_features, tokens, filled)
 
     def grow(self, classes: int) -> None:
         """Adds a group of `classes` new channels; every old parameter keeps its bits."""
@@ -59,6 +82,24 @@ class Network(nn.Module):
     @property
     def channels(self) -> int:
         return self.decoder.channels
+
+
+def create_network(model: Model, groups: list[int], weights: Path | None = None) -> Network:
+    """A network by the `model` section.
+
+    Args: groups: channels of each group of classes, the first one with the background (protocol 4-2 at step 1: [5, 2]);
+    weights: the encoder's weight file, resolved. Raises: ValueError and WeightsError, see `create_encoder`.
+    """
+    encoder = create_encoder(model.encoder, model.output_stride, weights, model.pretrained, model.image_size)
+    return Network(encoder, create_decoder(model, encoder.widths[-1], groups))
+
+
+def create_decoder(model: Model, in_width: int, groups: list[int]) -> DeepLabV3 | MaskTransformer:
+    """A decoder by the `model` section over `in_width` channels. Raises ValueError for sizes that do not fit."""
+    if model.decoder == "deeplabv3":
+        return DeepLabV3(in_width, model.width, groups, atrous_rates=model.atrous_rates, dropout=model.dropout)
+    options = {"layers": model.layers, "heads": model.heads, "drop_path": model.drop_path}
+    return MaskTransformer(in_width, model.width, groups, **options)
 
 
 def set_norm_mode(network: nn.Module, norm: str) -> nn.Module:

@@ -1,0 +1,140 @@
+"""Checkpoints of published implementations, as networks of this project."""
+
+import math
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ciss.models.encoders import PlainTransformer
+from ciss.models.mask_transformer import MaskTransformer
+from ciss.models.network import Network
+
+WRAPPERS = ("model_state", "model", "state_dict")  # what a checkpoint file keeps the parameters under
+DECODER = {  # ours: theirs
+    "project": "proj_dec",
+    "norm": "decoder_norm",
+    "patch_projection": "proj_patch",
+    "class_projection": "proj_classes",
+    "class_tokens": "cls_emb",
+    "scales": "mask_norm.weight",
+    "shifts": "mask_norm.bias",
+}
+TOKENS = "decoder.cls_emb"  # (1,n,D) there, (n,D) here
+GROUPED = (TOKENS, "decoder.mask_norm.weight", "decoder.mask_norm.bias")
+
+
+def load_reference_checkpoint(
+    name: str, state_dict: Mapping, *, encoder_heads: int | None = None, decoder_heads: int | None = None
+) -> Network:
+    """A checkpoint of a published implementation as a network in eval mode that gives the same outputs.
+
+    Args: name: `mbs` (Segmenter with grouped class tokens, Park et al. 2024); state_dict: its parameters by the names
+    of its code, also with `module.` before them or under `model_state`; heads: of the attention, which no parameter
+    tells; None: one for 64 channels. Their group of the background and that of the base classes are our first.
+    Raises: ValueError for another name, and for parameters that are missing, foreign or of another shape.
+    """
+    if name != "mbs":
+        raise ValueError(f"there are no reference checkpoints of {name!r}. Use 'mbs'.")
+    theirs = _parameters(state_dict)
+    wanted = ("encoder.patch_embed.proj.weight", "encoder.pos_embed", "encoder.blocks.0.mlp.fc1.weight")
+    wanted += ("decoder.cls_emb.0", "decoder.cls_emb.1", "decoder.proj_dec.weight", "decoder.blocks.0.mlp.fc1.weight")
+    if missing := [key for key in wanted if key not in theirs]:
+        raise ValueError(f"not a checkpoint of MBS: it has no {missing[0]}.")
+    embedding, positions = theirs["encoder.patch_embed.proj.weight"], theirs["encoder.pos_embed"]
+    width, patch, side = embedding.shape[0], embedding.shape[-1], math.isqrt(positions.shape[1] - 1)
+    if side * side != positions.shape[1] - 1:
+        raise ValueError(f"encoder.pos_embed has {positions.shape[1]} positions: 1 and a square number is needed.")
+    encoder = VisionTransformer(
+        img_size=side * patch,
+        patch_size=patch,
+        embed_dim=width,
+        depth=_count(theirs, "encoder.blocks."),
+        num_heads=encoder_heads or max(1, width // 64),
+        mlp_ratio=len(theirs["encoder.blocks.0.mlp.fc1.weight"]) / width,
+        norm_layer=partial(nn.LayerNorm, eps=1e-5),  # theirs; timm's is 1e-6
+        num_classes=0,
+        dynamic_img_size=True,
+    )
+    inner = theirs["decoder.proj_dec.weight"].shape[0]
+    groups = [theirs[f"decoder.cls_emb.{k}"].shape[1] for k in range(_count(theirs, "decoder.cls_emb."))]
+    decoder = MaskTransformer(
+        width,
+        inner,
+        [groups[0] + groups[1], *groups[2:]],
+        layers=_count(theirs, "decoder.blocks."),
+        heads=decoder_heads,
+        mlp_ratio=len(theirs["decoder.blocks.0.mlp.fc1.weight"]) / inner,
+    )
+    network = Network(PlainTransformer(encoder), decoder)
+    expected = {key: value.shape for key, value in _their_parameters(network, groups).items()}
+    for key in [*expected, *theirs]:
+        if key not in theirs or key not in expected or theirs[key].shape != expected[key]:
+            what = "is missing" if key not in theirs else "is foreign" if key not in expected else "has another shape"
+            raise ValueError(f"not a checkpoint of MBS as it was published: {key} {what}.")
+    ours = {_our_name(key): value for key, value in _merge_base(theirs).items()}
+    network.load_state_dict(ours)
+    return network.eval()
+
+
+def _parameters(state_dict: Mapping) -> dict[str, Tensor]:
+    """Parameters by their names, out of whatever is around them; the encoder's head is never used."""
+    for wrapper in WRAPPERS:
+        if isinstance(state_dict.get(wrapper), Mapping):
+            state_dict = state_dict[wrapper]
+    plain = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    return {key: value for key, value in plain.items() if not key.startswith("encoder.head.")}
+
+
+def _count(parameters: dict[str, Tensor], prefix: str) -> int:
+    return len({key.removeprefix(prefix).split(".")[0] for key in parameters if key.startswith(prefix)})
+
+
+def _merge_base(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Groups 0 (background) and 1 (base classes) as one, and the later ones moved up."""
+    found = {}
+    for key, value in theirs.items():
+        prefix, _, group = key.rpartition(".")
+        if prefix not in GROUPED:
+            found[key] = value
+            continue
+        value = value.squeeze(0) if prefix == TOKENS else value
+        if group == "0":
+            base = theirs[f"{prefix}.1"]
+            found[key] = torch.cat([value, base.squeeze(0) if prefix == TOKENS else base])
+        elif group != "1":
+            found[f"{prefix}.{int(group) - 1}"] = value
+    return found
+
+
+def _our_name(key: str) -> str:
+    if key.startswith("encoder."):
+        return f"encoder.body.{key.removeprefix('encoder.')}"
+    for ours, theirs in DECODER.items():
+        if key.startswith(f"decoder.{theirs}"):
+            return key.replace(f"decoder.{theirs}", f"decoder.{ours}")
+    return key
+
+
+def _their_parameters(network: Network, groups: list[int]) -> dict[str, Tensor]:
+    """The network's parameters by their names and in their groups."""
+    found = {}
+    for key, value in network.state_dict().items():
+        name = key.replace("encoder.body.", "encoder.")
+        for ours, theirs in DECODER.items():
+            if name.startswith(f"decoder.{ours}"):
+                name = name.replace(f"decoder.{ours}", f"decoder.{theirs}")
+                break
+        prefix, _, group = name.rpartition(".")
+        if prefix not in GROUPED:
+            found[name] = value
+            continue
+        value = value[None] if prefix == TOKENS else value
+        if group == "0":
+            axis = 1 if prefix == TOKENS else 0
+            found[f"{prefix}.0"], found[f"{prefix}.1"] = value.split(groups[:2], dim=axis)
+        else:
+            found[f"{prefix}.{int(group) + 1}"] = value
+    return found
