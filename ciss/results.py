@@ -135,15 +135,15 @@ def peak_memory() -> int:
 
 
 def read(run: Run) -> dict:
-    """result.json with arrays confusion, curve_epochs, curve_confusions, samples, trace (by column) and
-    labels (see `Record`) added. Raises CheckpointError."""
+    """result.json with the method's title and the arrays confusion, curve_epochs, curve_confusions, samples, trace (by
+    column) and labels (see `Record`) added. Raises CheckpointError."""
     file = run.results / "result.json"
     if not file.is_file():
         raise checkpoint.CheckpointError(
             f"{file}: this run has no result yet. Train it: python -m ciss.engine {run.name}"
         )
     try:
-        result = json.loads(file.read_text(encoding="utf-8"))
+        result = {**json.loads(file.read_text(encoding="utf-8")), "title": run.title}
         with np.load(run.results / "confusion.npz") as arrays:
             result["confusion"] = arrays["confusion"]
         with np.load(run.results / "curves.npz") as arrays:

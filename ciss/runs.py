@@ -71,6 +71,12 @@ class Run:
         return code_of(self.method)
 
     @property
+    def title(self) -> str:
+        """The method as tables call it: "mbs (adapted)" on a network that it was not published on."""
+        home = METHODS[self.code].decoder
+        return self.method if home in (None, self.settings.model.decoder) else f"{self.method} (adapted)"
+
+    @property
     def joint(self) -> bool:
         return METHODS[self.code].sees_all
 

@@ -211,7 +211,8 @@ def trace_panels(trace: dict[str, np.ndarray], window: int = 10) -> Figure:
             means = pd.Series(trace[name]).rolling(window, min_periods=1).mean()
             style = {"color": COLOURS[k % 8], "ls": ("-", "--", ":", "-.")[k % 4]}
             ax.plot(np.arange(1, len(means) + 1), means, label=name.removeprefix(kind), **style)
-        ax.set(xlabel="batch", ylabel=TRACES[kind], ylim=(0, None))
+        ax.set(xlabel="batch", ylabel=TRACES[kind])
+        ax.set_ylim(bottom=min(0, ax.get_ylim()[0] if ax.dataLim.ymin < 0 else 0))
         ax.legend(frameon=False)
     figure.tight_layout()
     return figure

@@ -16,6 +16,7 @@ AFTER_2 = np.array([[8, 0, 0, 2], [8, 0, 0, 0], [5, 0, 5, 0], [0, 0, 0, 10]])
 def result(step: int, confusion: np.ndarray, **changes) -> dict:
     return {
         "method": "mib",
+        "title": changes.get("method", "mib"),
         "seed": 0,
         "step": step,
         "reached": step,

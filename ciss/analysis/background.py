@@ -51,6 +51,6 @@ def background_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
                 continue
             rates = confusion_rates(result["confusion"], result["groups"], result["step"])
             rows.append(
-                {"end": end, "method": result["method"], "seed": result["seed"], "step": result["step"], **rates}
+                {"end": end, "method": result["title"], "seed": result["seed"], "step": result["step"], **rates}
             )
     return pd.DataFrame(rows)

@@ -31,7 +31,7 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
             {
                 "benchmark": benchmark,
                 "end": end,
-                "method": last["method"],
+                "method": last["title"],
                 "seed": last["seed"],
                 **{name: _number(last["scores"][name]) for name in ("all", "old", "new", "harmonic")},
                 "forgetting": forgetting,
@@ -75,7 +75,7 @@ def curves_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
         {
             "benchmark": benchmark,
             "end": end,
-            "method": results[-1]["method"],
+            "method": results[-1]["title"],
             "seed": result["seed"],
             "step": result["reached"],
             **{name: _number(result["scores"][name]) for name in ("all", "old", "new")},

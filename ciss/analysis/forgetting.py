@@ -42,7 +42,7 @@ def forgetting_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
                 rows.append(
                     {
                         "end": end,
-                        "method": results[-1]["method"],
+                        "method": results[-1]["title"],
                         "seed": results[-1]["seed"],
                         "class": name,
                         "introduced": int(introduced[position]),
@@ -74,7 +74,7 @@ def pace_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
                 rows += [
                     {
                         "end": end,
-                        "method": result["method"],
+                        "method": result["title"],
                         "seed": result["seed"],
                         "step": result["step"],
                         "epochs": float(epochs),

@@ -68,6 +68,7 @@ class Method:
 
     sees_all: ClassVar[bool] = False  # joint training: every class at once, with all labels
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # named coefficients: `name-preset` under methods
+    decoder: ClassVar[str | None] = None  # the one it was published on; tables call it "(adapted)" on another
 
     def initialise(self, network: Network, classes: int) -> None:
         """Grows the network by this step's classes."""

@@ -65,6 +65,7 @@ class GSC(Host):
     Parts are switched off by compensation: false, soft: 0, sharp: 0, relabelling: none, pod and pod_outputs: 0.
     """
 
+    decoder: ClassVar = "deeplabv3"
     presets: ClassVar = {
         # gradient weights as the group's code has them (FISS) rather than its formulas
         "code": {"probability": "sigmoid", "exponent": "old_share", "grouping": "cumulative", "divisor": "all"},

@@ -37,9 +37,10 @@ class MBS(Method):
         L = L_CE + L_patch + L_cls + distillation L_LGKD + (n / C) L_ortho
 
     Defaults are those for Pascal VOC (ADE20K: distillation 50); schedules are in ciss/presets/*-mbs.yaml. On a decoder
-    without class tokens the classifier's rows stand for them: reports call that "MBS (adapted)".
+    without class tokens the classifier's rows stand for them: tables call that "mbs (adapted)".
     """
 
+    decoder: ClassVar = "mask_transformer"
     presets: ClassVar = {
         "no-selection": {"selective": False},  # confident labels only: doubtful pixels are taught as background
         "no-labels": {"labelling": "none"},
