@@ -31,6 +31,7 @@ def result(step: int, confusion: np.ndarray, **changes) -> dict:
         "training_seconds": 2.0,
         "preparation_seconds": 0.5,
         "pseudo_labels": {"method": {"precision": 0.75, "recall": None, "relabelled": 0.1, "ignored": 0.0}},
+        "log": [{"cosine/background": 0.9}, {"cosine/background": 0.25}],
         "peak_memory_bytes": 2**30,
         "parameters": 7,
         "data": "d",
@@ -114,6 +115,7 @@ def test_methods_table_means_and_deviations(ends):
     assert first["holdout_all"] == pytest.approx((8 / 23 + 0 + 5 / 10 + 10 / 12) / 4)
     assert (first["holdout_old"], first["holdout_new"]) == (0, pytest.approx((5 / 10 + 10 / 12) / 2))
     assert first["precision"] == 0.75 and np.isnan(first["recall"]) and first["preparation_seconds"] == 1.0
+    assert first["ignored"] == 0 and first["token_cosine"] == 0.25 and np.isnan(first["patch_weight"])
     table = analysis.methods_table(runs)
     assert table.loc["mib", "all"] == pytest.approx(0.6)
     assert table.loc["mib", "all_std"] == pytest.approx(0.2 / 2**0.5)

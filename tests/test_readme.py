@@ -29,9 +29,10 @@ def test_tables_are_the_committed_metrics(file):
             assert cell == ("" if scores[key] is None else f"{scores[key]:.3f}"), f"{method}: {key}"
 
 
-def test_the_tables_of_the_gsc_report_are_its_metrics():
+@pytest.mark.parametrize("method", ["gsc", "mbs"])
+def test_the_tables_of_a_methods_report_are_its_metrics(method):
     """Mean and sample deviation over seeds."""
-    folder = ROOT / "reports" / "gsc"
+    folder = ROOT / "reports" / method
     methods = json.loads((folder / "metrics.json").read_text())["methods"]
     text = (folder / "README.md").read_text(encoding="utf-8")
     rows = table("metrics.json", text)
@@ -73,7 +74,8 @@ def test_the_example_method_works():
     from ciss.models import Output
 
     names: dict = {}
-    exec(README.split("```python")[1].split("```")[0], names)
+    (block,) = (part for part in README.split("```python")[1:] if "class Distil" in part)
+    exec(block.split("```")[0], names)
     method, labels = names["Distil"](weight=2.0), torch.zeros(1, 4, 4, dtype=torch.int64)
     logits = torch.zeros(1, 3, 2, 2, requires_grad=True)
     student = Output(logits, logits, [logits], logits.flatten(2), logits[0, :, 0])

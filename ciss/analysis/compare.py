@@ -15,7 +15,8 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     """One row for each end: scores after the last step, training seconds of its own runs, peak memory, provenance.
 
     `holdout_*`: the same scores on the hold-out, on which coefficients may be chosen; NaN without one. `relabelled`,
-    `precision`, `recall`: of the last step's pseudo labels on the hold-out (see `metrics.label_scores`).
+    `ignored`, `precision`, `recall`: of the last step's pseudo labels on the hold-out (see `metrics.label_scores`).
+    `token_cosine`, `patch_weight`: means of the last epoch, of new class tokens to the background's and of patches.
     `preparation_seconds`: what passes over the data before the steps took, part of the training seconds.
     `forgetting` is the mean over old classes (background apart) of the best earlier IoU minus the last; NaN for joint.
     """
@@ -36,7 +37,9 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
                 **{name: _number(last["scores"][name]) for name in ("all", "old", "new", "harmonic")},
                 "forgetting": forgetting,
                 **_holdout(last),
-                **{name: _number(labels.get(name)) for name in ("relabelled", "precision", "recall")},
+                **{name: _number(labels.get(name)) for name in ("relabelled", "ignored", "precision", "recall")},
+                "token_cosine": _number(last["log"][-1].get("cosine/background")),
+                "patch_weight": _number(last["log"][-1].get("patch/weight")),
                 "preparation_seconds": sum(result["preparation_seconds"] for result in own),
                 "training_seconds": sum(result["training_seconds"] for result in own),
                 "peak_memory_mib": max(result["peak_memory_bytes"] for result in own) / 2**20,

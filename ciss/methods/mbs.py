@@ -100,8 +100,8 @@ class MBS(Method):
             losses["patches"] = self.patches * adaptive_feature_distillation(new, old, weights)
         if self.class_features:
             new, old = student.class_features[:, : batch.old_channels], teacher.class_features
-            every = torch.ones_like(old[..., 0])  # class counts alike
-            losses["class_features"] = self.class_features * adaptive_feature_distillation(new, old, every)
+            alike = torch.ones_like(old[..., 0])  # every class counts the same
+            losses["class_features"] = self.class_features * adaptive_feature_distillation(new, old, alike)
         if self.outputs == "label_guided" and self.distillation:
             where = batch.given != IGNORE if self.ignored == "left_out" else None
             guided = guided_distillation(log_p, teacher.probabilities(batch.size), batch.given, where=where)
@@ -110,10 +110,8 @@ class MBS(Method):
             # of log-probabilities as of logits: the softmax is over the old channels alone
             losses["distillation"] = self.distillation * output_distillation(log_p, teacher.upsample(batch.size))
         if self.orthogonality:
-            share = len(batch.new_classes) / batch.channels
-            losses["orthogonality"] = (
-                self.orthogonality * share * orthogonality(student.class_tokens, batch.new_classes)
-            )
+            weight = self.orthogonality * len(batch.new_classes) / batch.channels  # n / C
+            losses["orthogonality"] = weight * orthogonality(student.class_tokens, batch.new_classes)
         self._log_cosines(student.class_tokens, batch)
         return losses
 
@@ -134,7 +132,7 @@ class MBS(Method):
 
     @torch.no_grad()
     def _log_cosines(self, tokens: Tensor, batch: Batch) -> None:
-        """Of the new tokens: to the background's, and the largest to any old class's and among themselves."""
+        """Means over the new tokens: to the background's, and the largest to an old class's."""
         unit = F.normalize(tokens.detach().float(), dim=1)
         cosines = unit[batch.new_classes] @ unit.T
         batch.logs["cosine/background"] = cosines[:, 0].mean()
