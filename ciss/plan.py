@@ -67,6 +67,8 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
     for method in [*arguments.methods, "finetune", *(["joint"] if arguments.joint else [])]:
         if method not in document["methods"]:
             document["methods"][method] = _flow(_coefficients(method, _preset(arguments)))
+        else:
+            _tell_differences(method, document["methods"][method], _preset(arguments))
     for number, order in enumerate(_orders(arguments)):
         name = first if number == 0 else f"{first}-order{number}"
         if name in old["benchmarks"] and not arguments.fresh:
@@ -121,6 +123,17 @@ def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, arg
         document["ends"][f"{base}-joint"] = _flow({"run": f"{base}-joint", "benchmark": benchmark})
 
 
+def _tell_differences(method: str, mine: dict, preset: dict) -> None:
+    """Coefficients stay as the file has them; another benchmark's may be among them, so that is said."""
+    code, _, variant = method.partition("-")
+    if variant and variant not in METHODS[code].presets:
+        return  # numbers of one's own
+    theirs = _coefficients(method, preset)
+    kept = ", ".join(f"{key} {mine[key]} (preset: {theirs[key]})" for key in mine if mine[key] != theirs.get(key))
+    if kept:
+        print(f"methods.{method} stays as the file has it: {kept}. Remove the section to take the preset's.")
+
+
 def _coefficients(name: str, preset: dict) -> dict:
     """A method's defaults, changed by the benchmark's preset, and for a variant by the method's own preset."""
     code, _, variant = name.partition("-")
@@ -151,7 +164,8 @@ def _preset_file(arguments: argparse.Namespace) -> Path:
     for name in (f"{arguments.dataset}-{wanted}", wanted):
         if name in presets():
             return presets()[name]
-    raise ConfigError(f"no preset {wanted!r}. {config.choose(wanted, presets())}")
+    known = [name for name in presets() if "-" not in name or name.startswith(f"{arguments.dataset}-")]
+    raise ConfigError(f"no preset {wanted!r}. {config.choose(wanted, known)}")
 
 
 def _preset(arguments: argparse.Namespace) -> CommentedMap:

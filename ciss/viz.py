@@ -236,8 +236,8 @@ def token_angles(ax: Axes, tokens: np.ndarray, names: list[str], new: int) -> No
     itself = np.eye(new, len(tokens), len(tokens) - new, dtype=bool)
     sns.heatmap(
         pd.DataFrame(angles, index=names[-new:], columns=names),
-        ax=ax, vmin=0, vmax=180, cmap="cividis", annot=True, fmt=".0f", annot_kws={"fontsize": 7}, linewidths=0.5,
-        mask=itself, cbar_kws={"label": "angle (degrees)", "ticks": [0, 90, 180]},
+        ax=ax, vmin=0, vmax=180, cmap="cividis", annot=angles.size <= 300, fmt=".0f", annot_kws={"fontsize": 7},
+        linewidths=0.5, mask=itself, cbar_kws={"label": "angle (degrees)", "ticks": [0, 90, 180]},
     )  # fmt: skip
     ax.tick_params(axis="x", rotation=35)
     ax.tick_params(axis="y", rotation=0)

@@ -63,12 +63,12 @@ class MBS(Method):
     features: Literal["adaptive", "plain", "none"] = "adaptive"
     patches: NonNegativeFloat = 1.0  # weight of L_patch
     class_features: NonNegativeFloat = 1.0  # weight of L_cls
-    patch_label: PatchRule = "top_left"
+    patch_label: PatchRule = "top_left"  # by adaptive: whose label a patch has; or of most of its pixels
 
     # --- label-guided output distillation
     outputs: Literal["label_guided", "plain", "none"] = "label_guided"
     distillation: NonNegativeFloat = 25.0
-    ignored: Literal["distilled", "left_out"] = "distilled"  # pixels given as 255, padding among them
+    ignored: Literal["distilled", "left_out"] = "distilled"  # by label_guided: pixels given as 255, padding too
 
     # --- new class tokens
     orthogonality: NonNegativeFloat = 1.0  # times n / C

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import math
 from pathlib import Path
 
 import timm
@@ -74,6 +75,7 @@ class PlainTransformer(nn.Module):
 
     def __init__(self, body: VisionTransformer):
         super().__init__()
+        body.attn_pool = None  # of the head, which nothing here uses
         self.body = body
         self.patch = body.patch_embed.patch_size[0]
         depth = len(body.blocks)
@@ -86,10 +88,11 @@ class PlainTransformer(nn.Module):
         patches = body.patch_embed(F.pad(images, (0, -width % self.patch, 0, -height % self.patch)))
         grid = tuple(patches.shape[1:3])
         tokens, stages = body.norm_pre(self._place(patches, grid)), []
+        norm = body.fc_norm if isinstance(body.norm, nn.Identity) else body.norm  # the former where timm pools by means
         for number, block in enumerate(body.blocks):
             tokens = block(tokens)
             if number in self.ends:
-                whole = body.norm(tokens) if number == self.ends[-1] else tokens
+                whole = norm(tokens) if number == self.ends[-1] else tokens
                 stages.append(whole[:, body.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid))
         return stages
 
@@ -127,9 +130,9 @@ def create_encoder(
         options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
     elif pretrained:
         options = {"pretrained": True}
-    plain = is_model_in_modules(name, ["vision_transformer"])
+    plain = is_model_in_modules(name, ["vision_transformer", "deit"])
     if plain:
-        options |= {"num_classes": 0, "global_pool": "", "dynamic_img_size": True}
+        options |= {"num_classes": 0, "dynamic_img_size": True}
         options |= {"img_size": image_size} if image_size else {}
     elif image_size:
         raise ValueError(f"{name} has no grid of positions. Set model.image_size to null.")
@@ -149,6 +152,9 @@ def create_encoder(
     encoder = PlainTransformer(body)
     if encoder.patch != output_stride:
         raise ValueError(f"{name} has patches of {encoder.patch} pixels. Set model.output_stride to {encoder.patch}.")
+    if image_size and image_size % encoder.patch:
+        near = -(-image_size // encoder.patch) * encoder.patch
+        raise ValueError(f"image_size {image_size} is no multiple of {name}'s patches. Set model.image_size to {near}.")
     return encoder
 
 
@@ -163,6 +169,8 @@ def check_weights(name: str, file: Path) -> None:
     _check_name(name)
     if not file.is_file():
         raise WeightsError(f"{file}: there is no such weight file. Put it there, or change model.weights.")
+    if file.suffix == ".npz":
+        raise WeightsError(f"{file}: npz files are not read. Use timm's safetensors of {name}, or model.pretrained.")
     try:
         found = load_state_dict(str(file), device="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch raise many kinds; each means the file cannot be read
@@ -174,7 +182,10 @@ def check_weights(name: str, file: Path) -> None:
     wanted = {k: v.shape for k, v in network.state_dict().items() if not k.startswith(tuple(f"{h}." for h in head))}
     # timm resizes position embeddings: their number is free
     if "pos_embed" in wanted and getattr(found.get("pos_embed"), "ndim", 0) == 3:
-        wanted["pos_embed"] = (1, found["pos_embed"].shape[1], wanted["pos_embed"][2])
+        count = found["pos_embed"].shape[1]
+        patches = count - (0 if network.no_embed_class else network.num_prefix_tokens)
+        if patches > 0 and math.isqrt(patches) ** 2 == patches:
+            wanted["pos_embed"] = (1, count, wanted["pos_embed"][2])
     wrong = [k for k, shape in wanted.items() if getattr(found.get(k), "shape", None) != shape]
     wrong = [k for k in wrong if not k.endswith("num_batches_tracked")]
     if wrong:
