@@ -212,7 +212,9 @@ def trace_panels(trace: dict[str, np.ndarray], window: int = 10) -> Figure:
             style = {"color": COLOURS[k % 8], "ls": ("-", "--", ":", "-.")[k % 4]}
             ax.plot(np.arange(1, len(means) + 1), means, label=name.removeprefix(kind), **style)
         ax.set(xlabel="batch", ylabel=TRACES[kind])
-        ax.set_ylim(bottom=min(0, ax.get_ylim()[0] if ax.dataLim.ymin < 0 else 0))
+        low, high = (np.nan_to_num(bound, posinf=0, neginf=0) for bound in (ax.dataLim.ymin, ax.dataLim.ymax))
+        low = min(0.0, 1.05 * low)
+        ax.set_ylim(low, high + 0.05 * (high - low) or 1.0)
         ax.legend(frameon=False)
     figure.tight_layout()
     return figure
@@ -239,7 +241,7 @@ def token_angles(ax: Axes, tokens: np.ndarray, names: list[str], new: int) -> No
         ax=ax, vmin=0, vmax=180, cmap="cividis", annot=angles.size <= 300, fmt=".0f", annot_kws={"fontsize": 7},
         linewidths=0.5, mask=itself, cbar_kws={"label": "angle (degrees)", "ticks": [0, 90, 180]},
     )  # fmt: skip
-    ax.tick_params(axis="x", rotation=35)
+    ax.set_xticks(np.arange(len(names)) + 0.5, names, rotation=35, ha="right")
     ax.tick_params(axis="y", rotation=0)
     ax.set(title="new class tokens against all")
 
