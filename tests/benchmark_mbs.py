@@ -71,7 +71,7 @@ def compare(arguments: argparse.Namespace, classes: int) -> dict[str, float]:
     step.run(bare=True), step.run(bare=False)
     pairs = [(step.run(bare=True), step.run(bare=False)) for _ in range(arguments.pairs)]
     del step
-    bare, full = (_peak(classes, kind) for kind in ("bare", "mbs"))
+    bare, full = (_peak(arguments, classes, kind) for kind in ("bare", "mbs"))
     return {
         "time": statistics.median(b / a for a, b in pairs),
         "memory": full / bare,
@@ -80,9 +80,10 @@ def compare(arguments: argparse.Namespace, classes: int) -> dict[str, float]:
     }
 
 
-def _peak(classes: int, kind: str) -> int:
+def _peak(arguments: argparse.Namespace, classes: int, kind: str) -> int:
     """Bytes, of a process that does three steps."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--peak", kind, "--classes", str(classes)]
+    options = {**vars(arguments), "classes": classes, "peak": kind}
+    command = [sys.executable, __file__, *(f"--{name}={value}" for name, value in options.items())]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -4,6 +4,7 @@ import copy
 import statistics
 import time
 
+import benchmark_mbs
 import pytest
 import torch
 
@@ -77,4 +78,17 @@ def test_a_step_costs_little_more_than_plain_distillation(name, capsys):
         seconds = statistics.median(a for a, _ in pairs)
         print(f"\n{name}: {ratio:.3f} of a plain step of {seconds:.2f} s; its pass {method.pass_seconds:.2f} s a batch")
     assert ratio <= 1.35
+    torch.set_num_threads(1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("classes", "time_bound", "memory_bound"), [(17, 1.05, 1.1), (112, 1.15, 1.3)])
+def test_a_step_of_mbs_costs_little_more_than_its_parts(classes, time_bound, memory_bound, capsys):
+    """ViT-B/16 at 256 pixels, batch 4: `benchmark_mbs.py`, ten interleaved pairs."""
+    found = benchmark_mbs.compare(benchmark_mbs.parse([]), classes)
+    with capsys.disabled():
+        print(f"\nmbs, {classes} classes: {found}")
+    assert found["time"] <= time_bound
+    assert found["memory"] <= memory_bound
     torch.set_num_threads(1)
