@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ciss import distributed
+from ciss.precision import at_least_float32
 from ciss.protocol import VOID as IGNORE
 from ciss.prototypes import Scaling, Unseen, distance_weights
 
@@ -254,7 +255,7 @@ def selective_pseudo_labels(
     Shapes: labels (B,H,W) int64, teacher_logits (B,K,H,W) -> (B,H,W). Any label but 0 stays. `selective` off: nothing
     is ignored. Source: MBS (Park et al., ECCV 2024) eq. 1 to 3.
     """
-    probabilities = _wide(teacher_logits).softmax(dim=1)
+    probabilities = at_least_float32(teacher_logits).softmax(dim=1)
     return selective_labels(labels, probabilities, threshold=threshold, selective=selective, ignore_index=ignore_index)
 
 
@@ -327,14 +328,10 @@ def patch_weights(
     Shapes: labels (B,h,w) int64, teacher_grid_logits (B,K,h,w), new_classes (n,) positions -> (B,h,w). Source: MBS,
     section 3.4; probabilities of the native grid, not of a reduced map, as in the published code.
     """
-    background = _wide(teacher_grid_logits).softmax(dim=1)[:, 0]
+    background = at_least_float32(teacher_grid_logits).softmax(dim=1)[:, 0]
     fresh = (labels[..., None] == new_classes).any(dim=-1) | (labels == ignore_index)
     # w_j = 1 (old),   softmax(m'_j)_0 (background),   0 (new, ignored)
     return torch.where(labels == 0, background, 1.0).masked_fill(fresh, 0)
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

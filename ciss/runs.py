@@ -28,6 +28,7 @@ TRAINING_CODE = (  # with the method's own file the same as the stages' dependen
     "checkpoint.py",
     "distributed.py",
     "metrics.py",
+    "precision.py",
     "protocol.py",
     "losses",
     "models",

@@ -90,6 +90,12 @@ class Project:
         return subprocess.Popen([sys.executable, *arguments], cwd=self.folder, **(pipes | options))
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """For every test, whatever the one before it set."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
     """The folder that holds `shapes/`."""

@@ -13,14 +13,6 @@ OLD, CHANNELS, GRID = 3, 5, (4, 3)
 LN2 = log(2)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def pixels(*rows):
     """Logits (1,C,1,N) in float64 whose softmax is proportional to each pixel's row."""
     return torch.tensor(rows, dtype=torch.float64).log().T[None, :, None].clone().requires_grad_()

@@ -25,14 +25,6 @@ SMALL = "test_vit"  # timm's own for tests: 6 blocks of width 64
 SIZES = [(64, 64), (48, 96), (50, 70), (16, 16), (17, 15)]  # the third: 4 x 5 patches, the last ones filled up
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def build(groups=(5,), seed=0, **options):
     torch.manual_seed(seed)
     defaults = {"encoder": SMALL, "output_stride": 16, "image_size": 64, "decoder": "mask_transformer", "width": 32}

@@ -28,14 +28,6 @@ OURS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def read(file):
     with np.load(FOLDER / file) as arrays:
         found = {name: torch.from_numpy(arrays[name]) for name in arrays}

@@ -23,14 +23,6 @@ GOLDEN = np.load(Path(__file__).parent / "golden" / "mbs.npz")
 NEW = torch.tensor([5])
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def golden(case, *names):
     """Arrays of a case as tensors, label maps as int64."""
     arrays = (torch.from_numpy(GOLDEN[f"{case}.{name}"]) for name in names)

@@ -17,14 +17,6 @@ from ciss.models.encoders import check_weights
 NAME = "mobilenetv2_100"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def build(groups=(5,), seed=0, **options):
     torch.manual_seed(seed)
     return create_network(Model(**{"width": 16, "atrous_rates": (1, 2), **options}), list(groups))

@@ -1,6 +1,6 @@
 """The maths of the papers: tensors in, scalar or map out; no state, no device, no configuration."""
 
-from ciss.losses.compensation import compensation_weights, gradient_magnitude, mean_by_step, sum_by_step, weigh_by_step
+from ciss.losses.compensation import compensation_weights, gradient_magnitude, sum_by_step, weigh_by_step
 from ciss.losses.cross_entropy import cross_entropy, negative_log_likelihood, unbiased_cross_entropy
 from ciss.losses.distillation import (
     guided_distillation,
@@ -20,7 +20,6 @@ __all__ = [
     "guided_distillation",
     "label_guided_distillation",
     "local_pod",
-    "mean_by_step",
     "negative_log_likelihood",
     "orthogonality",
     "output_distillation",

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ciss.losses.cross_entropy import IGNORE
-from ciss.losses.precision import at_least_float32
+from ciss.precision import at_least_float32
 
 Probability = Literal["softmax", "sigmoid"]
 Grouping = Literal["per_step", "cumulative", "together"]
@@ -43,13 +43,6 @@ def gradient_magnitude(
     size = size.clamp(0, 1) ** exponent if exponent != 1 else size.clamp(0, 1)
     size = size.log1p() if logarithm else size
     return size.masked_fill(labels == ignore_index, 0)
-
-
-@torch.no_grad()
-def mean_by_step(values: Tensor, labels: Tensor, class_steps: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
-    """Mean of a map (B,H,W) over the pixels of each step's classes: (C,), entry s is step s; NaN without pixels."""
-    sums, counts = sum_by_step(values, labels, class_steps, ignore_index=ignore_index)
-    return sums / counts
 
 
 @torch.no_grad()

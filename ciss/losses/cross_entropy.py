@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ciss.losses.precision import at_least_float32
+from ciss.precision import at_least_float32
 from ciss.protocol import VOID as IGNORE
 
 

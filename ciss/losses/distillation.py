@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ciss.losses.precision import at_least_float32
+from ciss.precision import at_least_float32
 from ciss.protocol import VOID as IGNORE
 
 

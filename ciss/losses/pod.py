@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ciss.losses.distillation import _old_channels
-from ciss.losses.precision import at_least_float32
+from ciss.precision import at_least_float32
 
 
 def local_pod(features: Tensor, teacher_features: Tensor, *, scales: tuple[int, ...] = (1, 2, 4)) -> Tensor:

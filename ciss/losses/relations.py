@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ciss.losses.distillation import _old_channels
-from ciss.losses.precision import at_least_float32
+from ciss.precision import at_least_float32
 
 Target = Literal["sigmoid_softmax", "softmax", "binary"]
 

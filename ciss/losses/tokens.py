@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ciss.losses.precision import at_least_float32
+from ciss.precision import at_least_float32
 
 
 def adaptive_feature_distillation(features: Tensor, teacher_features: Tensor, weights: Tensor) -> Tensor:

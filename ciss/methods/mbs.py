@@ -23,14 +23,14 @@ from ciss.losses import (
     orthogonality,
     output_distillation,
 )
-from ciss.methods.base import Batch, Method, coefficients
+from ciss.methods.base import Balanced, Batch, coefficients
 from ciss.models import Network, Output
 from ciss.protocol import VOID as IGNORE
 from ciss.pseudo_labels import PatchRule, patch_labels, patch_weights, selective_labels
 
 
 @coefficients
-class MBS(Method):
+class MBS(Balanced):
     """Selective pseudo labels, adaptive feature distillation, label-guided output distillation, orthogonal new tokens,
     and new classes that start as the background.
 
@@ -75,11 +75,9 @@ class MBS(Method):
     initialisation: Literal["background", "balanced", "default"] = "background"  # background weight transfer; MiB's
 
     def initialise(self, network: Network, classes: int) -> None:
-        network.grow(classes)
+        super().initialise(network, classes)
         if self.initialisation == "background":
             network.decoder.transfer()
-        elif self.initialisation == "balanced":
-            network.decoder.balance()
 
     def labels(self, batch: Batch, teacher: Output) -> Tensor:
         if self.labelling == "none":

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from ciss.precision import at_least_float32
+
 
 def class_norm(cosines: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e-5) -> Tensor:
     """Layer norm over the last axis, that of the classes. Shapes: cosines (...,C), weight (C,), bias (C,) -> (...,C).
@@ -71,9 +73,9 @@ class MaskTransformer(nn.Module):
         patches, classes = self.norm(mixed).split([math.prod(grid), len(tokens)], dim=1)
         patches, classes = patches @ self.patch_projection, classes @ self.class_projection
         # cos(P_j, S_c), then the norm over classes, in float32 or wider: differences of cosines are small
-        wide = torch.promote_types(patches.dtype, torch.float32)
         with torch.autocast(patches.device.type, enabled=False):
-            cosines = F.normalize(patches.to(wide), dim=-1) @ F.normalize(classes.to(wide), dim=-1).transpose(1, 2)
+            unit_patches, unit_classes = (F.normalize(at_least_float32(x), dim=-1) for x in (patches, classes))
+            cosines = unit_patches @ unit_classes.transpose(1, 2)
             logits = class_norm(cosines, torch.cat(list(self.scales)), torch.cat(list(self.shifts)))
         logits, patches = (x.transpose(1, 2).unflatten(2, grid) for x in (logits, patches))
         return logits, patches, classes, tokens

@@ -13,6 +13,7 @@ from ciss.config import Model
 from ciss.models.deeplabv3 import DeepLabV3
 from ciss.models.encoders import create_encoder
 from ciss.models.mask_transformer import MaskTransformer
+from ciss.precision import at_least_float32
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Output:
         return tuple(-(-side * whole // own) for side, own, whole in zip(size, *self.filled, strict=True))
 
     def _upsample(self, size: tuple[int, int]) -> Tensor:
-        logits = self.logits.to(torch.promote_types(self.logits.dtype, torch.float32))
+        logits = at_least_float32(self.logits)
         whole = F.interpolate(logits, self.covered_by(size), mode="bilinear", align_corners=False)
         return whole[..., : size[0], : size[1]]
 

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from functools import partial
 
-import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -69,13 +68,13 @@ def load_reference_checkpoint(
         mlp_ratio=len(theirs["decoder.blocks.0.mlp.fc1.weight"]) / inner,
     )
     network = Network(PlainTransformer(encoder), decoder)
-    expected = {key: value.shape for key, value in _their_parameters(network, groups).items()}
-    for key in [*expected, *theirs]:
-        if key not in theirs or key not in expected or theirs[key].shape != expected[key]:
-            what = "is missing" if key not in theirs else "is foreign" if key not in expected else "has another shape"
+    places = _places(network, groups)
+    for key in [*places, *theirs]:
+        if key not in theirs or key not in places or theirs[key].shape != places[key].shape:
+            what = "is missing" if key not in theirs else "is foreign" if key not in places else "has another shape"
             raise ValueError(f"not a checkpoint of MBS as it was published: {key} {what}.")
-    ours = {_our_name(key): value for key, value in _merge_base(theirs).items()}
-    network.load_state_dict(ours)
+    for key, place in places.items():
+        place.copy_(theirs[key])
     return network.eval()
 
 
@@ -92,34 +91,8 @@ def _count(parameters: dict[str, Tensor], prefix: str) -> int:
     return len({key.removeprefix(prefix).split(".")[0] for key in parameters if key.startswith(prefix)})
 
 
-def _merge_base(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Groups 0 (background) and 1 (base classes) as one, and the later ones moved up."""
-    found = {}
-    for key, value in theirs.items():
-        prefix, _, group = key.rpartition(".")
-        if prefix not in GROUPED:
-            found[key] = value
-            continue
-        value = value.squeeze(0) if prefix == TOKENS else value
-        if group == "0":
-            base = theirs[f"{prefix}.1"]
-            found[key] = torch.cat([value, base.squeeze(0) if prefix == TOKENS else base])
-        elif group != "1":
-            found[f"{prefix}.{int(group) - 1}"] = value
-    return found
-
-
-def _our_name(key: str) -> str:
-    if key.startswith("encoder."):
-        return f"encoder.body.{key.removeprefix('encoder.')}"
-    for ours, theirs in DECODER.items():
-        if key.startswith(f"decoder.{theirs}"):
-            return key.replace(f"decoder.{theirs}", f"decoder.{ours}")
-    return key
-
-
-def _their_parameters(network: Network, groups: list[int]) -> dict[str, Tensor]:
-    """The network's parameters by their names and in their groups."""
+def _places(network: Network, groups: list[int]) -> dict[str, Tensor]:
+    """Views of the network's parameters, by their names and in their groups: 0 and 1 are our first."""
     found = {}
     for key, value in network.state_dict().items():
         name = key.replace("encoder.body.", "encoder.")

@@ -1,4 +1,4 @@
-"""The least precision in which losses are computed."""
+"""The least precision in which losses, labels and full-resolution logits are computed."""
 
 import torch
 from torch import Tensor
