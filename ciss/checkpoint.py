@@ -1,24 +1,37 @@
-"""Files that survive: written whole or not at all, weights without pickles, one lock a run."""
+"""Files that survive: written whole or not at all, sealed by a checksum, free of pickles; one lock a run."""
 
+import errno
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from ciss import distributed
+from ciss import config, distributed
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+UNSEALED = b"0" * 64  # what stands in a file's header while its checksum is taken
+DAMAGED = (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError)
 
 
 class CheckpointError(Exception):
     """A checkpoint that is missing, damaged or foreign; the message names it and the remedy."""
+
+
+class DiskFull(CheckpointError):
+    """No room for a file; what was there before is untouched."""
 
 
 class Locked(Exception):
@@ -26,41 +39,100 @@ class Locked(Exception):
 
 
 def write_bytes(file: Path, data: bytes) -> None:
-    """Atomic: readers see the old file or the new one, also after a power cut."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Atomic: readers see the old file or the new one, also after a power cut. Raises DiskFull, and CheckpointError
+    where nothing may be written."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(file.parent)
+    except OSError as error:
+        if error.errno in FULL:
+            raise _full(file, len(data)) from None
+        if error.errno in REFUSED:
+            raise CheckpointError(
+                f"{file}: cannot be written ({error.strerror}). Give yourself the right to write into {file.parent}, "
+                "or change `output` in the parameter file."
+            ) from None
+        raise
 
 
 def write_text(file: Path, text: str) -> None:
     write_bytes(file, text.encode())
 
 
+def sync_folder(folder: Path) -> None:
+    """Names in a folder, new and replaced ones, survive a power cut too."""
+    with suppress(PermissionError):  # a folder that may be written, not read
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def require_space(folder: Path, size: int) -> None:
+    """Raises DiskFull when there is no room for `size` bytes in a folder, or in the one that it will be made in."""
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if shutil.disk_usage(place).free < size:
+        raise _full(folder, size)
+
+
+def _full(place: Path, size: int) -> DiskFull:
+    free = shutil.disk_usage(next(parent for parent in (place, *place.parents) if parent.exists())).free
+    lack = f"{_mebibytes(size - free)} missing" if free < size else "a quota or limit forbids more"
+    return DiskFull(
+        f"{place}: no room: {_mebibytes(size)} needed, {_mebibytes(free)} free, {lack}. What was finished before is "
+        "kept. Make room, and run the same command again."
+    )
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.3g} MiB" if size < 2**30 else f"{size / 2**30:.3g} GiB"
+
+
+# --- one format for weights and states: tensors as safetensors, plain values in the header, a checksum over every byte
+
+
+def _seal(tensors: dict[str, Tensor], values: dict) -> bytes:
+    # One metadata entry, because the order of several varies, and the same content should give the same bytes.
+    text = json.dumps({**values, "sha256": UNSEALED.decode()}, sort_keys=True)
+    # Contiguous, because channels-last tensors are refused.
+    data = save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, metadata={"config": text})
+    return data.replace(UNSEALED, hashlib.sha256(data).hexdigest().encode(), 1)
+
+
+def _open(data: bytes) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and values of a sealed file; raises one of DAMAGED. Nothing is made of bytes that were not written."""
+    size = int.from_bytes(data[:8], "little")
+    values = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["config"])
+    seal = values.pop("sha256")
+    if hashlib.sha256(data.replace(seal.encode(), UNSEALED, 1)).hexdigest() != seal:
+        raise ValueError("its bytes are not those that were written")
+    return dict(sorted(load(data).items())), values  # it gives them in any order
+
+
 def save_weights(file: Path, network: nn.Module, config: dict) -> None:
     """Weights as safetensors, the configuration beside them. The same weights give the same bytes."""
-    # Contiguous, because channels-last tensors are refused; one metadata entry, because the order of several varies.
-    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    write_bytes(file, save(tensors, metadata={"config": json.dumps(config, sort_keys=True)}))
+    write_bytes(file, _seal(network.state_dict(), config))
 
 
 def load_weights(file: Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and configuration of a checkpoint. Raises CheckpointError."""
+    """Tensors and configuration of a checkpoint. Raises CheckpointError when it is missing, damaged or foreign."""
     try:
-        with safe_open(str(file), "pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
-            return tensors, json.loads((stored.metadata() or {})["config"])
+        return _open(file.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{file}: there is no such checkpoint. Train it: {_remedy(file)}") from None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except DAMAGED as error:
         raise CheckpointError(
-            f"{file}: not a checkpoint of this project, or damaged ({error}). Train it again: {_remedy(file)}"
+            f"{file}: not a checkpoint of this project, or damaged ({_short(error)}). Train it again: {_remedy(file)}"
         ) from None
 
 
@@ -80,31 +152,65 @@ def restore(network: nn.Module, file: Path) -> dict:
     return config
 
 
-def save_state(file: Path, key: str, parts: dict[str, Any], values: dict) -> None:
-    """What a stopped training needs to go on. `parts`: what has a state_dict; `values`: plain values and tensors."""
-    buffer = BytesIO()
-    torch.save({"key": key, "parts": {n: part.state_dict() for n, part in parts.items()}, "values": values}, buffer)
-    write_bytes(file, buffer.getvalue())
+def save_state(file: Path, identity: dict, parts: dict[str, Any], values: dict) -> None:
+    """What a stopped training needs to go on. `identity`: what it has to share with the one that goes on, plain values
+    by name; `parts`: what has a state_dict; `values`: plain values and tensors. Raises DiskFull."""
+    tensors: dict[str, Tensor] = {}
+    states = {name: part.state_dict() for name, part in parts.items()}
+    stored = {"identity": identity, "parts": _plain(states, tensors), "values": _plain(values, tensors)}
+    write_bytes(file, _seal(tensors, stored))
 
 
-def load_state(file: Path, key: str, parts: dict[str, Any]) -> dict | None:
-    """Puts the parts back and returns the values; None, with the parts untouched, when there is nothing to go on from:
-    no file, a damaged one, or one of another `key`, that is of other parameters, code, data or number of processes."""
+def load_state(file: Path, identity: dict, parts: dict[str, Any], device: torch.device | str = "cpu") -> dict | None:
+    """Puts the parts back, on a device, and returns the values; None, with the parts untouched, when there is nothing
+    to go on from: no file, a damaged one, or one of another `identity`; what differs is said."""
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        found, states, values = state["key"], state["parts"], state["values"]
+        tensors, stored = _open(file.read_bytes())
+        found, values = stored["identity"], _whole(stored["values"], tensors)
+        states = _whole(stored["parts"], {name: tensor.to(device) for name, tensor in tensors.items()})
     except FileNotFoundError:
         return None
-    except Exception as error:  # a damaged archive raises many kinds; starting afresh is right for each
-        reason = str(error).partition("\n")[0]
-        distributed.say(f"{file}: cannot be continued ({reason}); starting afresh.")
+    except DAMAGED as error:
+        distributed.say(f"{file}: cannot be continued ({_short(error)}); starting afresh.")
         return None
-    if found != key:
-        distributed.say(f"{file}: belongs to other parameters, code, data or processes; starting afresh.")
+    if different := config.differences(found, identity):
+        distributed.say(f"{file}: begun with other values ({'; '.join(different)}); starting afresh.")
         return None
     for name, part in parts.items():
         part.load_state_dict(states[name])
     return values
+
+
+def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """A value as JSON can keep it: mappings as pairs, since their keys may be numbers, tensors by their number."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value
+        last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
+        return {"tensor": name, "channels_last": last}
+    if isinstance(value, np.ndarray):
+        return {"array": _plain(torch.from_numpy(value), tensors)}
+    if isinstance(value, Mapping):
+        return {"pairs": [[key, _plain(entry, tensors)] for key, entry in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_plain(entry, tensors) for entry in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{type(value).__name__} has no place in a state: use plain values, arrays and tensors")
+
+
+def _whole(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The value that `_plain` took apart; tuples are lists now."""
+    if isinstance(value, list):
+        return [_whole(entry, tensors) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return _whole(value["array"], tensors).numpy()
+    if "pairs" in value:
+        return {key: _whole(entry, tensors) for key, entry in value["pairs"]}
+    tensor = tensors[value["tensor"]]
+    return tensor.contiguous(memory_format=torch.channels_last) if value["channels_last"] else tensor
 
 
 def forget_state(file: Path) -> None:
@@ -117,21 +223,29 @@ def forget_state(file: Path) -> None:
 def exclusive(file: Path, what: str) -> Iterator[None]:
     """Holds an operating-system lock, released even by SIGKILL. Raises Locked, naming the process that has it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    owner = file.with_suffix(".pid")
+    owner, here = file.with_suffix(".pid"), socket.gethostname()
     lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        holder = "unknown"  # for the moment between the lock and its owner's file
-        with suppress(FileNotFoundError):
-            holder = owner.read_text() or holder
-        raise Locked(f"{what} is being trained by process {holder}. Wait for it, or stop it: kill {holder}") from None
+        holder, host = "unknown", here  # for the moment between the lock and its owner's file
+        with suppress(FileNotFoundError, ValueError):
+            holder, host = owner.read_text(encoding="utf-8").split()
+        place = "" if host == here else f" on {host}"
+        raise Locked(
+            f"{what} is being trained by process {holder}{place}, perhaps left over from a stopped pipeline. "
+            f"Wait for it, or stop it: kill {holder}"
+        ) from None
     try:
-        owner.write_text(str(os.getpid()))
+        owner.write_text(f"{os.getpid()} {here}", encoding="utf-8")
         yield
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def _short(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _remedy(file: Path) -> str:

@@ -306,3 +306,14 @@ def choose(word: str, known) -> str:
     """The nearest known word, or all of them: the end of an error message."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known)) or 'none'}."
+
+
+def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
+    """Where two documents of plain values differ: "train.base.lr 0.1, now 0.05"; of hashes the key alone."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted({*found, *wanted}, key=str)
+        return [d for k in keys for d in differences(found.get(k), wanted.get(k), f"{key}.{k}".lstrip("."))]
+    if found == wanted:
+        return []
+    hashes = all(isinstance(value, str) and len(value) == 64 for value in (found, wanted))
+    return [key if hashes else f"{key} {_short(found)}, now {_short(wanted)}"]

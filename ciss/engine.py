@@ -12,10 +12,13 @@ over pixels is one over the pixels of a process.
 
 import argparse
 import copy
+import multiprocessing
+import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,24 +39,31 @@ from ciss.progress import Progress
 from ciss.runs import Run
 from ciss.watch import DivergenceError, Watch
 
-USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, Locked, FileNotFoundError, ValueError)
+USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, Locked, OSError, ValueError)
+
+
+class MemoryShort(Exception):
+    """The device or the machine has no memory left; the message says what needs less."""
 
 
 def train(run: Run) -> Path:
     """Trains a run, or continues it where it stopped. Returns its folder.
 
     Raises: DivergenceError for a loss that is not finite (the last good epoch is kept), Locked when another process
-    trains this run, CheckpointError for a missing or foreign predecessor, DataError for changed or broken data.
+    trains this run, CheckpointError for a missing or foreign predecessor, DataError for changed or broken data,
+    DiskFull and MemoryShort for what the machine lacks.
     """
     with distributed.session():
         index = run.index()
-        key = _key(run, index)
-        if results.finished(run, key):
+        identity = _identity(run, index)
+        if results.finished(run, identity):
             distributed.say(f"{run.name}: trained already with these parameters, code and data; nothing to do.")
             return run.folder
         lock = checkpoint.exclusive(run.resume / "lock", run.name) if distributed.is_main() else nullcontext()
-        with lock:
-            _train(run, index, key)
+        with lock, _memory(run):
+            if different := results.outdated(run, identity):
+                distributed.say(f"{run.name}: trained before with other values ({'; '.join(different)}); again.")
+            _train(run, index, identity)
     return run.folder
 
 
@@ -75,11 +85,11 @@ def complete(settings: Config, names: Iterable[str] | None = None) -> None:
     for benchmark in dict.fromkeys(job.benchmark for job in jobs):
         prepare(settings.benchmarks[benchmark], runs.index_folder(jobs[0].root, benchmark), progress=False)
     for job in jobs:
-        if not results.finished(job, _key(job, job.index())):
+        if not results.finished(job, _identity(job, job.index())):
             train(job)
 
 
-def _train(run: Run, index: Index, key: str) -> None:
+def _train(run: Run, index: Index, identity: dict) -> None:
     options, phase, started = run.settings.train, run.phase, time.perf_counter()
     torch.set_num_threads(options.threads)
     torch.manual_seed(stable_seed("weights", run.seed, run.reached))
@@ -101,16 +111,7 @@ def _train(run: Run, index: Index, key: str) -> None:
     seen, truth = run.label_table(training=True), run.label_table(training=False)
     loader = training_loader(run.settings, index, run.images(index), seen, stable_seed("data", run.seed, run.step))
     holdout = evaluation_loader(run.settings, index, "train", index.holdout, truth)
-    batches, made, prepared = BatchMaker(run, index, teacher, device), {}, 0.0
-    if teacher is not None:
-        clock = time.perf_counter()
-        with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            method.before_step(batches.read(loader, epoch=0), teacher, previous_batches(run, index, batches))
-        prepared = time.perf_counter() - clock
-        if prepared > 0.1:  # a pass over the data, not nothing
-            distributed.say(f"{run.name}: prepared from the step's images; {prepared:.1f} s")
-        if index.holdout and type(method).labels is not Method.labels:
-            made = judge_labels(run, method, teacher, map(batches.hide, holdout))
+    batches = BatchMaker(run, index, teacher, device)
 
     # --- an update takes `accumulate` batches, or the whole epoch where that is shorter
     per_update = min(options.accumulate, len(loader))
@@ -122,14 +123,26 @@ def _train(run: Run, index: Index, key: str) -> None:
     if distributed.world() > 1:
         forward = DistributedDataParallel(forward)
 
-    # --- go on where a stopped training left off
-    file, key_here = run.resume / "state.pt", f"{key}, {distributed.world()} processes"
-    parts = {"student": student, "optimiser": optimiser, "schedule": schedule, "scaler": scaler}
-    past = checkpoint.load_state(file, key_here, parts) or {"epoch": 0, "log": [], "curve": [], "trace": []}
+    # --- go on where a stopped training left off, or prepare the method
+    file, shared = run.resume / "state.safetensors", {**identity, "processes": distributed.world()}
+    parts = {"student": student, "optimiser": optimiser, "schedule": schedule, "scaler": scaler, "method": method}
+    if distributed.is_main():  # the state before and after an epoch, and the result
+        checkpoint.require_space(run.resume, 5 * sum(v.nbytes for v in student.state_dict().values()))
+    past = checkpoint.load_state(file, shared, parts, device)
+    if past:
+        distributed.say(f"{run.name}: continuing after epoch {past['epoch']} of {phase.epochs}.")
+    else:
+        past = {"epoch": 0, "log": [], "curve": [], "trace": [], "made": {}, "prepared": 0.0, "seconds": 0.0}
+        if teacher is not None:
+            clock = time.perf_counter()
+            with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                method.before_step(batches.read(loader, epoch=0), teacher, previous_batches(run, index, batches))
+            past["seconds"] = past["prepared"] = time.perf_counter() - clock
+            if past["prepared"] > 0.1:  # a pass over the data, not nothing
+                distributed.say(f"{run.name}: prepared from the step's images; {past['prepared']:.1f} s")
+            if index.holdout and type(method).labels is not Method.labels:
+                past["made"] = judge_labels(run, method, teacher, map(batches.hide, holdout))
     first, log, curve, trace = (past[name] for name in ("epoch", "log", "curve", "trace"))
-    spent = past.get("seconds", prepared)
-    if first:
-        distributed.say(f"{run.name}: continuing after epoch {first} of {phase.epochs}.")
 
     def score_holdout(epochs: float) -> None:
         if index.holdout:
@@ -169,13 +182,13 @@ def _train(run: Run, index: Index, key: str) -> None:
             means, rows = watch.epoch(student)
             trace.append(rows)
             seconds = time.perf_counter() - clock
-            spent += seconds
+            past["seconds"] += seconds
             log.append({"epoch": epoch + 1, "updates": done, "lr": schedule.get_last_lr()[-1], **means})
             progress.epoch(log[-1], seconds)
             score_holdout(float(epoch + 1))
+            past["epoch"] = epoch + 1
             if distributed.is_main():
-                past = {"epoch": epoch + 1, "log": log, "curve": curve, "trace": trace, "seconds": spent}
-                checkpoint.save_state(file, key_here, parts, past)
+                checkpoint.save_state(file, shared, parts, past)
 
     # --- the last epoch is the result: nothing is selected on the reported images
     method.after_step(student)
@@ -184,8 +197,10 @@ def _train(run: Run, index: Index, key: str) -> None:
     samples = predict_samples(run, student, index)
     if distributed.is_main():
         wall = time.perf_counter() - started
-        record = results.Record(log, curve, trace, made, confusion, samples, spent, prepared, wall)
-        results.write(run, student, key, index, record)
+        record = results.Record(
+            log, curve, trace, past["made"], confusion, samples, past["seconds"], past["prepared"], wall, precision
+        )
+        results.write(run, student, identity, index, record)
         checkpoint.forget_state(file)
     distributed.barrier()
 
@@ -241,10 +256,25 @@ def predecessor(run: Run) -> Path | None:
     return run.folder.with_name(run.after) / "weights.safetensors" if run.after else None
 
 
-def _key(run: Run, index: Index) -> str:
+def _identity(run: Run, index: Index) -> dict:
     """What a finished or stopped training must share to count as this one."""
     file = predecessor(run)
-    return run.key(index.fingerprint, results.file_hash(file) if file else None)
+    return run.identity(index.fingerprint, results.file_hash(file) if file else None)
+
+
+@contextmanager
+def _memory(run: Run) -> Iterator[None]:
+    """Says what to do when there is no memory left."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", reason):
+            raise
+        raise MemoryShort(
+            f"{run.name}: no memory left ({reason[:200]}). The last finished epoch is kept. Free some and run the same "
+            "command again; or lower train.batch and raise train.accumulate, which starts the run anew."
+        ) from None
 
 
 def _trainable(method: Method, student: Network, run: Run) -> list[nn.Parameter]:
@@ -286,10 +316,13 @@ def main() -> None:
         settings = config.load(arguments.config)
         runs.check(settings)
         train(runs.resolve(settings, arguments.run))
-    except (*USER_ERRORS, DivergenceError) as error:
+    except (*USER_ERRORS, DivergenceError, MemoryShort) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\nStopped. The same command goes on after the last finished epoch.")
+        print("\nStopped. The same command goes on after the last finished epoch.", file=sys.stderr, flush=True)
+        for loader in multiprocessing.active_children():
+            loader.terminate()
+        os._exit(130)  # all is written and unlocked; taking torch down would keep the terminal waiting
 
 
 if __name__ == "__main__":

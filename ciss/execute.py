@@ -19,10 +19,14 @@ EXPLAINED = (
     "ConfigError",
     "DataError",
     "CheckpointError",
+    "DiskFull",
+    "MemoryShort",
     "WeightsError",
     "Locked",
     "DivergenceError",
     "FileNotFoundError",
+    "OSError",
+    "PermissionError",
 )
 
 

@@ -8,8 +8,10 @@ import resource
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -18,9 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from ciss import checkpoint, distributed, metrics
+from ciss import config as configuration
 from ciss.config import Config
 from ciss.data import DATASETS, Index
-from ciss.runs import Run, resolve
+from ciss.runs import Run, digest, resolve
+
+VERSIONS = ("torch", "torchvision", "timm", "numpy")
 
 
 def file_hash(file: Path) -> str:
@@ -34,14 +39,23 @@ def file_hash(file: Path) -> str:
         ) from None
 
 
-def finished(run: Run, key: str) -> bool:
+def finished(run: Run, identity: dict) -> bool:
     """Whether both folders are there, of one training, by this configuration, code, data and teacher."""
     weights = run.folder / "weights.safetensors"
     try:
         result = json.loads((run.results / "result.json").read_text(encoding="utf-8"))
-        return result["key"] == key and weights.is_file() and result["weights"] == file_hash(weights)
-    except (FileNotFoundError, ValueError, KeyError):
+        return result["key"] == digest(identity) and weights.is_file() and result["weights"] == file_hash(weights)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def outdated(run: Run, identity: dict) -> list[str]:
+    """How the training that left a result differs from this one; empty without a result."""
+    try:
+        found = json.loads((run.results / "result.json").read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return configuration.differences(found, identity)
 
 
 @dataclass
@@ -57,9 +71,10 @@ class Record:
     seconds: float  # of training and `before_step`
     preparation_seconds: float  # of `before_step` alone
     wall: float
+    precision: torch.dtype
 
 
-def write(run: Run, network: nn.Module, key: str, index: Index, record: Record) -> None:
+def write(run: Run, network: nn.Module, identity: dict, index: Index, record: Record) -> None:
     """Puts both folders in place, each whole, where older ones stay until then.
 
     `runs/`: weights.safetensors and log.json, free of times, so that the same training leaves the same bytes and
@@ -86,13 +101,12 @@ def write(run: Run, network: nn.Module, key: str, index: Index, record: Record) 
         "peak_memory_bytes": peak_memory(),
         "parameters": sum(p.numel() for p in network.parameters()),
         "log": log,
-        "key": key,
-        "data": index.fingerprint,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "identity": identity,
+        "key": digest(identity),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+        "device": device_name(),
+        "precision": str(record.precision).removeprefix("torch."),
         "processes": distributed.world(),
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"cpu, {torch.get_num_threads()} threads",
     }
     epochs = np.array([epoch for epoch, _ in record.curve])
     matrices = np.array([matrix.numpy() for _, matrix in record.curve], np.int64).reshape(-1, *confusion.shape)
@@ -126,6 +140,17 @@ def class_names(dataset: str, groups: list[list[int]]) -> list[str]:
     return [names[0], *(names[c] for group in groups for c in group)]
 
 
+def device_name() -> str:
+    """The GPU, or the processor: another kind of either gives other last digits."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    with suppress(OSError, StopIteration):  # Linux
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
 def peak_memory() -> int:
     """Bytes: the GPU's peak, or the process's resident peak on a CPU."""
     if torch.cuda.is_available():
@@ -144,6 +169,7 @@ def read(run: Run) -> dict:
         )
     try:
         result = {**json.loads(file.read_text(encoding="utf-8")), "title": run.title}
+        different = configuration.differences(result["identity"]["parameters"], run.description())
         with np.load(run.results / "confusion.npz") as arrays:
             result["confusion"] = arrays["confusion"]
         with np.load(run.results / "curves.npz") as arrays:
@@ -159,12 +185,25 @@ def read(run: Run) -> dict:
         raise checkpoint.CheckpointError(
             f"{run.results}: damaged ({error}). Train it again: python -m ciss.engine {run.name}"
         ) from None
+    if different:
+        raise checkpoint.CheckpointError(
+            f"{run.results}: made with other parameters ({'; '.join(different)}). Restore them, or train it again: "
+            f"python -m ciss.engine {run.name}"
+        )
     return result
 
 
 def read_end(config: Config, end: str) -> list[dict]:
-    """Results of every run that leads to an end, from the base step to the last."""
-    return [read(resolve(config, name)) for name in config.path(end)]
+    """Results of every run that leads to an end, from the base step to the last. Raises CheckpointError, also for a run
+    that continues another training of its predecessor than the one that is there."""
+    found = [read(resolve(config, name)) for name in config.path(end)]
+    for before, after in pairwise(found):
+        if after["identity"]["teacher"] != before["weights"]:
+            raise checkpoint.CheckpointError(
+                f"{after['run']}: continues another training of {before['run']} than the one whose results are there. "
+                f"Train it again: python -m ciss.engine {after['run']}"
+            )
+    return found
 
 
 def ends(config: Config, benchmarks: Iterable[str]) -> dict[str, list[dict]]:
@@ -185,9 +224,11 @@ def _replacing(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+    checkpoint.sync_folder(fresh)
     if folder.exists():
         folder.rename(old)
     fresh.rename(folder)
+    checkpoint.sync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -10,7 +10,7 @@ import timm
 import torch
 
 from ciss import config as configuration
-from ciss import paths, protocol, source
+from ciss import distributed, paths, protocol, source
 from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
 from ciss.data import DATASETS, Index
 from ciss.methods import METHODS, Method, code_of
@@ -34,6 +34,7 @@ TRAINING_CODE = (  # with the method's own file the same as the stages' dependen
     "models",
     "data",
 )
+PACE = ("workers", "cache")  # of `train`: they change no result
 INCREMENT_CODE = ("prototypes.py", "pseudo_labels.py")  # what a method may use once there is a teacher
 
 
@@ -119,9 +120,12 @@ class Run:
         return protocol.label_table(self.groups, self.reached, self.settings.setting, training=False)
 
     def description(self) -> dict:
-        """What makes the weights, as stored beside them."""
+        """What makes the weights, as stored beside them; not what only makes them sooner."""
+        settings = json.loads(json.dumps(asdict(self.settings)))
+        for name in PACE:
+            del settings["train"][name]
         return {
-            "benchmark": json.loads(json.dumps(asdict(self.settings))),
+            "benchmark": settings,
             "method": self.method,
             "coefficients": self.coefficients,
             "step": self.step,
@@ -130,16 +134,34 @@ class Run:
             "channels": self.channel_groups,
         }
 
-    def key(self, fingerprint: str, teacher: str | None) -> str:
-        """Hash of parameters, code, data, teacher, version and device: what a stopped training shares to go on.
+    def identity(self, fingerprint: str, teacher: str | None) -> dict:
+        """What a stopped training shares with the one that goes on, and a finished one with what is asked for.
 
-        Every parameter of the benchmark counts, `evaluation` too: results are part of a run.
+        Every parameter of the benchmark counts, `evaluation` too: results are part of a run. `fingerprint`: of the
+        data; `teacher`: sha256 of the predecessor's checkpoint.
         """
         classes = [kind.__module__.split(".") for kind in METHODS[self.code].__mro__]
         methods = [f"methods/{name[2]}.py" for name in classes if name[:2] == ["ciss", "methods"]]
-        code = source.digest(paths.project(), [*TRAINING_CODE, *(INCREMENT_CODE if self.after else ()), *methods])
-        parts = [self.description(), code, fingerprint, teacher, torch.__version__, torch.cuda.is_available()]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        code = {"training": TRAINING_CODE, "method": methods}
+        if self.after:
+            code["increment"] = INCREMENT_CODE
+        return {
+            "parameters": self.description(),
+            "code": {part: source.digest(paths.project(), files) for part, files in code.items()},
+            "data": fingerprint,
+            "teacher": teacher,
+            "torch": torch.__version__,
+            "device": distributed.device().type,
+        }
+
+    def key(self, fingerprint: str, teacher: str | None) -> str:
+        """sha256 of the identity."""
+        return digest(self.identity(fingerprint, teacher))
+
+
+def digest(document: object) -> str:
+    """sha256 of plain values."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def index_folder(root: Path, benchmark: str) -> Path:

@@ -15,6 +15,7 @@ AFTER_2 = np.array([[8, 0, 0, 2], [8, 0, 0, 0], [5, 0, 5, 0], [0, 0, 0, 10]])
 
 def result(step: int, confusion: np.ndarray, **changes) -> dict:
     return {
+        "run": f"r-{step}",
         "method": "mib",
         "title": changes.get("method", "mib"),
         "seed": 0,
@@ -34,7 +35,21 @@ def result(step: int, confusion: np.ndarray, **changes) -> dict:
         "log": [{"cosine/background": 0.9}, {"cosine/background": 0.25}],
         "peak_memory_bytes": 2**30,
         "parameters": 7,
-        "data": "d",
+        "weights": str(step) * 64,
+        "identity": {
+            "parameters": {
+                "benchmark": {"train": {"base": {"lr": 0.1}}, "order": None},
+                "coefficients": {"distillation": 10.0},
+                "seed": changes.get("seed", 0),
+                "groups": GROUPS,
+            },
+            "code": {"training": "c" * 64, "method": "m" * 64},
+            "data": "d" * 64,
+        },
+        "versions": {"python": "3.12.1", "torch": "2.15.0"},
+        "device": "a processor, 2 threads",
+        "precision": "float32",
+        "processes": 1,
         **changes,
     }
 
@@ -102,9 +117,9 @@ def test_background_table_names_rates(ends):
 
 def test_methods_table_means_and_deviations(ends):
     other = [
-        result(0, AFTER_0),
-        result(1, AFTER_1),
-        result(2, AFTER_2, scores={"all": 0.7, "old": 0, "new": 0, "harmonic": 0}),
+        result(0, AFTER_0, seed=1),
+        result(1, AFTER_1, seed=1),
+        result(2, AFTER_2, seed=1, scores={"all": 0.7, "old": 0, "new": 0, "harmonic": 0}),
     ]
     joint = [result(0, AFTER_2, method="joint", reached=2)]
     runs = analysis.runs_table("b", {**ends, "f": other, "j": joint})
@@ -126,9 +141,69 @@ def test_methods_table_means_and_deviations(ends):
     assert "convention" in document
 
 
-def test_runs_of_different_data_are_not_put_in_one_table(ends):
-    with pytest.raises(ValueError, match="different data"):
-        analysis.runs_table("b", {**ends, "f": [result(0, AFTER_0, data="other")]})
+def changed(key: str, value, **changes) -> list[dict]:
+    """A path whose results differ in one place."""
+    path = [result(step, confusion, **changes) for step, confusion in enumerate((AFTER_0, AFTER_1))]
+    for made in path:
+        *parents, last = key.split(".")
+        for parent in parents:
+            made = made[parent]
+        made[last] = value
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("identity.data", "e" * 64, "data"),
+        ("identity.code.training", "e" * 64, "code"),
+        ("identity.parameters.benchmark.train.base.lr", 0.2, "settings.train.base.lr 0.1, now 0.2"),
+        ("versions.torch", "2.11.0", "torch '2.15.0', now '2.11.0'"),
+        ("precision", "bfloat16", "precision 'float32', now 'bfloat16'"),
+        ("processes", 4, "processes 1, now 4"),
+    ],
+)
+@pytest.mark.parametrize("other", ["mib", "plop"])
+def test_results_that_cannot_share_a_table(key, value, words, other):
+    """Whether they would be averaged or only stand side by side."""
+    ends = {"e": changed("seed", 0), "f": changed(key, value, method=other, seed=1)}
+    with pytest.raises(ValueError) as caught:
+        analysis.runs_table("b", ends)
+    assert str(caught.value) == f"b: e, r-0 and f, r-0 cannot share a table: {words}. Run: dvc repro"
+    assert len(analysis.runs_table("b", {"f": ends["f"]})) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("identity.parameters.coefficients", {"distillation": 5.0}, "0.coefficients.distillation 10.0, now 5.0"),
+        ("identity.code.method", "n" * 64, "0.code.method"),
+    ],
+)
+def test_results_that_cannot_be_averaged(key, value, words):
+    ends = {"e": changed("seed", 0), "f": changed(key, value, seed=1)}
+    with pytest.raises(ValueError, match=f"b: e and f are both mib, but cannot be averaged: {words}"):
+        analysis.runs_table("b", ends)
+    ends["f"] = changed(key, value, seed=1, method="plop")
+    assert len(analysis.runs_table("b", ends)) == 2, "another method may"
+
+
+def test_a_seed_counts_once():
+    with pytest.raises(ValueError, match="e and f are both mib with seed 0. Remove one end"):
+        analysis.runs_table("b", {"e": changed("seed", 0), "f": changed("seed", 0)})
+
+
+def test_a_row_says_where_it_comes_from():
+    rows = analysis.runs_table("b", {"e": changed("seed", 0), "f": changed("device", "a GPU", seed=1)})
+    one, other = rows.to_dict("records")
+    assert (one["seed"], other["seed"], one["order"]) == (0, 1, "1 | 2 | 3")
+    assert one["data"] == "d" * 12 and one["weights"] == "1" * 12
+    assert one["versions"] == "python 3.12.1, torch 2.15.0"
+    assert (one["device"], other["device"], one["arithmetic"]) == ("a processor, 2 threads", "a GPU", "float32")
+    assert one["configuration"] == other["configuration"] and one["code"] == other["code"], "seed and device are apart"
+    for key, column in (("parameters.benchmark.train.base.lr", "configuration"), ("code.method", "code")):
+        (row,) = analysis.runs_table("b", {"e": changed(f"identity.{key}", 7)}).to_dict("records")
+        assert [name for name in one if row[name] != one[name] and row[name] == row[name]] == [column]
 
 
 def test_metrics_document_holds_every_benchmark(ends):

@@ -1,16 +1,24 @@
 """Files that survive: whole or not at all, the same bytes for the same weights, and a clear word about any other."""
 
+import errno
 import json
 import os
 import pickle
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
 from torch import nn
 
 from ciss import checkpoint
-from ciss.checkpoint import CheckpointError, Locked
+from ciss.checkpoint import CheckpointError, DiskFull, Locked
 
 
 def network(width: int = 3) -> nn.Module:
@@ -108,16 +116,25 @@ def test_a_folder(file):
 
 
 def test_tampered(file):
-    """Bytes of the header: a name, a type, a length."""
+    """Any byte: a name, a type, a length, the configuration, a weight, the checksum itself."""
     whole = file.read_bytes()
-    for old, new in ((b'"F32"', b'"F99"'), (b"data_offsets", b"data_offsetz"), (b"[0,", b"[1,")):
+    for old, new in ((b'"F32"', b'"F99"'), (b"data_offsets", b"data_offsetz"), (b"[0,", b"[1,"), (b"tune", b"tuna")):
         assert old in whole
         file.write_bytes(whole.replace(old, new, 1))
         refused(file, "damaged")
-    file.write_bytes(whole.replace(b'"0.weight"', b'"0.height"'))
-    assert "0.weight first" in refused(file, "made by another network")
     file.write_bytes(whole + b"\0")
     refused(file, "damaged")
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        refused(file, "damaged")
+
+
+def test_a_checkpoint_without_its_seal(file):
+    """As another program writes safetensors, or as someone who edits the configuration by hand."""
+    tensors, description = checkpoint.load_weights(file)
+    for text in (json.dumps(description), json.dumps({**description, "sha256": "0" * 64}), "[]", "null", "[" * 100000):
+        file.write_bytes(save(tensors, metadata={"config": text}))
+        refused(file, "damaged")
 
 
 def test_another_network(file):
@@ -163,7 +180,7 @@ def test_the_data_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
         original = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *a, _n=name, _o=original: (done.append(_n), _o(*a))[1])
     checkpoint.write_bytes(tmp_path / "file", b"x")
-    assert done == ["fsync", "replace"]
+    assert done == ["fsync", "replace", "fsync"], "the file's data, its name, and the folder that holds the name"
 
 
 # --- the state of a stopped training
@@ -182,17 +199,29 @@ def stepped() -> dict:
     return made
 
 
-VALUES = {"epoch": 3, "log": [{"loss": 0.5}], "curve": [(0.5, torch.eye(2, dtype=torch.int64))], "seconds": 1.5}
+KEY = {"data": "0a" * 32, "train": {"lr": 0.1}}
+VALUES = {
+    "epoch": 3,
+    "log": [{"loss": 0.1 + 0.2, "log": None, "broken": float("nan"), "huge": -float("inf"), "on": True}],
+    "curve": [(0.5, torch.eye(2, dtype=torch.int64))],
+    "made": {"argmax": np.arange(6).reshape(2, 3)},
+    7: {"empty": {}, "none": []},
+}
 
 
 def test_a_state_comes_back(tmp_path):
-    file, stored = tmp_path / "state.pt", stepped()
-    checkpoint.save_state(file, "key", stored, VALUES)
+    file, stored = tmp_path / "state", stepped()
+    stored["student"].to(memory_format=torch.channels_last)
+    checkpoint.save_state(file, KEY, stored, VALUES)
     found = parts()
-    values = checkpoint.load_state(file, "key", found)
+    values = checkpoint.load_state(file, KEY, found)
     assert values.keys() == VALUES.keys()
-    assert values["log"] == VALUES["log"] and values["epoch"] == 3
+    assert repr(values["log"]) == repr(VALUES["log"]), "NaN, infinity, every digit, true and not 1"
+    assert values["epoch"] == 3 and values[7] == {"empty": {}, "none": []}
     assert values["curve"][0][0] == 0.5 and torch.equal(values["curve"][0][1], VALUES["curve"][0][1])
+    assert (
+        isinstance(values["made"]["argmax"], np.ndarray) and (values["made"]["argmax"] == [[0, 1, 2], [3, 4, 5]]).all()
+    )
     for name, value in stored["student"].state_dict().items():
         assert torch.equal(found["student"].state_dict()[name], value)
     momenta = [state["momentum_buffer"] for state in found["optimiser"].state_dict()["state"].values()]
@@ -200,23 +229,29 @@ def test_a_state_comes_back(tmp_path):
 
 
 def test_no_state(tmp_path, capsys):
-    assert checkpoint.load_state(tmp_path / "state.pt", "key", {}) is None
+    assert checkpoint.load_state(tmp_path / "state", KEY, {}) is None
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "list", "other key"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "pickle", "a weight", "weights", "other identity"])
 def test_a_state_that_cannot_be_continued(tmp_path, capsys, damage):
-    file = tmp_path / "state.pt"
-    checkpoint.save_state(file, "key", stepped(), VALUES)
+    file = tmp_path / "state"
+    checkpoint.save_state(file, KEY, stepped(), VALUES)
     whole = file.read_bytes()
-    if damage == "list":
+    if damage == "pickle":
         torch.save([1], file)
-    elif damage != "other key":
-        file.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"hello"}[damage])
+    elif damage == "weights":
+        checkpoint.save_weights(file, network(), KEY)
+    elif damage != "other identity":
+        changed = {"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"hello", "a weight": whole[:-1] + b"!"}
+        file.write_bytes(changed[damage])
     untouched = parts()
-    assert checkpoint.load_state(file, "another" if damage == "other key" else "key", untouched) is None
+    asked = {**KEY, "data": "f" * 64, "train": {"lr": 0.2}} if damage.startswith("other") else KEY
+    assert checkpoint.load_state(file, asked, untouched) is None
     (said,) = capsys.readouterr().out.splitlines()
     assert said.startswith(f"{file}: ") and said.endswith("starting afresh.")
+    if damage.startswith("other"):
+        assert "begun with other values (data; train.lr 0.1, now 0.2)" in said, "which, not their hashes"
     for name, value in network().state_dict().items():
         assert torch.equal(untouched["student"].state_dict()[name], value)
 
@@ -233,23 +268,97 @@ class Harm:
 
 def test_nothing_is_unpickled_unsafely(tmp_path, file, capsys):
     trap = tmp_path / "trap"
-    state = tmp_path / "state.pt"
-    torch.save({"key": "key", "parts": {}, "values": Harm(trap)}, state)
-    assert checkpoint.load_state(state, "key", {}) is None
-    assert "starting afresh" in capsys.readouterr().out
-    torch.save({"0.weight": Harm(trap)}, file)
-    refused(file, "damaged")
+    state = tmp_path / "state"
+    for protocol in (True, False):
+        torch.save({"identity": KEY, "parts": {}, "values": Harm(trap)}, state, _use_new_zipfile_serialization=protocol)
+        assert checkpoint.load_state(state, KEY, {}) is None
+        assert "starting afresh" in capsys.readouterr().out
+        torch.save({"0.weight": Harm(trap)}, file, _use_new_zipfile_serialization=protocol)
+        refused(file, "damaged")
     assert not trap.exists()
     pickle.loads(pickle.dumps(Harm(trap)))
     assert trap.exists(), "the trap works"
 
 
+def test_nothing_here_can_unpickle():
+    """The one reader of foreign files is timm's, told to take weights only; arrays are read without objects."""
+    package = Path(checkpoint.__file__).parent
+    for file in package.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"pickle\.|import pickle|torch\.load\(|allow_pickle|joblib|marshal", text), file
+        for call in re.findall(r"[^_.]load_state_dict\(str\(.*", text):
+            assert "weights_only=True" in call, file
+
+
+def test_a_state_of_objects_is_refused(tmp_path):
+    """A method that keeps what is no plain value hears so when its state is saved, not when it goes on."""
+    with pytest.raises(TypeError, match="set has no place in a state"):
+        checkpoint.save_state(tmp_path / "state", KEY, {}, {"a": {1, 2}})
+
+
+# --- no room
+
+
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "MiB needed, 1 MiB free, 2 MiB missing"),
+    (errno.EDQUOT, "MiB needed, 1 GiB free, a quota or limit forbids more")])  # fmt: skip
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, number, words):
+    file = tmp_path / "state"
+    checkpoint.write_bytes(file, b"old")
+
+    def full(*_):
+        raise OSError(number, os.strerror(number))
+
+    free = 2**20 if number == errno.ENOSPC else 2**30
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DiskFull) as caught:
+            checkpoint.write_bytes(file, bytes(3 * 2**20))
+    text = str(caught.value)
+    assert text.startswith(f"{file}: no room: 3 {words}.") and "same command again" in text
+    assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_really_full_disk(tmp_path):
+    """A limit on the size of files is the one that every user may set; the system then refuses to write."""
+    file = tmp_path / "state"
+    program = (
+        "import resource, signal, sys; from pathlib import Path; from ciss import checkpoint\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "file = Path(sys.argv[1]); checkpoint.write_bytes(file, b'old')\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
+        "checkpoint.write_bytes(file, bytes(2**21))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True)
+    assert f"DiskFull: {file}: no room: 2 MiB needed" in done.stderr and "a quota or limit" in done.stderr
+    assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_room_is_asked_for_beforehand(tmp_path, monkeypatch):
+    checkpoint.require_space(tmp_path / "not" / "yet", 1)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda place: SimpleNamespace(free=100 * 2**20))
+    checkpoint.require_space(tmp_path / "not" / "yet", 100 * 2**20)
+    with pytest.raises(DiskFull, match="needed, 100 MiB free, 1 MiB missing"):
+        checkpoint.require_space(tmp_path / "not" / "yet", 101 * 2**20)
+    assert not (tmp_path / "not").exists()
+
+
+def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
+    def denied(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", denied)
+    with pytest.raises(CheckpointError, match=r"cannot be written \(Permission denied\). Give yourself the right"):
+        checkpoint.write_bytes(tmp_path / "file", b"x")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_state_is_forgotten_with_its_halves(tmp_path):
-    for name in ("state.pt", ".state.pt.123", "lock", "state.pt2"):
+    for name in ("state", ".state.123", "lock", "state2"):
         (tmp_path / name).touch()
-    checkpoint.forget_state(tmp_path / "state.pt")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["lock", "state.pt2"]
-    checkpoint.forget_state(tmp_path / "state.pt")
+    checkpoint.forget_state(tmp_path / "state")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["lock", "state2"]
+    checkpoint.forget_state(tmp_path / "state")
 
 
 # --- one trainer a run
@@ -260,7 +369,10 @@ def test_the_lock_names_its_owner_and_is_given_back(tmp_path):
     with checkpoint.exclusive(lock, "base"):
         with pytest.raises(Locked, match=f"^base is being trained by process {os.getpid()}"):
             checkpoint.exclusive(lock, "base").__enter__()
-        assert (tmp_path / "new" / "lock.pid").read_text() == str(os.getpid())
+        assert (tmp_path / "new" / "lock.pid").read_text().split() == [str(os.getpid()), socket.gethostname()]
+        (tmp_path / "new" / "lock.pid").write_text("77 elsewhere")  # a folder that machines share
+        with pytest.raises(Locked, match="by process 77 on elsewhere, perhaps left over.*kill 77"):
+            checkpoint.exclusive(lock, "base").__enter__()
     assert not (tmp_path / "new" / "lock.pid").exists()
     with pytest.raises(KeyError), checkpoint.exclusive(lock, "base"):
         raise KeyError
@@ -281,4 +393,5 @@ def test_a_description_is_json(file):
     length = int.from_bytes(header[:8], "little")
     metadata = json.loads(header[8 : 8 + length])["__metadata__"]
     assert list(metadata) == ["config"], "the order of several entries changes from process to process"
-    assert metadata["config"] == '{"groups": [[1, 2]], "method": "finetune", "seed": 0}'
+    sealed = r'\{"groups": \[\[1, 2\]\], "method": "finetune", "seed": 0, "sha256": "[0-9a-f]{64}"\}'
+    assert re.fullmatch(sealed, metadata["config"])

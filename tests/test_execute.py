@@ -74,7 +74,7 @@ def test_no_such_notebook(executed):
 
 def test_every_error_of_ours_is_explained():
     """By name, as the kernel's errors arrive."""
-    from ciss import engine, execute
+    from ciss import checkpoint, engine, execute
 
-    for error in (*engine.USER_ERRORS, engine.DivergenceError):
+    for error in (*engine.USER_ERRORS, engine.DivergenceError, engine.MemoryShort, checkpoint.DiskFull):
         assert error.__name__ in execute.EXPLAINED or error is ValueError

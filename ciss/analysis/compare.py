@@ -5,14 +5,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ciss import config as configuration
 from ciss import metrics, protocol
 from ciss.analysis.forgetting import iou_by_step
+from ciss.runs import digest
 
 SCORES = ("all", "old", "new", "harmonic", "forgetting")
 
 
 def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     """One row for each end: scores after the last step, training seconds of its own runs, peak memory, provenance.
+    Raises ValueError for ends that cannot share a table (see `check_equal`).
 
     `holdout_*`: the same scores on the hold-out, on which coefficients may be chosen; NaN without one. `relabelled`,
     `ignored`, `precision`, `recall`: of the last step's pseudo labels on the hold-out (see `metrics.label_scores`).
@@ -44,16 +47,73 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
                 "training_seconds": sum(result["training_seconds"] for result in own),
                 "peak_memory_mib": max(result["peak_memory_bytes"] for result in own) / 2**20,
                 "parameters": last["parameters"],
-                "data": last["data"],
+                **_provenance(results),
             }
         )
-    table = pd.DataFrame(rows)
-    if table["data"].nunique() > 1:
-        different = ", ".join(f"{row.end} ({row.data[:8]})" for row in table.itertuples())
-        raise ValueError(
-            f"{benchmark}: these results come from different data and cannot share a table: {different}. Run: dvc repro"
-        )
-    return table
+    check_equal(benchmark, ends)
+    return pd.DataFrame(rows)
+
+
+def check_equal(benchmark: str, ends: dict[str, list[dict]]) -> None:
+    """Raises ValueError, naming what differs, for results that cannot stand in one table (other settings, data, code
+    that trains, precision, processes or version of torch), or whose mean over seeds would mean nothing (other
+    coefficients or code of the method; a seed twice)."""
+    results = [(f"{end}, {result['run']}", result) for end, found in ends.items() for result in found]
+    for name, result in results[1:]:
+        first, reference = results[0]
+        if different := configuration.differences(_shared(reference), _shared(result)):
+            raise ValueError(
+                f"{benchmark}: {first} and {name} cannot share a table: {'; '.join(different)}. Run: dvc repro"
+            )
+    by_method: dict[str, tuple[str, list[dict], set[int]]] = {}
+    for end, found in ends.items():
+        method, seed = found[-1]["method"], found[-1]["seed"]
+        first, reference, seeds = by_method.setdefault(method, (end, found, set()))
+        if seed in seeds:
+            raise ValueError(f"{benchmark}: {first} and {end} are both {method} with seed {seed}. Remove one end.")
+        seeds.add(seed)
+        one, other = ([_own(result) for result in path] for path in (reference, found))
+        if different := configuration.differences(dict(enumerate(one)), dict(enumerate(other))):
+            raise ValueError(
+                f"{benchmark}: {first} and {end} are both {method}, but cannot be averaged: {'; '.join(different)} "
+                "(the number is the step). Run: dvc repro"
+            )
+
+
+def _shared(result: dict) -> dict:
+    made = result["identity"]
+    return {
+        "settings": made["parameters"]["benchmark"],
+        "data": made["data"],
+        "code": made["code"]["training"],
+        "torch": result["versions"]["torch"],
+        **{name: result[name] for name in ("precision", "processes")},
+    }
+
+
+def _own(result: dict) -> dict:
+    made = result["identity"]
+    return {"coefficients": made["parameters"]["coefficients"], "code": made["code"], "step": result["step"]}
+
+
+def _provenance(results: list[dict]) -> dict[str, Any]:
+    """Where a row comes from; hashes shortened. `configuration`: all parameters but order and seed, which have columns
+    of their own; `weights`: the last checkpoint's."""
+    last, made = results[-1], [result["identity"] for result in results]
+    parameters = [{**each["parameters"], "seed": None, "groups": None} for each in made]
+    for each in parameters:
+        each["benchmark"] = {**each["benchmark"], "order": None}
+    return {
+        "order": " | ".join(" ".join(map(str, group)) for group in last["groups"]),
+        "configuration": digest(parameters)[:12],
+        "code": digest([each["code"] for each in made])[:12],
+        "data": made[-1]["data"][:12],
+        "weights": last["weights"][:12],
+        "versions": ", ".join(f"{name} {number}" for name, number in last["versions"].items()),
+        "device": "; ".join(dict.fromkeys(result["device"] for result in results)),
+        "arithmetic": last["precision"],
+        "processes": last["processes"],
+    }
 
 
 def methods_table(runs: pd.DataFrame) -> pd.DataFrame:

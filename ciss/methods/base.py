@@ -1,7 +1,7 @@
 """What a method may do: coefficients, and hooks that see outputs and labels, never the optimiser."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -99,6 +99,15 @@ class Method:
 
     def after_step(self, network: Network) -> None:
         """A last change to the trained network."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the method keeps beside its coefficients, such as prototypes: plain values and tensors, the same in
+        every process. A stopped training goes on with it, and calls `before_step` no second time."""
+        chosen = {each.name for each in fields(self)} if is_dataclass(self) else set()
+        return {name: value for name, value in vars(self).items() if name not in chosen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
 
 @coefficients

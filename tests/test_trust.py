@@ -1,0 +1,230 @@
+"""Nothing finished is lost, nothing wrong goes unnoticed: a method's state, foreign results, no memory, Ctrl-C."""
+
+import json
+import signal
+import time
+
+import pytest
+import torch
+from test_engine import kept_epoch, left_by, stopped
+
+from ciss import checkpoint, engine, results
+from ciss.checkpoint import CheckpointError, DiskFull
+from ciss.engine import MemoryShort
+from ciss.methods import GSC, METHODS, Finetune
+
+VARIANTS = {
+    "gsc": {},
+    "gsc-medians": {"relabelling": "entropy", "sharp_where": "certain", "prototypes": "previous"},
+    "gsc-previous": {"prototypes": "previous", "gate": "two_stage"},
+    "plop": {},
+    "mbs": {},
+}
+
+
+def increments(project) -> None:
+    """A step of every method that prepares itself or changes labels."""
+    for name, values in VARIANTS.items():
+        project.document["methods"][name] = values
+        step = {"benchmark": "tiny", "method": name, "seed": 0, "after": "base", "step": 1}
+        project.document["chain"][f"{name}-1"] = step
+    project.set("train.increment.epochs", 3)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_method_goes_on_with_its_state(make_project, monkeypatch, name):
+    """Weights, losses, label counts as if nothing had happened; what prepared the method is not done again."""
+    found = []
+    kind = METHODS[name.partition("-")[0]]
+    for place in ("whole", "stopped"):
+        project = make_project(place)
+        increments(project)
+        engine.train(project.run())
+        run = project.run(f"{name}-1")
+        if place == "stopped":
+            batches = len(
+                engine.training_loader(run.settings, run.index(), run.images(run.index()), run.label_table(True), 0)
+            )
+            with stopped(kind, batches + 1):
+                engine.train(run)
+            assert kept_epoch(run) == 1
+            monkeypatch.setattr(kind, "before_step", None)
+            monkeypatch.setattr(engine, "judge_labels", None)
+        engine.train(run)
+        labels = results.read(run)["labels"]
+        found.append({**left_by(run), "labels": {name: counts.tolist() for name, counts in labels.items()}})
+    assert found[0] == found[1]
+    assert found[0]["labels"]
+
+
+class Counting(Finetune):
+    """A method whose state changes with every batch, and its loss with it."""
+
+    def before_step(self, batches, teacher, previous):
+        self.seen = torch.zeros(2)
+
+    def losses(self, student, teacher, batch):
+        self.seen = self.seen + 1
+        (loss,) = super().losses(student, teacher, batch).values()
+        return {"cross_entropy": loss * (1 + 0.1 * self.seen.sum())}
+
+
+def test_a_state_that_changes_during_the_step(make_project, monkeypatch):
+    monkeypatch.setitem(METHODS, "finetune", Counting)
+    found = []
+    for place in ("whole", "stopped"):
+        project = make_project(place)
+        project.set("train.increment.epochs", 3)
+        monkeypatch.setitem(METHODS, "finetune", Finetune)
+        engine.train(project.run())
+        monkeypatch.setitem(METHODS, "finetune", Counting)
+        run = project.run("tune-1")
+        if place == "stopped":
+            with stopped(Counting, 3):
+                engine.train(run)
+            assert kept_epoch(run) == 2
+        engine.train(run)
+        found.append(left_by(run))
+    assert found[0] == found[1]
+
+
+def test_the_state_is_what_is_no_coefficient():
+    method = GSC(soft=0.5)
+    assert method.state_dict() == {}
+    method.means, method.thresholds = torch.ones(2), None
+    state = method.state_dict()
+    assert list(state) == ["means", "thresholds"]
+    other = GSC()
+    other.load_state_dict(state)
+    assert other.soft == 0.3 and torch.equal(other.means, method.means) and other.thresholds is None
+
+
+# --- foreign results
+
+
+def test_results_of_other_parameters_are_not_read(project):
+    engine.train(project.run())
+    project.set("train.base.lr", 0.01)
+    with pytest.raises(CheckpointError) as caught:
+        results.read(project.run())
+    assert "made with other parameters (benchmark.train.base.lr 0.05, now 0.01)" in str(caught.value)
+    assert str(caught.value).endswith("python -m ciss.engine base")
+    project.set("train.base.lr", 0.05)
+    project.set("train.workers", 3)  # changes no result
+    assert results.read(project.run())["run"] == "base"
+
+
+def test_results_of_another_teacher_are_not_read(project):
+    """The base step was trained again, its increments were not."""
+    for name in ("base", "tune-1", "tune-2"):
+        engine.train(project.run(name))
+    path = results.read_end(project.config, "tune")
+    assert [result["run"] for result in path] == ["base", "tune-1", "tune-2"]
+    file = project.run("tune-1").results / "result.json"
+    text = file.read_text()
+    file.write_text(text.replace(json.loads(text)["weights"], "f" * 64))
+    with pytest.raises(CheckpointError, match="tune-2: continues another training of tune-1.*engine tune-2$"):
+        results.read_end(project.config, "tune")
+
+
+def test_a_result_says_what_made_it(project):
+    engine.train(project.run())
+    result = results.read(project.run())
+    assert set(result["identity"]) == {"parameters", "code", "data", "teacher", "torch", "device"}
+    assert result["identity"]["data"] == project.run().index().fingerprint
+    assert set(result["versions"]) == {"python", "torch", "torchvision", "timm", "numpy"}
+    assert result["device"].endswith(", 1 threads") and len(result["device"]) > len(", 1 threads")
+    assert result["precision"] == "float32" and result["processes"] == 1
+
+
+def test_training_again_says_why(project, capsys):
+    engine.train(project.run())
+    project.set("train.base.lr", 0.01)
+    capsys.readouterr()
+    engine.train(project.run())
+    said = capsys.readouterr().out
+    assert "base: trained before with other values (parameters.benchmark.train.base.lr 0.05, now 0.01); again." in said
+
+
+# --- what the machine lacks
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        MemoryError(),
+    ],
+)
+def test_no_memory(project, error):
+    with (
+        pytest.raises(MemoryShort, match="base: no memory left .*epoch is kept.*lower train.batch"),
+        stopped(Finetune, 6, error),
+    ):
+        engine.train(project.run())
+    assert kept_epoch(project.run()) == 1
+
+
+def test_other_runtime_errors_stay_what_they_are(project):
+    with stopped(Finetune, 1, RuntimeError("expected scalar type Float")):
+        engine.train(project.run())
+
+
+def test_no_room_for_a_run_is_said_before_it_trains(project, monkeypatch):
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10000}))
+    with pytest.raises(DiskFull, match="no room: .* needed, .* free, .* missing"):
+        engine.train(project.run())
+    assert not (project.run().resume / "state.safetensors").exists()
+
+
+@pytest.mark.parametrize("moment", ["an epoch", "the result"])
+def test_a_disk_that_fills_up_leaves_the_epoch_before(make_project, monkeypatch, moment):
+    whole, project = make_project("whole"), make_project("full")
+    original = checkpoint.write_bytes
+
+    def write(file, data):
+        written.append(file)
+        if (moment == "an epoch" and len(written) == 2) or file.name == "weights.safetensors":
+            raise checkpoint._full(file, len(data))
+        original(file, data)
+
+    written: list = []
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_bytes", write)
+        with pytest.raises(DiskFull):
+            engine.train(project.run())
+    assert kept_epoch(project.run()) == (1 if moment == "an epoch" else 2)
+    assert not project.run().folder.exists() and not project.run().results.exists()
+    for each in (whole, project):
+        engine.train(each.run())
+    assert left_by(whole.run()) == left_by(project.run())
+
+
+# --- Ctrl-C
+
+
+def test_control_c_stops_within_a_second(make_project):
+    """As a terminal sends it; then the same command goes on and ends as if nothing had happened."""
+    whole, project = make_project("whole"), make_project("stopped")
+    for each in (whole, project):
+        each.set("train.base.epochs", 60)
+    started = time.monotonic()
+    process = project.command("-m", "ciss.engine", "base")
+    state = project.run().resume / "state.safetensors"
+    deadline = time.monotonic() + 60
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.1)
+    sent = time.monotonic()
+    patience = max(1.0, (sent - started) / 5)  # a start takes five seconds, more beside other work
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=30)
+    assert time.monotonic() - sent < patience
+    assert process.returncode == 130, out + error
+    assert error == "\nStopped. The same command goes on after the last finished epoch.\n"
+    assert 1 <= kept_epoch(project.run()) < 60 and not project.run().folder.exists()
+    assert not [file for file in state.parent.iterdir() if file.name not in ("lock", "state.safetensors")]
+    for each in (whole, project):
+        engine.train(each.run())
+    assert left_by(whole.run()) == left_by(project.run())
