@@ -2,16 +2,23 @@
 
     python -m ciss.execute notebooks/2_base.ipynb reports/shapes/shapes-s0.ipynb -p config params.yaml -p run shapes-s0
 
-Its printed lines pass through; an error becomes one message, and the executed copy shows where it happened.
+Its printed lines pass through; an error becomes one message, and the executed copy shows where it happened. Ctrl-C
+stops the notebook too, at once.
 """
 
 import argparse
 import logging
+import os
 import re
+import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import papermill
+import psutil
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 QUIET = "--IPKernelApp.log_level=ERROR"  # every kernel warns that it speaks to this machine unencrypted
@@ -24,6 +31,7 @@ EXPLAINED = (
     "WeightsError",
     "Locked",
     "DivergenceError",
+    "ProvenanceError",
     "FileNotFoundError",
     "OSError",
     "PermissionError",
@@ -39,7 +47,13 @@ def execute(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
         raise FileNotFoundError(f"{notebook}: there is no such notebook.")
     output.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
-        str(notebook), str(output), parameters, progress_bar=False, log_output=True, extra_arguments=[QUIET]
+        str(notebook),
+        str(output),
+        parameters,
+        progress_bar=False,
+        log_output=True,
+        extra_arguments=[QUIET],
+        shutdown_kernel="immediate",  # what a notebook leaves is on the disk by then
     )
 
 
@@ -54,13 +68,33 @@ def main() -> None:
     logging.getLogger("papermill").addFilter(_printed)
     logging.getLogger("traitlets").setLevel(logging.ERROR)
     try:
-        execute(arguments.notebook, arguments.output, dict(arguments.p))
+        # in a thread: in the main one nbclient takes Ctrl-C for itself, and lets the notebook go on for seconds
+        ThreadPoolExecutor(1).submit(execute, arguments.notebook, arguments.output, dict(arguments.p)).result()
+    except KeyboardInterrupt:
+        _stop()
     except FileNotFoundError as error:
         sys.exit(f"error: {error}")
+    except DeadKernelError:
+        sys.exit(
+            f"error: {arguments.notebook}: its process was killed, perhaps because the machine had no memory left. "
+            "Finished epochs are kept. Free some, and run the same command again."
+        )
     except PapermillExecutionError as error:
         if error.ename not in EXPLAINED:
             print("\n".join(error.traceback), file=sys.stderr)
         sys.exit(f"error: {error.evalue}\n(in {arguments.output}, cell {error.exec_count})")
+
+
+def _stop() -> None:
+    """Ends the notebook's process and this one."""
+    kernels = psutil.Process().children(recursive=True)
+    for order in (signal.SIGINT, signal.SIGKILL):  # the first lets it tidy up
+        for kernel in kernels:
+            with suppress(psutil.NoSuchProcess):
+                kernel.send_signal(order)
+        _, kernels = psutil.wait_procs(kernels, timeout=0.3)
+    print("\nStopped. The same command goes on after the last finished epoch.", file=sys.stderr, flush=True)
+    os._exit(130)
 
 
 def _printed(record: logging.LogRecord) -> bool:

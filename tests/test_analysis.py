@@ -167,7 +167,7 @@ def changed(key: str, value, **changes) -> list[dict]:
 def test_results_that_cannot_share_a_table(key, value, words, other):
     """Whether they would be averaged or only stand side by side."""
     ends = {"e": changed("seed", 0), "f": changed(key, value, method=other, seed=1)}
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(analysis.ProvenanceError) as caught:
         analysis.runs_table("b", ends)
     assert str(caught.value) == f"b: e, r-0 and f, r-0 cannot share a table: {words}. Run: dvc repro"
     assert len(analysis.runs_table("b", {"f": ends["f"]})) == 1
@@ -182,14 +182,14 @@ def test_results_that_cannot_share_a_table(key, value, words, other):
 )
 def test_results_that_cannot_be_averaged(key, value, words):
     ends = {"e": changed("seed", 0), "f": changed(key, value, seed=1)}
-    with pytest.raises(ValueError, match=f"b: e and f are both mib, but cannot be averaged: {words}"):
+    with pytest.raises(analysis.ProvenanceError, match=f"b: e and f are both mib, but cannot be averaged: {words}"):
         analysis.runs_table("b", ends)
     ends["f"] = changed(key, value, seed=1, method="plop")
     assert len(analysis.runs_table("b", ends)) == 2, "another method may"
 
 
 def test_a_seed_counts_once():
-    with pytest.raises(ValueError, match="e and f are both mib with seed 0. Remove one end"):
+    with pytest.raises(analysis.ProvenanceError, match="e and f are both mib with seed 0. Remove one end"):
         analysis.runs_table("b", {"e": changed("seed", 0), "f": changed("seed", 0)})
 
 
@@ -201,6 +201,9 @@ def test_a_row_says_where_it_comes_from():
     assert one["versions"] == "python 3.12.1, torch 2.15.0"
     assert (one["device"], other["device"], one["arithmetic"]) == ("a processor, 2 threads", "a GPU", "float32")
     assert one["configuration"] == other["configuration"] and one["code"] == other["code"], "seed and device are apart"
+    assert analysis.made_with(rows) == (
+        "python 3.12.1, torch 2.15.0\na processor, 2 threads (1 of 2 rows)\na GPU (1 of 2 rows)"
+    )
     for key, column in (("parameters.benchmark.train.base.lr", "configuration"), ("code.method", "code")):
         (row,) = analysis.runs_table("b", {"e": changed(f"identity.{key}", 7)}).to_dict("records")
         assert [name for name in one if row[name] != one[name] and row[name] == row[name]] == [column]

@@ -1,9 +1,12 @@
 """Notebooks in the pipeline: what they print passes through, what goes wrong is one message."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 HELLO = "print('hello', name, flush=True)\nprint('Executing is what I say')\n{'all': 0.5}"
@@ -66,6 +69,61 @@ def test_other_errors_come_with_their_traceback(executed):
     assert copy is not None
 
 
+@pytest.fixture
+def endless(tmp_path):
+    """A notebook that says its process and sleeps, started; ended with the test."""
+    cell = {"cell_type": "code", "execution_count": None, "outputs": [], "metadata": {}, "id": "a"}
+    source = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": [{**cell, "source": source}]}
+    (tmp_path / "endless.ipynb").write_text(json.dumps(notebook))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ciss.execute", "endless.ipynb", "copy.ipynb"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    line = process.stdout.readline()
+    assert line.strip().isdigit(), process.communicate()
+    yield process, psutil.Process(int(line))
+    process.kill()
+    process.communicate()
+
+
+def gone(kernel: psutil.Process, seconds: float) -> bool:
+    return not psutil.wait_procs([kernel], timeout=seconds)[1]
+
+
+def test_control_c_ends_the_notebook_too(endless):
+    process, kernel = endless
+    sent = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert time.monotonic() - sent < 2, "nbclient alone takes some seconds"
+    assert gone(kernel, 0)
+    assert process.returncode == 130
+    assert error == "\nStopped. The same command goes on after the last finished epoch.\n"
+
+
+def test_a_killed_kernel_is_one_message(endless):
+    process, kernel = endless
+    kernel.kill()
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 1
+    line = error.strip().splitlines()[-1]
+    assert line.startswith("error: endless.ipynb: its process was killed, perhaps because the machine had no memory")
+    assert "Traceback" not in error
+
+
+def test_an_orphaned_kernel_ends_by_itself(endless):
+    """Papermill is killed: its kernel notices within a second or two."""
+    process, kernel = endless
+    process.kill()
+    process.wait()
+    assert gone(kernel, 10)
+
+
 def test_no_such_notebook(executed):
     code, _, error, copy = executed["missing"]
     assert (code, copy) == (1, None)
@@ -75,6 +133,13 @@ def test_no_such_notebook(executed):
 def test_every_error_of_ours_is_explained():
     """By name, as the kernel's errors arrive."""
     from ciss import checkpoint, engine, execute
+    from ciss.analysis import ProvenanceError
 
-    for error in (*engine.USER_ERRORS, engine.DivergenceError, engine.MemoryShort, checkpoint.DiskFull):
+    for error in (
+        *engine.USER_ERRORS,
+        engine.DivergenceError,
+        engine.MemoryShort,
+        checkpoint.DiskFull,
+        ProvenanceError,
+    ):
         assert error.__name__ in execute.EXPLAINED or error is ValueError

@@ -1,14 +1,16 @@
 """Nothing finished is lost, nothing wrong goes unnoticed: a method's state, foreign results, no memory, Ctrl-C."""
 
 import json
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from test_engine import kept_epoch, left_by, stopped
 
-from ciss import checkpoint, engine, results
+from ciss import checkpoint, engine, paths, results
 from ciss.checkpoint import CheckpointError, DiskFull
 from ciss.engine import MemoryShort
 from ciss.methods import GSC, METHODS, Finetune
@@ -125,6 +127,36 @@ def test_results_of_another_teacher_are_not_read(project):
     file.write_text(text.replace(json.loads(text)["weights"], "f" * 64))
     with pytest.raises(CheckpointError, match="tune-2: continues another training of tune-1.*engine tune-2$"):
         results.read_end(project.config, "tune")
+
+
+@pytest.mark.slow
+def test_the_notebook_refuses_to_average(project):
+    """Two seeds of one method, one of them by another version; then by the same one."""
+    project.document["bases"]["base-1"] = {**project.document["bases"]["base"], "seed": 1}
+    tune = project.document["chain"]["tune-1"]
+    project.document["chain"] = {"tune-1": tune, "tune-1-1": {**tune, "seed": 1, "after": "base-1"}}
+    project.document["ends"] = {name: {"run": name, "benchmark": "tiny"} for name in project.document["chain"]}
+    for name in ("base", "base-1", "tune-1", "tune-1-1"):
+        engine.train(project.run(name))
+    file = project.run("tune-1-1").results / "result.json"
+    right = json.loads(file.read_text())
+    notebook = str(paths.project().parent / "6_compare.ipynb")
+    shutil.copy(Path(__file__).parents[1] / "notebooks" / "6_compare.ipynb", notebook)
+    codes = []
+    for number in ("1.0.0", right["versions"]["torch"]):
+        file.write_text(json.dumps({**right, "versions": {**right["versions"], "torch": number}}))
+        process = project.command("-m", "ciss.execute", notebook, "copy.ipynb", "-p", "config", "params.yaml")
+        out, error = process.communicate(timeout=100)
+        codes.append(process.returncode)
+        if number == "1.0.0":
+            line = error.strip().splitlines()[-2]
+            assert line.startswith("error: tiny: tune-1, base and tune-1-1, tune-1-1 cannot share a table: torch ")
+            assert f"{right['versions']['torch']!r}, now '1.0.0'" in line and "Traceback" not in error
+    assert codes == [1, 0], out + error
+    rows = (project.folder / "reports" / "runs.csv").read_text().splitlines()
+    for column in ("benchmark", "seed", "order", "configuration", "code", "data", "versions", "device"):
+        assert column in rows[0].split(",")
+    assert len(rows) == 3
 
 
 def test_a_result_says_what_made_it(project):

@@ -13,9 +13,13 @@ from ciss.runs import digest
 SCORES = ("all", "old", "new", "harmonic", "forgetting")
 
 
+class ProvenanceError(ValueError):
+    """Results that must not be put beside each other, or averaged; the message names what differs."""
+
+
 def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     """One row for each end: scores after the last step, training seconds of its own runs, peak memory, provenance.
-    Raises ValueError for ends that cannot share a table (see `check_equal`).
+    Raises ProvenanceError for ends that cannot share a table (see `check_equal`).
 
     `holdout_*`: the same scores on the hold-out, on which coefficients may be chosen; NaN without one. `relabelled`,
     `ignored`, `precision`, `recall`: of the last step's pseudo labels on the hold-out (see `metrics.label_scores`).
@@ -55,14 +59,14 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
 
 
 def check_equal(benchmark: str, ends: dict[str, list[dict]]) -> None:
-    """Raises ValueError, naming what differs, for results that cannot stand in one table (other settings, data, code
-    that trains, precision, processes or version of torch), or whose mean over seeds would mean nothing (other
+    """Raises ProvenanceError, naming what differs, for results that cannot stand in one table (other settings, data,
+    code that trains, precision, processes or version of torch), or whose mean over seeds would mean nothing (other
     coefficients or code of the method; a seed twice)."""
     results = [(f"{end}, {result['run']}", result) for end, found in ends.items() for result in found]
     for name, result in results[1:]:
         first, reference = results[0]
         if different := configuration.differences(_shared(reference), _shared(result)):
-            raise ValueError(
+            raise ProvenanceError(
                 f"{benchmark}: {first} and {name} cannot share a table: {'; '.join(different)}. Run: dvc repro"
             )
     by_method: dict[str, tuple[str, list[dict], set[int]]] = {}
@@ -70,11 +74,11 @@ def check_equal(benchmark: str, ends: dict[str, list[dict]]) -> None:
         method, seed = found[-1]["method"], found[-1]["seed"]
         first, reference, seeds = by_method.setdefault(method, (end, found, set()))
         if seed in seeds:
-            raise ValueError(f"{benchmark}: {first} and {end} are both {method} with seed {seed}. Remove one end.")
+            raise ProvenanceError(f"{benchmark}: {first} and {end} are both {method} with seed {seed}. Remove one end.")
         seeds.add(seed)
         one, other = ([_own(result) for result in path] for path in (reference, found))
         if different := configuration.differences(dict(enumerate(one)), dict(enumerate(other))):
-            raise ValueError(
+            raise ProvenanceError(
                 f"{benchmark}: {first} and {end} are both {method}, but cannot be averaged: {'; '.join(different)} "
                 "(the number is the step). Run: dvc repro"
             )
@@ -114,6 +118,16 @@ def _provenance(results: list[dict]) -> dict[str, Any]:
         "arithmetic": last["precision"],
         "processes": last["processes"],
     }
+
+
+def made_with(runs: pd.DataFrame) -> str:
+    """Versions and devices of a table's rows, a line each, with the number of rows where they are not all the same."""
+    lines = []
+    for column in ("versions", "device"):
+        counts = runs[column].value_counts(sort=False)
+        alone = len(counts) == 1
+        lines += [value if alone else f"{value} ({count} of {len(runs)} rows)" for value, count in counts.items()]
+    return "\n".join(lines)
 
 
 def methods_table(runs: pd.DataFrame) -> pd.DataFrame:
