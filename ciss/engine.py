@@ -12,8 +12,8 @@ over pixels is one over the pixels of a process.
 
 import argparse
 import copy
-import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -283,13 +283,16 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
-        settings = config.load(arguments.config)
-        runs.check(settings)
-        train(runs.resolve(settings, arguments.run))
-    except (*USER_ERRORS, DivergenceError) as error:
-        sys.exit(f"error: {error}")
+        with distributed.session():
+            settings = config.load(arguments.config)
+            runs.check(settings)
+            train(runs.resolve(settings, arguments.run))
+    except (*USER_ERRORS, DivergenceError, distributed.Lost) as error:
+        distributed.leave(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\nStopped. The same command goes on after the last finished epoch.")
+        distributed.leave("\nStopped. The same command goes on after the last finished epoch.")
+    except Exception:  # whole and once, where several processes write to one terminal
+        distributed.leave(traceback.format_exc())
 
 
 if __name__ == "__main__":
