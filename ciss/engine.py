@@ -48,7 +48,8 @@ def train(run: Run) -> Path:
     with distributed.session():
         index = run.index()
         key = _key(run, index)
-        if results.finished(run, key):
+        distributed.agree({"parameters": run.description(), "data": index.fingerprint, "key": key}, run.name)
+        if distributed.of_first(lambda: results.finished(run, key)):
             distributed.say(f"{run.name}: trained already with these parameters, code and data; nothing to do.")
             return run.folder
         lock = checkpoint.exclusive(run.resume / "lock", run.name) if distributed.is_main() else nullcontext()
@@ -128,6 +129,7 @@ def _train(run: Run, index: Index, key: str) -> None:
     past = checkpoint.load_state(file, key_here, parts) or {"epoch": 0, "log": [], "curve": [], "trace": []}
     first, log, curve, trace = (past[name] for name in ("epoch", "log", "curve", "trace"))
     spent = past.get("seconds", prepared)
+    distributed.agree(first, "epochs to continue after")
     if first:
         distributed.say(f"{run.name}: continuing after epoch {first} of {phase.epochs}.")
 
