@@ -17,6 +17,7 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -56,7 +57,8 @@ def train(run: Run) -> Path:
     with distributed.session():
         index = run.index()
         identity = _identity(run, index)
-        if results.finished(run, identity):
+        distributed.agree(identity, run.name)
+        if distributed.of_first(lambda: results.finished(run, identity)):
             distributed.say(f"{run.name}: trained already with these parameters, code and data; nothing to do.")
             return run.folder
         lock = checkpoint.exclusive(run.resume / "lock", run.name) if distributed.is_main() else nullcontext()
@@ -129,6 +131,7 @@ def _train(run: Run, index: Index, identity: dict) -> None:
     if distributed.is_main():  # the state before and after an epoch, and the result
         checkpoint.require_space(run.resume, 5 * sum(v.nbytes for v in student.state_dict().values()))
     past = checkpoint.load_state(file, shared, parts, device)
+    distributed.agree(past["epoch"] if past else 0, "epochs to continue after")
     if past:
         distributed.say(f"{run.name}: continuing after epoch {past['epoch']} of {phase.epochs}.")
     else:
@@ -313,16 +316,20 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     try:
-        settings = config.load(arguments.config)
-        runs.check(settings)
-        train(runs.resolve(settings, arguments.run))
-    except (*USER_ERRORS, DivergenceError, MemoryShort) as error:
-        sys.exit(f"error: {error}")
+        with distributed.session():
+            settings = config.load(arguments.config)
+            runs.check(settings)
+            train(runs.resolve(settings, arguments.run))
+    except (*USER_ERRORS, DivergenceError, MemoryShort, distributed.Lost) as error:
+        distributed.leave(f"error: {error}")
     except KeyboardInterrupt:
-        print("\nStopped. The same command goes on after the last finished epoch.", file=sys.stderr, flush=True)
+        if os.environ.get("RANK", "0") == "0":
+            print("\nStopped. The same command goes on after the last finished epoch.", file=sys.stderr, flush=True)
         for loader in multiprocessing.active_children():
             loader.terminate()
         os._exit(130)  # all is written and unlocked; taking torch down would keep the terminal waiting
+    except Exception:  # whole and once, where several processes write to one terminal
+        distributed.leave(traceback.format_exc())
 
 
 if __name__ == "__main__":
