@@ -94,6 +94,7 @@ class Train:
     channels_last: bool = True
     compile: bool = False
     threads: Count = 2  # CPU threads; another number gives other last digits
+    processes: Count = 1  # of this machine, a batch and a GPU each, as many more images an update
     workers: Natural = 0  # loader processes; does not change the result
     cache: bool = False  # keep decoded images in memory
     curve: tuple[Positive, ...] = (1.0,)  # when the hold-out is scored: epochs into the step, then every full epoch

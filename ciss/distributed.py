@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,10 @@ class Lost(Exception):
     """Another process ended or hangs: it, or torchrun, says why."""
 
 
+class WorkerError(Exception):
+    """A process that `launch` started ended badly: its message."""
+
+
 class Disagreement(ValueError):
     """Processes of one training differ in what must be equal; the message names processes and values."""
 
@@ -36,6 +41,32 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
+def started() -> bool:
+    """Whether torchrun, or whoever sets its variables, started this process."""
+    return "WORLD_SIZE" in os.environ
+
+
+def launch(processes: int, *command: str) -> None:
+    """`python -m COMMAND` in several processes of this machine, through torchrun; what they say is printed here.
+
+    Not by a fork: this process, a notebook's, may hold a GPU. Raises WorkerError when they end badly.
+    """
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    line = [sys.executable, "-u", "-m", *torchrun, "-m", *command]
+    said: list[str] = []
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            for text in process.stdout:
+                said.append(text)
+                print(text, end="", flush=True)
+        except BaseException:
+            process.terminate()  # torchrun ends its processes
+            raise
+    if process.returncode:
+        errors = [text.partition(" error: ")[2] for text in said if " error: " in text and text.startswith("process ")]
+        raise WorkerError("".join(errors).strip() or "".join(said[-20:]) or f"exit status {process.returncode}")
+
+
 @contextmanager
 def session() -> Iterator[None]:
     """Joins the processes that torchrun started; does nothing without it, nor inside of another session.
@@ -44,7 +75,7 @@ def session() -> Iterator[None]:
     around several trainings. Raises Lost where another process ended, or did not come to a meeting within TIMEOUT.
     """
     global _board
-    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+    if not started() or dist.is_initialized():
         yield
         return
     cuda = torch.cuda.is_available()
@@ -64,8 +95,8 @@ def session() -> Iterator[None]:
             raise
         time.sleep(GRACE)  # torchrun calls the first to end the cause, and stops the others meanwhile
         raise Lost(
-            f"another process ended, or did not answer for {TIMEOUT.total_seconds() / 60:g} minutes: see its own message, "
-            f"or what torchrun says of it. The same command goes on after the last finished epoch. ({reason})"
+            f"another process ended, or did not answer for {TIMEOUT.total_seconds() / 60:g} minutes: see its own "
+            f"message, or what torchrun says of it. The same command goes on after the last finished epoch. ({reason})"
         ) from None
 
 

@@ -52,9 +52,15 @@ def train(run: Run) -> Path:
 
     Raises: DivergenceError for a loss that is not finite (the last good epoch is kept), Locked when another process
     trains this run, CheckpointError for a missing or foreign predecessor, DataError for changed or broken data,
-    DiskFull and MemoryShort for what the machine lacks.
+    DiskFull and MemoryShort for what the machine lacks, WorkerError for `train.processes` that end badly.
     """
+    processes = run.settings.train.processes
+    if processes > 1 and not distributed.started():
+        distributed.launch(processes, "ciss.engine", run.name, "--config", run.config)
+        return run.folder
     with distributed.session():
+        if processes not in (1, distributed.world()):
+            raise ConfigError(f"train.processes is {processes}, but there are {distributed.world()}. Make them equal.")
         index = run.index()
         identity = _identity(run, index)
         distributed.agree(identity, run.name)

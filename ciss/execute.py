@@ -32,6 +32,7 @@ EXPLAINED = (
     "Locked",
     "DivergenceError",
     "ProvenanceError",
+    "WorkerError",
     "FileNotFoundError",
     "OSError",
     "PermissionError",

@@ -52,6 +52,7 @@ class Run:
     after: str | None
     groups: list[list[int]]
     root: Path
+    config: str = "params.yaml"  # the file that it is from
 
     @property
     def folder(self) -> Path:
@@ -194,6 +195,7 @@ def resolve(config: Config, name: str) -> Run:
         after=run.after if increment else None,
         groups=class_groups(benchmark, f"{config.file}: benchmarks.{run.benchmark}"),
         root=(paths.project() / config.output).resolve(),
+        config=config.file,
     )
 
 

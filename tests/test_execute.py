@@ -132,14 +132,8 @@ def test_no_such_notebook(executed):
 
 def test_every_error_of_ours_is_explained():
     """By name, as the kernel's errors arrive."""
-    from ciss import checkpoint, engine, execute
-    from ciss.analysis import ProvenanceError
+    from ciss import analysis, checkpoint, distributed, engine, execute
 
-    for error in (
-        *engine.USER_ERRORS,
-        engine.DivergenceError,
-        engine.MemoryShort,
-        checkpoint.DiskFull,
-        ProvenanceError,
-    ):
+    others = [engine.DivergenceError, engine.MemoryShort, checkpoint.DiskFull, analysis.ProvenanceError]
+    for error in (*engine.USER_ERRORS, *others, distributed.WorkerError):
         assert error.__name__ in execute.EXPLAINED or error is ValueError

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from test_engine import kept_epoch, left_by, stopped
 
 from ciss import checkpoint, engine, paths, results
 from ciss.checkpoint import CheckpointError, DiskFull
+from ciss.config import ConfigError
+from ciss.distributed import WorkerError
 from ciss.engine import MemoryShort
 from ciss.methods import GSC, METHODS, Finetune
 
@@ -231,6 +234,42 @@ def test_a_disk_that_fills_up_leaves_the_epoch_before(make_project, monkeypatch,
     for each in (whole, project):
         engine.train(each.run())
     assert left_by(whole.run()) == left_by(project.run())
+
+
+# --- several processes, asked for in the parameter file
+
+
+@pytest.mark.slow
+def test_processes_of_the_parameter_file(make_project, capfd):
+    """What a notebook trains with `train.processes: 2` is what torchrun trains; an error arrives as one message."""
+    found = []
+    for place in ("asked", "started"):
+        project = make_project(place)
+        project.set("train.processes", 2)
+        project.write()
+        if place == "asked":
+            with pytest.raises(WorkerError) as caught:
+                engine.train(project.run("tune-1"))
+            assert str(caught.value).endswith("Train it: python -m ciss.engine base")
+            assert "Traceback" not in str(caught.value)
+            engine.train(project.run())
+        else:
+            torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+            process = project.command(*torchrun, "-m", "ciss.engine", "base")
+            out, error = process.communicate(timeout=100)
+            assert process.returncode == 0, out + error
+        assert results.read(project.run())["processes"] == 2
+        found.append(left_by(project.run()))
+    assert found[0] == found[1]
+    assert capfd.readouterr().out.count("base: epoch 2/2") == 1
+
+
+def test_another_number_of_processes_than_asked_for(project, monkeypatch):
+    project.set("train.processes", 2)
+    monkeypatch.setattr("ciss.distributed.started", lambda: True)
+    monkeypatch.setattr("ciss.distributed.session", nullcontext)
+    with pytest.raises(ConfigError, match="train.processes is 2, but there are 1. Make them equal"):
+        engine.train(project.run())
 
 
 # --- Ctrl-C
