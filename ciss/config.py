@@ -269,8 +269,8 @@ def validate(kind: type, values: Any, file: str, key: str) -> Any:
     except ValidationError as error:  # its locations alternate between keys and the kind of value there
         raise ConfigError("\n".join(_explain(e, e["loc"][::2], kind, file, key) for e in error.errors())) from None
     if strange := list(_unwritable(plain, [key] if key else [])):
-        lines = (f"{file}: {'.'.join(map(_plain, place))}: found {_short(value)}. Change it." for place, value in strange)
-        raise ConfigError("\n".join(lines))
+        lines = [f"{'.'.join(map(_plain, place))}: found {_short(value)}. Change it." for place, value in strange]
+        raise ConfigError("\n".join(f"{file}: {line}" for line in lines))
     try:
         # As strict JSON: a list may be a tuple, a mapping a section; but "1" and true are no numbers, 1 is no text.
         return TypeAdapter(kind).validate_json(json.dumps(plain), strict=True)

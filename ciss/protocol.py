@@ -121,7 +121,8 @@ def select_images(
     _check_setting(setting)
     if setting == "domain":
         if domains is None or len(domains) != len(image_classes):
-            raise ValueError(f"the domain setting needs a domain for each of the {len(image_classes)} images. Name them.")
+            images = len(image_classes)
+            raise ValueError(f"the domain setting needs a domain for each of the {images} images. Name them.")
         where = np.array(_integers(domains, "domains"), dtype=np.int64)
         _check_step(step, int(where.max(initial=-1)) + 1)
         chosen = where == step
