@@ -33,6 +33,7 @@ def _rising(values: tuple) -> tuple:
 
 # Names become folders, and DVC reads a dot as the end of a key.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=200)]
+Word = Annotated[str, StringConstraints(max_length=200)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]*$")]
 # Upper bounds are where a slip of the finger would fill the memory or start a million processes, not where use ends.
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -119,8 +120,8 @@ class Evaluation:
 
 @section
 class Benchmark:
-    dataset: str
-    protocol: str
+    dataset: Word
+    protocol: Word
     setting: Literal["overlapped", "disjoint", "sequential", "partitioned"] = "overlapped"
     order: tuple[Count, ...] | None = None  # raw class ids in order of arrival
     holdout: Natural = 0  # training images left out of every step, scored with full labels
@@ -134,22 +135,22 @@ class Benchmark:
 class Start:
     """A run that continues nothing: the base step, or joint training on all labels."""
 
-    benchmark: str
-    method: str  # a section under methods: a method, or a variant of it: `gsc-clamped`
+    benchmark: Word
+    method: Word  # a section under methods: a method, or a variant of it: `gsc-clamped`
     seed: Natural
-    code: str | None = None  # the method without its variant: the pipeline's file in ciss/methods
+    code: Word | None = None  # the method without its variant: the pipeline's file in ciss/methods
 
 
 @section
 class Increment(Start):
-    after: str
+    after: Word
     step: Count
 
 
 @section
 class End:
-    run: str
-    benchmark: str
+    run: Word
+    benchmark: Word
 
 
 @section

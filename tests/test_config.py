@@ -96,7 +96,10 @@ def test_yaml_is_read_as_version_1_2(tmp_path):
         ("a: 1\n---\nb: 2\n", ["line 2, column 1", "another document"]),
         ("a: !!python/object x\n", ["line 1, column 4", "python/object"]),
         ("a: 2001-99-99\n", ["line 1, column 4", "'2001-99-99' (month must be in 1..12). Correct this line."]),
-        ("a: 1\nb: \0\n", ["line 2: not valid YAML: special characters are not allowed: the character #x00. Remove it."]),
+        (
+            "a: 1\nb: \0\n",
+            ["line 2: not valid YAML: special characters are not allowed: the character #x00. Remove it."],
+        ),
         ("a: 1\nb: \xff\n", ["line 2: not UTF-8: invalid start byte. Save the file as UTF-8."]),
         ("a: !!bool x\n", ["line 1, column 4: not valid YAML: 'x' ('x'). Correct this line."]),
         (f"a: 1\nb: {'1' * 5000}\n", ["line 2, column 4", "Exceeds the limit", "Correct this line."]),

@@ -301,7 +301,10 @@ def test_a_file_with_sections_missing_is_completed(planned):
         (["shape"], "no data set 'shape'. Did you mean 'shapes'?"),
         (["ade20k"], "no data set 'ade20k'. There are: shapes, voc, voc8."),
         (["shapes", "--preset", "vooc"], "no preset 'vooc'. Did you mean 'voc"),
-        (["shapes", "4-3"], "plan: benchmarks.shapes-4-3.protocol: shapes 4-3: the 4 classes after the base do not divide"),
+        (
+            ["shapes", "4-3"],
+            "plan: benchmarks.shapes-4-3.protocol: shapes 4-3: the 4 classes after the base do not divide",
+        ),
         (["shapes", "four"], "plan: benchmarks.shapes-four.protocol: unknown protocol 'four'; shapes has"),
         (["shapes", "--methods", "mb"], "--methods: no incremental method 'mb'. Did you mean 'mib'?"),
         (
@@ -309,7 +312,10 @@ def test_a_file_with_sections_missing_is_completed(planned):
             "--methods: no incremental method 'joint'. There are: finetune, gsc, mbs, mib",
         ),
         (["shapes", "--methods", "gsc-x"], "--methods: gsc has no preset 'x'. There are: clamped, code, no-"),
-        (["shapes", "--order", "1", "2"], "plan: benchmarks.shapes.order: the order is no permutation of the 8 classes"),
+        (
+            ["shapes", "--order", "1", "2"],
+            "plan: benchmarks.shapes.order: the order is no permutation of the 8 classes",
+        ),
         (
             ["shapes", "--set", "train.bse.epochs=3"],
             "plan: benchmarks.shapes.train.bse: unknown key. Did you mean 'base",

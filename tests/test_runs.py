@@ -129,9 +129,17 @@ def test_presets_are_right(project, name, monkeypatch):
     [
         ("benchmarks.tiny.dataset", "shape", "benchmarks.tiny.dataset: no data set 'shape'. Did you mean 'shapes'?"),
         ("benchmarks.tiny.dataset", "ade20k", "benchmarks.tiny.dataset: no data set 'ade20k'. There are: "),
-        ("benchmarks.tiny.protocol", "4-3", "benchmarks.tiny.protocol: shapes 4-3: the 4 classes after the base do not divide"),
+        (
+            "benchmarks.tiny.protocol",
+            "4-3",
+            "benchmarks.tiny.protocol: shapes 4-3: the 4 classes after the base do not divide",
+        ),
         ("benchmarks.tiny.protocol", "four-two", "benchmarks.tiny.protocol: unknown protocol 'four-two'; shapes has"),
-        ("benchmarks.tiny.order", [1, 2, 3], "benchmarks.tiny.order: the order is no permutation of the 8 classes of shapes"),
+        (
+            "benchmarks.tiny.order",
+            [1, 2, 3],
+            "benchmarks.tiny.order: the order is no permutation of the 8 classes of shapes",
+        ),
         ("benchmarks.tiny.protocol", "4-4", "chain.tune-2.step: 2, but tiny ends with step 1. Remove it."),
         ("benchmarks.tiny.model.encoder", "ciss_tin", "benchmarks.tiny.model.encoder: timm has no encoder 'ciss_tin'"),
         ("methods.mb", {}, "methods.mb: no such method. Did you mean 'mib'?"),

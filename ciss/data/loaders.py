@@ -59,8 +59,8 @@ def _explained(error: RuntimeError) -> Exception:
     if not str(error).startswith("DataLoader worker"):
         return error
     return DataError(
-        f"a loader process was killed ({' '.join(str(error).split())}): memory or shared memory (/dev/shm) may have run "
-        "out. The last finished epoch is kept: run the same command again, with fewer train.workers."
+        f"a loader process was killed ({' '.join(str(error).split())}): memory or shared memory (/dev/shm) may have "
+        "run out. The last finished epoch is kept: run the same command again, with fewer train.workers."
     )
 
 
