@@ -5,6 +5,7 @@ What needs more than this file to be judged (class groups, methods, weight files
 """
 
 import difflib
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -266,7 +267,7 @@ def parse(document: Any, file: str = "params.yaml") -> Config:
 def validate(kind: type, values: Any, file: str, key: str) -> Any:
     """`values` as a `kind`. Raises ConfigError naming file, key and the nearest known key, a line for each mistake."""
     try:
-        plain = TypeAdapter(dict[str, JsonValue]).validate_python(values)
+        plain = _adapter(dict[str, JsonValue]).validate_python(values)
     except ValidationError as error:  # its locations alternate between keys and the kind of value there
         raise ConfigError("\n".join(_explain(e, e["loc"][::2], kind, file, key) for e in error.errors())) from None
     if strange := list(_unwritable(plain, [key] if key else [])):
@@ -274,9 +275,12 @@ def validate(kind: type, values: Any, file: str, key: str) -> Any:
         raise ConfigError("\n".join(f"{file}: {line}" for line in lines))
     try:
         # As strict JSON: a list may be a tuple, a mapping a section; but "1" and true are no numbers, 1 is no text.
-        return TypeAdapter(kind).validate_json(json.dumps(plain), strict=True)
+        return _adapter(kind).validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(e, e["loc"], kind, file, key) for e in _merged(error.errors()))) from None
+
+
+_adapter = functools.cache(TypeAdapter)  # making one takes longer than using it
 
 
 def _unwritable(node: Any, place: list[str]) -> Iterator[tuple[list[str], Any]]:

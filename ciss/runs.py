@@ -134,12 +134,16 @@ class Run:
     def key(self, fingerprint: str, teacher: str | None) -> str:
         """Hash of parameters, code, data, teacher, version and device: what a stopped training shares to go on.
 
-        Every parameter of the benchmark counts, `evaluation` too: results are part of a run.
+        Every parameter of the benchmark counts, `evaluation` too: results are part of a run. How images are read does
+        not: a training whose loader processes ran out of memory goes on with fewer.
         """
         classes = [kind.__module__.split(".") for kind in METHODS[self.code].__mro__]
         methods = [f"methods/{name[2]}.py" for name in classes if name[:2] == ["ciss", "methods"]]
         code = source.digest(paths.project(), [*TRAINING_CODE, *(INCREMENT_CODE if self.after else ()), *methods])
-        parts = [self.description(), code, fingerprint, teacher, torch.__version__, torch.cuda.is_available()]
+        described = self.description()
+        for reading in ("workers", "cache"):
+            del described["benchmark"]["train"][reading]
+        parts = [described, code, fingerprint, teacher, torch.__version__, torch.cuda.is_available()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

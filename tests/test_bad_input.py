@@ -5,6 +5,7 @@ ones. A failing example is a seed, which makes the same edits again."""
 import copy
 import dataclasses
 import datetime
+import functools
 import math
 import random
 import re
@@ -116,7 +117,8 @@ def edit(document: dict, dice: random.Random) -> None:
         node[last] = other[-1]
     elif kind == "insert":
         section = dice.choice(list(OPTIONAL))
-        for benchmark in (document.get("benchmarks") or {}).values() if isinstance(document, dict) else ():
+        benchmarks = document.get("benchmarks")
+        for benchmark in benchmarks.values() if isinstance(benchmarks, dict) else ():
             if isinstance(benchmark, dict) and isinstance(benchmark.get(section), dict):
                 benchmark[section][dice.choice(OPTIONAL[section])] = copy.deepcopy(dice.choice(VALUES))
 
@@ -158,6 +160,12 @@ def scratch(text: bytes, dice: random.Random) -> bytes:
     return b"\n".join(lines)
 
 
+@functools.cache
+def channels(model: config.Model, groups: tuple[int, ...]) -> int:
+    with torch.device("meta"):
+        return create_network(model, list(groups)).channels
+
+
 def judge(load: Callable[[], config.Config], file: str, keys: list[str]) -> bool:
     """Whether it is a valid study; if not, every line names file, key or line, and what to do."""
     try:
@@ -181,16 +189,14 @@ def judge(load: Callable[[], config.Config], file: str, keys: list[str]) -> bool
             assert run.label_table(training).shape == (256,)
         assert run.channel_groups[0] >= 2 and run.folder.name == name
     model = dataclasses.replace(run.settings.model, pretrained=False, weights=None)  # nothing is fetched here
-    with torch.device("meta"):  # the last is the largest
-        network = create_network(model, run.channel_groups)
-    assert network.channels == sum(run.channel_groups)
+    assert channels(model, tuple(run.channel_groups)) == sum(run.channel_groups), "the last run's network"
     assert all(settings.path(end) for end in settings.ends)
     return True
 
 
 def edited_document(seed: int) -> bool:
     dice = random.Random(seed)
-    file = dice.choice([*FILES, *DOCUMENTS])
+    file = dice.choice([*FILES * 4, *DOCUMENTS])
     document = copy.deepcopy(DOCUMENTS[file])
     keys = [*config.Config.__dataclass_fields__, "''"]
     for _ in range(dice.choice([1, 1, 1, 2, 3])):
@@ -240,7 +246,7 @@ def test_many_edits_of_files(tmp_path_factory, seed):
 def test_the_edits_meet_both_ends():
     """A generator that only ever breaks files, or never does, would prove nothing."""
     found = [edited_document(seed) for seed in range(200)]
-    assert 10 < sum(found) < 150
+    assert 5 < sum(found) < 150
 
 
 @pytest.mark.parametrize(

@@ -316,6 +316,10 @@ def test_the_key_changes_with_what_makes_a_run(project, digested):
         assert key() != first, name
         assert (key("tune-1") == fine) == name.startswith("methods"), "another method's coefficients do not count"
         project.document = json.loads(before)
+    for name, value in (("train.workers", 3), ("train.cache", True)):
+        project.set(name, value)
+    assert key() == first, "a training that ran out of memory goes on with fewer loader processes"
+    project.document = json.loads(before)
     for name in ("bases.base.seed", "chain.tune-1.seed", "chain.tune-2.seed", "chain.mib-1.seed"):
         project.set(name, 1)
     assert key() != first and key("tune-1") != fine and key("all") == every
