@@ -5,8 +5,10 @@ What needs more than this file to be judged (class groups, methods, weight files
 """
 
 import difflib
+import functools
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -14,7 +16,9 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
 
 from ciss import paths
 
@@ -29,12 +33,21 @@ def _rising(values: tuple) -> tuple:
 
 
 # Names become folders, and DVC reads a dot as the end of a key.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-Text = Annotated[str, StringConstraints(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=200)]
+Word = Annotated[str, StringConstraints(max_length=200)]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]*$")]
+# Upper bounds are where a slip of the finger would fill the memory or start a million processes, not where use ends.
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Natural = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Pixels = Annotated[int, Field(ge=1, le=16_384)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+Few = Annotated[int, Field(ge=1, le=1_024)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Scale = Annotated[float, Field(gt=0, le=64)]
+
+LARGEST_FILE = 8_000_000  # bytes; a study of a thousand runs has 100,000
+LARGEST_DOCUMENT = 1_000_000  # values
 
 JSON_WORDS = {  # pydantic speaks of JSON, the file is YAML
     "an object": "a section",
@@ -53,16 +66,16 @@ class Model:
     encoder: Text = "ciss_tiny"  # a timm name
     pretrained: bool = False  # fetch timm's own weights (needs a network once)
     weights: Text | None = None  # or a local weight file; relative to the data root or the project
-    image_size: Count | None = None  # pixels a transformer's positions are made for; null: timm's. Others are resized
+    image_size: Pixels | None = None  # pixels a transformer's positions are made for; null: timm's. Others are resized
     output_stride: Literal[4, 8, 14, 16, 32] = 4  # a transformer's patch
     decoder: Literal["deeplabv3", "mask_transformer"] = "deeplabv3"
-    width: Count = 64  # channels of the dense features before the classifier
+    width: Width = 64  # channels of the dense features before the classifier
     # deeplabv3
-    atrous_rates: tuple[Count, ...] = (2, 4, 6)
+    atrous_rates: Annotated[tuple[Few, ...], Field(max_length=64)] = (2, 4, 6)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     # mask_transformer
-    layers: Count = 2
-    heads: Count | None = None  # null: one for 64 channels
+    layers: Few = 2
+    heads: Width | None = None  # null: one for 64 channels
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the last layer
 
 
@@ -77,12 +90,12 @@ class Phase:
 class Train:
     base: Phase
     increment: Phase
-    crop: Count  # pixels
+    crop: Pixels
     batch: Count  # images per process and forward pass
     accumulate: Count = 1  # forward passes per update
-    resize: Count | None = None  # pixels of the shorter side, before anything else; null: as it is
+    resize: Pixels | None = None  # of the shorter side, before anything else; null: as it is
     augmentation: Literal["none", "resized_crop", "scaled_crop"] = "none"
-    scale: Annotated[tuple[Positive, Positive], AfterValidator(_rising)] = (0.5, 2.0)
+    scale: Annotated[tuple[Scale, Scale], AfterValidator(_rising)] = (0.5, 2.0)
     flip: bool = True
     transpose: bool = False
     schedule: Literal["poly", "constant"] = "poly"
@@ -93,9 +106,9 @@ class Train:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     channels_last: bool = True
     compile: bool = False
-    threads: Count = 2  # CPU threads; another number gives other last digits
-    processes: Count = 1  # of this machine, a batch and a GPU each, as many more images an update
-    workers: Natural = 0  # loader processes; does not change the result
+    threads: Few = 2  # CPU threads; another number gives other last digits
+    processes: Few = 1  # of this machine, a batch and a GPU each, as many more images an update
+    workers: Annotated[int, Field(ge=0, le=1_024)] = 0  # loader processes; does not change the result
     cache: bool = False  # keep decoded images in memory
     curve: tuple[Positive, ...] = (1.0,)  # when the hold-out is scored: epochs into the step, then every full epoch
 
@@ -109,8 +122,8 @@ class Evaluation:
 
 @section
 class Benchmark:
-    dataset: str
-    protocol: str
+    dataset: Word
+    protocol: Word
     setting: Literal["overlapped", "disjoint", "sequential", "partitioned"] = "overlapped"
     order: tuple[Count, ...] | None = None  # raw class ids in order of arrival
     holdout: Natural = 0  # training images left out of every step, scored with full labels
@@ -124,22 +137,22 @@ class Benchmark:
 class Start:
     """A run that continues nothing: the base step, or joint training on all labels."""
 
-    benchmark: str
-    method: str  # a section under methods: a method, or a variant of it: `gsc-clamped`
+    benchmark: Word
+    method: Word  # a section under methods: a method, or a variant of it: `gsc-clamped`
     seed: Natural
-    code: str | None = None  # the method without its variant: the pipeline's file in ciss/methods
+    code: Word | None = None  # the method without its variant: the pipeline's file in ciss/methods
 
 
 @section
 class Increment(Start):
-    after: str
+    after: Word
     step: Count
 
 
 @section
 class End:
-    run: str
-    benchmark: str
+    run: Word
+    benchmark: Word
 
 
 @section
@@ -176,15 +189,65 @@ def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
     """A YAML 1.2 document. Raises ConfigError that names the file and, for a syntax error, the line."""
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file. Write one with: python -m ciss.plan shapes 4-2")
+    data = path.read_bytes()
+    if len(data) > LARGEST_FILE:
+        raise ConfigError(f"{path}: {len(data)} bytes are no parameter file. Name another.")
     try:
-        return (yaml or YAML(typ="safe", pure=True)).load(path.read_text(encoding="utf-8"))
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}: line {line}: not UTF-8: {error.reason}. Save the file as UTF-8.") from None
+    if yaml is None:
+        yaml = YAML(typ="safe", pure=True)
+        yaml.Constructor = _Constructor
+    return parse_yaml(text, str(path), yaml)
+
+
+def parse_yaml(text: str, file: str, yaml: YAML) -> Any:
+    """A document from its text. Raises ConfigError that names the line."""
+    try:
+        document = yaml.load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown line"
-        problem = (error.problem or error.context).splitlines()[0]
-        raise ConfigError(f"{path}: {where}: not valid YAML: {problem}. Correct this line.") from None
-    except (YAMLError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {str(error).splitlines()[0]}. Correct it.") from None
+        problem = _plain((error.problem or error.context).splitlines()[0])
+        raise ConfigError(f"{file}: {where}: not valid YAML: {problem}. Correct this line.") from None
+    except ReaderError as error:
+        where = f"line {text.count(chr(10), 0, error.position) + 1}"
+        what = f"#x{error.character:02x}" if isinstance(error.character, int) else repr(error.character)
+        problem = f"special characters are not allowed: the character {what}"
+        raise ConfigError(f"{file}: {where}: not valid YAML: {problem}. Remove it.") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: line 1: sections are nested too deeply. Correct the brackets and dashes.") from None
+    except Exception as error:  # ruamel raises many kinds of its own mistakes; each means that it cannot be read
+        problem = _plain(str(error).partition("\n")[0])
+        raise ConfigError(f"{file}: line 1: not valid YAML: {problem}. Correct it.") from None
+    if _written_out(document, {}) > LARGEST_DOCUMENT:
+        problem = f"with its aliases written out it has more than {LARGEST_DOCUMENT} values"
+        raise ConfigError(f"{file}: line 1: {problem}. Use fewer aliases.")
+    return document
+
+
+class _Constructor(SafeConstructor):
+    """ruamel's, which says of every value that is not what its tag or looks promise in which line it stands."""
+
+    def construct_object(self, node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+            problem = f"{_short(node.value)} ({_plain(str(error).partition(chr(10))[0])})"
+            raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+
+
+def _written_out(node: Any, known: dict[int, int]) -> int:
+    """Values of a document whose aliases are written out; a section within itself counts once."""
+    if not isinstance(node, dict | list):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = 0
+        children = node.values() if isinstance(node, dict) else node
+        known[id(node)] = 1 + sum(_written_out(child, known) for child in children)
+    return known[id(node)]
 
 
 def parse(document: Any, file: str = "params.yaml") -> Config:
@@ -205,14 +268,35 @@ def parse(document: Any, file: str = "params.yaml") -> Config:
 def validate(kind: type, values: Any, file: str, key: str) -> Any:
     """`values` as a `kind`. Raises ConfigError naming file, key and the nearest known key, a line for each mistake."""
     try:
-        plain = TypeAdapter(dict[str, JsonValue]).validate_python(values)
+        plain = _adapter(dict[str, JsonValue]).validate_python(values)
     except ValidationError as error:  # its locations alternate between keys and the kind of value there
         raise ConfigError("\n".join(_explain(e, e["loc"][::2], kind, file, key) for e in error.errors())) from None
+    if strange := list(_unwritable(plain, [key] if key else [])):
+        lines = [f"{'.'.join(map(_plain, place))}: found {_short(value)}. Change it." for place, value in strange]
+        raise ConfigError("\n".join(f"{file}: {line}" for line in lines))
     try:
         # As strict JSON: a list may be a tuple, a mapping a section; but "1" and true are no numbers, 1 is no text.
-        return TypeAdapter(kind).validate_json(json.dumps(plain), strict=True)
+        return _adapter(kind).validate_json(json.dumps(plain), strict=True)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(e, e["loc"], kind, file, key) for e in _merged(error.errors()))) from None
+
+
+_adapter = functools.cache(TypeAdapter)  # making one takes longer than using it
+
+
+def _unwritable(node: Any, place: list[str]) -> Iterator[tuple[list[str], Any]]:
+    """What a YAML file can hold and JSON cannot: halves of characters, numbers of thousands of digits."""
+    if isinstance(node, dict | list):
+        for name, child in node.items() if isinstance(node, dict) else enumerate(node):
+            if isinstance(name, str) and not _encodable(name):
+                yield [*place, name], name
+            yield from _unwritable(child, [*place, str(name)])
+    elif (isinstance(node, int) and abs(node) >= 10**60) or (isinstance(node, str) and not _encodable(node)):
+        yield place, node
+
+
+def _encodable(text: str) -> bool:
+    return not re.search("[\ud800-\udfff]", text)
 
 
 def _merged(errors: list[dict]) -> list[dict]:
@@ -231,7 +315,8 @@ def _merged(errors: list[dict]) -> list[dict]:
 
 def _explain(error: dict, location: tuple, kind: type, file: str, key: str) -> str:
     parts = [str(part) for part in location if part != "[key]"]
-    place = f"{file}: {'.'.join(filter(None, [key, *parts]))}"
+    shown = [_plain(part) or "''" for part in parts]
+    place = f"{file}: {'.'.join(filter(None, [key, *shown]))}"
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{place}: unknown key. {choose(parts[-1], _keys(kind, parts[:-1]))}"
     if error["type"] in ("missing", "missing_argument"):
@@ -245,8 +330,16 @@ def _explain(error: dict, location: tuple, kind: type, file: str, key: str) -> s
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    if isinstance(value, int) and abs(value) >= 10**60:  # Python refuses to write the longest
+        return "a number of more than 60 digits"
+    text = _plain(repr(value))
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _plain(text: str) -> str:
+    """Text that a terminal shows in one line, whatever is in it."""
+    text = text if len(text) <= 200 else f"{text[:197]}..."
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _keys(kind: type, location: list[str]) -> list[str]:
@@ -256,7 +349,7 @@ def _keys(kind: type, location: list[str]) -> list[str]:
     return [field.name for field in fields(kind) if field.init]
 
 
-def _chain_problems(config: Config):
+def _chain_problems(config: Config) -> Iterator[str]:
     runs = config.runs()
     for part, others in (("joints", config.bases), ("chain", {**config.bases, **config.joints})):
         for name in getattr(config, part):

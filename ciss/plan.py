@@ -10,8 +10,10 @@ import argparse
 import copy
 import io
 import json
+import re
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +21,6 @@ from pathlib import Path
 import numpy as np
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import YAMLError
 
 from ciss import checkpoint, config, paths, protocol, runs
 from ciss.config import ConfigError
@@ -270,7 +271,7 @@ def main() -> None:
     orders = parser.add_mutually_exclusive_group().add_argument
     orders(
         "--orders",
-        type=int,
+        type=_orders_asked,
         default=1,
         metavar="N",
         help="class orders: the data set's own and N-1 shuffled ones, a benchmark each",
@@ -311,12 +312,13 @@ def main() -> None:
                 f"--methods: no incremental method {unknown[0]!r}. {config.choose(unknown[0], INCREMENTAL)}"
             )
         file = paths.project() / arguments.output
-        document = config.read_yaml(file, _yaml()) if file.is_file() else None
+        document = config.read_yaml(file) if file.is_file() else None
         if document is None:
             document = CommentedMap()
             document.yaml_set_start_comment(HEADER)
         else:
             config.load(arguments.output)
+            document = config.read_yaml(file, _yaml())  # with its comments, now that all is well with it
         planned = plan(document, arguments)
         buffer = io.StringIO()
         _yaml().dump(planned, buffer)
@@ -329,12 +331,17 @@ def main() -> None:
 
 def _setting(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
-    try:
-        if equals:
-            return key, _yaml().load(value)
-    except YAMLError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r}: write KEY=VALUE, the value as in the file")
+    if equals and all(key.split(".")):
+        with suppress(ConfigError):
+            return key, config.parse_yaml(value, "--set", _yaml())
+    shown = text if len(text) <= 60 else f"{text[:57]}..."
+    raise argparse.ArgumentTypeError(f"{shown!r}: write KEY=VALUE, the value as in the file")
+
+
+def _orders_asked(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,3}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r}: write a number from 1 to 999")
+    return int(text)
 
 
 if __name__ == "__main__":

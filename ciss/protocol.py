@@ -8,7 +8,9 @@ The settings (MiB, arXiv 2002.00718, names `overlapped` and `disjoint`; SDR, arX
 arXiv 2405.09858, `partitioned`; PLOP, arXiv 2011.11390, `domain`) are described at `select_images` and `label_table`.
 """
 
+import operator
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
@@ -39,8 +41,8 @@ def class_groups(dataset: str, protocol: str, *, order: list[int] | None = None)
     Raises ValueError for an unknown data set or protocol, for a remainder that B does not divide, and for an `order`
     that is no permutation; the message names what is wrong and what exists.
     """
-    if dataset not in DATASETS:
-        raise ValueError(f"unknown data set {dataset!r}; there are {', '.join(DATASETS)}")
+    if not isinstance(dataset, str) or dataset not in DATASETS:
+        raise ValueError(f"unknown data set {dataset!r}; there are {', '.join(DATASETS)}. Choose one of them.")
     ids = list(DATASETS[dataset])
     if order is not None:
         ids = _permutation(dataset, ids, order)
@@ -48,10 +50,10 @@ def class_groups(dataset: str, protocol: str, *, order: list[int] | None = None)
         return [ids]
 
     size = len(ids)
-    exist = f"{dataset} has 'joint', 'offline' and 'A-B' with 0 < A < {size} and B a divisor of {size} - A"
-    match = re.fullmatch(r"(\d+)-(\d+)", ALIASES.get((dataset, protocol), protocol))
+    exist = f"{dataset} has 'joint', 'offline' and 'A-B' with 0 < A < {size} and B a divisor of {size} - A. Use one."
+    match = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", ALIASES.get((dataset, protocol), str(protocol)))
     if match is None:
-        raise ValueError(f"unknown protocol {protocol!r}; {exist}")
+        raise ValueError(f"unknown protocol {str(protocol)[:60]!r}; {exist}")
     base, width = int(match[1]), int(match[2])
     if not 0 < base < size:
         raise ValueError(f"{dataset} {protocol}: {base} base classes do not leave both a base and a step; {exist}")
@@ -66,21 +68,25 @@ def class_groups(dataset: str, protocol: str, *, order: list[int] | None = None)
 def positions(groups: Sequence[Sequence[int]]) -> dict[int, int]:
     """Raw id -> position; the first class to arrive has position 1.
 
-    Raises ValueError for ids that a label image of bytes cannot hold beside background and void, and for doubles.
+    Raises ValueError for ids that a label image of bytes cannot hold beside background and void, for doubles, and for
+    a group without classes.
     """
-    ids = [int(raw) for raw in chain.from_iterable(groups)]
+    if empty := [number for number, group in enumerate(groups) if len(group) == 0]:
+        raise ValueError(f"groups {_some(empty)} have no classes. Give each group a class, or leave it out.")
+    ids = _integers(chain.from_iterable(groups), "class ids")
     # Distinct ids within 1..254 also keep every position within 1..254, clear of the void value.
     if foreign := [raw for raw in ids if not BACKGROUND < raw < VOID]:
-        raise ValueError(f"class ids must be within 1..{VOID - 1}, got {foreign}")
+        rest = "0 is the background, 255 void. Use the data set's raw ids."
+        raise ValueError(f"class ids must be within 1..{VOID - 1}, got {_some(foreign)}; {rest}")
     if double := _doubles(ids):
-        raise ValueError(f"classes {double} are in the groups more than once")
+        raise ValueError(f"classes {_some(double)} are in the groups more than once. Name each once.")
     return {raw: position for position, raw in enumerate(ids, start=1)}
 
 
 def channels(groups: Sequence[Sequence[int]], step: int) -> int:
     """Number of channels, background included, after `step`. Steps beyond the last group (domain) add none."""
     if step < 0:
-        raise ValueError(f"step {step} is negative")
+        raise ValueError(f"step {step} is negative. Count steps from 0.")
     return 1 + sum(len(group) for group in groups[: step + 1])
 
 
@@ -115,8 +121,9 @@ def select_images(
     _check_setting(setting)
     if setting == "domain":
         if domains is None or len(domains) != len(image_classes):
-            raise ValueError(f"the domain setting needs a domain for each of the {len(image_classes)} images")
-        where = np.asarray(domains)
+            images = len(image_classes)
+            raise ValueError(f"the domain setting needs a domain for each of the {images} images. Name them.")
+        where = np.array(_integers(domains, "domains"), dtype=np.int64)
         _check_step(step, int(where.max(initial=-1)) + 1)
         chosen = where == step
     else:
@@ -133,7 +140,8 @@ def select_images(
             chosen = chosen & (draws.argmax(axis=1) == step)
     if not chosen.any():
         classes = list(groups[step]) if step < len(groups) else []
-        raise ValueError(f"step {step} (classes {classes}) is left without images in the {setting} setting")
+        empty = f"step {step} (classes {_some(classes)}) is left without images in the {setting} setting"
+        raise ValueError(f"{empty}. Give it images, or change protocol, order or setting.")
     return np.flatnonzero(chosen).astype(np.int64)
 
 
@@ -167,34 +175,52 @@ def label_table(groups: Sequence[Sequence[int]], step: int, setting: str, *, tra
 
 def _permutation(dataset: str, ids: list[int], order: list[int]) -> list[int]:
     """`order` as integers, or a ValueError that says why it is no permutation of `ids`."""
-    order = [int(raw) for raw in order]
+    order = _integers(order, "the order's ids")
     wrong = {"missing": set(ids) - set(order), "foreign": set(order) - set(ids), "double": set(_doubles(order))}
     if any(wrong.values()):
-        found = "; ".join(f"{what} {sorted(which)}" for what, which in wrong.items() if which)
-        raise ValueError(f"the order is no permutation of the {len(ids)} classes of {dataset}: {found}")
+        found = "; ".join(f"{what} {_some(sorted(which))}" for what, which in wrong.items() if which)
+        problem = f"the order is no permutation of the {len(ids)} classes of {dataset}: {found}"
+        raise ValueError(f"{problem}. Name each class once.")
     return order
 
 
+def _integers(values: Iterable, what: str) -> list[int]:
+    """Whole numbers, numpy's too; not the truth values and fractions that `int` would take for some."""
+    found = []
+    for value in values:
+        try:
+            if isinstance(value, bool | np.bool_):
+                raise TypeError
+            found.append(operator.index(value))
+        except TypeError:
+            raise ValueError(f"{what} must be whole numbers, got {value!r}. Correct it.") from None
+    return found
+
+
 def _doubles(ids: list[int]) -> list[int]:
-    return sorted({raw for raw in ids if ids.count(raw) > 1})
+    return sorted(raw for raw, count in Counter(ids).items() if count > 1)
+
+
+def _some(ids: list[int]) -> str:
+    return str(ids) if len(ids) <= 20 else f"[{', '.join(map(str, ids[:20]))}, ...]"
 
 
 def _check_setting(setting: str) -> None:
     if setting not in SETTINGS:
-        raise ValueError(f"unknown setting {setting!r}; there are {', '.join(SETTINGS)}")
+        raise ValueError(f"unknown setting {setting!r}; there are {', '.join(SETTINGS)}. Choose one of them.")
 
 
 def _check_step(step: int, steps: int) -> None:
-    if not 0 <= step < steps:
-        raise ValueError(f"step {step} is out of range; there are {list(range(steps))}")
+    if not 0 <= _integers([step], "steps")[0] < steps:
+        raise ValueError(f"step {step} is out of range; there are {_some(list(range(steps)))}. Choose one of them.")
 
 
 def _presence(image_classes: Sequence[Iterable[int]]) -> np.ndarray:
     """(N, 256) bool: which raw ids each image holds."""
-    held = [list(classes) for classes in image_classes]
-    ids = np.fromiter(chain.from_iterable(held), dtype=np.int64)
-    if ids.size and not (ids.min() >= 0 and ids.max() <= VOID):
-        raise ValueError(f"raw ids must be within 0..{VOID}, got {ids.min()}..{ids.max()}")
+    held = [_integers(classes, "raw ids") for classes in image_classes]
+    ids = list(chain.from_iterable(held))
+    if ids and not (min(ids) >= 0 and max(ids) <= VOID):
+        raise ValueError(f"raw ids must be within 0..{VOID}, got {min(ids)}..{max(ids)}. Correct the masks.")
     presence = np.zeros((len(held), VOID + 1), dtype=bool)
     presence[np.repeat(np.arange(len(held)), [len(classes) for classes in held]), ids] = True
     return presence

@@ -1,5 +1,6 @@
 """A run, resolved: everything its training needs to know, checked before it starts."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import torch
 
 from ciss import config as configuration
 from ciss import distributed, paths, protocol, source
-from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
+from ciss.config import Benchmark, Config, ConfigError, Increment, Model, Phase
 from ciss.data import DATASETS, Index
 from ciss.methods import METHODS, Method, code_of
 from ciss.models import Network, WeightsError, create_network
@@ -204,11 +205,13 @@ def class_groups(benchmark: Benchmark, place: str) -> list[list[int]]:
         raise ConfigError(
             f"{place}.dataset: no data set {benchmark.dataset!r}. {configuration.choose(benchmark.dataset, DATASETS)}"
         )
-    try:
-        order = None if benchmark.order is None else list(benchmark.order)
-        return protocol.class_groups(benchmark.dataset, benchmark.protocol, order=order)
-    except ValueError as error:
-        raise ConfigError(f"{place}: {error}") from None
+    order = None if benchmark.order is None else list(benchmark.order)
+    for key, name in (("order", "joint"), ("protocol", benchmark.protocol)):
+        try:
+            groups = protocol.class_groups(benchmark.dataset, name, order=order)
+        except ValueError as error:
+            raise ConfigError(f"{place}.{key}: {error}") from None
+    return groups
 
 
 def weight_file(benchmark: Benchmark) -> Path | None:
@@ -221,7 +224,7 @@ def weight_file(benchmark: Benchmark) -> Path | None:
     try:
         return paths.data_root(benchmark.model.weights)
     except FileNotFoundError as error:
-        raise WeightsError(f"no such file under the project, and {error}; or change model.weights") from None
+        raise WeightsError(f"no such file under the project, and {error}; or change model.weights.") from None
 
 
 def check(config: Config) -> None:
@@ -233,6 +236,27 @@ def check(config: Config) -> None:
 
 def sees_all(method: str) -> bool:
     return code_of(method) in METHODS and METHODS[code_of(method)].sees_all
+
+
+@functools.cache
+def _network_problems(model: Model) -> list[str]:
+    """Keys of the section with what is wrong, found by building the network without memory; not the weight file's."""
+    try:
+        with torch.device("meta"):
+            encoder = create_encoder(model.encoder, model.output_stride, image_size=model.image_size)
+    except ValueError as error:
+        return [f"encoder: {error}"]
+    problems = []
+    try:
+        with torch.device("meta"):
+            create_decoder(model, encoder.widths[-1], [2])
+    except ValueError as error:
+        problems.append(f"width: {error}")
+    if model.pretrained and model.weights:
+        problems.append("pretrained: model.weights names a file. Set this to false, or weights to null.")
+    elif model.pretrained and not timm.is_model_pretrained(model.encoder):
+        problems.append(f"pretrained: there are no weights of {model.encoder} to fetch. Set this to false.")
+    return problems
 
 
 def _problems(config: Config) -> Iterator[str]:
@@ -252,26 +276,14 @@ def _problems(config: Config) -> Iterator[str]:
             steps[name] = len(class_groups(benchmark, place))
         except ConfigError as error:
             yield str(error)
-        model = benchmark.model
+        yield from (f"{place}.model.{problem}" for problem in _network_problems(benchmark.model))
         try:
-            with torch.device("meta"):
-                encoder = create_encoder(model.encoder, model.output_stride, image_size=model.image_size)
-            if file := weight_file(benchmark):
-                check_weights(model.encoder, file)
-        except ValueError as error:
-            yield f"{place}.model.encoder: {error}"
-            continue
+            if (file := weight_file(benchmark)) and timm.is_model(benchmark.model.encoder):
+                check_weights(benchmark.model.encoder, file)
         except WeightsError as error:
             yield f"{place}.model.weights: {error}"
-        try:
-            with torch.device("meta"):
-                create_decoder(model, encoder.widths[-1], [2])
-        except ValueError as error:
-            yield f"{place}.model.width: {error}"
-        if model.pretrained and model.weights:
-            yield f"{place}.model.pretrained: model.weights names a file. Set this to false, or weights to null."
-        elif model.pretrained and not timm.is_model_pretrained(model.encoder):
-            yield f"{place}.model.pretrained: there are no weights of {model.encoder} to fetch. Set this to false."
+        except OSError as error:  # a name that no file can have
+            yield f"{place}.model.weights: {error.strerror}. Change it."
     for part in ("bases", "joints", "chain"):
         for name, run in getattr(config, part).items():
             if run.code is not None and run.code != code_of(run.method):

@@ -95,9 +95,15 @@ def test_yaml_is_read_as_version_1_2(tmp_path):
         ("a: *b\n", ["line 1, column 4", "undefined alias 'b'"]),
         ("a: 1\n---\nb: 2\n", ["line 2, column 1", "another document"]),
         ("a: !!python/object x\n", ["line 1, column 4", "python/object"]),
-        ("a: 2001-99-99\n", ["not valid YAML: month must be in 1..12"]),
-        ("a: \0\n", ["not valid YAML", "special characters"]),
-        ("a: \xff\n", ["not valid YAML", "utf-8"]),
+        ("a: 2001-99-99\n", ["line 1, column 4", "'2001-99-99' (month must be in 1..12). Correct this line."]),
+        (
+            "a: 1\nb: \0\n",
+            ["line 2: not valid YAML: special characters are not allowed: the character #x00. Remove it."],
+        ),
+        ("a: 1\nb: \xff\n", ["line 2: not UTF-8: invalid start byte. Save the file as UTF-8."]),
+        ("a: !!bool x\n", ["line 1, column 4: not valid YAML: 'x' ('x'). Correct this line."]),
+        (f"a: 1\nb: {'1' * 5000}\n", ["line 2, column 4", "Exceeds the limit", "Correct this line."]),
+        ("a: " + "{a: " * 1000, ["line 1: sections are nested too deeply. Correct"]),
     ],
 )
 def test_syntax_errors_name_file_and_line(tmp_path, text, words):
@@ -271,8 +277,8 @@ def test_names_that_no_folder_or_stage_can_have(document, part, name):
     """A dot would make DVC look for a key inside a key."""
     document[part][name] = next(iter(document[part].values()))
     (line,) = mistakes(document)
-    place = f"{part}.{name}" if name else part
-    assert line.startswith(f"params.yaml: {place}: found the name {name!r}, but it should match")
+    shown = name or "''"
+    assert line.startswith(f"params.yaml: {part}.{shown}: found the name {name!r}, but it should match")
 
 
 @pytest.mark.parametrize("name", ["a", "7", "voc-15-1_s0", "A" * 80])

@@ -301,15 +301,21 @@ def test_a_file_with_sections_missing_is_completed(planned):
         (["shape"], "no data set 'shape'. Did you mean 'shapes'?"),
         (["ade20k"], "no data set 'ade20k'. There are: shapes, voc, voc8."),
         (["shapes", "--preset", "vooc"], "no preset 'vooc'. Did you mean 'voc"),
-        (["shapes", "4-3"], "plan: benchmarks.shapes-4-3: shapes 4-3: the 4 classes after the base do not divide"),
-        (["shapes", "four"], "plan: benchmarks.shapes-four: unknown protocol 'four'; shapes has"),
+        (
+            ["shapes", "4-3"],
+            "plan: benchmarks.shapes-4-3.protocol: shapes 4-3: the 4 classes after the base do not divide",
+        ),
+        (["shapes", "four"], "plan: benchmarks.shapes-four.protocol: unknown protocol 'four'; shapes has"),
         (["shapes", "--methods", "mb"], "--methods: no incremental method 'mb'. Did you mean 'mib'?"),
         (
             ["shapes", "--methods", "joint"],
             "--methods: no incremental method 'joint'. There are: finetune, gsc, mbs, mib",
         ),
         (["shapes", "--methods", "gsc-x"], "--methods: gsc has no preset 'x'. There are: clamped, code, no-"),
-        (["shapes", "--order", "1", "2"], "plan: benchmarks.shapes: the order is no permutation of the 8 classes"),
+        (
+            ["shapes", "--order", "1", "2"],
+            "plan: benchmarks.shapes.order: the order is no permutation of the 8 classes",
+        ),
         (
             ["shapes", "--set", "train.bse.epochs=3"],
             "plan: benchmarks.shapes.train.bse: unknown key. Did you mean 'base",
@@ -348,7 +354,7 @@ def test_what_cannot_be_planned_is_named_and_nothing_is_written(planned, argumen
         ("[1]", "params.yaml: found [1], but it should have sections"),
         ("benchmarks: {shapes: 3}\nmethods: {}\nbases: {}", "params.yaml: benchmarks.shapes: found 3, but"),
         ("benchmarks:\nmethods: {}\nbases: {}", "params.yaml: benchmarks: found None, but it should be a section."),
-        ("\xff", "{folder}/params.yaml: not valid YAML"),
+        ("\xff", "{folder}/params.yaml: line 1: not UTF-8"),
     ],
 )
 def test_a_broken_file_is_not_overwritten(planned, text, message):

@@ -8,21 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from ciss import protocol
 from ciss.checkpoint import write_text
 from ciss.config import Benchmark
+from ciss.data.pictures import DataError, read_pair
 from ciss.data.sets import DATASETS, DataSet
 from ciss.data.voc import Pair
 
 SHOWN = 5  # problems listed in one message
 SELECTION = ("dataset", "protocol", "setting", "order", "holdout", "limit")  # keys of a benchmark that decide on images
-
-
-class DataError(Exception):
-    """Images or masks that are missing, unreadable or contradict each other; the message names files and remedy."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +32,7 @@ class Index:
     ids: dict[str, list[str]]  # split -> image ids
     classes: dict[str, list[list[int]]]  # split -> raw ids present in each image
     sizes: dict[str, list[list[int]]]  # split -> [height, width]
+    digests: dict[str, list[str]]  # split -> of image and mask, which the loaders compare
     pixels: dict[str, int]  # raw id -> training pixels
     steps: list[list[int]]  # step -> training images
     joint: list[int]  # training images of any class
@@ -84,6 +81,10 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
         if len(set(ids[split])) < len(found):
             raise DataError(f"{root}: the list of {split} images names an image twice. Remove the repetition.")
         scans[split] = scan(found, dataset, progress and split)
+        turned = [pair.image for pair, result in zip(found, scans[split], strict=True) if result["turned"]]
+        if turned:
+            note = f"{len(turned)} of {len(found)} {split} images have an EXIF tag that turns them, first {turned[0]}"
+            print(f"note: {note}. Pixels count as stored: check that the masks were drawn on those.")
     classes = {split: [sorted(c for c in s["pixels"] if c != dataset.void) for s in scans[split]] for split in scans}
     holdout = draw_holdout(ids["train"], benchmark.holdout)
     kept = np.setdiff1d(np.arange(len(ids["train"])), holdout)
@@ -93,15 +94,17 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
         chosen = [protocol.select_images(train, groups, step, benchmark.setting) for step in range(len(groups))]
         joint = protocol.select_images(train, everything, 0, "overlapped")
     except ValueError as error:
+        problem = str(error).partition(". ")[0]
         raise DataError(
-            f"{root}: {error}. Change the benchmark's setting, protocol, order, holdout or limit."
+            f"{root}: {problem}. Change the benchmark's setting, protocol, order, holdout or limit."
         ) from None
     totals: dict[str, int] = {}
     for i in kept:
         for c, count in scans["train"][i]["pixels"].items():
             totals[str(c)] = totals.get(str(c), 0) + count
     steps = [kept[images].tolist() for images in chosen]
-    choices = [groups, steps, holdout.tolist(), ids, [[s["digest"] for s in scans[split]] for split in scans]]
+    digests = {split: [s["digest"] for s in scans[split]] for split in scans}
+    choices = [groups, steps, holdout.tolist(), ids, list(digests.values())]
     index = Index(
         dataset=benchmark.dataset,
         selection=selection,
@@ -110,6 +113,7 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
         ids=ids,
         classes=classes,
         sizes={split: [s["size"] for s in scans[split]] for split in scans},
+        digests=digests,
         pixels=totals,
         steps=steps,
         joint=kept[joint].tolist(),
@@ -145,30 +149,17 @@ def scan(found: list[Pair], dataset: DataSet, progress: str | bool = False) -> l
 
 def _scan_pair(pair: Pair, dataset: DataSet) -> dict | str:
     """What is in a pair, or a sentence about what is wrong with it."""
-    digest = hashlib.sha256()
-    arrays = {}
-    for kind, file in (("image", pair.image), ("mask", pair.mask)):
-        try:
-            digest.update(file.read_bytes())
-            with Image.open(file) as opened:
-                if kind == "mask" and opened.mode not in ("P", "L"):
-                    return f"{file}: mode {opened.mode}, not one id a pixel (P or L). Convert it to a palette PNG."
-                arrays[kind] = np.asarray(opened if kind == "mask" else opened.convert("RGB"))
-        except FileNotFoundError:
-            return f"{file}: the {kind} is missing. Complete the data set, or take {pair.id} off its list."
-        except Exception as error:  # Pillow raises many kinds; each means that the file cannot be read
-            return f"{file}: the {kind} cannot be read ({error}). Fetch it again, or take {pair.id} off its list."
-    height, width = arrays["mask"].shape
-    if arrays["image"].shape[:2] != (height, width):
-        shown = f"{arrays['image'].shape[1]}x{arrays['image'].shape[0]}"
-        return f"{pair.mask}: the mask is {width}x{height}, its image {shown} pixels. Replace one of them."
-    ids, counts = np.unique(arrays["mask"], return_counts=True)
+    try:
+        _, mask, digest, turned = read_pair(pair.id, pair.image, pair.mask)
+    except DataError as error:
+        return str(error)
+    ids, counts = np.unique(mask, return_counts=True)
     foreign = [int(i) for i in ids if int(i) not in dataset.classes and int(i) != dataset.void]
     if foreign:
         known = f"0 to {max(dataset.classes)}, or {dataset.void}"
         return f"{pair.mask}: id {foreign[0]} is no class of the data set ({known}). Correct the mask."
     pixels = {int(i): int(n) for i, n in zip(ids, counts, strict=True)}
-    return {"pixels": pixels, "size": [height, width], "digest": digest.hexdigest()[:16]}
+    return {"pixels": pixels, "size": list(mask.shape), "digest": digest, "turned": turned}
 
 
 def _selection(benchmark: Benchmark) -> dict:

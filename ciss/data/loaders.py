@@ -2,11 +2,12 @@
 processes, nor on where a stopped training went on."""
 
 import hashlib
+import signal
+import threading
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -15,28 +16,61 @@ from torchvision.transforms import v2
 
 from ciss import distributed
 from ciss.config import Benchmark
-from ciss.data.index import DataError, Index
+from ciss.data.index import Index
+from ciss.data.pictures import DataError, read_pair
 from ciss.data.transforms import evaluation_transform, training_transform
-from ciss.data.voc import Pair
 
 
 class Loader(DataLoader):
-    """torch's, in which a broken file is the same short message, whichever process reads it."""
+    """torch's, in which a broken file is the same short message, whichever process reads it, and so is the end of a
+    loader process."""
 
     def __iter__(self) -> Iterator:
         try:
-            yield from super().__iter__()
+            batches = super().__iter__()
+            if self.num_workers:
+                _explain_dead_processes()
+            yield from batches
         except DataError as error:  # a loader process puts its traceback around the message
             raise DataError(str(error).strip().rpartition(f"{DataError.__module__}.DataError: ")[2]) from None
+        except RuntimeError as error:
+            raise _explained(error) from None
+
+
+def _explain_dead_processes() -> None:
+    """torch notices a dead loader process in the handler of a signal, wherever training is at that moment."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        return
+    if getattr(handler, "explains", False):
+        return
+
+    def explaining(number: int, frame) -> None:
+        try:
+            handler(number, frame)
+        except RuntimeError as error:
+            raise _explained(error) from None
+
+    explaining.explains = True
+    signal.signal(signal.SIGCHLD, explaining)
+
+
+def _explained(error: RuntimeError) -> Exception:
+    if not str(error).startswith("DataLoader worker"):
+        return error
+    return DataError(
+        f"a loader process was killed ({' '.join(str(error).split())}): memory or shared memory (/dev/shm) may have "
+        "run out. The last finished epoch is kept: run the same command again, with fewer train.workers."
+    )
 
 
 class Images(Dataset):
     """Pairs of image (3,H,W) uint8 and labels (H,W) uint8 as positions, with the image's number in the index."""
 
     def __init__(
-        self, pairs: list[Pair], sizes: list, table: np.ndarray, transform: v2.Transform, seed: int, cache: bool
+        self, index: Index, split: str, table: np.ndarray, transform: v2.Transform, seed: int, cache: bool = False
     ):
-        self.pairs, self.sizes, self.transform, self.seed = pairs, sizes, transform, seed
+        self.pairs, self.digests, self.transform, self.seed = index.pairs(split), index.digests[split], transform, seed
         self.table = torch.from_numpy(table)
         self.cache: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None
 
@@ -57,17 +91,15 @@ class Images(Dataset):
         return self.cache[number]
 
     def _decode(self, number: int) -> tuple[Tensor, Tensor]:
-        pair = self.pairs[number]
+        pair, why = self.pairs[number], ""
         try:
-            with Image.open(pair.image) as image, Image.open(pair.mask) as mask:
-                arrays = np.array(image.convert("RGB")), np.array(mask)
-        except Exception as error:  # Pillow raises many kinds
-            raise DataError(
-                f"{pair.image} or its mask changed since the data were prepared ({error}). Run: dvc repro -f prepare"
-            ) from None
-        if list(arrays[1].shape) != self.sizes[number] or arrays[0].shape[:2] != arrays[1].shape:
-            raise DataError(f"{pair.mask}: its size changed since the data were prepared. Run: dvc repro -f prepare")
-        return torch.from_numpy(arrays[0]).permute(2, 0, 1).contiguous(), torch.from_numpy(arrays[1])
+            image, mask, digest, _ = read_pair(pair.id, pair.image, pair.mask)
+        except DataError as error:
+            digest, why = None, f" ({error})"
+        if digest != self.digests[number]:
+            changed = f"{pair.image} or its mask changed since the data were prepared{why}"
+            raise DataError(f"{changed}. Run: dvc repro -f prepare")
+        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(mask)
 
 
 class Shuffle(Sampler):
@@ -99,7 +131,7 @@ class Shuffle(Sampler):
 def training_loader(benchmark: Benchmark, index: Index, images: list[int], table: np.ndarray, seed: int) -> Loader:
     """Shuffled, augmented batches of training images. Set `loader.batch_sampler.epoch` before each epoch."""
     train = benchmark.train
-    pairs = Images(index.pairs("train"), index.sizes["train"], table, training_transform(train), seed, train.cache)
+    pairs = Images(index, "train", table, training_transform(train), seed, train.cache)
     sampler = Shuffle(images, train.batch, train.accumulate, seed)
     return _loader(pairs, sampler, train.workers)
 
@@ -108,7 +140,7 @@ def evaluation_loader(benchmark: Benchmark, index: Index, split: str, images: li
     """Batches of images of one size, so that nothing is padded; each process takes its share of the batches."""
     crop = benchmark.train.crop if benchmark.evaluation.size == "crop" else None
     cache = benchmark.train.cache and split == "train"
-    pairs = Images(index.pairs(split), index.sizes[split], table, evaluation_transform(crop), 0, cache)
+    pairs = Images(index, split, table, evaluation_transform(crop), 0, cache)
     by_size: dict[tuple, list[int]] = {}
     for number in images:
         by_size.setdefault(() if crop else tuple(index.sizes[split][number]), []).append(number)
@@ -149,6 +181,6 @@ def picture(
 ) -> tuple[np.ndarray, np.ndarray]:
     """An image (H,W,3) uint8 and its labels (H,W) uint8 through a label table, sized as they are scored."""
     crop = benchmark.train.crop if benchmark.evaluation.size == "crop" else None
-    pairs = Images(index.pairs(split), index.sizes[split], table, evaluation_transform(crop), 0, False)
+    pairs = Images(index, split, table, evaluation_transform(crop), 0)
     image, labels, _ = pairs[0, number]
     return image.permute(1, 2, 0).numpy(), labels.numpy()

@@ -1,0 +1,113 @@
+"""Reading one image and its mask: pixels as stored, or a sentence about what is wrong. The scan and the loaders both
+read here, so that what was accepted is what is trained on."""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+# Others are not asked: some start programs, and no data set of the field has them.
+Image.init()  # else those whose reader nothing else has loaded are not known
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
+PIXELS = 89_478_485  # where Pillow begins to warn: more are a broken header, or too many for a training
+GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads greys of 2 and 4 bits over 0..255, and ids with them
+
+
+class DataError(Exception):
+    """Images or masks that are missing, unreadable or contradict each other; the message names files and remedy."""
+
+
+def read_pair(name: str, image: Path, mask: Path) -> tuple[np.ndarray, np.ndarray, str, bool]:
+    """Image (H,W,3) uint8, mask (H,W) uint8 of raw ids, digest of both files, and whether an EXIF tag turns the image
+    in a way that its size cannot tell. Pixels count as stored, as they do in the published code.
+
+    Raises DataError: one sentence with file and remedy.
+    """
+    digest, arrays, turn = hashlib.sha256(), [], 1
+    for kind, file in (("image", image), ("mask", mask)):
+        otherwise = f"or take {name} off its list."
+        data = _content(kind, file, otherwise)
+        digest.update(data)
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+                if opened.width * opened.height > PIXELS:
+                    raise Image.DecompressionBombError(f"{opened.width}x{opened.height} pixels")
+                if getattr(opened, "is_animated", False) and opened.format != "MPO":  # whose others are previews
+                    raise DataError(f"{file}: the {kind} has {opened.n_frames} frames. Keep one of them, {otherwise}")
+                if kind == "mask":
+                    arrays.append(_ids(opened, file))
+                else:
+                    arrays.append(_colours(opened, file))
+                    turn = _orientation(opened)
+        except DataError:
+            raise
+        except UnidentifiedImageError:
+            what = "no image of a known format" if data else "it is empty"
+            raise DataError(f"{file}: the {kind} cannot be read ({what}). Fetch it again, {otherwise}") from None
+        except Image.DecompressionBombError as error:
+            problem = f"{file}: the {kind} is too large ({error})"
+            raise DataError(f"{problem}. Cut it up, or fetch it again, {otherwise}") from None
+        except Exception as error:  # Pillow raises many kinds; each means that the file cannot be read
+            why = " ".join(str(error).split())
+            raise DataError(f"{file}: the {kind} cannot be read ({why}). Fetch it again, {otherwise}") from None
+    (height, width), shape = arrays[1].shape, arrays[0].shape[:2]
+    if shape != (height, width):
+        found = f"the mask is {width}x{height}, its image {shape[1]}x{shape[0]} pixels"
+        if turn > 4 and shape == (width, height):
+            found += f"; they fit only when the image's EXIF tag (orientation {turn}) turns it"
+            raise DataError(f"{image}: {found}. Turn the pixels and remove the tag: pixels count as stored.")
+        raise DataError(f"{mask}: {found}. Replace one of them.")
+    return *arrays, digest.hexdigest()[:16], turn > 1 and (turn < 5 or height == width)
+
+
+def _content(kind: str, file: Path, otherwise: str) -> bytes:
+    try:
+        if file.is_file():  # reading a pipe would wait for ever
+            return file.read_bytes()
+    except PermissionError:
+        raise DataError(f"{file}: the {kind} may not be read. Allow it (chmod u+r), {otherwise}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: the {kind} cannot be read ({error}). Fetch it again, {otherwise}") from None
+    if not os.path.lexists(file):
+        raise DataError(f"{file}: the {kind} is missing. Complete the data set, {otherwise}")
+    what = "a link that leads nowhere" if file.is_symlink() and not file.exists() else "no file"
+    raise DataError(f"{file}: the {kind} cannot be read (it is {what}). Fetch it again, {otherwise}")
+
+
+def _colours(opened: Image.Image, file: Path) -> np.ndarray:
+    """(H,W,3) uint8. 16 bits a colour keep their upper byte, which is to scale; Pillow would cut grey ones off."""
+    if opened.mode.startswith(("I", "F")):
+        raise DataError(f"{file}: the image has mode {opened.mode}, more than 8 bits of grey. Convert it to 8 bits.")
+    if opened.format == "TIFF" and opened.tag_v2.get(ExifTags.Base.Orientation, 1) != 1:  # Pillow would turn it
+        raise DataError(f"{file}: the image has a tag that turns it. Turn its pixels and remove the tag.")
+    if not opened.has_transparency_data:
+        return np.array(opened.convert("RGB"))
+    colours = np.array(opened.convert("RGBA"))
+    if colours[..., 3].min() < 255:
+        raise DataError(f"{file}: parts of the image are transparent. Lay it on a background, and save it as RGB.")
+    return np.ascontiguousarray(colours[..., :3])
+
+
+def _ids(opened: Image.Image, file: Path) -> np.ndarray:
+    """(H,W) uint8, the numbers in the file, however many bits they have there."""
+    if opened.format != "PNG":
+        problem = f"{file}: the mask is a {opened.format} file, and many of those change ids"
+        raise DataError(f"{problem}. Make a palette PNG of the original.")
+    if opened.mode not in ("P", "L"):
+        raise DataError(
+            f"{file}: mode {opened.mode}, not one id a pixel (P or L). Convert it to a palette PNG of 8 bits."
+        )
+    step = GREY_STEPS.get(opened.tile[0][3], 1)
+    return np.array(opened) // np.uint8(step)
+
+
+def _orientation(opened: Image.Image) -> int:
+    """EXIF's, 1 to 8; 1, as it is, also where the tags are broken."""
+    try:
+        turn = opened.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # of many kinds; the pixels were read, and they count
+        return 1
+    return turn if turn in range(1, 9) else 1
