@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from ciss import config, distributed
+from ciss import distributed, documents
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -173,7 +173,7 @@ def load_state(file: Path, identity: dict, parts: dict[str, Any], device: torch.
     except DAMAGED as error:
         distributed.say(f"{file}: cannot be continued ({_short(error)}); starting afresh.")
         return None
-    if different := config.differences(found, identity):
+    if different := documents.differences(found, identity):
         distributed.say(f"{file}: begun with other values ({'; '.join(different)}); starting afresh.")
         return None
     for name, part in parts.items():

@@ -4,7 +4,6 @@ Every section is a frozen dataclass that refuses unknown keys, so that a typo is
 What needs more than this file to be judged (class groups, methods, weight files) is checked in `ciss.runs`.
 """
 
-import difflib
 import functools
 import json
 import re
@@ -15,12 +14,9 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from ruamel.yaml import YAML
-from ruamel.yaml.constructor import SafeConstructor
-from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.reader import ReaderError
 
 from ciss import paths
+from ciss.documents import ConfigError, choose, plain, read_yaml, short
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 section = dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -46,19 +42,12 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Scale = Annotated[float, Field(gt=0, le=64)]
 
-LARGEST_FILE = 8_000_000  # bytes; a study of a thousand runs has 100,000
-LARGEST_DOCUMENT = 1_000_000  # values
-
 JSON_WORDS = {  # pydantic speaks of JSON, the file is YAML
     "an object": "a section",
     "a valid array": "a list",
     "a valid string": "text",
     "a valid boolean": "true or false",
 }
-
-
-class ConfigError(Exception):
-    """What is wrong in `params.yaml`: file, key, and what to do about it."""
 
 
 @section
@@ -185,78 +174,13 @@ def load(file: str | Path = "params.yaml") -> Config:
     return parse(read_yaml(path), str(file))
 
 
-def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
-    """A YAML 1.2 document. Raises ConfigError that names the file and, for a syntax error, the line."""
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no such file. Write one with: python -m ciss.plan shapes 4-2")
-    data = path.read_bytes()
-    if len(data) > LARGEST_FILE:
-        raise ConfigError(f"{path}: {len(data)} bytes are no parameter file. Name another.")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}: line {line}: not UTF-8: {error.reason}. Save the file as UTF-8.") from None
-    if yaml is None:
-        yaml = YAML(typ="safe", pure=True)
-        yaml.Constructor = _Constructor
-    return parse_yaml(text, str(path), yaml)
-
-
-def parse_yaml(text: str, file: str, yaml: YAML) -> Any:
-    """A document from its text. Raises ConfigError that names the line."""
-    try:
-        document = yaml.load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown line"
-        problem = _plain((error.problem or error.context).splitlines()[0])
-        raise ConfigError(f"{file}: {where}: not valid YAML: {problem}. Correct this line.") from None
-    except ReaderError as error:
-        where = f"line {text.count(chr(10), 0, error.position) + 1}"
-        what = f"#x{error.character:02x}" if isinstance(error.character, int) else repr(error.character)
-        problem = f"special characters are not allowed: the character {what}"
-        raise ConfigError(f"{file}: {where}: not valid YAML: {problem}. Remove it.") from None
-    except RecursionError:
-        raise ConfigError(f"{file}: line 1: sections are nested too deeply. Correct the brackets and dashes.") from None
-    except Exception as error:  # ruamel raises many kinds of its own mistakes; each means that it cannot be read
-        problem = _plain(str(error).partition("\n")[0])
-        raise ConfigError(f"{file}: line 1: not valid YAML: {problem}. Correct it.") from None
-    if _written_out(document, {}) > LARGEST_DOCUMENT:
-        problem = f"with its aliases written out it has more than {LARGEST_DOCUMENT} values"
-        raise ConfigError(f"{file}: line 1: {problem}. Use fewer aliases.")
-    return document
-
-
-class _Constructor(SafeConstructor):
-    """ruamel's, which says of every value that is not what its tag or looks promise in which line it stands."""
-
-    def construct_object(self, node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
-            problem = f"{_short(node.value)} ({_plain(str(error).partition(chr(10))[0])})"
-            raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
-
-
-def _written_out(node: Any, known: dict[int, int]) -> int:
-    """Values of a document whose aliases are written out; a section within itself counts once."""
-    if not isinstance(node, dict | list):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = 0
-        children = node.values() if isinstance(node, dict) else node
-        known[id(node)] = 1 + sum(_written_out(child, known) for child in children)
-    return known[id(node)]
-
-
 def parse(document: Any, file: str = "params.yaml") -> Config:
     """Checks a document's keys, types and chain. Raises ConfigError with one line for each mistake."""
     if document is None:
         raise ConfigError(f"{file}: the file is empty. Write one with: python -m ciss.plan shapes 4-2")
     if not isinstance(document, dict):
         sections = "sections such as benchmarks, methods and chain"
-        raise ConfigError(f"{file}: found {_short(document)}, but it should have {sections}.")
+        raise ConfigError(f"{file}: found {short(document)}, but it should have {sections}.")
     config = validate(Config, document, file, "")
     object.__setattr__(config, "file", file)  # frozen for everybody else
     problems = [f"{file}: {problem}" for problem in _chain_problems(config)]
@@ -272,7 +196,7 @@ def validate(kind: type, values: Any, file: str, key: str) -> Any:
     except ValidationError as error:  # its locations alternate between keys and the kind of value there
         raise ConfigError("\n".join(_explain(e, e["loc"][::2], kind, file, key) for e in error.errors())) from None
     if strange := list(_unwritable(plain, [key] if key else [])):
-        lines = [f"{'.'.join(map(_plain, place))}: found {_short(value)}. Change it." for place, value in strange]
+        lines = [f"{'.'.join(map(plain, place))}: found {short(value)}. Change it." for place, value in strange]
         raise ConfigError("\n".join(f"{file}: {line}" for line in lines))
     try:
         # As strict JSON: a list may be a tuple, a mapping a section; but "1" and true are no numbers, 1 is no text.
@@ -315,7 +239,7 @@ def _merged(errors: list[dict]) -> list[dict]:
 
 def _explain(error: dict, location: tuple, kind: type, file: str, key: str) -> str:
     parts = [str(part) for part in location if part != "[key]"]
-    shown = [_plain(part) or "''" for part in parts]
+    shown = [plain(part) or "''" for part in parts]
     place = f"{file}: {'.'.join(filter(None, [key, *shown]))}"
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{place}: unknown key. {choose(parts[-1], _keys(kind, parts[:-1]))}"
@@ -326,20 +250,7 @@ def _explain(error: dict, location: tuple, kind: type, file: str, key: str) -> s
     for word, ours in JSON_WORDS.items():
         needs = needs.replace(word, ours)
     what = "the name " if error["loc"][-1] == "[key]" else ""
-    return f"{place}: found {what}{_short(error['input'])}, but it {needs}."
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, int) and abs(value) >= 10**60:  # Python refuses to write the longest
-        return "a number of more than 60 digits"
-    text = _plain(repr(value))
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _plain(text: str) -> str:
-    """Text that a terminal shows in one line, whatever is in it."""
-    text = text if len(text) <= 200 else f"{text[:197]}..."
-    return text if text.isprintable() else repr(text)[1:-1]
+    return f"{place}: found {what}{short(error['input'])}, but it {needs}."
 
 
 def _keys(kind: type, location: list[str]) -> list[str]:
@@ -394,20 +305,3 @@ def _leads_back(chain: dict[str, Increment], name: str) -> bool:
         seen.add(after)
         after = chain[after].after
     return name in seen
-
-
-def choose(word: str, known) -> str:
-    """The nearest known word, or all of them: the end of an error message."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known)) or 'none'}."
-
-
-def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
-    """Where two documents of plain values differ: "train.base.lr 0.1, now 0.05"; of hashes the key alone."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted({*found, *wanted}, key=str)
-        return [d for k in keys for d in differences(found.get(k), wanted.get(k), f"{key}.{k}".lstrip("."))]
-    if found == wanted:
-        return []
-    hashes = all(isinstance(value, str) and len(value) == 64 for value in (found, wanted))
-    return [key if hashes else f"{key} {_short(found)}, now {_short(wanted)}"]

@@ -22,7 +22,7 @@ import numpy as np
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from ciss import checkpoint, config, paths, protocol, runs
+from ciss import checkpoint, config, documents, paths, protocol, runs
 from ciss.config import ConfigError
 from ciss.data import DATASETS
 from ciss.methods import METHODS, code_of
@@ -333,7 +333,7 @@ def _setting(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if equals and all(key.split(".")):
         with suppress(ConfigError):
-            return key, config.parse_yaml(value, "--set", _yaml())
+            return key, documents.parse_yaml(value, "--set", _yaml())
     shown = text if len(text) <= 60 else f"{text[:57]}..."
     raise argparse.ArgumentTypeError(f"{shown!r}: write KEY=VALUE, the value as in the file")
 

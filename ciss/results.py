@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ciss import checkpoint, distributed, metrics
-from ciss import config as configuration
+from ciss import checkpoint, distributed, documents, metrics
 from ciss.config import Config
 from ciss.data import DATASETS, Index
 from ciss.runs import Run, digest, resolve
@@ -55,7 +54,7 @@ def outdated(run: Run, identity: dict) -> list[str]:
         found = json.loads((run.results / "result.json").read_text(encoding="utf-8"))["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return configuration.differences(found, identity)
+    return documents.differences(found, identity)
 
 
 @dataclass
@@ -169,7 +168,7 @@ def read(run: Run) -> dict:
         )
     try:
         result = {**json.loads(file.read_text(encoding="utf-8")), "title": run.title}
-        different = configuration.differences(result["identity"]["parameters"], run.description())
+        different = documents.differences(result["identity"]["parameters"], run.description())
         with np.load(run.results / "confusion.npz") as arrays:
             result["confusion"] = arrays["confusion"]
         with np.load(run.results / "curves.npz") as arrays:

@@ -25,6 +25,7 @@ TRAINING_CODE = (  # with the method's own file the same as the stages' dependen
     "watch.py",
     "runs.py",
     "config.py",
+    "documents.py",
     "results.py",
     "checkpoint.py",
     "distributed.py",

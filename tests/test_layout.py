@@ -31,6 +31,7 @@ ORDER = [
     "checkpoint",
     "distributed",
     "config",
+    "documents",
     "precision",
     "paths",
     "source",

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ciss import config as configuration
-from ciss import metrics, protocol
+from ciss import documents, metrics, protocol
 from ciss.analysis.forgetting import iou_by_step
 from ciss.runs import digest
 
@@ -65,7 +64,7 @@ def check_equal(benchmark: str, ends: dict[str, list[dict]]) -> None:
     results = [(f"{end}, {result['run']}", result) for end, found in ends.items() for result in found]
     for name, result in results[1:]:
         first, reference = results[0]
-        if different := configuration.differences(_shared(reference), _shared(result)):
+        if different := documents.differences(_shared(reference), _shared(result)):
             raise ProvenanceError(
                 f"{benchmark}: {first} and {name} cannot share a table: {'; '.join(different)}. Run: dvc repro"
             )
@@ -77,7 +76,7 @@ def check_equal(benchmark: str, ends: dict[str, list[dict]]) -> None:
             raise ProvenanceError(f"{benchmark}: {first} and {end} are both {method} with seed {seed}. Remove one end.")
         seeds.add(seed)
         one, other = ([_own(result) for result in path] for path in (reference, found))
-        if different := configuration.differences(dict(enumerate(one)), dict(enumerate(other))):
+        if different := documents.differences(dict(enumerate(one)), dict(enumerate(other))):
             raise ProvenanceError(
                 f"{benchmark}: {first} and {end} are both {method}, but cannot be averaged: {'; '.join(different)} "
                 "(the number is the step). Run: dvc repro"

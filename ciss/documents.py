@@ -1,0 +1,113 @@
+"""Documents of plain values: read from YAML 1.2, compared, and shown in messages."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
+
+LARGEST_FILE = 8_000_000  # bytes; a study of a thousand runs has 100,000
+LARGEST_DOCUMENT = 1_000_000  # values
+
+
+class ConfigError(Exception):
+    """What is wrong in `params.yaml`: file, key, and what to do about it."""
+
+
+def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
+    """A YAML 1.2 document. Raises ConfigError that names the file and, for a syntax error, the line."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such file. Write one with: python -m ciss.plan shapes 4-2")
+    data = path.read_bytes()
+    if len(data) > LARGEST_FILE:
+        raise ConfigError(f"{path}: {len(data)} bytes are no parameter file. Name another.")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}: line {line}: not UTF-8: {error.reason}. Save the file as UTF-8.") from None
+    if yaml is None:
+        yaml = YAML(typ="safe", pure=True)
+        yaml.Constructor = _Constructor
+    return parse_yaml(text, str(path), yaml)
+
+
+def parse_yaml(text: str, file: str, yaml: YAML) -> Any:
+    """A document from its text. Raises ConfigError that names the line."""
+    try:
+        document = yaml.load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown line"
+        problem = plain((error.problem or error.context).splitlines()[0])
+        raise ConfigError(f"{file}: {where}: not valid YAML: {problem}. Correct this line.") from None
+    except ReaderError as error:
+        where = f"line {text.count(chr(10), 0, error.position) + 1}"
+        what = f"#x{error.character:02x}" if isinstance(error.character, int) else repr(error.character)
+        problem = f"special characters are not allowed: the character {what}"
+        raise ConfigError(f"{file}: {where}: not valid YAML: {problem}. Remove it.") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: line 1: sections are nested too deeply. Correct the brackets and dashes.") from None
+    except Exception as error:  # ruamel raises many kinds of its own mistakes; each means that it cannot be read
+        problem = plain(str(error).partition("\n")[0])
+        raise ConfigError(f"{file}: line 1: not valid YAML: {problem}. Correct it.") from None
+    if _written_out(document, {}) > LARGEST_DOCUMENT:
+        problem = f"with its aliases written out it has more than {LARGEST_DOCUMENT} values"
+        raise ConfigError(f"{file}: line 1: {problem}. Use fewer aliases.")
+    return document
+
+
+class _Constructor(SafeConstructor):
+    """ruamel's, which says of every value that is not what its tag or looks promise in which line it stands."""
+
+    def construct_object(self, node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+            problem = f"{short(node.value)} ({plain(str(error).partition(chr(10))[0])})"
+            raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+
+
+def _written_out(node: Any, known: dict[int, int]) -> int:
+    """Values of a document whose aliases are written out; a section within itself counts once."""
+    if not isinstance(node, dict | list):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = 0
+        children = node.values() if isinstance(node, dict) else node
+        known[id(node)] = 1 + sum(_written_out(child, known) for child in children)
+    return known[id(node)]
+
+
+def choose(word: str, known: Iterable[str]) -> str:
+    """The nearest known word, or all of them: the end of an error message."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known)) or 'none'}."
+
+
+def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
+    """Where two documents of plain values differ: "train.base.lr 0.1, now 0.05"; of hashes the key alone."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted({*found, *wanted}, key=str)
+        return [d for k in keys for d in differences(found.get(k), wanted.get(k), f"{key}.{k}".lstrip("."))]
+    if found == wanted:
+        return []
+    hashes = all(isinstance(value, str) and len(value) == 64 for value in (found, wanted))
+    return [key if hashes else f"{key} {short(found)}, now {short(wanted)}"]
+
+
+def short(value: Any) -> str:
+    if isinstance(value, int) and abs(value) >= 10**60:  # Python refuses to write the longest
+        return "a number of more than 60 digits"
+    text = plain(repr(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def plain(text: str) -> str:
+    """Text that a terminal shows in one line, whatever is in it."""
+    text = text if len(text) <= 200 else f"{text[:197]}..."
+    return text if text.isprintable() else repr(text)[1:-1]
