@@ -311,6 +311,7 @@ def test_the_kernel_of_another_environment(monkeypatch):
 
 
 def test_threads(made, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     passes(machine.processor, made(train__threads=1))
     found = only(machine.processor, made(train__threads=2), "note")
@@ -371,21 +372,27 @@ def test_a_training_step(decoder, losses):
     assert finite and 0 < loss.item() < 1000 and not loss.requires_grad
     losses(lambda value: value * math.nan)
     assert not machine.training_step(decoder, CPU, torch.float32)[1]
+    losses(lambda value: value + math.nan)  # a loss that is not finite, with gradients that are
+    assert not machine.training_step(decoder, CPU, torch.float32)[1]
     losses(lambda value: value + (value * 0).sqrt())  # a finite loss whose gradient is not
     loss, finite = machine.training_step(decoder, CPU, torch.float32)
     assert loss.isfinite() and not finite
 
 
-def with_steps(monkeypatch, outcome: dict) -> None:
-    """Training steps that give what `outcome` says of a precision, else a loss of 1."""
+def with_steps(monkeypatch, outcome: dict, gpus: int = 0) -> None:
+    """Training steps that give what `outcome` says of a precision, or device and precision, else a loss of 1."""
 
     def step(decoder, device, dtype):
-        found = outcome.get(str(dtype).removeprefix("torch."), (torch.tensor(1.0), True))
+        name = str(dtype).removeprefix("torch.")
+        found = outcome.get(name, outcome.get(f"{device} {name}", (torch.tensor(1.0), True)))
         if isinstance(found, Exception):
             raise found
         return found
 
     monkeypatch.setattr(machine, "training_step", step)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: gpus > 0)
 
 
 def test_a_precision_that_fails(made, monkeypatch):
@@ -395,10 +402,23 @@ def test_a_precision_that_fails(made, monkeypatch):
     found = only(machine.passes, made(), "note")
     assert "cpu bfloat16: deeplabv3: not implemented for 'BFloat16'" in found.text
     assert found.remedy == "set train.precision: float32"
-    found = only(machine.passes, made(train__precision="bfloat16"), "FAIL" if not torch.cuda.is_available() else "note")
+    found = only(machine.passes, made(train__precision="bfloat16"), "FAIL")
     assert found.remedy == "set train.precision: float32"
     with_steps(monkeypatch, {"float16": (torch.tensor(math.nan), False)})
     assert "the loss is nan" in only(machine.passes, made(), "note").text
+
+
+def test_a_precision_counts_where_it_is_trained_in(made, monkeypatch):
+    """With a GPU `auto` is bfloat16 there, and nothing trains on the processor."""
+    broken = RuntimeError("no kernel image is available for execution on the device")
+    with_steps(monkeypatch, {}, gpus=2)
+    text = passes(machine.passes, made())
+    assert text.count("`auto` is bfloat16") == 2 and text.count("`auto` is float32") == 1
+    with_steps(monkeypatch, {"cuda:1 bfloat16": broken}, gpus=2)
+    found = only(machine.passes, made(), "FAIL")
+    assert found.text.startswith("cuda:1 bfloat16: ") and found.remedy == "set train.precision: float32"
+    with_steps(monkeypatch, {"cpu bfloat16": broken}, gpus=2)
+    assert only(machine.passes, made(), "note").text.startswith("cpu bfloat16: ")
 
 
 def test_nothing_can_be_trained(made, monkeypatch):
@@ -439,6 +459,11 @@ def test_shared_memory(made, monkeypatch):
     passes(machine.loaders, setup)
 
 
+def test_a_group_of_processes_is_ended(made):
+    assert "gloo" in passes(machine.processes, made())
+    assert not torch.distributed.is_initialized()
+
+
 def test_no_group_of_processes(made, monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError("unable to resolve hostname")
@@ -446,7 +471,6 @@ def test_no_group_of_processes(made, monkeypatch):
     monkeypatch.setattr("torch.distributed.TCPStore", refuse)
     found = [f for f in doctor.findings(machine.processes, made()) if f.level == "note"]
     assert "unable to resolve hostname" in found[0].text and "GLOO_SOCKET_IFNAME" in found[0].remedy
-    assert not torch.distributed.is_initialized()
 
 
 # --- study
