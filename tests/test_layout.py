@@ -9,6 +9,7 @@ from ciss import paths
 PACKAGE = paths.project() / "ciss"
 # From the top to the bottom; a module imports from its own place or below, never from above.
 ORDER = [
+    "doctor",
     "plan",
     "explain",
     "engine",
