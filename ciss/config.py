@@ -48,6 +48,7 @@ Scale = Annotated[float, Field(gt=0, le=64)]
 
 LARGEST_FILE = 8_000_000  # bytes; a study of a thousand runs has 100,000
 LARGEST_DOCUMENT = 1_000_000  # values
+HALVES = re.compile("[\ud800-\udfff]")  # of characters
 
 JSON_WORDS = {  # pydantic speaks of JSON, the file is YAML
     "an object": "a section",
@@ -287,15 +288,11 @@ def _unwritable(node: Any, place: list[str]) -> Iterator[tuple[list[str], Any]]:
     """What a YAML file can hold and JSON cannot: halves of characters, numbers of thousands of digits."""
     if isinstance(node, dict | list):
         for name, child in node.items() if isinstance(node, dict) else enumerate(node):
-            if isinstance(name, str) and not _encodable(name):
+            if isinstance(name, str) and HALVES.search(name):
                 yield [*place, name], name
             yield from _unwritable(child, [*place, str(name)])
-    elif (isinstance(node, int) and abs(node) >= 10**60) or (isinstance(node, str) and not _encodable(node)):
+    elif (isinstance(node, int) and abs(node) >= 10**60) or (isinstance(node, str) and HALVES.search(node)):
         yield place, node
-
-
-def _encodable(text: str) -> bool:
-    return not re.search("[\ud800-\udfff]", text)
 
 
 def _merged(errors: list[dict]) -> list[dict]:
