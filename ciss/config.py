@@ -42,6 +42,9 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Scale = Annotated[float, Field(gt=0, le=64)]
 
+NOTEBOOKS = {"1_data", "4_forgetting", "5_background"}  # of a benchmark, beside those of its runs
+RESERVED = {"benchmarks": {"predictions"}, "bases": NOTEBOOKS, "joints": NOTEBOOKS, "chain": NOTEBOOKS}
+
 JSON_WORDS = {  # pydantic speaks of JSON, the file is YAML
     "an object": "a section",
     "a valid array": "a list",
@@ -262,6 +265,9 @@ def _keys(kind: type, location: list[str]) -> list[str]:
 
 def _chain_problems(config: Config) -> Iterator[str]:
     runs = config.runs()
+    for part, taken in RESERVED.items():
+        for name in taken & set(getattr(config, part)):
+            yield f"{part}.{name}: the reports have a file or folder of this name. Rename it."
     for part, others in (("joints", config.bases), ("chain", {**config.bases, **config.joints})):
         for name in getattr(config, part):
             if name in others:

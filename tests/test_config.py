@@ -281,6 +281,17 @@ def test_names_that_no_folder_or_stage_can_have(document, part, name):
     assert line.startswith(f"params.yaml: {part}.{shown}: found the name {name!r}, but it should match")
 
 
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("benchmarks", "predictions"), ("bases", "1_data"), ("joints", "4_forgetting"), ("chain", "5_background")],
+)
+def test_names_that_reports_have(document, part, name):
+    """Two stages would write one file, which DVC says without naming the run."""
+    document[part][name] = next(iter(document[part].values()))
+    line = f"params.yaml: {part}.{name}: the reports have a file or folder of this name. Rename it."
+    assert mistakes(document)[0] == line
+
+
 @pytest.mark.parametrize("name", ["a", "7", "voc-15-1_s0", "A" * 80])
 def test_names_that_are_fine(document, name):
     document["bases"][name] = document["bases"]["s0"]

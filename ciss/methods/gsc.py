@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from ciss import distributed
@@ -103,7 +103,7 @@ class GSC(Host):
     resolution: Resolution = "full"  # where weights meet probabilities; quarter: ProDA
     gate: Literal["none", "two_stage", "entropy"] = "none"  # RDP; two_stage: uncertain pixels only; entropy: the others
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the normalised product; ProDA
-    bins: PositiveInt = 100  # of PLOP's medians, for what needs them
+    bins: Annotated[int, Field(ge=1, le=10_000)] = 100  # of PLOP's medians, for what needs them
     least: NonNegativeFloat = 0.001
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:

@@ -1,9 +1,9 @@
 """PLOP: learning without forgetting by pooled outputs (Douillard, Chen, Dapogny, Cord; CVPR 2021, arXiv 2011.11390)."""
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
 from ciss.losses import cross_entropy
@@ -28,7 +28,7 @@ class PLOP(Host):
 
     pseudo_labels: bool = True  # off: the background stays as given
     variant: Variant = "paper"
-    bins: PositiveInt = 100
+    bins: Annotated[int, Field(ge=1, le=10_000)] = 100
     least: NonNegativeFloat = 0.001  # floor of the thresholds
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
