@@ -18,7 +18,7 @@ from torch import Tensor
 # How long a process waits for the others before it calls them lost. The longest time between two meetings is a pass
 # over the data through a teacher or an evaluation on the slowest node; what one process does alone, writing, is short.
 TIMEOUT = timedelta(minutes=30)
-GRACE = 5.0  # seconds in which torchrun ends the others of a dead process
+GRACE = 20.0  # seconds in which torchrun sees a process die and ends the others, also on a busy machine
 _board: dist.Store | None = None  # where messages are noted that a process has given; torchrun's own
 
 
@@ -94,9 +94,10 @@ def session() -> Iterator[None]:
         if not isinstance(error, dist.DistError) and "gloo" not in reason:
             raise
         time.sleep(GRACE)  # torchrun calls the first to end the cause, and stops the others meanwhile
+        minutes = f"{TIMEOUT.total_seconds() / 60:g} minutes"
         raise Lost(
-            f"another process ended, or did not answer for {TIMEOUT.total_seconds() / 60:g} minutes: see its own "
-            f"message, or what torchrun says of it. The same command goes on after the last finished epoch. ({reason})"
+            f"another process ended, or did not answer for {minutes}: its own message or torchrun's says why. "
+            f"The same command goes on after the last finished epoch. ({reason})"
         ) from None
 
 

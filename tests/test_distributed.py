@@ -1,164 +1,17 @@
-"""Two processes are one that accumulates; they score once, write once, and stay equal."""
+"""Calls that several processes share, in one; shares of images in any number of them."""
 
-import json
-import os
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from conftest import DOCUMENT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ciss import distributed, engine, results
-from ciss.data import evaluation_loader
-
-# What each process of torchrun does: trains runs and notes what it evaluated and whether it wrote.
-PROGRAM = """
-import sys, torch
-from pathlib import Path
-from ciss import config, distributed, engine, results, runs
-from ciss.prototypes import ClassPrototypes
-from ciss.pseudo_labels import EntropyMedians
-from ciss.watch import Watch
-
-evaluate, write = engine.evaluate, results.write
-
-def evaluated(run, network, loader):
-    total = evaluate(run, network, loader)
-    mine = {"state": dict(network.state_dict()), "total": total, "batches": len(loader), "training": network.training}
-    torch.save(mine, f"{run.name}-evaluated-{distributed.rank()}.pt")
-    return total
-
-def written(run, *arguments):
-    Path(f"{run.name}-written-{distributed.rank()}").touch()
-    write(run, *arguments)
-
-engine.evaluate, results.write = evaluated, written
-settings = config.load("params.yaml")
-with distributed.session():
-    for name in sys.argv[1:]:
-        engine.train(runs.resolve(settings, name))
-    # what a method collects of its part of the data, and what it logs
-    rank = distributed.rank()
-    centres = ClassPrototypes(2, 3)
-    centres.update(torch.full((1, 3, 1, 2), 1.0 + rank), torch.tensor([[[0, rank]]]))
-    medians = EntropyMedians(2, 3, bins=4)
-    medians.update(torch.zeros(1, 1, 2, dtype=torch.int64), torch.tensor([[[[0.0, 9.0]], [[0.0, -9.0 * rank]]]]))
-    watch = Watch()
-    watch.see({"a": torch.tensor(1.0 + rank)}, ["x"], {"b": torch.tensor(float("nan") if rank else 5.0)})
-    means, _ = watch.epoch(torch.nn.Linear(1, 1))
-    collected = {"centres": centres.all_reduce().state_dict(), "histograms": medians.all_reduce().histograms}
-    torch.save({**collected, "means": means}, f"collected-{rank}.pt")
-"""
-RUNS = ("base", "frozen", "whole")
-
-
-@pytest.fixture(scope="module")
-def _trained(tmp_path_factory, tiny_data, frozen_code):
-    from conftest import environment, make
-
-    with environment(tiny_data) as patch:
-        project = make(tmp_path_factory.mktemp("torchrun") / "project", frozen_code, patch)
-        tiny = project.document["benchmarks"]["tiny"]
-        tiny["evaluation"]["batch"] = 1  # so that both processes predict samples
-        tiny["train"]["batch"] = 2
-        # the same, its statistics frozen; and with more accumulated batches than an epoch has
-        for name, changes in {"frozen": {}, "whole": {"accumulate": 9}}.items():
-            other = json.loads(json.dumps(tiny))
-            other["train"] |= changes
-            other["train"]["base"] |= {"norm": "frozen", "lr": 0.02}
-            project.document["benchmarks"][name] = other
-            part, method = ("bases", "finetune") if name == "frozen" else ("joints", "joint")
-            project.document[part][name] = {"benchmark": name, "method": method, "seed": 0}
-            project.prepare(name)
-        (project.folder / "program.py").write_text(PROGRAM)
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        process = project.command(*torchrun, "program.py", *RUNS, env={**os.environ, "PYTHONPATH": "."})
-        try:
-            out, error = process.communicate(timeout=100)
-        finally:
-            process.terminate()  # torchrun ends its processes
-        assert process.returncode == 0, error
-        (project.folder / "said").write_text(out)
-    return project
-
-
-@pytest.fixture
-def trained(_trained, tiny_data):
-    from conftest import environment
-
-    with environment(tiny_data) as patch:
-        patch.chdir(_trained.folder)
-        yield _trained
-
-
-def noted(project, name: str) -> list[dict]:
-    return [torch.load(project.folder / f"{name}-evaluated-{rank}.pt") for rank in (0, 1)]
-
-
-def distance(one: dict, other: dict) -> float:
-    assert set(one) == set(other)
-    return max((one[name].double() - other[name].double()).abs().max().item() for name in one)
-
-
-def test_both_processes_have_the_same_network(trained):
-    """Also its running statistics, which each process gathers from its own images."""
-    for name in RUNS:
-        one, other = noted(trained, name)
-        assert distance(one["state"], other["state"]) == 0
-        assert distance(one["state"], load_file(trained.run(name).folder / "weights.safetensors")) == 0
-
-
-def test_one_of_them_writes_and_speaks(trained):
-    said = (trained.folder / "said").read_text()
-    for name in RUNS:
-        assert (trained.folder / f"{name}-written-0").exists() and not (trained.folder / f"{name}-written-1").exists()
-        assert said.count(f"{name}: epoch 2/2") == 1
-        assert results.read(trained.run(name))["processes"] == 2
-        assert not list(trained.run(name).resume.glob("state*"))
-
-
-def test_counts_are_those_of_one_process(trained):
-    for name in RUNS:
-        run, (one, other) = trained.run(name), noted(trained, name)
-        assert one["batches"] == other["batches"] == 4, "half of the eight images each"
-        network, index = run.build_network(), run.index()
-        network.load_state_dict(one["state"])
-        loader = evaluation_loader(run.settings, index, "val", list(range(8)), run.label_table(training=False))
-        alone = engine.evaluate(run, network, loader)
-        assert torch.equal(one["total"], alone) and torch.equal(other["total"], alone)
-        result = results.read(run)
-        assert (result["confusion"] == alone.numpy()).all()
-        samples = engine.predict_samples(run, network, index)
-        assert list(samples) == list(result["samples"]) and len(samples) == 2
-        assert all((samples[i] == result["samples"][i]).all() for i in samples)
-
-
-@pytest.mark.parametrize("name", ["frozen", "whole"])
-def test_two_processes_are_one_that_accumulates(trained, make_project, name):
-    """The same half-batches, each with its own mean over pixels."""
-    alone = make_project("alone")
-    alone.document = json.loads(json.dumps(trained.document))
-    alone.document["benchmarks"][name]["train"]["accumulate"] = 18 if name == "whole" else 2
-    alone.prepare(name)
-    engine.train(alone.run(name))
-    mine, theirs = (load_file(project.run(name).folder / "weights.safetensors") for project in (alone, trained))
-    assert distance(mine, theirs) < 1e-6
-    log, other = (json.loads((project.run(name).folder / "log.json").read_text()) for project in (alone, trained))
-    assert (
-        [row["updates"] for row in log] == [row["updates"] for row in other] == ([4, 8] if name == "frozen" else [1, 2])
-    )
-    for row, theirs in zip(log, other, strict=True):
-        assert row["loss"] == pytest.approx(theirs["loss"], abs=1e-5), "losses are means over all processes"
-
-
-def test_what_methods_collect_is_added_up(trained):
-    """Prototypes and thresholds are those of all the data; where one logs nothing, the other's number stands."""
-    for rank in (0, 1):
-        found = torch.load(trained.folder / f"collected-{rank}.pt", weights_only=True)
-        # class 0: features 1, 1 here and 2 there; class 1: one feature 2 there
-        assert found["centres"]["sums"].tolist() == [[4.0] * 3, [2.0] * 3]
-        assert found["centres"]["counts"].tolist() == [3, 1]
-        assert found["histograms"].tolist() == [[2, 0, 0, 2], [0, 0, 0, 0]]
-        assert found["means"] == {"loss": 1.5, "loss/a": 1.5, "b": 5.0}
+from ciss import config, distributed, engine, results
+from ciss.data import DataError, evaluation_loader, loaders
+from ciss.methods.finetune import Finetune
 
 
 def test_one_process_needs_no_group(monkeypatch, capsys):
@@ -193,3 +46,163 @@ def test_the_group_is_left_after_an_error(monkeypatch):
     with pytest.raises(KeyError), distributed.session():
         raise KeyError
     assert not torch.distributed.is_initialized()
+
+
+# --- every image once, whatever the number of processes
+
+
+def shares(make, world: int) -> list:
+    """What each process makes."""
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "world", lambda: world)
+        for rank in range(world):
+            patch.setattr(distributed, "rank", lambda rank=rank: rank)
+            found.append(make())
+    return found
+
+
+few = st.integers(1, 4)
+
+
+@settings(max_examples=150, deadline=None)
+@given(world=st.integers(1, 8), batch=few, accumulate=few, count=st.integers(1, 150), epoch=st.integers(0, 3))
+def test_shares_of_an_epoch(world, batch, accumulate, count, epoch):
+    """Update by update the batches that one process would accumulate; dealt out by turns."""
+    images = [3 * number + 1 for number in range(count)]
+
+    def batches(accumulate):
+        sampler = loaders.Shuffle(images, batch, accumulate, seed=5)
+        sampler.epoch = epoch
+        found = list(sampler)
+        assert len(found) == len(sampler)
+        return found
+
+    if count < world:
+        with pytest.raises(DataError, match=f"{count} training images cannot feed {world} processes"):
+            shares(lambda: batches(accumulate), world)
+        return
+    parts = shares(lambda: batches(accumulate), world)
+    assert len({len(part) for part in parts}) == 1, "they meet at every update"
+    alone = batches(accumulate * world)
+    if count >= batch * accumulate * world:
+        assert [part[k] for k in range(len(parts[0])) for part in parts] == alone
+        assert len(parts[0]) % accumulate == 0 and {len(share) for share in alone} == {batch}
+        assert count - sum(map(len, alone)) < batch * accumulate * world
+    else:  # shorter than an update: all of it but what does not divide among the processes
+        dealt = [number for part in parts for share in part for _, number in share]
+        assert len(dealt) == len(set(dealt)) == count - count % world and set(dealt) <= set(images)
+        sizes = {len(share) for part in parts for share in part}
+        assert max(sizes) - min(sizes) <= 1 and 0 < max(sizes) <= batch
+        # the same shuffle: what one process has left out is what comes last in its order
+        order = [number for share in alone for _, number in share]
+        assert set(dealt) == set(order[: len(dealt)])
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    world=st.integers(1, 8),
+    batch=st.integers(1, 5),
+    sizes=st.lists(st.sampled_from([(8, 8), (8, 9), (7, 8)]), max_size=40),
+    crop=st.booleans(),
+)
+def test_shares_of_an_evaluation(world, batch, sizes, crop):
+    benchmark = config.parse(DOCUMENT).benchmarks["tiny"]
+    evaluation = type(benchmark.evaluation)(size="crop" if crop else "full", batch=batch)
+    index = SimpleNamespace(pairs=lambda split: [], sizes={"val": sizes})
+    chosen = list(range(len(sizes)))[::-1]
+
+    def batches():
+        fields = SimpleNamespace(train=benchmark.train, evaluation=evaluation)
+        table = torch.zeros(256).numpy()
+        return list(evaluation_loader(fields, index, "val", chosen, table).batch_sampler)
+
+    parts, (alone,) = shares(batches, world), shares(batches, 1)
+    dealt = [share for part in parts for share in part]
+    assert sorted(dealt) == sorted(alone), "the same batches, so the same bits"
+    assert sorted(number for share in dealt for _, number in share) == sorted(chosen)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    if not crop:
+        assert all(len({tuple(sizes[number]) for _, number in share}) == 1 for share in dealt)
+
+
+# --- errors of several processes
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "_board", torch.distributed.HashStore())
+
+
+def left(capsys, text: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        distributed.leave(text)
+    assert end.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_what_several_say_is_said_once(second_of_two, capsys):
+    said = left(capsys, "error: a.yaml: no such key")
+    assert said.startswith("process 1 of 2 on ") and said.endswith(": error: a.yaml: no such key\n")
+    assert left(capsys, "error: a.yaml: no such key") == ""
+    assert "something else" in left(capsys, "error: something else")
+
+
+def test_without_the_others_an_error_is_said_anyway(second_of_two, capsys, monkeypatch):
+    """Torchrun, which keeps what was said, may be gone; or not have been reached yet."""
+
+    class Gone:
+        def add(self, *_):
+            raise torch.distributed.DistNetworkError("Connection reset by peer")
+
+    for board in (Gone(), None):
+        monkeypatch.setattr(distributed, "_board", board)
+        assert "error: mine" in left(capsys, "error: mine")
+
+
+def test_one_process_just_says_it(monkeypatch):
+    for value in ("1", None):
+        monkeypatch.setenv("WORLD_SIZE", value) if value else monkeypatch.delenv("WORLD_SIZE")
+        with pytest.raises(SystemExit, match="^error: mine$"):
+            distributed.leave("error: mine")
+
+
+def test_an_error_of_ones_own_stays_what_it_is(monkeypatch):
+    """Only what the library of the processes raises means that another one is lost."""
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr(distributed, "GRACE", 0)
+    with pytest.raises(RuntimeError, match="shapes"), distributed.session():
+        raise RuntimeError("shapes cannot be multiplied")
+    for error in (
+        RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:3"),
+        torch.distributed.DistBackendError("NCCL communicator was aborted"),
+    ):
+        with pytest.raises(distributed.Lost, match="another process ended.*30 minutes"), distributed.session():
+            raise error
+
+
+def test_alone_there_is_nothing_to_agree_on(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    distributed.agree({"any": "thing"}, "run")
+    assert distributed.of_first(lambda: "mine") == "mine"
+
+
+def test_processes_agree_before_they_train(project, monkeypatch, capsys):
+    """On the run before anything is done, on the epoch before the first; and the first says whether it is done."""
+    asked, train = [], Finetune.losses
+    monkeypatch.setattr(distributed, "agree", lambda value, what: asked.append((what, value)))
+    monkeypatch.setattr(Finetune, "losses", lambda *arguments: asked.append("batch") or train(*arguments))
+    run = project.run()
+    engine.train(run)
+    (what, same), epoch, first = asked[:3]
+    assert (what, epoch, first) == ("base", ("epochs to continue after", 0), "batch")
+    assert same["parameters"]["benchmark"]["train"]["crop"] == 32 and same["data"] == run.index().fingerprint
+    assert same["key"] == results.read(run)["key"]
+    shutil.rmtree(run.results)  # on this node
+    monkeypatch.setattr(distributed, "of_first", lambda question: not question())
+    engine.train(run)
+    assert "nothing to do" in capsys.readouterr().out and not run.results.exists()

@@ -1,0 +1,138 @@
+"""What each process of torchrun does in test_torchrun.py: trains runs and notes what it had and said."""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ciss import config, distributed, engine, results, runs
+from ciss.methods import GSC, Batch
+from ciss.models import Output
+from ciss.prototypes import ClassPrototypes
+from ciss.pseudo_labels import EntropyMedians
+from ciss.watch import Watch
+
+
+def note_methods(made: dict, replace=setattr) -> None:
+    """Keeps the method of every run by its name."""
+    build = runs.Run.build_method
+
+    def built(run):
+        made[run.name] = build(run)
+        return made[run.name]
+
+    replace(runs.Run, "build_method", built)
+
+
+def state_of(method) -> dict:
+    """What `before_step` left: prototypes, counts, thresholds."""
+    return {name: value for name, value in vars(method).items() if isinstance(value, torch.Tensor)}
+
+
+def compensate(rank: int, world: int, **coefficients) -> dict:
+    """Weights and gradient of one update by GSC, of this process's half of four images or, alone, of all of them."""
+    numbers = torch.Generator().manual_seed(0)
+    features, teacher = (torch.randn(4, n, 6, 6, generator=numbers) for n in (5, 3))
+    given = torch.randint(0, 5, (4, 6, 6), generator=numbers)
+    given[0, :4] = 255  # so that the halves have other numbers of pixels to learn from
+    given[3, 2:] = 4
+    mine = slice(4 // world * rank, 4 // world * (rank + 1))
+    features, teacher, given = features[mine], teacher[mine], given[mine]
+    torch.manual_seed(1)
+    classifier = nn.Conv2d(5, 5, 1)
+    method = GSC(relabelling="argmax", **coefficients)
+
+    def output(logits):
+        return Output(logits, features, [features], logits.mean(dim=(2, 3))[..., None], logits.mean(dim=(0, 2, 3)))
+
+    old = output(teacher)
+    batch = Batch(features, given, given, [], 1, 3, torch.tensor([0, 0, 0, 1, 1]), torch.tensor([3, 4]))
+    batch.labels = method.labels(batch, old)
+    new = output(classifier(features))
+    weights = method.weights(new.upsample(batch.size), batch)
+    sum(method.losses(new, old, batch).values()).backward()
+    gradient = torch.cat([parameter.grad.flatten() for parameter in classifier.parameters()])
+    return {"weights": weights, "gradient": distributed.all_sum(gradient) / world}
+
+
+def collect(rank: int) -> dict:
+    """What a method collects of its part of the data, and what it logs."""
+    centres = ClassPrototypes(2, 3)
+    centres.update(torch.full((1, 3, 1, 2), 1.0 + rank), torch.tensor([[[0, rank]]]))
+    medians = EntropyMedians(2, 3, bins=4)
+    medians.update(torch.zeros(1, 1, 2, dtype=torch.int64), torch.tensor([[[[0.0, 9.0]], [[0.0, -9.0 * rank]]]]))
+    watch = Watch()
+    watch.see({"a": torch.tensor(1.0 + rank)}, ["x"], {"b": torch.tensor(float("nan") if rank else 5.0)})
+    means, _ = watch.epoch(nn.Linear(1, 1))
+    return {
+        "centres": centres.all_reduce().state_dict(),
+        "many": gathered(range(rank, 7, 2)).all_reduce().state_dict(),
+        "histograms": medians.all_reduce().histograms,
+        "means": means,
+    }
+
+
+def gathered(batches) -> ClassPrototypes:
+    """Prototypes of some batches of features, large and small."""
+    centres = ClassPrototypes(4, 3)
+    for number in batches:
+        numbers = torch.Generator().manual_seed(number)
+        features = torch.randn(2, 3, 5, 4, generator=numbers) * 10.0**number
+        centres.update(features, torch.randint(0, 4, (2, 5, 4), generator=numbers))
+    return centres
+
+
+def talk(rank: int) -> dict:
+    """What the processes tell each other before they train."""
+    said = {"first": distributed.of_first(lambda: f"the answer of {rank}")}
+    distributed.agree({"same": 1, "in": {"side": [1, 2]}}, "run")
+    for name, value in {
+        "plain": rank,
+        "sections": {"train": {"batch": 2 + rank, "crop": 32}, "key": "abc"},
+        "missing": {"train": {"batch": 2, **({"crop": 32} if rank else {})}},
+    }.items():
+        try:
+            distributed.agree(value, "run")
+        except ValueError as error:
+            said[name] = str(error)
+    distributed.agree("as before", "run")  # nobody is left behind
+    return said
+
+
+def main() -> None:
+    evaluate, write, made = engine.evaluate, results.write, {}
+
+    def evaluated(run, network, loader):
+        total = evaluate(run, network, loader)
+        state = {name: value.clone() for name, value in network.state_dict().items()}
+        mine = {"state": state, "total": total, "batches": len(loader), "training": network.training}
+        torch.save(mine, f"{run.name}-evaluated-{distributed.rank()}.pt")
+        return total
+
+    def written(run, *arguments):
+        Path(f"{run.name}-written-{distributed.rank()}").touch()
+        write(run, *arguments)
+
+    engine.evaluate, results.write = evaluated, written
+    note_methods(made)
+    settings = config.load("params.yaml")
+    with distributed.session():
+        rank = distributed.rank()
+        for name in sys.argv[1:]:
+            engine.train(runs.resolve(settings, name))
+            torch.save(state_of(made[name]), f"{name}-method-{rank}.pt")
+        for name, coefficients in COMPENSATIONS.items():
+            torch.save(compensate(rank, 2, **coefficients), f"{name}-compensated-{rank}.pt")
+        torch.save(collect(rank), f"collected-{rank}.pt")
+        torch.save(talk(rank), f"talk-{rank}.pt")
+
+
+COMPENSATIONS = {
+    "global": {"statistics": "global", "divisor": "all"},
+    "valid": {"statistics": "global", "divisor": "valid"},
+    "process": {"statistics": "process", "divisor": "all"},
+}
+
+if __name__ == "__main__":
+    main()
