@@ -30,20 +30,24 @@ from pathlib import Path
 
 from trials import EPOCHS, PROCESSES, RUNS, Moment, Project, Session, Trial, carry_out, differences, prepare
 
-AIMED = 0.1  # share of kills in the half second after the last epoch, where of the whole one in a hundred lands
+# Shares of kills that are aimed, because of the whole time one in a hundred would land there:
+LAST = 0.1  # in the half second after the last epoch, when results are written
+EARLY = 0.3  # of `dvc repro`: when its stage has just begun, so that the same command meets the orphan while it trains
 
 
 def draw(kills: int, runs: tuple[str, ...], seed: int, again: float) -> list[Trial]:
     """Trials with `kills` kills in all, the processes in turn. `again`: probability of a second kill in a trial."""
     chance, trials, left = random.Random(seed), [], kills
     while left:
-        moments = []
+        moments, process = [], PROCESSES[len(trials) % len(PROCESSES)]
         for _ in range(min(left, 1 + (chance.random() < again))):
             last = Moment(text=f"epoch {EPOCHS}/{EPOCHS}", seconds=chance.uniform(0, 0.5))
-            moments.append(last if chance.random() < AIMED else Moment(share=chance.uniform(0, 1.03)))
+            early = Moment(text="> python -m ciss.execute", seconds=chance.uniform(0, 0.5))
+            anywhere, kind = Moment(share=chance.uniform(0, 1.03)), chance.random()
+            moments.append(last if kind < LAST else early if process == "dvc" and kind > 1 - EARLY else anywhere)
         number = len(trials)
         run, switches = runs[number // len(PROCESSES) % len(runs)], [chance.random() < 0.5 for _ in range(2)]
-        trials.append(Trial(number, PROCESSES[number % len(PROCESSES)], run, tuple(moments), *switches))
+        trials.append(Trial(number, process, run, tuple(moments), *switches))
         left -= len(moments)
     return trials
 
