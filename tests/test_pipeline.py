@@ -2,14 +2,12 @@
 
 import ast
 import json
-import os
-import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import repository
+from repository import run
 from ruamel.yaml import YAML
 
 from ciss import config, paths
@@ -65,30 +63,7 @@ def imported_modules(file: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory) -> Path:
-    """The working tree without outputs, as a repository with small parameters."""
-    folder = tmp_path_factory.mktemp("clone")
-    for name in ("ciss", "notebooks", "dvc.yaml", ".dvcignore", ".gitignore"):
-        source = ROOT / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        options = {"ignore": shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")} if source.is_dir() else {}
-        copy(source, folder / name, **options)
-    run(folder, "git", "init", "-q")
-    run(folder, "git", "config", "user.email", "tests@example.org")
-    run(folder, "git", "config", "user.name", "tests")
-    run(folder, "dvc", "init", "-q")
-    run(folder, "dvc", "config", "core.analytics", "false")
-    run(folder, sys.executable, "-m", "ciss.plan", "shapes", "--methods", "finetune", "mib", "--set", *SMALL)
-    run(folder, "git", "add", ".")
-    run(folder, "git", "commit", "-qm", "small")
-    return folder
-
-
-def run(folder: Path, *command: str) -> str:
-    bin_folder = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": bin_folder + os.pathsep + os.environ["PATH"], "PYTHONPATH": str(folder)}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return repository.make(tmp_path_factory.mktemp("clone"), "shapes", "--methods", "finetune", "mib", "--set", *SMALL)
 
 
 def changed(folder: Path) -> set[str]:

@@ -1,0 +1,48 @@
+"""A git and DVC repository of its own, made of the working tree's code and small parameters."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make(folder: Path, *plan: str) -> Path:
+    """The working tree without outputs, committed, with the parameters that `ciss.plan` writes for these arguments."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("ciss", "notebooks", "dvc.yaml", ".dvcignore", ".gitignore"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        else:
+            shutil.copy(source, folder / name)
+    run(folder, "git", "init", "-q")
+    run(folder, "git", "config", "user.email", "tests@example.org")
+    run(folder, "git", "config", "user.name", "tests")
+    run(folder, "dvc", "init", "-q")
+    run(folder, "dvc", "config", "core.analytics", "false")
+    run(folder, sys.executable, "-m", "ciss.plan", *plan)
+    run(folder, "git", "add", ".")
+    run(folder, "git", "commit", "-qm", "small")
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Of commands in the repository: its own code, one thread, nothing of what started the tests."""
+    inherited = {k: v for k, v in os.environ.items() if k not in ("DVC_ROOT", "CISS_DATA", "WORLD_SIZE", "RANK")}
+    path = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
+    return {**inherited, "PATH": path, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def run(folder: Path, *command: str) -> str:
+    """What a command prints; it must succeed."""
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def copy(source: Path, target: Path) -> None:
+    """A file or a folder, as it is."""
+    (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)

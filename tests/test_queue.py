@@ -1,0 +1,123 @@
+"""The experiment queue: two workers give the numbers of one after the other, and the workspace stays as it was."""
+
+import hashlib
+import json
+import os
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import repository
+import timm
+from repository import run
+from ruamel.yaml import YAML
+from safetensors.torch import save_file
+
+SMALL = ["limit=60", "holdout=6", "model.width=8", "train.base.epochs=1", "train.increment.epochs=1", "train.threads=1"]
+EXPERIMENTS = {"low": "methods.mib.distillation=1", "high": "methods.mib.distillation=100"}
+ENCODER, WEIGHTS = "mobilenetv2_035", "model.weights=weights/encoder.safetensors"  # under data/, unknown to git
+TARGET = "compare"  # with everything that it needs; the other analyses read the same results
+WAIT = 600  # seconds for both experiments
+
+
+@pytest.fixture
+def repositories(tmp_path, monkeypatch):
+    """(a user's repository, a copy of it): one study made and committed, edits that are not, and a file of weights that
+    git does not know."""
+    user, alone = tmp_path / "user", tmp_path / "alone"
+    monkeypatch.setenv("CISS_QUEUE", str(tmp_path))  # a mark: the queue's workers keep it
+    weights = user / "data" / "weights" / "encoder.safetensors"
+    weights.parent.mkdir(parents=True)
+    save_file(timm.create_model(ENCODER).state_dict(), weights)
+    study = ["shapes", "4-4", "--name", "shapes", "--methods", "mib", "--no-joint", "--set", *SMALL]
+    repository.make(user, *study, f"model.encoder={ENCODER}", "model.output_stride=8", WEIGHTS)
+    run(user, "dvc", "repro", TARGET)
+    run(user, "git", "add", ".")
+    run(user, "git", "commit", "-qm", "made")
+    parameters = user / "params.yaml"
+    text = parameters.read_text().replace("alpha: 1.0", "alpha: 0.5")
+    assert text != parameters.read_text()
+    parameters.write_text(text + "# a remark\n")
+    (user / "notes.txt").write_text("mine\n")
+    repository.copy(user, alone)
+    yield user, alone
+    with suppress(AssertionError):  # no worker is left to be stopped
+        run(user, "dvc", "queue", "stop", "--kill")
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get("CISS_QUEUE") == str(tmp_path):
+                process.kill()
+
+
+def workspace(folder: Path) -> dict[str, str]:
+    """Every file with its hash, and what git says."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    names = {file: file.relative_to(folder) for file in files}
+    hashes = {
+        str(name): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file, name in names.items()
+        if name.parts[0] not in (".git", ".dvc")
+    }
+    return {**hashes, "git status": run(folder, "git", "status", "--porcelain")}
+
+
+def outcome(folder: Path, name: str) -> tuple[dict, dict]:
+    """An experiment's metrics without seconds and memory, and the hashes of its checkpoints with their losses."""
+    revisions = [line.split() for line in run(folder, "git", "for-each-ref", "refs/exps").splitlines()]
+    (revision,) = [sha for sha, _, ref in revisions if ref.endswith(f"/{name}")]
+    metrics = json.loads(run(folder, "git", "show", f"{revision}:reports/metrics.json"))
+    numbers = {
+        method: {key: value for key, value in row.items() if "seconds" not in key and "memory" not in key}
+        for method, row in metrics["methods"].items()
+    }
+    stages = YAML(typ="safe").load(run(folder, "git", "show", f"{revision}:dvc.lock"))["stages"]
+    outs = [out for stage in stages.values() for out in stage.get("outs", [])]
+    return numbers, {out["path"]: out["md5"] for out in outs if out["path"].startswith("runs/")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_workers_are_one_after_the_other(repositories):
+    user, alone = repositories
+    before, committed = workspace(user), run(user, "git", "rev-parse", "HEAD")
+    for name, change in EXPERIMENTS.items():
+        run(user, "dvc", "exp", "run", "--queue", "-n", name, "-S", change, TARGET)
+    assert workspace(user) == before, "queueing leaves the workspace alone"
+    # Its workers inherit the output: a pipe would be read until they are gone.
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": True}
+    subprocess.run(["dvc", "queue", "start", "-j", "2"], cwd=user, env=repository.environment(user), **quiet)
+    started, together = time.monotonic(), 0
+    while True:
+        status = run(user, "dvc", "queue", "status")
+        together = max(together, status.count("Running"))
+        if not any(word in status for word in ("Running", "Queued")):
+            break
+        assert time.monotonic() - started < WAIT, status + logs(user)
+        time.sleep(2)
+    assert status.count("Success") == len(EXPERIMENTS), status + logs(user)
+    assert together == 2, "both at a time"
+    assert workspace(user) == before
+    assert run(user, "git", "rev-parse", "HEAD") == committed
+
+    queued = {name: outcome(user, name) for name in EXPERIMENTS}
+    for name, change in EXPERIMENTS.items():
+        run(alone, "dvc", "exp", "run", "-n", name, "-S", change, TARGET)
+    assert queued == {name: outcome(alone, name) for name in EXPERIMENTS}
+    base, increment = (f"runs/shapes/shapes-s0{end}" for end in ("", "-mib-1"))
+    assert {name for _, found in queued.values() for name in found} == {base, increment}
+    (low, low_runs), (high, high_runs) = queued.values()
+    assert low_runs[increment] != high_runs[increment] and low["mib"] != high["mib"], "two experiments"
+    assert low_runs[base] == high_runs[base]
+    assert json.loads((user / "reports" / "metrics.json").read_text())["methods"]["mib"]["all"] != low["mib"]["all"]
+
+
+def logs(folder: Path) -> str:
+    """Of experiments that failed or do not end."""
+    found = []
+    for name in EXPERIMENTS:
+        with suppress(AssertionError):
+            found.append(f"{name}:\n{run(folder, 'dvc', 'queue', 'logs', name)}")
+    return "\n".join(found)
