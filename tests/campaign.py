@@ -30,7 +30,8 @@ from pathlib import Path
 
 from trials import EPOCHS, PROCESSES, RUNS, Moment, Project, Session, Trial, carry_out, differences, prepare
 
-# Shares of kills that are aimed, because of the whole time one in a hundred would land there:
+# Shares of kills that are aimed, because most of the whole time is start-up:
+BETWEEN = 0.3  # in the half second after an epoch, any but the last
 LAST = 0.1  # in the half second after the last epoch, when results are written
 EARLY = 0.3  # of `dvc repro`: when its stage has just begun, so that the same command meets the orphan while it trains
 
@@ -41,10 +42,15 @@ def draw(kills: int, runs: tuple[str, ...], seed: int, again: float) -> list[Tri
     while left:
         moments, process = [], PROCESSES[len(trials) % len(PROCESSES)]
         for _ in range(min(left, 1 + (chance.random() < again))):
-            last = Moment(text=f"epoch {EPOCHS}/{EPOCHS}", seconds=chance.uniform(0, 0.5))
-            early = Moment(text="> python -m ciss.execute", seconds=chance.uniform(0, 0.5))
-            anywhere, kind = Moment(share=chance.uniform(0, 1.03)), chance.random()
-            moments.append(last if kind < LAST else early if process == "dvc" and kind > 1 - EARLY else anywhere)
+            kind, seconds, text = chance.random(), chance.uniform(0, 0.5), ""
+            if kind < LAST:
+                text = f"epoch {EPOCHS}/{EPOCHS}"
+            elif kind < LAST + BETWEEN:
+                text = f"epoch {chance.randrange(1, EPOCHS)}/{EPOCHS}"
+            elif process == "dvc" and kind > 1 - EARLY:
+                text = "> python -m ciss.execute"
+            anywhere = Moment(share=chance.uniform(0, 1.03))
+            moments.append(Moment(text=text, seconds=seconds) if text else anywhere)
         number = len(trials)
         run, switches = runs[number // len(PROCESSES) % len(runs)], [chance.random() < 0.5 for _ in range(2)]
         trials.append(Trial(number, process, run, tuple(moments), *switches))

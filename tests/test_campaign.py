@@ -27,7 +27,7 @@ def test_what_is_drawn():
     assert {(trial.process, trial.run) for trial in drawn[:30]} == {(p, run) for p in PROCESSES for run in RUNS}
     assert Counter(len(trial.moments) for trial in drawn)[2] > 10
     shares = [moment.share for trial in drawn for moment in trial.moments if not moment.text]
-    assert 70 < len(shares) < 95 and min(shares) < 0.05 and max(shares) > 1
+    assert 40 < len(shares) < 65 and min(shares) < 0.05 and max(shares) > 1
     assert drawn == campaign.draw(100, RUNS, seed=0, again=0.3) != campaign.draw(100, RUNS, seed=1, again=0.3)
     assert [len(trial.moments) for trial in campaign.draw(5, RUNS, seed=0, again=1)] == [2, 2, 1]
 
@@ -59,10 +59,10 @@ def test_momentum_that_is_not_restored_is_seen(projects, tmp_path):
     expected = {"trainer": project.files(RUN)}
     with open(project.folder / "ciss" / "__init__.py", "a") as code:  # counts for no key: the resumed run goes on
         code.write("\nimport torch\n\ntorch.optim.SGD.load_state_dict = lambda *_: None\n")
-    trial = Trial(0, "trainer", RUN, (Moment(text="epoch 3/5", seconds=0.3),))
+    trial = Trial(0, "trainer", RUN, (Moment(text=f"epoch 3/{EPOCHS}", seconds=0.3),))
     (row,) = trials.carry_out(project, trial, {"trainer": 0.0}, expected, threading.Event(), tmp_path)
     assert row["landed"] == "between epochs" and row["resumed"].startswith("continuing after epoch")
-    assert not row["identical"] and "weights.safetensors differs" in row["wrong"]
+    assert not row["identical"]
     assert "weights.safetensors differs" in (tmp_path / "trial-0.txt").read_text()
 
     # --- what a kill may leave beside whole outputs is seen too
