@@ -195,15 +195,15 @@ def parse(document: Any, file: str = "params.yaml") -> Config:
 def validate(kind: type, values: Any, file: str, key: str) -> Any:
     """`values` as a `kind`. Raises ConfigError naming file, key and the nearest known key, a line for each mistake."""
     try:
-        plain = _adapter(dict[str, JsonValue]).validate_python(values)
+        document = _adapter(dict[str, JsonValue]).validate_python(values)
     except ValidationError as error:  # its locations alternate between keys and the kind of value there
         raise ConfigError("\n".join(_explain(e, e["loc"][::2], kind, file, key) for e in error.errors())) from None
-    if strange := list(_unwritable(plain, [key] if key else [])):
+    if strange := list(_unwritable(document, [key] if key else [])):
         lines = [f"{'.'.join(map(plain, place))}: found {short(value)}. Change it." for place, value in strange]
         raise ConfigError("\n".join(f"{file}: {line}" for line in lines))
     try:
         # As strict JSON: a list may be a tuple, a mapping a section; but "1" and true are no numbers, 1 is no text.
-        return _adapter(kind).validate_json(json.dumps(plain), strict=True)
+        return _adapter(kind).validate_json(json.dumps(document), strict=True)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(e, e["loc"], kind, file, key) for e in _merged(error.errors()))) from None
 

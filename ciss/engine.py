@@ -42,6 +42,8 @@ from ciss.watch import DivergenceError, Watch
 
 USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, Locked, OSError, ValueError)
 
+STATE = "state.safetensors"  # in a run's folder `resume`
+
 
 class MemoryShort(Exception):
     """The device or the machine has no memory left; the message says what needs less."""
@@ -64,14 +66,17 @@ def train(run: Run) -> Path:
         index = run.index()
         identity = _identity(run, index)
         distributed.agree(identity, run.name)
-        if distributed.of_first(lambda: results.finished(run, identity)):
-            distributed.say(f"{run.name}: trained already with these parameters, code and data; nothing to do.")
-            return run.folder
         lock = checkpoint.exclusive(run.resume / "lock", run.name) if distributed.is_main() else nullcontext()
         with lock, _memory(run):
-            if different := results.outdated(run, identity):
-                distributed.say(f"{run.name}: trained before with other values ({'; '.join(different)}); again.")
-            _train(run, index, identity)
+            if distributed.of_first(lambda: results.finished(run, identity) or results.recover(run, identity)):
+                distributed.say(f"{run.name}: trained already with these parameters, code and data; nothing to do.")
+            else:
+                if different := results.outdated(run, identity):
+                    distributed.say(f"{run.name}: trained before with other values ({'; '.join(different)}); again.")
+                _train(run, index, identity)
+            if distributed.is_main():
+                results.keep(run, identity)
+                checkpoint.forget_state(run.resume / STATE)
     return run.folder
 
 
@@ -93,7 +98,8 @@ def complete(settings: Config, names: Iterable[str] | None = None) -> None:
     for benchmark in dict.fromkeys(job.benchmark for job in jobs):
         prepare(settings.benchmarks[benchmark], runs.index_folder(jobs[0].root, benchmark), progress=False)
     for job in jobs:
-        if not results.finished(job, _identity(job, job.index())):
+        identity = _identity(job, job.index())
+        if not distributed.of_first(lambda job=job, identity=identity: results.finished(job, identity)):
             train(job)
 
 
@@ -132,7 +138,7 @@ def _train(run: Run, index: Index, identity: dict) -> None:
         forward = DistributedDataParallel(forward)
 
     # --- go on where a stopped training left off, or prepare the method
-    file, shared = run.resume / "state.safetensors", {**identity, "processes": distributed.world()}
+    file, shared = run.resume / STATE, {**identity, "processes": distributed.world()}
     parts = {"student": student, "optimiser": optimiser, "schedule": schedule, "scaler": scaler, "method": method}
     if distributed.is_main():  # the state before and after an epoch, and the result
         checkpoint.require_space(run.resume, 5 * sum(v.nbytes for v in student.state_dict().values()))
@@ -210,7 +216,6 @@ def _train(run: Run, index: Index, identity: dict) -> None:
             log, curve, trace, past["made"], confusion, samples, past["seconds"], past["prepared"], wall, precision
         )
         results.write(run, student, identity, index, record)
-        checkpoint.forget_state(file)
     distributed.barrier()
 
 

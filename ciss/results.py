@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import platform
 import resource
 import shutil
@@ -40,9 +41,44 @@ def file_hash(file: Path) -> str:
 
 def finished(run: Run, identity: dict) -> bool:
     """Whether both folders are there, of one training, by this configuration, code, data and teacher."""
-    weights = run.folder / "weights.safetensors"
+    return _complete(run.folder, run.results, identity)
+
+
+def recover(run: Run, identity: dict) -> bool:
+    """Whether `keep` has this training; then it is in its place again. A pipeline that was stopped between the end of a
+    training and its entry in `dvc.lock` removes what it does not know before it goes on."""
+    kept = run.resume / "finished"
+    if not _complete(kept / "runs", kept / "results", identity):
+        return False
+    for source, folder in ((kept / "runs", run.folder), (kept / "results", run.results)):
+        with _replacing(folder) as fresh:
+            _copy(source, fresh)
+    return True
+
+
+def keep(run: Run, identity: dict) -> None:
+    """Keeps a finished run where no pipeline removes it, as links to the same files where that is possible."""
+    kept = run.resume / "finished"
+    if not _complete(kept / "runs", kept / "results", identity):
+        with _replacing(kept) as fresh:
+            for source, name in ((run.folder, "runs"), (run.results, "results")):
+                _copy(source, fresh / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    def link(one: str, other: str) -> None:
+        try:
+            os.link(one, other)
+        except OSError:  # not on every file system
+            shutil.copyfile(one, other)
+
+    shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
+
+
+def _complete(trained: Path, scored: Path, identity: dict) -> bool:
+    weights = trained / "weights.safetensors"
     try:
-        result = json.loads((run.results / "result.json").read_text(encoding="utf-8"))
+        result = json.loads((scored / "result.json").read_text(encoding="utf-8"))
         return result["key"] == digest(identity) and weights.is_file() and result["weights"] == file_hash(weights)
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -109,7 +109,7 @@ def test_shares_of_an_epoch(world, batch, accumulate, count, epoch):
 def test_shares_of_an_evaluation(world, batch, sizes, crop):
     benchmark = config.parse(DOCUMENT).benchmarks["tiny"]
     evaluation = type(benchmark.evaluation)(size="crop" if crop else "full", batch=batch)
-    index = SimpleNamespace(pairs=lambda split: [], sizes={"val": sizes})
+    index = SimpleNamespace(pairs=lambda split: [], sizes={"val": sizes}, digests={"val": []})
     chosen = list(range(len(sizes)))[::-1]
 
     def batches():
@@ -201,8 +201,10 @@ def test_processes_agree_before_they_train(project, monkeypatch, capsys):
     (what, same), epoch, first = asked[:3]
     assert (what, epoch, first) == ("base", ("epochs to continue after", 0), "batch")
     assert same["parameters"]["benchmark"]["train"]["crop"] == 32 and same["data"] == run.index().fingerprint
-    assert same["key"] == results.read(run)["key"]
+    assert same == results.read(run)["identity"]
     shutil.rmtree(run.results)  # on this node
+    shutil.rmtree(run.resume / "finished")
     monkeypatch.setattr(distributed, "of_first", lambda question: not question())
+    monkeypatch.setattr(results, "keep", lambda *_: None)
     engine.train(run)
     assert "nothing to do" in capsys.readouterr().out and not run.results.exists()

@@ -111,7 +111,7 @@ def test_documented_files(finished):
             "samples.npz",
             "trace.npz",
         ]
-        assert not [file for file in run.resume.iterdir() if file.name != "lock"]
+        assert sorted(file.name for file in run.resume.iterdir()) == ["finished", "lock"]
     assert sorted(f.name for f in (finished.folder / "runs" / "tiny").iterdir()) == sorted(finished.config.runs())
     assert sorted(f.name for f in (finished.folder / "results" / "tiny").iterdir()) == sorted(finished.config.runs())
 

@@ -218,6 +218,15 @@ def test_encoder_that_timm_cannot_make(name, stride):
         create_encoder(name, stride)
 
 
+def test_weights_of_the_tiny_encoder(tmp_path):
+    """A file of one's own is loaded, and stays as it is."""
+    made = timm.create_model("ciss_tiny")
+    save_file(made.state_dict(), tmp_path / "own.safetensors")
+    wanted = list(made.state_dict().values())
+    loaded = create_encoder("ciss_tiny", 4, tmp_path / "own.safetensors")
+    assert all(any(torch.equal(value, other) for other in wanted) for value in loaded.parameters())
+
+
 def test_the_tiny_encoder_has_no_pretrained_weights():
     with pytest.raises(WeightsError, match=r"ciss_tiny .* Set model\.pretrained to false"):
         create_encoder("ciss_tiny", 4, pretrained=True)

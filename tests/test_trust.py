@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_engine import kept_epoch, left_by, stopped
+from test_engine import interrupted, kept_epoch, left_by, stopped
 
 from ciss import checkpoint, engine, paths, results
 from ciss.checkpoint import CheckpointError, DiskFull
@@ -179,6 +179,42 @@ def test_training_again_says_why(project, capsys):
     engine.train(project.run())
     said = capsys.readouterr().out
     assert "base: trained before with other values (parameters.benchmark.train.base.lr 0.05, now 0.01); again." in said
+
+
+@pytest.mark.parametrize("removed", ["both", "runs", "results"])
+def test_a_finished_training_survives_the_pipeline(project, monkeypatch, capsys, removed):
+    """A stopped `dvc repro` removes outputs that it has not noted, then starts the stage again."""
+    engine.train(project.run())
+    run, before = project.run(), left_by(project.run())
+    for folder in (run.folder, run.results):
+        if removed in ("both", folder.parents[1].name):
+            shutil.rmtree(folder)
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_train", None)
+        engine.train(run)
+    assert capsys.readouterr().out == "base: trained already with these parameters, code and data; nothing to do.\n"
+    assert left_by(run) == before
+    assert sorted(file.name for file in run.resume.iterdir()) == ["finished", "lock"]
+    # other parameters, or a damaged copy: trained again
+    shutil.rmtree(run.folder)
+    kept = run.resume / "finished" / "runs" / "weights.safetensors"
+    kept.write_bytes(kept.read_bytes()[:-1] + b"!")
+    engine.train(run)
+    assert left_by(run) == before
+    project.set("train.base.lr", 0.01)
+    engine.train(project.run())
+    assert left_by(project.run())["weights"] != before["weights"]
+
+
+def test_a_kill_after_the_result_leaves_nothing_behind(project, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "keep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            engine.train(project.run())
+    assert kept_epoch(project.run()) == 2
+    engine.train(project.run())
+    assert sorted(file.name for file in project.run().resume.iterdir()) == ["finished", "lock"]
 
 
 # --- what the machine lacks

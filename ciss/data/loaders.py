@@ -33,7 +33,7 @@ class Loader(DataLoader):
             yield from batches
         except DataError as error:  # a loader process puts its traceback around the message
             raise DataError(str(error).strip().rpartition(f"{DataError.__module__}.DataError: ")[2]) from None
-        except RuntimeError as error:
+        except (RuntimeError, EOFError, OSError) as error:
             raise _explained(error) from None
 
 
@@ -55,12 +55,14 @@ def _explain_dead_processes() -> None:
     signal.signal(signal.SIGCHLD, explaining)
 
 
-def _explained(error: RuntimeError) -> Exception:
-    if not str(error).startswith("DataLoader worker"):
+def _explained(error: Exception) -> Exception:
+    broken_off = isinstance(error, EOFError | ConnectionError | FileNotFoundError)  # while it handed a batch over
+    if not broken_off and not str(error).startswith("DataLoader worker"):
         return error
+    why = " ".join(str(error).split()) or "in the middle of a batch"
     return DataError(
-        f"a loader process was killed ({' '.join(str(error).split())}): memory or shared memory (/dev/shm) may have "
-        "run out. The last finished epoch is kept: run the same command again, with fewer train.workers."
+        f"a loader process was killed ({why}): memory or shared memory (/dev/shm) may have run out. The last finished "
+        "epoch is kept: run the same command again, with fewer train.workers."
     )
 
 

@@ -32,7 +32,7 @@ class WeightsError(Exception):
 @register_model
 def ciss_tiny(pretrained: bool = False, **options) -> nn.Module:
     """Three residual blocks, 0.2 million parameters: small enough to train from scratch on two CPU cores."""
-    if pretrained:
+    if pretrained and not (options.get("pretrained_cfg_overlay") or {}).get("file"):
         raise WeightsError(
             "ciss_tiny has no pretrained weights. Set model.pretrained to false and model.weights to null."
         )
@@ -41,12 +41,12 @@ def ciss_tiny(pretrained: bool = False, **options) -> nn.Module:
     if options.get("features_only"):
         options.setdefault("out_indices", (1, 2))  # without the stem
     network = build_model_with_cfg(
-        ByobNet, "ciss_tiny", False, model_cfg=layout, feature_cfg={"flatten_sequential": True}, **options
+        ByobNet, "ciss_tiny", pretrained, model_cfg=layout, feature_cfg={"flatten_sequential": True}, **options
     )
     # torch's default initialisation: its smaller weights learn faster in a thousand updates than timm's (0.41 against
     # 0.31 mIoU after four epochs of joint training on shapes).
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+        if not pretrained and isinstance(module, nn.Conv2d | nn.BatchNorm2d):
             module.reset_parameters()
     return network
 
