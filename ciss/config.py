@@ -242,6 +242,8 @@ def _merged(errors: list[dict]) -> list[dict]:
 
 def _explain(error: dict, location: tuple, kind: type, file: str, key: str) -> str:
     parts = [str(part) for part in location if part != "[key]"]
+    if error["loc"][-1] == "[key]":
+        parts[-1] = str(error["input"])  # pydantic's place says 1 of a key `true`
     shown = [plain(part) or "''" for part in parts]
     place = f"{file}: {'.'.join(filter(None, [key, *shown]))}"
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):

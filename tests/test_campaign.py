@@ -17,7 +17,7 @@ from trials import EPOCHS, PROCESSES, RUNS, Moment, Session, Trial
 
 RUN = "shapes-s0-gsc-1"  # the method with the most to keep: prototypes
 LIMITS = {"trainer": 1.0, "papermill": 2.0, "dvc": 3.0}  # seconds from Ctrl-C to the end
-KILLS = int(os.environ.get("CISS_KILLS", 6))
+KILLS = int(os.environ.get("CISS_KILLS", 4))
 
 
 def test_what_is_drawn():

@@ -63,7 +63,7 @@ class Trainer:
         return time.perf_counter() - started
 
 
-@pytest.mark.slow
+@pytest.mark.cost
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["gsc", "plop"])
 def test_a_step_costs_little_more_than_plain_distillation(name, capsys):
@@ -81,7 +81,7 @@ def test_a_step_costs_little_more_than_plain_distillation(name, capsys):
     torch.set_num_threads(1)
 
 
-@pytest.mark.slow
+@pytest.mark.cost
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("classes", "time_bound", "memory_bound"), [(17, 1.05, 1.1), (112, 1.15, 1.3)])
 def test_a_step_of_mbs_costs_little_more_than_its_parts(classes, time_bound, memory_bound, capsys):

@@ -305,7 +305,7 @@ def test_continues_after_a_kill(make_project):
     for project in (whole, killed):
         engine.train(project.run())
     assert left_by(whole.run()) == left_by(killed.run())
-    assert not [file for file in killed.run().resume.iterdir() if file.name != "lock"]
+    assert sorted(file.name for file in killed.run().resume.iterdir()) == ["finished", "lock"]
 
 
 def test_a_changed_parameter_starts_afresh(make_project, capsys):
