@@ -204,6 +204,7 @@ VALUES = {
     "epoch": 3,
     "log": [{"loss": 0.1 + 0.2, "log": None, "broken": float("nan"), "huge": -float("inf"), "on": True}],
     "curve": [(0.5, torch.eye(2, dtype=torch.int64))],
+    "map": torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last),
     "made": {"argmax": np.arange(6).reshape(2, 3)},
     7: {"empty": {}, "none": []},
 }
@@ -219,6 +220,8 @@ def test_a_state_comes_back(tmp_path):
     assert repr(values["log"]) == repr(VALUES["log"]), "NaN, infinity, every digit, true and not 1"
     assert values["epoch"] == 3 and values[7] == {"empty": {}, "none": []}
     assert values["curve"][0][0] == 0.5 and torch.equal(values["curve"][0][1], VALUES["curve"][0][1])
+    assert values["map"].is_contiguous(memory_format=torch.channels_last), "momenta lie as their weights do"
+    assert values["map"].flatten().tolist() == list(range(24))
     assert (
         isinstance(values["made"]["argmax"], np.ndarray) and (values["made"]["argmax"] == [[0, 1, 2], [3, 4, 5]]).all()
     )

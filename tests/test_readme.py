@@ -1,5 +1,6 @@
 """The README says what the committed reports say, and its commands exist."""
 
+import csv
 import json
 import re
 
@@ -45,6 +46,27 @@ def test_the_tables_of_a_methods_report_are_its_metrics(method, file):
             if value and scores["seeds"] > 1:
                 value += f" ± {scores[f'{key}_std']:.3f}"
             assert cell == value, f"{method}: {key}"
+
+
+def test_the_table_of_kills_is_the_campaigns():
+    """Kills by where they landed and by process; trainings, and those that ended identical."""
+    folder = ROOT / "reports" / "trust"
+    with open(folder / "campaign.csv", newline="") as stream:
+        kills = list(csv.DictReader(stream))
+    processes = ("trainer", "papermill", "dvc")
+    counts = {(name, "kills"): 0 for name in processes}
+    trials: dict[str, dict[str, bool]] = {name: {} for name in processes}
+    for kill in kills:
+        for row in (kill["landed"], "kills"):
+            counts[kill["process"], row] = counts.get((kill["process"], row), 0) + 1
+        trials[kill["process"]][kill["trial"]] = kill["identical"] == "True"
+    for name, ends in trials.items():
+        counts |= {(name, "trainings"): len(ends), (name, "that ended identical"): sum(ends.values())}
+    rows = table("campaign.csv", (folder / "README.md").read_text(encoding="utf-8"))
+    assert {row for _, row in counts} <= set(rows)
+    for row, cells in rows.items():
+        found = [counts.get((name, row), 0) for name in processes]
+        assert [int(cell) for cell in cells] == [*found, sum(found)], row
 
 
 def test_it_opens_with_the_two_commands():
