@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None, prepared: list[Project] | None = No
             (options.out / "campaign.json").write_text(json.dumps(found, indent=1))
             if rows:
                 with open(options.out / "campaign.csv", "w", newline="") as stream:
-                    table = csv.DictWriter(stream, rows[0].keys())
+                    table = csv.DictWriter(stream, rows[0].keys(), lineterminator="\n")
                     table.writeheader()
                     table.writerows(rows)
     print(json.dumps(found, indent=1))

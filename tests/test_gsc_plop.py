@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -466,7 +467,8 @@ def test_a_stopped_gsc_run_ends_as_one_that_was_not(steps, monkeypatch):
     engine.train(run := steps.run("gsc-1"))
     whole, log = load_file(run.folder / "weights.safetensors"), (run.folder / "log.json").read_text()
     trace = (run.results / "trace.npz").read_bytes()
-    (run.folder / "weights.safetensors").unlink()
+    shutil.rmtree(run.folder)
+    shutil.rmtree(run.resume)
     evaluate, calls = engine.evaluate, []
 
     def killed(*arguments):
