@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ import ciss
 from ciss import config, engine, runs, source
 from ciss.data import prepare, shapes
 
+# A shell that starts tests in the background has them ignore Ctrl-C, and with them all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 frozen_digest = cache(source.digest)  # a third of the time of a tiny training
 real_digest = source.digest
