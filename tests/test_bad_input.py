@@ -231,14 +231,14 @@ def test_any_edit_of_a_file_is_a_study_or_a_message(tmp_path_factory, seed):
 
 @pytest.mark.slow
 @given(seed=SEEDS)
-@settings(max_examples=10_000, deadline=None)
+@settings(max_examples=5_000, deadline=None)
 def test_many_edits_of_documents(seed):
     edited_document(seed)
 
 
 @pytest.mark.slow
 @given(seed=SEEDS)
-@settings(max_examples=2_000, deadline=None)
+@settings(max_examples=1_000, deadline=None)
 def test_many_edits_of_files(tmp_path_factory, seed):
     edited_text(seed, tmp_path_factory.getbasetemp() / "edited.yaml")
 
