@@ -22,6 +22,7 @@ from ciss import distributed, documents
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+STATE_WEIGHTS = 5  # times a network's weights: a training's state, and the file that replaces it
 UNSEALED = b"0" * 64  # what stands in a file's header while its checksum is taken
 DAMAGED = (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError)
 
@@ -87,15 +88,11 @@ def require_space(folder: Path, size: int) -> None:
 
 def _full(place: Path, size: int) -> DiskFull:
     free = shutil.disk_usage(next(parent for parent in (place, *place.parents) if parent.exists())).free
-    lack = f"{_mebibytes(size - free)} missing" if free < size else "a quota or limit forbids more"
+    lack = f"{documents.size(size - free)} missing" if free < size else "a quota or limit forbids more"
     return DiskFull(
-        f"{place}: no room: {_mebibytes(size)} needed, {_mebibytes(free)} free, {lack}. What was finished before is "
-        "kept. Make room, and run the same command again."
+        f"{place}: no room: {documents.size(size)} needed, {documents.size(free)} free, {lack}. What was finished "
+        "before is kept. Make room, and run the same command again."
     )
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:.3g} MiB" if size < 2**30 else f"{size / 2**30:.3g} GiB"
 
 
 # --- one format for weights and states: tensors as safetensors, plain values in the header, a checksum over every byte

@@ -109,5 +109,14 @@ def short(value: Any) -> str:
 
 def plain(text: str) -> str:
     """Text that a terminal shows in one line, whatever is in it."""
-    text = text if len(text) <= 200 else f"{text[:197]}..."
+    text = text if len(text) <= 200 else f"{text[:98]}...{text[-99:]}"
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:  # rounds to 1000
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

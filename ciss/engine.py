@@ -141,7 +141,8 @@ def _train(run: Run, index: Index, identity: dict) -> None:
     file, shared = run.resume / STATE, {**identity, "processes": distributed.world()}
     parts = {"student": student, "optimiser": optimiser, "schedule": schedule, "scaler": scaler, "method": method}
     if distributed.is_main():  # the state before and after an epoch, and the result
-        checkpoint.require_space(run.resume, 5 * sum(v.nbytes for v in student.state_dict().values()))
+        weights = sum(value.nbytes for value in student.state_dict().values())
+        checkpoint.require_space(run.resume, checkpoint.STATE_WEIGHTS * weights)
     past = checkpoint.load_state(file, shared, parts, device)
     distributed.agree(past["epoch"] if past else 0, "epochs to continue after")
     if past:
@@ -199,11 +200,11 @@ def _train(run: Run, index: Index, identity: dict) -> None:
             seconds = time.perf_counter() - clock
             past["seconds"] += seconds
             log.append({"epoch": epoch + 1, "updates": done, "lr": schedule.get_last_lr()[-1], **means})
-            progress.epoch(log[-1], seconds)
             score_holdout(float(epoch + 1))
             past["epoch"] = epoch + 1
             if distributed.is_main():
                 checkpoint.save_state(file, shared, parts, past)
+            progress.epoch(log[-1], seconds)  # said when it is kept
 
     # --- the last epoch is the result: nothing is selected on the reported images
     method.after_step(student)

@@ -11,7 +11,7 @@ import timm
 import torch
 
 from ciss import config as configuration
-from ciss import distributed, paths, protocol, source
+from ciss import distributed, documents, paths, protocol, source
 from ciss.config import Benchmark, Config, ConfigError, Increment, Model, Phase
 from ciss.data import DATASETS, Index
 from ciss.methods import METHODS, Method, code_of
@@ -157,10 +157,6 @@ class Run:
             "device": distributed.device().type,
         }
 
-    def key(self, fingerprint: str, teacher: str | None) -> str:
-        """sha256 of the identity."""
-        return digest(self.identity(fingerprint, teacher))
-
 
 def digest(document: object) -> str:
     """sha256 of plain values."""
@@ -282,7 +278,8 @@ def _problems(config: Config) -> Iterator[str]:
             if (file := weight_file(benchmark)) and timm.is_model(benchmark.model.encoder):
                 check_weights(benchmark.model.encoder, file)
         except WeightsError as error:
-            yield f"{place}.model.weights: {error}"
+            named = benchmark.model.weights or ""
+            yield f"{place}.model.weights: {str(error).replace(named, documents.plain(named))}"
         except OSError as error:  # a name that no file can have
             yield f"{place}.model.weights: {error.strerror}. Change it."
     for part in ("bases", "joints", "chain"):

@@ -180,7 +180,7 @@ def judge(load: Callable[[], config.Config], file: str, keys: list[str]) -> bool
             whole = place.startswith(("the file is empty. Write one", "found ", "there is no such file. Write one"))
             named = re.match(r"line \d+(, column \d+)?: ", place) or place.startswith(tuple(keys))
             assert whole or named, line
-            assert len(line) < 3000 + 4000  # beside one whole text, of the length that `config.Text` allows
+            assert len(line) < 3000
         return False
     for name in settings.runs():
         run = runs.resolve(settings, name)

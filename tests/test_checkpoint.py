@@ -302,8 +302,8 @@ def test_a_state_of_objects_is_refused(tmp_path):
 # --- no room
 
 
-@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "MiB needed, 1 MiB free, 2 MiB missing"),
-    (errno.EDQUOT, "MiB needed, 1 GiB free, a quota or limit forbids more")])  # fmt: skip
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "MB needed, 1 MB free, 2 MB missing"),
+    (errno.EDQUOT, "MB needed, 1 GB free, a quota or limit forbids more")])  # fmt: skip
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, number, words):
     file = tmp_path / "state"
     checkpoint.write_bytes(file, b"old")
@@ -311,12 +311,12 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, number, words):
     def full(*_):
         raise OSError(number, os.strerror(number))
 
-    free = 2**20 if number == errno.ENOSPC else 2**30
+    free = 10**6 if number == errno.ENOSPC else 10**9
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(DiskFull) as caught:
-            checkpoint.write_bytes(file, bytes(3 * 2**20))
+            checkpoint.write_bytes(file, bytes(3 * 10**6))
     text = str(caught.value)
     assert text.startswith(f"{file}: no room: 3 {words}.") and "same command again" in text
     assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
@@ -329,20 +329,20 @@ def test_a_really_full_disk(tmp_path):
         "import resource, signal, sys; from pathlib import Path; from ciss import checkpoint\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "file = Path(sys.argv[1]); checkpoint.write_bytes(file, b'old')\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))\n"
-        "checkpoint.write_bytes(file, bytes(2**21))"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))\n"
+        "checkpoint.write_bytes(file, bytes(2 * 10**6))"
     )
     done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True)
-    assert f"DiskFull: {file}: no room: 2 MiB needed" in done.stderr and "a quota or limit" in done.stderr
+    assert f"DiskFull: {file}: no room: 2 MB needed" in done.stderr and "a quota or limit" in done.stderr
     assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
 
 
 def test_room_is_asked_for_beforehand(tmp_path, monkeypatch):
     checkpoint.require_space(tmp_path / "not" / "yet", 1)
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda place: SimpleNamespace(free=100 * 2**20))
-    checkpoint.require_space(tmp_path / "not" / "yet", 100 * 2**20)
-    with pytest.raises(DiskFull, match="needed, 100 MiB free, 1 MiB missing"):
-        checkpoint.require_space(tmp_path / "not" / "yet", 101 * 2**20)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda place: SimpleNamespace(free=100 * 10**6))
+    checkpoint.require_space(tmp_path / "not" / "yet", 100 * 10**6)
+    with pytest.raises(DiskFull, match="needed, 100 MB free, 1 MB missing"):
+        checkpoint.require_space(tmp_path / "not" / "yet", 101 * 10**6)
     assert not (tmp_path / "not").exists()
 
 

@@ -19,7 +19,7 @@ import torch
 from conftest import DOCUMENT
 from ruamel.yaml import YAML
 
-from ciss import checkpoint, doctor, paths
+from ciss import checkpoint, doctor, documents, paths
 from ciss.config import Model
 from ciss.doctor import Setup, machine, software, storage, study
 from ciss.doctor.__main__ import main
@@ -564,7 +564,7 @@ def test_space_for_parameters_that_cannot_be_read(made):
 
 
 def test_sizes():
-    assert [doctor.base.size(n) for n in (0, 999, 999.6, 65_536, 1.2e9, 3e12)] == [
+    assert [documents.size(n) for n in (0, 999, 999.6, 65_536, 1.2e9, 3e12)] == [
         "0 B",
         "999 B",
         "1 kB",

@@ -297,9 +297,13 @@ def digested(monkeypatch) -> list[set[str]]:
     return asked
 
 
+def key_of(run: runs.Run, fingerprint: str = "data", teacher: str | None = None) -> str:
+    return runs.digest(run.identity(fingerprint, teacher))
+
+
 def test_the_key_changes_with_what_makes_a_run(project, digested):
     def key(name="mib-1", fingerprint="data", teacher="weights") -> str:
-        return project.run(name).key(fingerprint, teacher)
+        return key_of(project.run(name), fingerprint, teacher)
 
     first, fine, every = key(), key("tune-1"), key("all")
     assert key() == first and len({first, fine, every, key("tune-2"), key("base")}) == 5
@@ -330,7 +334,7 @@ def test_the_key_changes_with_what_makes_a_run(project, digested):
 )
 def test_the_key_reads_the_files_of_its_method(project, digested, name, files):
     """Joint training learns like fine-tuning. Other methods' files, figures and analyses do not count."""
-    project.run(name).key("data", None)
+    key_of(project.run(name))
     later = [set(runs.INCREMENT_CODE)] if project.run(name).after else []
     assert digested == [set(runs.TRAINING_CODE), {"methods/base.py", *(f"methods/{file}.py" for file in files)}, *later]
 
@@ -338,13 +342,13 @@ def test_the_key_reads_the_files_of_its_method(project, digested, name, files):
 def test_the_key_changes_with_the_code(project, frozen_code):
     (project.folder / "ciss").unlink()
     package = shutil.copytree(frozen_code, project.folder / "ciss")
-    first = project.run("mib-1").key("data", None)
+    first = key_of(project.run("mib-1"))
     with (package / "methods" / "mib.py").open("a") as file:
         file.write("\n# a comment\n")
-    assert project.run("mib-1").key("data", None) == first
+    assert key_of(project.run("mib-1")) == first
     with (package / "methods" / "mib.py").open("a") as file:
         file.write("\nCHANGED = 1\n")
-    assert project.run("mib-1").key("data", None) != first
+    assert key_of(project.run("mib-1")) != first
 
 
 def test_the_key_covers_what_the_pipeline_depends_on():

@@ -4,6 +4,7 @@ processes, nor on where a stopped training went on."""
 import hashlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -34,6 +35,8 @@ class Loader(DataLoader):
         except DataError as error:  # a loader process puts its traceback around the message
             raise DataError(str(error).strip().rpartition(f"{DataError.__module__}.DataError: ")[2]) from None
         except (RuntimeError, EOFError, OSError) as error:
+            if _broken_off(error):
+                time.sleep(1)  # the signal of the process's end is on its way, and says the same: once is enough
             raise _explained(error) from None
 
 
@@ -55,9 +58,13 @@ def _explain_dead_processes() -> None:
     signal.signal(signal.SIGCHLD, explaining)
 
 
+def _broken_off(error: Exception) -> bool:
+    """While a loader process handed a batch over."""
+    return isinstance(error, EOFError | ConnectionError | FileNotFoundError)
+
+
 def _explained(error: Exception) -> Exception:
-    broken_off = isinstance(error, EOFError | ConnectionError | FileNotFoundError)  # while it handed a batch over
-    if not broken_off and not str(error).startswith("DataLoader worker"):
+    if not _broken_off(error) and not str(error).startswith("DataLoader worker"):
         return error
     why = " ".join(str(error).split()) or "in the middle of a batch"
     return DataError(

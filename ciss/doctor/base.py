@@ -80,15 +80,6 @@ def short(error: Exception) -> str:
     return f"{type(error).__name__}: {first}" if bare else first
 
 
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:  # rounds to 1000
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
 def version(name: str) -> str | None:
     try:
         return metadata.version(name)

@@ -12,7 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ciss.doctor.base import TORCH, Finding, Setup, fail, note, ok, said, short, size
+from ciss.doctor.base import TORCH, Finding, Setup, fail, note, ok, said, short
+from ciss.documents import size
 
 DECODERS = ("deeplabv3", "mask_transformer")
 PRECISIONS = ("float32", "bfloat16", "float16")

@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from ciss.doctor.base import Finding, Setup, fail, note, ok, short, size
+from ciss.doctor.base import Finding, Setup, fail, note, ok, short
+from ciss.documents import size
 
 RESULTS = 5e6  # bytes beside the weights of a run: scores, figures, the executed notebook
 SCRATCH = 1e8  # bytes in the temporary folder: kernels, compiled code
-STATE = 5  # times a network's weights: what a training keeps to go on, and the file that replaces it
 RIVAL = """import sys; from filelock import FileLock, Timeout
 try: FileLock(sys.argv[1]).acquire(timeout=0)
 except Timeout: sys.exit(7)"""
@@ -26,6 +26,8 @@ def disk(setup: Setup) -> Iterator[Finding]:
     if setup.settings is None:
         yield note(f"{setup.file} cannot be read: what it needs is not known", f"correct {setup.file}, and ask again")
         return
+    from ciss.checkpoint import STATE_WEIGHTS
+
     one = {name: _weights(setup, name) for name in setup.benchmarks}
     runs = setup.settings.runs()
     missing = [
@@ -34,7 +36,7 @@ def disk(setup: Setup) -> Iterator[Finding]:
         if not (setup.output / "runs" / run.benchmark / name / "weights.safetensors").is_file()
     ]
     written = sum(one[benchmark] + RESULTS for benchmark in missing)
-    state = STATE * max((one[benchmark] for benchmark in missing), default=0)
+    state = STATE_WEIGHTS * max((one[benchmark] for benchmark in missing), default=0)
     needs = {"runs/": written + state, "DVC cache": written, "temporary files": SCRATCH}
     systems: dict[int, list[str]] = {}
     for name, folder in setup.folders().items():
