@@ -107,7 +107,11 @@ class Train:
 
 @section
 class Evaluation:
-    size: Literal["full", "crop"] = "full"  # full resolution, or shorter side to `train.crop` and centre crop
+    # full resolution; full resolution in windows of `train.crop`; or shorter side to `train.crop` and centre crop
+    size: Literal["full", "window", "crop"] = "full"
+    stride: Annotated[float, Field(gt=0, le=1)] = 0.67  # from window to window, as a share of its side
+    scales: Annotated[tuple[Scale, ...], Field(min_length=1, max_length=16)] = (1.0,)  # averaged
+    flip: bool = False  # averaged with what is said of the mirrored image
     batch: Count = 16
     samples: Natural = 4  # validation images whose predictions are kept for the figures
 
@@ -116,8 +120,10 @@ class Evaluation:
 class Benchmark:
     dataset: Word
     protocol: Word
-    setting: Literal["overlapped", "disjoint", "sequential", "partitioned"] = "overlapped"
+    setting: Literal["overlapped", "disjoint", "sequential", "partitioned", "domain"] = "overlapped"
     order: tuple[Count, ...] | None = None  # raw class ids in order of arrival
+    groups: tuple[tuple[Count, ...], ...] | None = None  # raw class ids of every step, for a protocol of one's own
+    legacy_split: bool = False  # domain: test images drawn anew after every step, as published; some were trained on
     holdout: Natural = 0  # training images left out of every step, scored with full labels
     limit: Natural = 0  # only the first images of each list, for quick runs; 0: all
     model: Model = Field(default_factory=Model)

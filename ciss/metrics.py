@@ -1,26 +1,80 @@
 """Confusion matrix, IoU under every published convention, and forgetting.
 
-The published numbers of this field differ in four choices: is the background averaged, what becomes of future classes'
-pixels, which absent or failed classes count, and at which resolution. Each choice but the last is an argument here;
-`CONVENTION` says which of them `scores` makes. IoU is in 0..1 and NaN where it is undefined.
+The published numbers of this field differ in five choices: is the background averaged, do pixels without a label count
+as background, what becomes of future classes' pixels, which absent or failed classes count, and at which resolution.
+The first four make a `Convention`, the last is how the confusion matrix was made. IoU is in 0..1 and NaN where it is
+undefined.
 
 All functions take tensors or numpy arrays. A matrix has true classes as rows, predicted ones as columns.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import Tensor
 
-CONVENTION = (
-    "mIoU in 0..1 from one confusion matrix over the full validation set, future classes' pixels ignored, averaged "
-    "over the classes present in truth or prediction: `all` counts the background, `old` (the base classes) and `new` "
-    "(all later ones so far) do not."
-)
 FUTURE = ("ignore", "background")
 OVER = ("present", "truth", "nonzero", "all")
+CLASSES = {
+    "present": "present in truth or prediction",
+    "truth": "present in truth",
+    "nonzero": "with an IoU above 0",
+    "all": "known, absent ones as 0",
+}
+
+
+@dataclass(frozen=True)
+class Convention:
+    """Under which choices mIoU is computed from a confusion matrix; `sentence` says them."""
+
+    background: bool = True  # position 0 counts in `all`
+    in_old: bool = False  # ... and in `old`
+    unlabelled: bool = True  # pixels of position 0 in truth count; without, predictions there are nobody's error
+    future: str = "ignore"
+    over: str = "present"
+
+    def sentence(self, resolution: str = "") -> str:
+        """For a table: the whole convention in words. `resolution`: such as "full resolution"."""
+        counts = "counts" if self.background else "does not count"
+        if self.in_old == self.background:
+            background = (
+                f"`all` and `old` {'count' if self.background else 'do not count'} the background, `new` does not"
+            )
+        else:
+            background = f"`all` {counts} the background, `old` and `new` do not"
+        pixels = "" if self.unlabelled else ", unlabelled pixels left out"
+        future = "ignored" if self.future == "ignore" else "scored as background"
+        return (
+            f"mIoU in 0..1 from one confusion matrix over the full validation set{resolution and f' at {resolution}'}"
+            f"{pixels}, future classes' pixels {future}, averaged over the classes {CLASSES[self.over]}: {background}. "
+            "`old`: the base classes; `new`: all later ones so far."
+        )
+
+
+# Under which choices the families of this field print their tables, by the names of their first publications.
+CONVENTIONS = {
+    "ciss": Convention(),  # this project's
+    "mib": Convention(background=False, over="truth"),  # MiB's author, issue 21 of its repository
+    "plop": Convention(in_old=True, future="background", over="truth"),  # and DKD, RCIL, REMINDER, GSC, STAR
+    "ssul": Convention(in_old=True),
+    "mbs": Convention(background=False, over="nonzero"),
+}
+UNLABELLED = ("ciss", "mib", "mbs")  # of these, those that leave unlabelled pixels out where no class is background
+
+
+def conventions(background: bool = True) -> dict[str, Convention]:
+    """`CONVENTIONS`, for a data set that has a background class or (ADE20K, Cityscapes, CamVid) only unlabelled pixels.
+
+    Then MiB and MBS leave those out, as this project does, which does not count the background either; PLOP and SSUL
+    score them as a class.
+    """
+    if background:
+        return CONVENTIONS
+    found = {n: replace(c, unlabelled=n not in UNLABELLED) for n, c in CONVENTIONS.items()}
+    return {**found, "ciss": replace(found["ciss"], background=False)}
 
 
 def confusion_matrix(
@@ -134,15 +188,20 @@ def seen(confusion: Tensor | np.ndarray, classes: int, *, future: str = "ignore"
     return reduced
 
 
-def scores(confusion_full: Tensor | np.ndarray, groups_sizes: Sequence[int], step: int) -> dict[str, float]:
-    """The four numbers of a table after `step`, under `CONVENTION`.
+def scores(
+    confusion_full: Tensor | np.ndarray,
+    groups_sizes: Sequence[int],
+    step: int,
+    convention: Convention = CONVENTIONS["ciss"],
+) -> dict[str, float]:
+    """The four numbers of a table after `step`.
 
     `confusion_full`: (T,T) over all classes of the benchmark; `groups_sizes`: number of base classes, background left
     out, then of classes per step, so T = 1 + their sum. Steps beyond the last group (domain) add no class.
 
-    * all: every class so far, background counted;
-    * old: the base classes, those of step 0, without background;
-    * new: all later classes so far, without background; NaN while there are none;
+    * all: every class so far;
+    * old: the base classes, those of step 0;
+    * new: all later classes so far, never the background; NaN while there are none;
     * harmonic: 2 old new / (old + new) (DKD, NeurIPS 2022), 0 if both are 0.
 
     Raises ValueError if sizes and matrix disagree, for a negative step, and as `seen` does.
@@ -153,12 +212,21 @@ def scores(confusion_full: Tensor | np.ndarray, groups_sizes: Sequence[int], ste
     if step < 0:
         raise ValueError(f"step {step} is negative")
     total = ends[min(step, len(ends) - 1)]
-    matrix = seen(confusion_full, total, future="ignore")
-    old = mean_iou(matrix, classes=range(1, ends[0]))
-    new = mean_iou(matrix, classes=range(ends[0], total))
+    matrix = seen(confusion_full, total, future=convention.future)
+    if not convention.unlabelled:
+        matrix[0] = 0
+    over = convention.over
+    old = mean_iou(matrix, classes=range(0 if convention.in_old else 1, ends[0]), over=over)
+    new = mean_iou(matrix, classes=range(ends[0], total), over=over)
     # hIoU = 2 old new / (old + new)
     harmonic = 2 * old * new / (old + new) if old + new != 0 else 0.0
-    return {"all": mean_iou(matrix), "old": old, "new": new, "harmonic": harmonic}
+    every = mean_iou(matrix, background=convention.background, over=over)
+    return {"all": every, "old": old, "new": new, "harmonic": harmonic}
+
+
+def resolution(size: str, crop: int) -> str:
+    """Words for a benchmark's `evaluation.size`."""
+    return {"full": "full resolution", "crop": f"{crop}-pixel centre crops"}[size]
 
 
 def forgetting(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequence[int]) -> Tensor:
@@ -183,6 +251,21 @@ def forgetting(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequence[
 def mean_forgetting(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequence[int]) -> float:
     """Mean of `forgetting` over the old classes, background (position 0) left out; NaN if there is none."""
     return forgetting(ious, steps)[1:].nanmean().item()
+
+
+def backward_transfer(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequence[int]) -> Tensor:
+    """(T,) float64: a class's IoU after the last step minus that after the step that brought it. Arguments, NaN and
+    errors as `forgetting`. After Lopez-Paz and Ranzato, arXiv 1706.08840, for IoU instead of accuracy."""
+    last = forgetting(ious, steps)  # checks, and says where it is undefined
+    values, steps = torch.as_tensor(ious).double(), torch.as_tensor(steps).to(last.device)
+    # b_c = IoU_c(S-1) - IoU_c(t_c)
+    learnt = values.gather(0, steps.clamp(max=len(values) - 1)[None].long())[0]
+    return torch.where(last.isnan(), torch.nan, values[-1] - learnt)
+
+
+def mean_backward_transfer(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequence[int]) -> float:
+    """Mean of `backward_transfer` over the old classes, background (position 0) left out; NaN if there is none."""
+    return backward_transfer(ious, steps)[1:].nanmean().item()
 
 
 def _check(value: str, choices: tuple[str, ...], name: str) -> None:

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 Image.init()  # else those whose reader nothing else has loaded are not known
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
 PIXELS = 89_478_485  # where Pillow begins to warn: more are a broken header, or too many for a training
+FOREIGN = 254  # no raw id of any data set
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads greys of 2 and 4 bits over 0..255, and ids with them
 
 
@@ -20,9 +21,11 @@ class DataError(Exception):
     """Images or masks that are missing, unreadable or contradict each other; the message names files and remedy."""
 
 
-def read_pair(name: str, image: Path, mask: Path) -> tuple[np.ndarray, np.ndarray, str, bool]:
+def read_pair(name: str, image: Path, mask: Path, ids: bytes | None = None) -> tuple[np.ndarray, np.ndarray, str, bool]:
     """Image (H,W,3) uint8, mask (H,W) uint8 of raw ids, digest of both files, and whether an EXIF tag turns the image
     in a way that its size cannot tell. Pixels count as stored, as they do in the published code.
+
+    ids: (256,) number in the mask file -> raw id, where they are not the same; FOREIGN for numbers that are no class.
 
     Raises DataError: one sentence with file and remedy.
     """
@@ -60,6 +63,12 @@ def read_pair(name: str, image: Path, mask: Path) -> tuple[np.ndarray, np.ndarra
             found += f"; they fit only when the image's EXIF tag (orientation {turn}) turns it"
             raise DataError(f"{image}: {found}. Turn the pixels and remove the tag: pixels count as stored.")
         raise DataError(f"{mask}: {found}. Replace one of them.")
+    if ids is not None:
+        stored, arrays[1] = arrays[1], np.frombuffer(ids, np.uint8)[arrays[1]]
+        if (arrays[1] == FOREIGN).any():
+            raise DataError(
+                f"{mask}: id {stored[arrays[1] == FOREIGN][0]} is no class of the data set. Correct the mask."
+            )
     return *arrays, digest.hexdigest()[:16], turn > 1 and (turn < 5 or height == width)
 
 

@@ -26,6 +26,8 @@ class Pair:
     id: str
     image: Path
     mask: Path
+    ids: bytes | None = None  # see `read_pair`
+    domain: str = ""  # such as the city it was taken in
 
 
 def palette(colours: int = 256) -> np.ndarray:
