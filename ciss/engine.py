@@ -115,7 +115,8 @@ def _train(run: Run, index: Index, identity: dict) -> None:
     if run.after:
         checkpoint.restore(student, predecessor(run))
         teacher = copy.deepcopy(student).to(device).eval().requires_grad_(False)
-        method.initialise(student, len(run.groups[run.step]))
+        if run.new_classes:
+            method.initialise(student, len(run.new_classes))
     student = set_norm_mode(student.to(device), phase.norm)
     if options.channels_last:
         student.to(memory_format=torch.channels_last)
@@ -208,8 +209,8 @@ def _train(run: Run, index: Index, identity: dict) -> None:
 
     # --- the last epoch is the result: nothing is selected on the reported images
     method.after_step(student)
-    everything = list(range(len(index.ids["val"])))
-    confusion = evaluate(run, student, evaluation_loader(run.settings, index, "val", everything, truth))
+    scored = index.validation[-1 if run.joint else run.step]
+    confusion = evaluate(run, student, evaluation_loader(run.settings, index, "val", scored, truth))
     samples = predict_samples(run, student, index)
     if distributed.is_main():
         wall = time.perf_counter() - started
@@ -226,7 +227,7 @@ class BatchMaker:
     def __init__(self, run: Run, index: Index, teacher: Network | None, device: torch.device):
         steps = torch.as_tensor(protocol.class_steps(run.groups[: run.reached + 1]), dtype=torch.int64)
         self.class_steps = (torch.zeros_like(steps) if run.joint else steps).to(device)
-        first = sum(run.channel_groups[:-1]) if run.after else 1
+        first = run.old_channels if run.after else 1
         self.new_classes = torch.arange(first, sum(run.channel_groups), device=device)
         self.step, self.old_channels = run.step, first if teacher is not None else 0
         self.ids, self.device, self.channels_last = index.ids["train"], device, run.settings.train.channels_last

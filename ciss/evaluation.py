@@ -51,7 +51,7 @@ def judge_labels(
     (T,K+1) int64 counts of the pixels given as background: rows true classes, columns labels, the last one ignored.
     """
     classes, device = 1 + sum(len(group) for group in run.groups), next(teacher.parameters()).device
-    precision, columns = precision_of(run.settings.train, device), sum(run.channel_groups[:-1]) + 1
+    precision, columns = precision_of(run.settings.train, device), run.old_channels + 1
     # made first: a process may have no batch, and has to add nothing then
     counts = {name: torch.zeros(classes, columns, dtype=torch.int64, device=device) for name in ("method", "argmax")}
     for batch, truth in pairs:
@@ -68,8 +68,9 @@ def judge_labels(
 def sample_images(run: Run, index: Index) -> list[int]:
     """Validation images for the figures: those with most of the benchmark's classes, so that steps can be compared."""
     known = {c for group in run.groups for c in group}
-    wealth = [-len(known & set(present)) for present in index.classes["val"]]
-    return sorted(np.argsort(wealth, kind="stable")[: run.settings.evaluation.samples].tolist())
+    scored = np.array(index.validation[-1])
+    wealth = [-len(known & set(index.classes["val"][number])) for number in scored]
+    return sorted(scored[np.argsort(wealth, kind="stable")[: run.settings.evaluation.samples]].tolist())
 
 
 @contextmanager

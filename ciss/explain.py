@@ -62,7 +62,7 @@ def explain(run: Run, numbers: list[int]) -> Explanation:
 def telling_images(run: Run, count: int) -> list[int]:
     """Training images of the step with old and new classes in them, those with most first."""
     index = run.index()
-    old, new = {c for group in run.groups[: run.step] for c in group}, set(run.groups[run.step])
+    old, new = {c for group in run.groups[: run.step] for c in group}, set(run.new_classes)
 
     def wealth(number: int) -> tuple[bool, int]:
         found = set(index.classes["train"][number])

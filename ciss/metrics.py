@@ -224,9 +224,16 @@ def scores(
     return {"all": every, "old": old, "new": new, "harmonic": harmonic}
 
 
-def resolution(size: str, crop: int) -> str:
-    """Words for a benchmark's `evaluation.size`."""
-    return {"full": "full resolution", "crop": f"{crop}-pixel centre crops"}[size]
+def resolution(evaluation, crop: int) -> str:
+    """At which size images are scored, in words; `evaluation`: that section of a benchmark."""
+    words = {
+        "full": "full resolution",
+        "window": f"full resolution in windows of {crop} pixels",
+        "crop": f"{crop}-pixel centre crops",
+    }[evaluation.size]
+    if evaluation.scales != (1.0,):
+        words += f", scales {', '.join(f'{scale:g}' for scale in evaluation.scales)} averaged"
+    return f"{words}, mirrored too" if evaluation.flip else words
 
 
 def forgetting(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequence[int]) -> Tensor:

@@ -24,7 +24,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from ciss import checkpoint, config, documents, paths, protocol, runs
 from ciss.config import ConfigError
-from ciss.data import DATASETS
+from ciss.data import DATASETS, data_set
 from ciss.methods import METHODS, code_of
 
 PRESETS = Path(__file__).with_name("presets")
@@ -86,9 +86,9 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
             _assign(settings, key, copy.deepcopy(value))
         document["benchmarks"][name] = settings
         place = f"benchmarks.{name}"
-        groups = runs.class_groups(config.validate(config.Benchmark, settings, "plan", place), f"plan: {place}")
+        steps = runs.steps(config.validate(config.Benchmark, settings, "plan", place), f"plan: {place}")
         for seed in arguments.seeds:
-            _add_runs(document, name, seed, len(groups), arguments)
+            _add_runs(document, name, seed, steps, arguments)
     for section in ABOUT:
         for name in old[section]:
             if name not in document[section]:
@@ -156,12 +156,12 @@ def _name(arguments: argparse.Namespace) -> str:
     own = (preset["dataset"], preset["protocol"]) == (arguments.dataset, arguments.protocol)
     kind = file.stem if file.stem.startswith(f"{arguments.dataset}-") else arguments.dataset
     name = file.stem if own else f"{kind}-{arguments.protocol}"
-    return name if arguments.setting == "overlapped" else f"{name}-{arguments.setting}"
+    return name if arguments.setting == preset["setting"] else f"{name}-{arguments.setting}"
 
 
 def _preset_file(arguments: argparse.Namespace) -> Path:
     """The data set's own; of `--preset mbs` what the data set has by that name (voc-mbs), or the preset itself."""
-    wanted = arguments.preset or arguments.dataset
+    wanted = arguments.preset or (arguments.dataset if arguments.dataset in DATASETS else "own")
     for name in (f"{arguments.dataset}-{wanted}", wanted):
         if name in presets():
             return presets()[name]
@@ -179,7 +179,7 @@ def _preset(arguments: argparse.Namespace) -> CommentedMap:
 
 def _orders(arguments: argparse.Namespace) -> list[list[int] | None]:
     """Class orders: the one given or the benchmark's, then shuffled ones, the same for everybody."""
-    classes = protocol.DATASETS[arguments.dataset]
+    classes = protocol.DATASETS.get(arguments.dataset) or data_set(arguments.dataset).order()
     shuffled = [np.random.RandomState(n).permutation(classes).tolist() for n in range(1, arguments.orders)]
     return [arguments.order, *shuffled]
 
@@ -256,9 +256,8 @@ def main() -> None:
     add("protocol", nargs="?", help="base classes, then classes a step: 15-1; a dataset's preset says its usual one")
     add(
         "--setting",
-        default="overlapped",
-        choices=["overlapped", "disjoint", "sequential", "partitioned"],
-        help="which images and labels a step sees (default: %(default)s)",
+        choices=protocol.SETTINGS,
+        help="which images and labels a step sees (default: the preset's, overlapped but for domains)",
     )
     add(
         "--methods",
@@ -303,9 +302,9 @@ def main() -> None:
             return
         if not arguments.dataset:
             parser.error("name a data set, or use --check")
-        if arguments.dataset not in DATASETS:
-            raise ConfigError(f"no data set {arguments.dataset!r}. {config.choose(arguments.dataset, DATASETS)}")
+        data_set(arguments.dataset)  # is there one?
         arguments.protocol = arguments.protocol or _preset(arguments)["protocol"]
+        arguments.setting = arguments.setting or _preset(arguments)["setting"]
         unknown = [m for m in arguments.methods if code_of(m) not in INCREMENTAL]
         if unknown:
             raise ConfigError(

@@ -31,38 +31,93 @@ ALIASES = {("voc", "15-5s"): "15-1"}  # the name of the first publications
 SETTINGS = ("overlapped", "disjoint", "sequential", "partitioned", "domain")
 
 
-def class_groups(dataset: str, protocol: str, *, order: list[int] | None = None) -> list[list[int]]:
+def class_groups(
+    dataset: str, protocol: str, *, order: list[int] | None = None, classes: Sequence[int] | None = None
+) -> list[list[int]]:
     """Raw ids of every step, in order of arrival, background left out.
 
     `protocol` is "A-B" (A base classes, then B a step until the classes are used up), or "joint" / "offline" (one
     group; also what the domain setting wants, whose steps bring images and no classes). `order` replaces the order of
-    arrival and must be a permutation of the data set's raw ids.
+    arrival and must be a permutation of the data set's raw ids. `classes`: these, for a data set that is not one of
+    `DATASETS`.
 
     Raises ValueError for an unknown data set or protocol, for a remainder that B does not divide, and for an `order`
     that is no permutation; the message names what is wrong and what exists.
     """
-    if not isinstance(dataset, str) or dataset not in DATASETS:
+    if classes is None and (not isinstance(dataset, str) or dataset not in DATASETS):
         raise ValueError(f"unknown data set {dataset!r}; there are {', '.join(DATASETS)}. Choose one of them.")
-    ids = list(DATASETS[dataset])
+    ids = list(DATASETS[dataset] if classes is None else classes)
     if order is not None:
         ids = _permutation(dataset, ids, order)
     if protocol in ("joint", "offline"):
         return [ids]
 
+    return _cut(dataset, ALIASES.get((dataset, protocol), str(protocol)), ids, "classes")
+
+
+def own_groups(groups: Sequence[Sequence[int]], classes: Sequence[int]) -> list[list[int]]:
+    """Groups of one's own, checked: raw ids that are among `classes`, each at most once. Classes in no group become
+    background. Raises ValueError that names what is wrong."""
+    positions(groups)
+    if foreign := [raw for group in groups for raw in group if raw not in classes]:
+        known = f"there are {_some(sorted(classes))}"
+        raise ValueError(f"the groups' ids {_some(foreign)} are no classes of the data set; {known}. Correct them.")
+    if len(groups) < 2:
+        raise ValueError("one group leaves no step after the base. Make two, or use the protocol 'joint'.")
+    return [list(group) for group in groups]
+
+
+def domain_groups(dataset: str, protocol: str, domains: Sequence[str]) -> list[list[str]]:
+    """Domains of every step: "11-5" is eleven, then five a step. Errors as `class_groups`."""
+    return _cut(dataset, protocol, list(domains), "domains")
+
+
+def _cut(dataset: str, protocol: str, ids: list, what: str) -> list[list]:
     size = len(ids)
-    exist = f"{dataset} has 'joint', 'offline' and 'A-B' with 0 < A < {size} and B a divisor of {size} - A. Use one."
-    match = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", ALIASES.get((dataset, protocol), str(protocol)))
+    exist = f"{dataset} has 'joint', 'offline' and " if what == "classes" else f"the domain setting of {dataset} has "
+    exist += f"'A-B' with 0 < A < {size} and B a divisor of {size} - A. Use one."
+    match = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", protocol)
     if match is None:
-        raise ValueError(f"unknown protocol {str(protocol)[:60]!r}; {exist}")
+        raise ValueError(f"unknown protocol {protocol[:60]!r}; {exist}")
     base, width = int(match[1]), int(match[2])
     if not 0 < base < size:
-        raise ValueError(f"{dataset} {protocol}: {base} base classes do not leave both a base and a step; {exist}")
+        raise ValueError(f"{dataset} {protocol}: {base} base {what} do not leave both a base and a step; {exist}")
     rest = size - base
     if width == 0 or rest % width:
         divisors = ", ".join(f"{base}-{b}" for b in range(1, rest + 1) if rest % b == 0)
-        problem = f"the {rest} classes after the base do not divide into steps of {width}"
-        raise ValueError(f"{dataset} {protocol}: {problem}; with {base} base classes there are {divisors}; {exist}")
+        problem = f"the {rest} {what} after the base do not divide into steps of {width}"
+        raise ValueError(f"{dataset} {protocol}: {problem}; with {base} base {what} there are {divisors}; {exist}")
     return [ids[:base]] + [ids[start : start + width] for start in range(base, size, width)]
+
+
+def split_domains(steps: Sequence[int], *, legacy: bool = False) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Training and test images of the domain setting, sorted int64 for every step.
+
+    `steps[i]`: the step that brings image i, in the order of the training list, then the validation list. Of a step's
+    images, shuffled by `RandomState(1)`, the first 80 % are trained on. Scored after step t are the test images of all
+    steps so far; with `legacy`, as PLOP's code does it, the last 20 % of the images of all steps so far *shuffled
+    anew*, most of which some step was trained on (71 % of Cityscapes' 11-5). Use that only to compare with its tables.
+
+    Raises ValueError for a step without an image to train on or one to test on.
+    """
+    where = np.array(_integers(steps, "steps"), dtype=np.int64)
+
+    def parts(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        shuffled = images.copy()
+        np.random.RandomState(1).shuffle(shuffled)
+        cut = int(0.8 * len(shuffled))
+        return np.sort(shuffled[:cut]), np.sort(shuffled[cut:])
+
+    training, own, tests = [], [], []
+    for step in range(int(where.max(initial=-1)) + 1):
+        train, test = parts(np.flatnonzero(where == step))
+        if not len(train) or not len(test):
+            empty = f"step {step} is left without images to {'test' if len(train) else 'train'} on"
+            raise ValueError(f"{empty} in the domain setting. Give it images, or change the protocol.")
+        training.append(train)
+        own.append(test)
+        tests.append(parts(np.flatnonzero(where <= step))[1] if legacy else np.sort(np.concatenate(own)))
+    return training, tests
 
 
 def positions(groups: Sequence[Sequence[int]]) -> dict[int, int]:

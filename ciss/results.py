@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ciss import checkpoint, distributed, documents, metrics
 from ciss.config import Config
-from ciss.data import DATASETS, Index
+from ciss.data import Index, data_set
 from ciss.runs import Run, digest, resolve
 
 VERSIONS = ("torch", "torchvision", "timm", "numpy")
@@ -118,14 +118,16 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, record: Re
     values (N,columns), a row a batch), labels.npz (pseudo labels against the truth).
     """
     log, confusion = record.log, record.confusion
-    sizes = [len(group) for group in run.groups]
+    sizes, dataset = [len(group) for group in run.groups], data_set(index.dataset)
+    convention = metrics.conventions(dataset.background)["ciss"]
     result = {
         "run": run.name,
         **run.description(),
         "after": run.after,
         "reached": run.reached,
-        "scores": _plain(metrics.scores(confusion, sizes, run.reached)),
-        "convention": metrics.CONVENTION,
+        "scores": _plain(metrics.scores(confusion, sizes, run.reached, convention)),
+        "convention": convention.sentence(metrics.resolution(run.settings.evaluation, run.settings.train.crop)),
+        "background": dataset.background,
         "classes": class_names(index.dataset, run.groups),
         "pixels": [index.pixels.get(str(c), 0) for c in [0, *(c for group in run.groups for c in group)]],
         "images": len(run.images(index)),
@@ -171,7 +173,7 @@ def _trace(epochs: list[dict]) -> dict[str, np.ndarray]:
 
 def class_names(dataset: str, groups: list[list[int]]) -> list[str]:
     """Class names by position, background first."""
-    names = DATASETS[dataset].classes
+    names = data_set(dataset).classes
     return [names[0], *(names[c] for group in groups for c in group)]
 
 
@@ -196,7 +198,10 @@ def peak_memory() -> int:
 
 def read(run: Run) -> dict:
     """result.json with the method's title and the arrays confusion, curve_epochs, curve_confusions, samples, trace (by
-    column) and labels (see `Record`) added. Raises CheckpointError."""
+    column) and labels (see `Record`) added. Raises CheckpointError.
+
+    Of a data set without a background class, the matrices leave unlabelled pixels (true position 0) out;
+    `confusion_all` has them, for conventions that score them."""
     file = run.results / "result.json"
     if not file.is_file():
         raise checkpoint.CheckpointError(
@@ -206,7 +211,7 @@ def read(run: Run) -> dict:
         result = {**json.loads(file.read_text(encoding="utf-8")), "title": run.title}
         different = documents.differences(result["identity"]["parameters"], run.description())
         with np.load(run.results / "confusion.npz") as arrays:
-            result["confusion"] = arrays["confusion"]
+            result["confusion_all"] = arrays["confusion"]
         with np.load(run.results / "curves.npz") as arrays:
             result["curve_epochs"], result["curve_confusions"] = arrays["epochs"], arrays["confusions"]
         with np.load(run.results / "samples.npz") as arrays:
@@ -220,6 +225,10 @@ def read(run: Run) -> dict:
         raise checkpoint.CheckpointError(
             f"{run.results}: damaged ({error}). Train it again: python -m ciss.engine {run.name}"
         ) from None
+    result["confusion"] = result["confusion_all"].copy()
+    if not result["background"]:
+        result["confusion"][0] = 0
+        result["curve_confusions"][:, 0] = 0
     if different:
         raise checkpoint.CheckpointError(
             f"{run.results}: made with other parameters ({'; '.join(different)}). Restore them, or train it again: "

@@ -11,9 +11,9 @@ import timm
 import torch
 
 from ciss import config as configuration
-from ciss import distributed, documents, paths, protocol, source
+from ciss import data, distributed, documents, paths, protocol, source
 from ciss.config import Benchmark, Config, ConfigError, Increment, Model, Phase
-from ciss.data import DATASETS, Index
+from ciss.data import Index
 from ciss.methods import METHODS, Method, code_of
 from ciss.models import Network, WeightsError, create_network
 from ciss.models.encoders import check_weights, create_encoder
@@ -93,6 +93,16 @@ class Run:
     @property
     def phase(self) -> Phase:
         return self.settings.train.increment if self.after else self.settings.train.base
+
+    @property
+    def new_classes(self) -> list[int]:
+        """Raw ids that this step brings; none in a later step of the domain setting."""
+        return self.groups[self.step] if self.step < len(self.groups) else []
+
+    @property
+    def old_channels(self) -> int:
+        """Channels of the predecessor's network, the background's included."""
+        return protocol.channels(self.groups, self.step - 1)
 
     @property
     def channel_groups(self) -> list[int]:
@@ -198,17 +208,22 @@ def resolve(config: Config, name: str) -> Run:
 
 
 def class_groups(benchmark: Benchmark, place: str) -> list[list[int]]:
-    if benchmark.dataset not in DATASETS:
-        raise ConfigError(
-            f"{place}.dataset: no data set {benchmark.dataset!r}. {configuration.choose(benchmark.dataset, DATASETS)}"
-        )
-    order = None if benchmark.order is None else list(benchmark.order)
-    for key, name in (("order", "joint"), ("protocol", benchmark.protocol)):
-        try:
-            groups = protocol.class_groups(benchmark.dataset, name, order=order)
-        except ValueError as error:
-            raise ConfigError(f"{place}.{key}: {error}") from None
-    return groups
+    """Raw ids of every step; in the domain setting one group, since its steps bring images and no classes. Raises
+    ConfigError naming the key."""
+    try:
+        return data.class_groups(benchmark)
+    except data.ChoiceError as error:
+        raise ConfigError(f"{place}.{error.key}: {error}") from None
+
+
+def steps(benchmark: Benchmark, place: str) -> int:
+    """Number of steps, the base step included. Raises ConfigError naming the key."""
+    try:
+        return data.step_count(benchmark)
+    except data.ChoiceError as error:
+        raise ConfigError(f"{place}.{error.key}: {error}") from None
+    except (FileNotFoundError, data.DataError) as error:  # domains are folders
+        raise ConfigError(f"{place}.dataset: {error}") from None
 
 
 def weight_file(benchmark: Benchmark) -> Path | None:
@@ -266,11 +281,11 @@ def _problems(config: Config) -> Iterator[str]:
             configuration.validate(METHODS[code_of(name)], values, config.file, place)
         except ConfigError as error:
             yield str(error)
-    steps = {}
+    counts = {}
     for name, benchmark in config.benchmarks.items():
         place = f"{config.file}: benchmarks.{name}"
         try:
-            steps[name] = len(class_groups(benchmark, place))
+            counts[name] = steps(benchmark, place)
         except ConfigError as error:
             yield str(error)
         yield from (f"{place}.model.{problem}" for problem in _network_problems(benchmark.model))
@@ -288,8 +303,8 @@ def _problems(config: Config) -> Iterator[str]:
                 right = f"the code of {run.method} is {code_of(run.method)}. Change it or remove it."
                 yield f"{config.file}: {part}.{name}.code: {run.code!r}, but {right}"
     for name, run in config.chain.items():
-        if run.step >= steps.get(run.benchmark, run.step + 1):
-            last = steps[run.benchmark] - 1
+        if run.step >= counts.get(run.benchmark, run.step + 1):
+            last = counts[run.benchmark] - 1
             yield f"{config.file}: chain.{name}.step: {run.step}, but {run.benchmark} ends with step {last}. Remove it."
         if sees_all(run.method):
             yield f"{config.file}: chain.{name}.method: {run.method} sees all classes at once. Name it under joints."

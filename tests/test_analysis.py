@@ -26,6 +26,8 @@ def result(step: int, confusion: np.ndarray, **changes) -> dict:
         "classes": ["background", "a", "b", "c"],
         "pixels": [60, 20, 10, 10],
         "confusion": confusion,
+        "confusion_all": confusion,
+        "background": True,
         "curve_epochs": np.array([0.0, 1.0]),
         "curve_confusions": np.array([AFTER_0, confusion]),
         "scores": {"all": 0.5, "old": 0.4, "new": 0.3, "harmonic": 0.2},
@@ -38,7 +40,11 @@ def result(step: int, confusion: np.ndarray, **changes) -> dict:
         "weights": str(step) * 64,
         "identity": {
             "parameters": {
-                "benchmark": {"train": {"base": {"lr": 0.1}}, "order": None},
+                "benchmark": {
+                    "train": {"base": {"lr": 0.1}, "crop": 64},
+                    "evaluation": {"size": "full", "scales": [1.0], "flip": False},
+                    "order": None,
+                },
                 "coefficients": {"distillation": 10.0},
                 "seed": changes.get("seed", 0),
                 "groups": GROUPS,
@@ -135,10 +141,10 @@ def test_methods_table_means_and_deviations(ends):
     assert table.loc["mib", "all"] == pytest.approx(0.6)
     assert table.loc["mib", "all_std"] == pytest.approx(0.2 / 2**0.5)
     assert table.loc["mib", "seeds"] == 2
-    document = analysis.metrics_document({"b": runs})
+    document = analysis.metrics_document({"b": runs}, {"b": "a convention"})
     assert document["methods"]["mib"]["all"] == 0.6
     assert document["methods"]["joint"]["forgetting"] is None
-    assert "convention" in document
+    assert document["convention"] == "a convention"
 
 
 def changed(key: str, value, **changes) -> list[dict]:
@@ -211,7 +217,7 @@ def test_a_row_says_where_it_comes_from():
 
 def test_metrics_document_holds_every_benchmark(ends):
     runs = analysis.runs_table("b", ends)
-    document = analysis.metrics_document({"b": runs, "c": runs.assign(all=0.1)})
+    document = analysis.metrics_document({"b": runs, "c": runs.assign(all=0.1)}, {"b": "one", "c": "other"})
     assert document["benchmark"] == "b"
     assert document["benchmarks"]["c"]["mib"]["all"] == 0.1
 
@@ -220,3 +226,44 @@ def test_curves_table_is_one_row_a_step(ends):
     curves = analysis.curves_table("b", ends)
     assert curves["step"].tolist() == [0, 1, 2]
     assert isinstance(curves, pd.DataFrame)
+
+
+def test_every_convention_by_hand(ends):
+    """After the last step of `ends`: IoU 8/23, 0, 5/10 and 10/12, the base class being forgotten."""
+    table = analysis.conventions_table("b", ends).set_index("convention")
+    iou = [8 / 23, 0.0, 5 / 10, 10 / 12]
+    assert list(table.index) == ["ciss", "mib", "plop", "ssul", "mbs"]
+    assert table["all"]["ciss"] == pytest.approx(sum(iou) / 4) == table["all"]["plop"]
+    assert table["all"]["mib"] == pytest.approx(sum(iou[1:]) / 3)
+    assert table["all"]["mbs"] == pytest.approx((iou[2] + iou[3]) / 2), "the forgotten class drops out"
+    assert (table["old"]["ciss"], table["old"]["plop"]) == (0, pytest.approx(iou[0] / 2))
+    assert np.isnan(table["old"]["mbs"]) and set(table["new"].round(9)) == {round((iou[2] + iou[3]) / 2, 9)}
+    assert "future classes' pixels scored as background" in table["sentence"]["plop"]
+    assert "at full resolution" in table["sentence"]["ciss"]
+
+
+def test_future_pixels_count_after_earlier_steps(ends):
+    table = analysis.conventions_table("b", ends).set_index("convention")
+    last = np.mean([8 / 23, 0, 5 / 10, 10 / 12])
+    ignored = np.mean([np.mean([9 / 12, 6 / 9]), np.mean([6 / 15, 2 / 9, 9 / 15]), last])
+    # (27 3; 2 6) after the base step, (11 2 7; 4 2 2; 1 0 9) after the next one
+    scored = np.mean([np.mean([27 / 32, 6 / 11]), np.mean([11 / 25, 2 / 10, 9 / 19]), last])
+    assert table["mean_over_steps"]["ssul"] == pytest.approx(ignored)
+    assert table["mean_over_steps"]["plop"] == pytest.approx(scored)
+
+
+def test_unlabelled_pixels_belong_to_no_class(ends):
+    """ADE20K and its like: `all` without position 0; MiB and MBS leave the pixels out, PLOP scores them."""
+    without = [{**r, "background": False, "confusion_all": AFTER_2} for r in ends["e"][-1:]]
+    table = analysis.conventions_table("b", {"e": without}).set_index("convention")
+    iou = [0.0, 5 / 10, 10 / 10]  # what was said of unlabelled pixels is nobody's error
+    assert table["all"]["ciss"] == pytest.approx(np.mean(iou)) == table["all"]["mib"]
+    assert table["all"]["plop"] == pytest.approx(np.mean([8 / 23, 0, 5 / 10, 10 / 12]))
+    assert "unlabelled pixels left out" in table["sentence"]["ciss"]
+
+
+def test_over_steps_by_hand(ends):
+    (row,) = analysis.runs_table("b", ends).to_dict("records")
+    # class 1: 6/9 after the base, 2/9, 0; class 2: 9/15, then 5/10
+    assert row["backward_transfer"] == pytest.approx(np.mean([0 - 6 / 9, 5 / 10 - 9 / 15]))
+    assert row["mean_over_steps"] == pytest.approx(0.5)

@@ -16,8 +16,9 @@ from torchvision import tv_tensors
 from ciss import config, distributed, paths, protocol
 from ciss.data import DATASETS, DataError, Index, evaluation_loader, normalise, picture, prepare, training_loader, voc
 from ciss.data.__main__ import main as draw_command
-from ciss.data.index import SELECTION, draw_holdout
+from ciss.data.index import SELECTION
 from ciss.data.loaders import Shuffle, stable_seed
+from ciss.data.steps import draw_holdout
 from ciss.data.transforms import evaluation_transform, training_transform
 
 IDENTITY = np.arange(256, dtype=np.uint8)
@@ -335,7 +336,7 @@ def test_steps_without_images(own, ready):
         ready(make(holdout=0))
     assert str(caught.value) == (
         f"{own}: step 1 (classes [5, 6]) is left without images in the overlapped setting. "
-        "Change the benchmark's setting, protocol, order, holdout or limit."
+        "Change the benchmark's setting, protocol, order, groups, holdout or limit."
     )
 
 

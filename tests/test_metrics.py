@@ -8,7 +8,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciss.metrics import CONVENTION, class_iou, confusion_matrix, forgetting, mean_forgetting, mean_iou, scores, seen
+from ciss.metrics import (
+    CONVENTIONS,
+    backward_transfer,
+    class_iou,
+    confusion_matrix,
+    forgetting,
+    mean_backward_transfer,
+    mean_forgetting,
+    mean_iou,
+    scores,
+    seen,
+)
 
 NAN = math.nan
 LABELS = torch.tensor([[0, 0, 1, 1, 2], [2, 3, 4, 255, 255]])
@@ -161,7 +172,7 @@ def test_scores_at_the_edges():
     with pytest.raises(ValueError, match="cannot predict"):
         scores(FULL, [2, 1, 1], 0)
     for word in ("background", "future", "ignored", "present in truth or prediction", "full validation set"):
-        assert word in CONVENTION
+        assert word in CONVENTIONS["ciss"].sentence()
 
 
 def test_forgetting_by_hand():
@@ -262,3 +273,23 @@ def test_published_values():
     np.testing.assert_allclose(class_iou(matrix), MBS_IOU, atol=1e-7)
     assert mean_iou(matrix, over="nonzero") == pytest.approx(0.09347329841082963, abs=1e-7)
     assert mean_iou(matrix) == pytest.approx(0.09347329841082963 * 5 / 6, abs=1e-7), "a failed class counts"
+
+
+def test_conventions_say_what_they_count():
+    said = {name: convention.sentence("full resolution") for name, convention in CONVENTIONS.items()}
+    assert len(set(said.values())) == len(said)
+    assert (
+        "`all` counts the background, `old` and `new` do not" in said["ciss"] and "at full resolution" in said["ciss"]
+    )
+    assert "`all` and `old` count the background, `new` does not" in said["plop"] and "scored as" in said["plop"]
+    assert "`all` and `old` do not count the background" in said["mib"] and "in truth:" in said["mib"]
+    assert "with an IoU above 0" in said["mbs"]
+
+
+def test_backward_transfer_by_hand():
+    steps = [0, 0, 1, 2]
+    ious = np.array([[0.9, 0.8, NAN, NAN], [0.7, 0.9, 0.6, NAN], [0.8, 0.5, 0.7, 0.4]])
+    close(backward_transfer(ious, steps), [-0.1, -0.3, 0.1, NAN])
+    close(mean_backward_transfer(torch.tensor(ious), torch.tensor(steps)), -0.1)
+    ious[0, 1] = NAN  # not to be seen when it was learnt
+    close(backward_transfer(ious, steps), [-0.1, NAN, 0.1, NAN])

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciss.protocol import DATASETS, channels, class_groups, class_steps, label_table, positions, select_images
+from ciss.protocol import (
+    DATASETS,
+    channels,
+    class_groups,
+    class_steps,
+    domain_groups,
+    label_table,
+    own_groups,
+    positions,
+    select_images,
+    split_domains,
+)
 
 # Six classes arrive in an order that no rule over the size of an id gets right.
 GROUPS = [[5, 2], [6], [1, 4]]  # 3 and 7 belong to no group
@@ -282,3 +293,86 @@ def test_disjoint_and_partitioned_parts_are_complete(name, classes, images, empt
     for setting in ("disjoint", "partitioned"):
         parts = np.concatenate([select_images(lists, groups, step, setting) for step in range(3)])
         assert len(parts) == len(np.unique(parts)) == images - empty, "14 images of ADE20K hold no class at all"
+
+
+# --- domains, groups of one's own
+
+CITIES = {  # of Cityscapes' training and validation parts, in the order of arrival: images
+    "aachen": 174, "bremen": 316, "darmstadt": 85, "erfurt": 109, "hanover": 196, "krefeld": 99, "strasbourg": 365,
+    "tubingen": 144, "weimar": 142, "bochum": 96, "cologne": 154, "dusseldorf": 221, "hamburg": 248, "jena": 119,
+    "monchengladbach": 94, "stuttgart": 196, "ulm": 95, "zurich": 122, "frankfurt": 267, "lindau": 59, "munster": 174,
+}  # fmt: skip
+VALIDATION = ("frankfurt", "lindau", "munster")
+
+
+def cityscapes(protocol: str) -> tuple[list[int], int]:
+    """The step of each of the 3,475 images, listed city by city, training before validation."""
+    groups = domain_groups("cityscapes", protocol, list(CITIES))
+    step_of = {city: step for step, cities in enumerate(groups) for city in cities}
+    listed = [*sorted(set(CITIES) - set(VALIDATION)), *VALIDATION]
+    return [step_of[city] for city in listed for _ in range(CITIES[city])], len(groups)
+
+
+@pytest.mark.parametrize(("name", "steps", "leaked"), [("11-5", 3, 496), ("11-1", 11, 501), ("1-1", 21, 541)])
+def test_published_split_of_domains_leaks(name, steps, leaked):
+    """The numbers of images in the published code's split, and how many of its final test images were trained on."""
+    where, count = cityscapes(name)
+    training, tests = split_domains(where, legacy=True)
+    assert count == steps == len(training) and len(where) == 3475 and len(tests[-1]) == 695
+    if name == "11-5":
+        assert [len(images) for images in training] == [1504, 702, 573]
+    assert len(set(tests[-1]) & set(np.concatenate(training))) == leaked
+
+
+@pytest.mark.parametrize("name", ["11-5", "11-1", "1-1"])
+def test_domains_are_divided_without_a_leak(name):
+    where, steps = cityscapes(name)
+    training, tests = split_domains(where)
+    trained = np.concatenate(training)
+    assert len(set(trained)) == len(trained) and not set(trained) & set(tests[-1])
+    assert sorted([*trained, *tests[-1]]) == list(range(3475))
+    for step in range(steps):
+        assert {where[i] for i in training[step]} == {step} and {where[i] for i in tests[step]} == set(range(step + 1))
+    if name == "11-5":
+        assert [len(tests[0]), len(tests[1]) - len(tests[0]), len(tests[2]) - len(tests[1])] == [376, 176, 144]
+
+
+def test_a_domain_of_one_image_cannot_be_divided():
+    with pytest.raises(ValueError, match=r"step 1 is left without images to train on in the domain setting\. Give"):
+        split_domains([0, 0, 0, 1])
+    with pytest.raises(ValueError, match="step 1 is left without images to train on"):
+        split_domains([0, 0, 0, 2, 2])
+    with pytest.raises(ValueError, match="cityscapes 11-3: the 10 domains after the base do not divide"):
+        domain_groups("cityscapes", "11-3", list(CITIES))
+
+
+def test_groups_of_ones_own():
+    assert own_groups(((15, 3), (8,)), range(1, 21)) == [[15, 3], [8]]
+    for groups, words in (
+        (((1, 2), (2,)), "more than once"),
+        (((1, 2), (21,)), r"ids \[21\] are no classes of the data set; there are"),
+        (((1, 2), ()), r"groups \[1\] have no classes"),
+        (((1, 2),), "one group leaves no step"),
+        (((0,), (1,)), "0 is the background"),
+    ):
+        with pytest.raises(ValueError, match=words) as caught:
+            own_groups(groups, range(1, 21))
+        assert str(caught.value).rstrip(".").rpartition(". ")[2][0].isupper(), "ends with what to do"
+
+
+@pytest.mark.parametrize("name", "15-5 10-2 8-2 5-5 4-4 2-1 2-2 19-1 10-5 10-10 5-3 5-1 4-2".split())
+def test_every_voc_protocol_divides(name):
+    base, width = map(int, name.split("-"))
+    groups = class_groups("voc", name)
+    assert [len(group) for group in groups] == [base] + [width] * ((20 - base) // width)
+
+
+@pytest.mark.parametrize(("dataset", "names"), [
+    ("ade20k", "100-50 100-10 100-5 50-50 50-20 50-10 25-25"),
+    ("cityscapes", "14-1 14-5 13-1 13-6 10-9 17-2 18-1"),
+    ("camvid", "8-1 6-5"),
+])  # fmt: skip
+def test_every_other_protocol_divides(dataset, names):
+    for name in names.split():
+        groups = class_groups(dataset, name)
+        assert sorted(c for group in groups for c in group) == sorted(DATASETS[dataset]) and len(groups) > 1

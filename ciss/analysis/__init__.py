@@ -1,7 +1,15 @@
 """Arrays in, tidy tables out: what the notebooks show."""
 
 from ciss.analysis.background import FLOW_GROUPS, background_table, confusion_rates, flows
-from ciss.analysis.compare import ProvenanceError, curves_table, made_with, methods_table, metrics_document, runs_table
+from ciss.analysis.compare import (
+    ProvenanceError,
+    conventions_table,
+    curves_table,
+    made_with,
+    methods_table,
+    metrics_document,
+    runs_table,
+)
 from ciss.analysis.forgetting import forgetting_table, iou_by_step, pace_table
 
 __all__ = [
@@ -9,6 +17,7 @@ __all__ = [
     "ProvenanceError",
     "background_table",
     "confusion_rates",
+    "conventions_table",
     "curves_table",
     "flows",
     "forgetting_table",

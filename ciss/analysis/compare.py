@@ -1,5 +1,6 @@
 """The methods side by side: scores after every step, means over seeds, cost."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from ciss import documents, metrics, protocol
 from ciss.analysis.forgetting import iou_by_step
 from ciss.runs import digest
 
-SCORES = ("all", "old", "new", "harmonic", "forgetting")
+SCORES = ("all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps")
 
 
 class ProvenanceError(ValueError):
@@ -24,16 +25,15 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     `ignored`, `precision`, `recall`: of the last step's pseudo labels on the hold-out (see `metrics.label_scores`).
     `token_cosine`, `patch_weight`: means of the last epoch, of new class tokens to the background's and of patches.
     `preparation_seconds`: what passes over the data before the steps took, part of the training seconds.
-    `forgetting` is the mean over old classes (background apart) of the best earlier IoU minus the last; NaN for joint.
+    `forgetting` is the mean over old classes (background apart) of the best earlier IoU minus the last,
+    `backward_transfer` of the last IoU minus that after the step that brought the class, `mean_over_steps` the mean of
+    `all` after every step, the base step included (PLOP's `avg`); NaN for joint.
     """
     rows = []
     for end, results in ends.items():
         last = results[-1]
         own = [result for result in results if result["after"] or result["method"] == "joint"] or results
-        forgetting, labels = np.nan, last["pseudo_labels"].get("method", {})
-        if last["method"] != "joint" and len(results) > 1:
-            ious = iou_by_step([result["confusion"] for result in results], last["groups"])
-            forgetting = metrics.mean_forgetting(ious, protocol.class_steps(last["groups"]))
+        labels = last["pseudo_labels"].get("method", {})
         rows.append(
             {
                 "benchmark": benchmark,
@@ -41,7 +41,7 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
                 "method": last["title"],
                 "seed": last["seed"],
                 **{name: _number(last["scores"][name]) for name in ("all", "old", "new", "harmonic")},
-                "forgetting": forgetting,
+                **_over_steps(results),
                 **_holdout(last),
                 **{name: _number(labels.get(name)) for name in ("relabelled", "ignored", "precision", "recall")},
                 "token_cosine": _number(last["log"][-1].get("cosine/background")),
@@ -81,6 +81,53 @@ def check_equal(benchmark: str, ends: dict[str, list[dict]]) -> None:
                 f"{benchmark}: {first} and {end} are both {method}, but cannot be averaged: {'; '.join(different)} "
                 "(the number is the step). Run: dvc repro"
             )
+
+
+def conventions_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
+    """The last step's scores under every published convention: how much of a difference between two papers may be the
+    way of counting.
+
+    Columns: benchmark, end, method, seed, convention, all, old, new, harmonic, mean_over_steps (NaN for joint),
+    sentence.
+    """
+    rows = []
+    for end, results in ends.items():
+        last, sizes = results[-1], [len(group) for group in results[-1]["groups"]]
+        evaluation = SimpleNamespace(**last["identity"]["parameters"]["benchmark"]["evaluation"])
+        evaluation.scales = tuple(evaluation.scales)
+        size = metrics.resolution(evaluation, last["identity"]["parameters"]["benchmark"]["train"]["crop"])
+        for name, convention in metrics.conventions(last["background"]).items():
+            found = [metrics.scores(r["confusion_all"], sizes, r["reached"], convention) for r in results]
+            rows.append(
+                {
+                    "benchmark": benchmark,
+                    "end": end,
+                    "method": last["title"],
+                    "seed": last["seed"],
+                    "convention": name,
+                    **found[-1],
+                    "mean_over_steps": np.mean([scores["all"] for scores in found]) if len(results) > 1 else np.nan,
+                    "sentence": convention.sentence(size),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _over_steps(results: list[dict]) -> dict[str, float]:
+    last = results[-1]
+    if last["method"] == "joint" or len(results) == 1:
+        return dict.fromkeys(("forgetting", "backward_transfer", "mean_over_steps"), np.nan)
+    ious = iou_by_step([result["confusion"] for result in results], last["groups"])
+    introduced = protocol.class_steps(last["groups"])
+    return {
+        "forgetting": metrics.mean_forgetting(ious, introduced),
+        "backward_transfer": metrics.mean_backward_transfer(ious, introduced),
+        "mean_over_steps": float(np.mean([_number(result["scores"]["all"]) for result in results])),
+    }
+
+
+def _own_convention(result: dict) -> metrics.Convention:
+    return metrics.conventions(result["background"])["ciss"]
 
 
 def _shared(result: dict) -> dict:
@@ -161,17 +208,20 @@ def curves_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     )
 
 
-def metrics_document(tables: dict[str, pd.DataFrame]) -> dict[str, Any]:
+def metrics_document(tables: dict[str, pd.DataFrame], conventions: dict[str, str]) -> dict[str, Any]:
     """What `reports/metrics.json` holds: convention and methods of the first benchmark; every benchmark by name when
-    there are several. Numbers 0 to 1, means over seeds; null where a score does not exist."""
+    there are several. Numbers 0 to 1, means over seeds; null where a score does not exist. `conventions`: a sentence
+    for each benchmark."""
     by_benchmark = {name: _scores(methods_table(table)) for name, table in tables.items()}
     first = next(iter(by_benchmark))
-    document = {"convention": metrics.CONVENTION, "benchmark": first, "methods": by_benchmark[first]}
-    return document if len(tables) == 1 else {**document, "benchmarks": by_benchmark}
+    document = {"convention": conventions[first], "benchmark": first, "methods": by_benchmark[first]}
+    if len(tables) == 1:
+        return document
+    return {**document, "benchmarks": by_benchmark, "conventions": conventions}
 
 
 def _scores(table: pd.DataFrame) -> dict[str, dict]:
-    columns = ["all", "old", "new", "forgetting"]
+    columns = ["all", "old", "new", "forgetting", "mean_over_steps"]
     if table["seeds"].max() > 1:
         columns += [f"{name}_std" for name in columns]
     return {
@@ -187,7 +237,7 @@ def _holdout(result: dict) -> dict[str, float]:
     if not len(result["curve_confusions"]):
         return {f"holdout_{name}": np.nan for name in ("all", "old", "new")}
     sizes = [len(group) for group in result["groups"]]
-    scores = metrics.scores(result["curve_confusions"][-1], sizes, result["reached"])
+    scores = metrics.scores(result["curve_confusions"][-1], sizes, result["reached"], _own_convention(result))
     return {f"holdout_{name}": float(scores[name]) for name in ("all", "old", "new")}
 
 

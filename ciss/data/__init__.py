@@ -3,17 +3,22 @@
 from ciss.data.index import Index, prepare
 from ciss.data.loaders import Loader, evaluation_loader, normalise, picture, training_loader
 from ciss.data.pictures import DataError
-from ciss.data.sets import DATASETS, DataSet
+from ciss.data.sets import DATASETS, DataSet, data_set
+from ciss.data.steps import ChoiceError, class_groups, step_count
 
 __all__ = [
     "DATASETS",
+    "ChoiceError",
     "DataError",
     "DataSet",
     "Index",
     "Loader",
+    "class_groups",
+    "data_set",
     "evaluation_loader",
     "normalise",
     "picture",
     "prepare",
+    "step_count",
     "training_loader",
 ]

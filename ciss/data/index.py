@@ -3,22 +3,22 @@ everything: a broken file is found before hours of training, not after."""
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from ciss import protocol
 from ciss.checkpoint import write_text
 from ciss.config import Benchmark
-from ciss.data.pictures import DataError, read_pair
-from ciss.data.sets import DATASETS, DataSet
+from ciss.data.pictures import DataError
+from ciss.data.scan import scan
+from ciss.data.sets import DataSet, data_set
+from ciss.data.steps import choose_images, class_groups, every_pair
 from ciss.data.voc import Pair
 
-SHOWN = 5  # problems listed in one message
-SELECTION = ("dataset", "protocol", "setting", "order", "holdout", "limit")  # keys of a benchmark that decide on images
+# keys of a benchmark that decide on images
+SELECTION = ("dataset", "protocol", "setting", "order", "groups", "legacy_split", "holdout", "limit")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Index:
     steps: list[list[int]]  # step -> training images
     joint: list[int]  # training images of any class
     holdout: list[int]
+    validation: list[list[int]]  # step -> validation images scored after it
+    description: str  # of a data set of one's own: sha256 of its `dataset.yaml`
 
     def save(self, folder: Path) -> None:
         write_text(folder / "index.json", json.dumps(asdict(self), separators=(",", ":"), sort_keys=True))
@@ -58,110 +60,86 @@ class Index:
         return index
 
     def pairs(self, split: str) -> list[Pair]:
-        dataset = DATASETS[self.dataset]
-        found = dataset.pairs(dataset.root(), split)[: len(self.ids[split])]
+        dataset = data_set(self.dataset)
+        if dataset.description != self.description:
+            raise DataError(f"{dataset.root()}: dataset.yaml changed. Run: dvc repro -f prepare")
+        found = _pairs(dataset, self.selection["setting"], split, self.selection["limit"])
         if [pair.id for pair in found] != self.ids[split]:
             raise DataError(f"{dataset.root()}: the list of {split} images changed. Run: dvc repro -f prepare")
         return found
 
+    def leaked(self) -> list[int]:
+        """Images scored after the last step that some step was trained on; none unless `legacy_split` is set."""
+        if self.selection["setting"] != "domain":
+            return []
+        return sorted(set(self.validation[-1]).intersection(*[set().union(*self.steps)]))
+
 
 def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
-    """Scans the data set, selects the images of every step, draws the hold-out and saves the index in `folder`.
+    """Scans the data set, selects the images of every step, draws the hold-out and saves the index in `folder`. What
+    was read is kept in `.scan` beside the indices' folder.
 
     Raises: DataError listing broken files, or for a step left without images; FileNotFoundError for an absent data
-    set; ValueError for a protocol or order that does not fit it.
+    set; ConfigError for a data set, protocol or order that do not fit each other.
     """
-    dataset = DATASETS[benchmark.dataset]
-    selection = _selection(benchmark)
-    groups = protocol.class_groups(benchmark.dataset, benchmark.protocol, order=selection["order"])
-    root, scans, ids = dataset.root(), {}, {}
+    groups, dataset = class_groups(benchmark), data_set(benchmark.dataset)
+    root, scans, found = dataset.root(), {}, {}
+    cache = folder.parents[1] / ".scan" / f"{dataset.folder[0]}.json"
     for split in ("train", "val"):
-        found = dataset.pairs(root, split)[: benchmark.limit or None]
-        ids[split] = [pair.id for pair in found]
-        if len(set(ids[split])) < len(found):
+        found[split] = _pairs(dataset, benchmark.setting, split, benchmark.limit)
+        if len({pair.id for pair in found[split]}) < len(found[split]):
             raise DataError(f"{root}: the list of {split} images names an image twice. Remove the repetition.")
-        scans[split] = scan(found, dataset, progress and split)
-        turned = [pair.image for pair, result in zip(found, scans[split], strict=True) if result["turned"]]
+        scans[split] = scan(found[split], dataset, progress and split, cache)
+        turned = [pair.image for pair, s in zip(found[split], scans[split], strict=True) if s["turned"]]
         if turned:
-            note = f"{len(turned)} of {len(found)} {split} images have an EXIF tag that turns them, first {turned[0]}"
-            print(f"note: {note}. Pixels count as stored: check that the masks were drawn on those.")
+            note = f"{len(turned)} of {len(found[split])} {split} images have an EXIF tag that turns them"
+            print(f"note: {note}, first {turned[0]}. Pixels count as stored: check that the masks were drawn on those.")
+    ids = {split: [pair.id for pair in found[split]] for split in found}
     classes = {split: [sorted(c for c in s["pixels"] if c != dataset.void) for s in scans[split]] for split in scans}
-    holdout = draw_holdout(ids["train"], benchmark.holdout)
-    kept = np.setdiff1d(np.arange(len(ids["train"])), holdout)
-    train = [classes["train"][i] for i in kept]
-    everything = [[c for group in groups for c in group]]
+    domains = [pair.domain for pair in found["train"]]
     try:
-        chosen = [protocol.select_images(train, groups, step, benchmark.setting) for step in range(len(groups))]
-        joint = protocol.select_images(train, everything, 0, "overlapped")
+        chosen = choose_images(benchmark, groups, ids["train"], classes["train"], len(ids["val"]), domains)
     except ValueError as error:
         problem = str(error).partition(". ")[0]
         raise DataError(
-            f"{root}: {problem}. Change the benchmark's setting, protocol, order, holdout or limit."
+            f"{root}: {problem}. Change the benchmark's setting, protocol, order, groups, holdout or limit."
         ) from None
+    learnt = sorted({number for images in chosen.steps for number in images})
+    counted = learnt if benchmark.setting == "domain" else np.setdiff1d(np.arange(len(ids["train"])), chosen.holdout)
     totals: dict[str, int] = {}
-    for i in kept:
+    for i in counted:
         for c, count in scans["train"][i]["pixels"].items():
             totals[str(c)] = totals.get(str(c), 0) + count
-    steps = [kept[images].tolist() for images in chosen]
     digests = {split: [s["digest"] for s in scans[split]] for split in scans}
-    choices = [groups, steps, holdout.tolist(), ids, list(digests.values())]
+    choices = [groups, chosen.steps, chosen.holdout, chosen.validation, ids, list(digests.values())]
     index = Index(
         dataset=benchmark.dataset,
-        selection=selection,
+        selection=_selection(benchmark),
         groups=groups,
-        fingerprint=hashlib.sha256(json.dumps(choices).encode()).hexdigest(),
+        fingerprint=hashlib.sha256(json.dumps([*choices, dataset.description]).encode()).hexdigest(),
         ids=ids,
         classes=classes,
         sizes={split: [s["size"] for s in scans[split]] for split in scans},
         digests=digests,
         pixels=totals,
-        steps=steps,
-        joint=kept[joint].tolist(),
-        holdout=holdout.tolist(),
+        **asdict(chosen),
+        description=dataset.description,
     )
     index.save(folder)
     return index
 
 
-def draw_holdout(ids: list[str], images: int) -> np.ndarray:
-    """Positions of the hold-out, sorted: drawn by image id, so that it is the same for every step, method and seed."""
-    if images >= len(ids):
-        raise DataError(f"holdout is {images}, but there are only {len(ids)} training images. Make it smaller.")
-    order = sorted(range(len(ids)), key=lambda i: hashlib.sha256(ids[i].encode()).hexdigest())
-    return np.sort(np.array(order[:images], dtype=np.int64))
-
-
-def scan(found: list[Pair], dataset: DataSet, progress: str | bool = False) -> list[dict]:
-    """Reads every pair: raw ids with their pixel counts, size, digest of both files. Raises DataError."""
-    with ThreadPoolExecutor() as pool:
-        results = pool.map(lambda pair: _scan_pair(pair, dataset), found)
-        results = list(
-            tqdm(results, total=len(found), desc=f"reading {progress}", unit="img", disable=None if progress else True)
-        )
-    problems = [result for result in results if isinstance(result, str)]
-    if problems:
-        rest = f"\n... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise DataError(
-            f"{len(problems)} of {len(found)} images cannot be used:\n" + "\n".join(problems[:SHOWN]) + rest
-        )
-    return results
-
-
-def _scan_pair(pair: Pair, dataset: DataSet) -> dict | str:
-    """What is in a pair, or a sentence about what is wrong with it."""
-    try:
-        _, mask, digest, turned = read_pair(pair.id, pair.image, pair.mask)
-    except DataError as error:
-        return str(error)
-    ids, counts = np.unique(mask, return_counts=True)
-    foreign = [int(i) for i in ids if int(i) not in dataset.classes and int(i) != dataset.void]
-    if foreign:
-        known = f"0 to {max(dataset.classes)}, or {dataset.void}"
-        return f"{pair.mask}: id {foreign[0]} is no class of the data set ({known}). Correct the mask."
-    pixels = {int(i): int(n) for i, n in zip(ids, counts, strict=True)}
-    return {"pixels": pixels, "size": list(mask.shape), "digest": digest, "turned": turned}
+def _pairs(dataset: DataSet, setting: str, split: str, limit: int) -> Sequence[Pair]:
+    """A split's pairs; in the domain setting all, for both. `limit`: only the first of a list or domain."""
+    if setting != "domain":
+        return dataset.pairs(dataset.root(), split)[: limit or None]
+    found, counts = [], {}
+    for pair in every_pair(dataset):
+        counts[pair.domain] = counts.get(pair.domain, 0) + 1
+        if not limit or counts[pair.domain] <= limit:
+            found.append(pair)
+    return found
 
 
 def _selection(benchmark: Benchmark) -> dict:
-    values = {key: getattr(benchmark, key) for key in SELECTION}
-    return {**values, "order": None if benchmark.order is None else list(benchmark.order)}
+    return json.loads(json.dumps({key: getattr(benchmark, key) for key in SELECTION}))

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ciss import paths
-from ciss.data import shapes, voc
+from ciss.data import own, shapes, voc
+from ciss.documents import ConfigError, choose, short
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,9 @@ class DataSet:
     palette: np.ndarray  # (256,3) uint8, by raw id
     void: int = 255
     draw: Callable[[Path], None] | None = None  # makes the data set where it is missing
+    background: bool = True  # 0 is a class of its own, and not only what has no label
+    domains: tuple[str, ...] = ()  # in their usual order of arrival; empty: as the images are sorted
+    description: str = ""  # sha256 of the file that describes a data set of one's own
 
     def root(self) -> Path:
         """Absolute folder of the data set. Raises FileNotFoundError with the places looked at and the remedy."""
@@ -29,6 +33,10 @@ class DataSet:
             self.draw(paths.project() / "data" / self.folder[0])
             return self.root()
 
+    def order(self) -> tuple[int, ...]:
+        """Raw ids of all classes but the background, in order."""
+        return tuple(sorted(set(self.classes) - {0}))
+
 
 VOC = DataSet(("VOCdevkit", "VOC2012"), voc.CLASSES, voc.pairs, voc.palette())
 
@@ -37,3 +45,25 @@ DATASETS: dict[str, DataSet] = {
     "voc": VOC,
     "voc8": VOC,  # eight of its classes; the others are background
 }
+
+
+def data_set(name: str) -> DataSet:
+    """A data set by name: one of `DATASETS`, or a folder under a data root with a `dataset.yaml` (see `own`).
+
+    Raises ConfigError for an unknown name, and for a `dataset.yaml` that is wrong, naming file and key.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    file = own.find(name)
+    if file is None:
+        folder = f"A folder data/NAME with a {own.FILE} is a data set too."
+        raise ConfigError(f"no data set {short(name)}. {choose(name, DATASETS)} {folder}")
+    found = own.load(file)
+    return DataSet(
+        folder=(name,),
+        classes=found.classes,
+        pairs=found.pairs,
+        palette=found.palette,
+        background=found.background,
+        description=found.digest,
+    )

@@ -22,7 +22,8 @@ def parameters(setup: Setup) -> Iterator[Finding]:
 
 
 def data(setup: Setup) -> Iterator[Finding]:
-    from ciss.data import DATASETS, DataError, Index
+    from ciss.data import DATASETS, DataError, Index, data_set
+    from ciss.documents import ConfigError
     from ciss.runs import index_folder
 
     named = os.environ.get("CISS_DATA")
@@ -31,14 +32,17 @@ def data(setup: Setup) -> Iterator[Finding]:
     else:
         yield ok(f"CISS_DATA is {named}" if named else f"CISS_DATA is not set: {setup.root / 'data'} is searched")
     used = {benchmark.dataset: name for name, benchmark in setup.benchmarks.items()}
-    for name, dataset in DATASETS.items():
+    for name in dict.fromkeys([*DATASETS, *used]):
         try:
+            dataset = data_set(name)
             folder = paths.data_root(dataset.folder[0]).joinpath(*dataset.folder[1:])
             if name in used:
                 images = {split: len(dataset.pairs(folder, split)) for split in ("train", "val")}
                 yield ok(f"{name}: {folder}, {images['train']} training and {images['val']} validation images")
             else:
                 yield ok(f"{name}: {folder} (not needed by {setup.file})")
+        except ConfigError as error:
+            yield fail(f"{name}: {short(error)}", f"correct it, or take {used[name]} out of {setup.file}")
         except FileNotFoundError as error:
             if name not in used:
                 yield ok(f"{name}: not there (not needed by {setup.file})")

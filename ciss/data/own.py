@@ -1,0 +1,145 @@
+"""A data set of one's own: a folder of images and masks with a small `dataset.yaml`.
+
+    classes: {1: leaf, 2: {name: stem, colour: [0, 128, 0]}}  # number in the masks -> name
+    train: {images: images/train, masks: masks/train}         # these are the defaults, as for val
+    val: 0.2                                                  # or folders of their own, or a share of the others
+    void: 255                                                 # the number of pixels that do not count
+
+Masks are 8-bit PNGs named like their images. 0 is the background, unless `classes` names it: then there is no
+background, and class ids in `params.yaml` are one larger than in the masks. Folders within a folder of images are
+domains: one city, one camera, one season each.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from ciss import config, paths
+from ciss.data.pictures import FOREIGN, DataError
+from ciss.data.voc import Pair, palette
+from ciss.documents import ConfigError, plain, read_yaml
+
+FILE = "dataset.yaml"
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+@config.section
+class Class:
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    colour: tuple[Byte, Byte, Byte] | None = None
+
+
+@config.section
+class Folders:
+    images: config.Text
+    masks: config.Text
+
+
+@config.section
+class Description:
+    classes: Annotated[dict[str, Class], Field(min_length=1)]
+    train: Folders = Folders(images="images/train", masks="masks/train")
+    val: Folders = Folders(images="images/val", masks="masks/val")
+    share: Annotated[float, Field(gt=0, lt=1)] | None = None  # of the training images, drawn by name, in place of `val`
+    void: Byte = 255
+
+
+@plain_dataclass(frozen=True)
+class Own:
+    file: Path
+    described: Description
+    classes: dict[int, str]
+    palette: np.ndarray
+    background: bool
+    digest: str
+    ids: bytes
+
+    def pairs(self, folder: Path, split: str) -> list[Pair]:
+        """The pairs of a split, sorted by name. Raises FileNotFoundError and DataError naming what lacks."""
+        share = self.described.share
+        found = _pairs(folder, self.described.train if share or split == "train" else self.described.val, self)
+        if not share:
+            return found
+        order = sorted(found, key=lambda pair: hashlib.sha256(pair.id.encode()).hexdigest())
+        scored = {pair.id for pair in order[: max(1, round(share * len(order)))]}
+        return [pair for pair in found if (pair.id in scored) == (split == "val")]
+
+
+def find(name: str) -> Path | None:
+    """The description of a data set of one's own, or None."""
+    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        return None
+    try:
+        return paths.data_root(f"{name}/{FILE}")
+    except FileNotFoundError:
+        return None
+
+
+def load(file: Path) -> Own:
+    """Raises ConfigError naming file and key."""
+    document = read_yaml(file)
+    if not isinstance(document, dict):
+        raise ConfigError(f"{file}: found no sections. Write `classes: {{1: NAME, 2: NAME}}` at least.")
+    values = dict(document)
+    if isinstance(values.get("val"), float):
+        values["share"] = values.pop("val")
+    if isinstance(values.get("classes"), dict):
+        values["classes"] = {
+            str(number): {"name": each} if isinstance(each, str) else each for number, each in values["classes"].items()
+        }
+    described = config.validate(Description, values, str(file), "")
+    numbers = {}
+    for number, each in described.classes.items():
+        if not re.fullmatch("[0-9]{1,3}", number) or int(number) > 250 or int(number) == described.void:
+            problem = f"found the number {plain(number)!r}, but masks have classes from 0 to 250 that are not void"
+            raise ConfigError(f"{file}: classes: {problem}. Change it.")
+        numbers[int(number)] = each
+    shift = 1 if 0 in numbers else 0
+    names = {number + shift: each.name for number, each in sorted(numbers.items())}
+    if len(set(names.values())) < len(names):
+        raise ConfigError(f"{file}: classes: a name stands twice. Change one.")
+    colours = palette()
+    for number, each in numbers.items():
+        if each.colour:
+            colours[number + shift] = each.colour
+    ids = np.full(256, FOREIGN, np.uint8)
+    ids[0] = 0
+    for number in numbers:
+        ids[number] = number + shift
+    ids[described.void] = 255
+    return Own(
+        file=file,
+        described=described,
+        classes={0: "background", **names},
+        palette=colours,
+        background=not shift,
+        digest=hashlib.sha256(file.read_bytes()).hexdigest(),
+        ids=ids.tobytes(),
+    )
+
+
+def _pairs(folder: Path, where: Folders, own: Own) -> list[Pair]:
+    images, masks = folder / where.images, folder / where.masks
+    for place in (images, masks):
+        if not place.is_dir():
+            raise FileNotFoundError(f"{place}: there is no such folder. Make it, or name another in {own.file}.")
+    found = sorted(file for file in images.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if not found:
+        raise DataError(f"{images}: no images ({', '.join(sorted(SUFFIXES))}). Put them there.")
+    names = [file.relative_to(images).with_suffix("") for file in found]
+    return [
+        Pair(
+            "_".join(name.parts),
+            file,
+            (masks / name).with_name(f"{name.name}.png"),
+            own.ids,
+            "/".join(name.parts[:-1]),
+        )
+        for file, name in zip(found, names, strict=True)
+    ]

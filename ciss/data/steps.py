@@ -1,0 +1,136 @@
+"""What each step of a benchmark brings: classes, or domains, and the images it trains on and is scored on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+
+from ciss import protocol
+from ciss.config import Benchmark
+from ciss.data.pictures import DataError
+from ciss.data.sets import DataSet, data_set
+from ciss.documents import ConfigError
+
+
+class ChoiceError(ConfigError):
+    """A benchmark whose data set, order, groups or protocol do not fit each other; `key` is the one to correct."""
+
+    def __init__(self, key: str, problem: object):
+        super().__init__(str(problem))
+        self.key = key
+
+
+def class_groups(benchmark: Benchmark) -> list[list[int]]:
+    """Raw ids of every step; one group in the domain setting, whose steps bring no classes. Raises ChoiceError."""
+    dataset = _data_set(benchmark)
+    classes = None if benchmark.dataset in protocol.DATASETS else dataset.order()
+    known = protocol.DATASETS.get(benchmark.dataset, classes)
+    if benchmark.groups is not None:
+        if benchmark.order is not None or benchmark.setting == "domain":
+            other = "order" if benchmark.order is not None else "domain setting"
+            raise ChoiceError("groups", f"groups say which class comes when, and so does the {other}. Remove one.")
+        try:
+            return protocol.own_groups(benchmark.groups, [c for c in dataset.classes if c])
+        except ValueError as error:
+            raise ChoiceError("groups", error) from None
+    order = None if benchmark.order is None else list(benchmark.order)
+    names = (("order", "joint"), ("protocol", "joint" if benchmark.setting == "domain" else benchmark.protocol))
+    for key, name in names:
+        try:
+            groups = protocol.class_groups(benchmark.dataset, name, order=order, classes=known)
+        except ValueError as error:
+            raise ChoiceError(key, error) from None
+    return groups
+
+
+def domain_groups(benchmark: Benchmark) -> list[list[str]]:
+    """Domains of every step of the domain setting. Raises ChoiceError; where the domains are folders that have to be
+    looked up, FileNotFoundError and DataError."""
+    dataset = _data_set(benchmark)
+    domains = dataset.domains or sorted({pair.domain for pair in every_pair(dataset)})
+    try:
+        return protocol.domain_groups(benchmark.dataset, benchmark.protocol, domains)
+    except ValueError as error:
+        raise ChoiceError("protocol", error) from None
+
+
+def step_count(benchmark: Benchmark) -> int:
+    """Steps, the base step included. Raises as `class_groups` and `domain_groups`."""
+    groups = class_groups(benchmark)
+    return len(domain_groups(benchmark) if benchmark.setting == "domain" else groups)
+
+
+def every_pair(dataset: DataSet) -> list:
+    """Training pairs, then validation pairs."""
+    return [pair for split in ("train", "val") for pair in dataset.pairs(dataset.root(), split)]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Images by number, sorted."""
+
+    steps: list[list[int]]  # step -> training images
+    joint: list[int]  # training images of any class
+    holdout: list[int]
+    validation: list[list[int]]  # step -> images scored after it
+
+
+def choose_images(
+    benchmark: Benchmark,
+    groups: list[list[int]],
+    ids: Sequence[str],
+    classes: Sequence[Sequence[int]],
+    validation: int,
+    domains: Sequence[str],
+) -> Choice:
+    """The images of every step. `ids`, `classes` and `domains`: of the training images; `validation`: how many there
+    are. In the domain setting training and validation images are one list, divided here.
+
+    Raises: DataError for a hold-out that leaves nothing; ValueError for a step without images.
+    """
+    setting = benchmark.setting
+    if setting == "domain":
+        named = domain_groups(benchmark)
+        step_of = {name: step for step, names in enumerate(named) for name in names}
+        if strange := sorted(set(domains) - set(step_of)):
+            raise DataError(f"domain {strange[0]!r} is not among those of {benchmark.dataset}. Remove its images.")
+        training, tests = protocol.split_domains([step_of[d] for d in domains], legacy=benchmark.legacy_split)
+        if len(training) < len(named):
+            raise ValueError(f"step {len(training)} is left without images in the domain setting. Give it images.")
+        trained = np.sort(np.concatenate(training))
+        held = trained[draw_holdout([ids[i] for i in trained], benchmark.holdout)]
+        steps = [np.setdiff1d(images, held) for images in training]
+        return Choice(
+            [images.tolist() for images in steps],
+            np.setdiff1d(trained, held).tolist(),
+            held.tolist(),
+            [images.tolist() for images in tests],
+        )
+    held = draw_holdout(ids, benchmark.holdout)
+    kept = np.setdiff1d(np.arange(len(ids)), held)
+    present = [classes[i] for i in kept]
+    everything = [[c for group in groups for c in group]]
+    steps = [protocol.select_images(present, groups, step, setting) for step in range(len(groups))]
+    joint = protocol.select_images(present, everything, 0, "overlapped")
+    return Choice(
+        [kept[images].tolist() for images in steps],
+        kept[joint].tolist(),
+        held.tolist(),
+        [list(range(validation))] * len(groups),
+    )
+
+
+def draw_holdout(ids: Sequence[str], images: int) -> np.ndarray:
+    """Positions of the hold-out, sorted: drawn by image id, so that it is the same for every step, method and seed."""
+    if images >= len(ids):
+        raise DataError(f"holdout is {images}, but there are only {len(ids)} training images. Make it smaller.")
+    order = sorted(range(len(ids)), key=lambda i: sha256(ids[i].encode()).hexdigest())
+    return np.sort(np.array(order[:images], dtype=np.int64))
+
+
+def _data_set(benchmark: Benchmark) -> DataSet:
+    try:
+        return data_set(benchmark.dataset)
+    except ConfigError as error:
+        raise ChoiceError("dataset", error) from None
