@@ -2,7 +2,7 @@
 
     classes: {1: leaf, 2: {name: stem, colour: [0, 128, 0]}}  # number in the masks -> name
     train: {images: images/train, masks: masks/train}         # these are the defaults, as for val
-    val: 0.2                                                  # or folders of their own, or a share of the others
+    share: 0.2                                                # scored, of the training images; without folders for val
     void: 255                                                 # the number of pixels that do not count
 
 Masks are 8-bit PNGs named like their images. 0 is the background, unless `classes` names it: then there is no
@@ -63,12 +63,28 @@ class Own:
     def pairs(self, folder: Path, split: str) -> list[Pair]:
         """The pairs of a split, sorted by name. Raises FileNotFoundError and DataError naming what lacks."""
         share = self.described.share
-        found = _pairs(folder, self.described.train if share or split == "train" else self.described.val, self)
+        found = self._listed(folder, "train" if share else split)
         if not share:
             return found
         order = sorted(found, key=lambda pair: hashlib.sha256(pair.id.encode()).hexdigest())
         scored = {pair.id for pair in order[: max(1, round(share * len(order)))]}
         return [pair for pair in found if (pair.id in scored) == (split == "val")]
+
+    def _listed(self, folder: Path, split: str) -> list[Pair]:
+        where: Folders = getattr(self.described, split)
+        images, masks = folder / where.images, folder / where.masks
+        for place in (images, masks):
+            if not place.is_dir():
+                raise FileNotFoundError(f"{place}: there is no such folder. Make it, or name another in {self.file}.")
+        found = sorted(file for file in images.rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not found:
+            raise DataError(f"{images}: no images ({', '.join(sorted(SUFFIXES))}). Put them there.")
+        pairs = []
+        for file in found:
+            *domain, name = file.relative_to(images).with_suffix("").parts
+            mask = masks.joinpath(*domain, f"{name}.png")
+            pairs.append(Pair("_".join((split, *domain, name)), file, mask, self.ids, "/".join(domain)))
+        return pairs
 
 
 def find(name: str) -> Path | None:
@@ -87,8 +103,6 @@ def load(file: Path) -> Own:
     if not isinstance(document, dict):
         raise ConfigError(f"{file}: found no sections. Write `classes: {{1: NAME, 2: NAME}}` at least.")
     values = dict(document)
-    if isinstance(values.get("val"), float):
-        values["share"] = values.pop("val")
     if isinstance(values.get("classes"), dict):
         values["classes"] = {
             str(number): {"name": each} if isinstance(each, str) else each for number, each in values["classes"].items()
@@ -122,24 +136,3 @@ def load(file: Path) -> Own:
         digest=hashlib.sha256(file.read_bytes()).hexdigest(),
         ids=ids.tobytes(),
     )
-
-
-def _pairs(folder: Path, where: Folders, own: Own) -> list[Pair]:
-    images, masks = folder / where.images, folder / where.masks
-    for place in (images, masks):
-        if not place.is_dir():
-            raise FileNotFoundError(f"{place}: there is no such folder. Make it, or name another in {own.file}.")
-    found = sorted(file for file in images.rglob("*") if file.suffix.lower() in SUFFIXES)
-    if not found:
-        raise DataError(f"{images}: no images ({', '.join(sorted(SUFFIXES))}). Put them there.")
-    names = [file.relative_to(images).with_suffix("") for file in found]
-    return [
-        Pair(
-            "_".join(name.parts),
-            file,
-            (masks / name).with_name(f"{name.name}.png"),
-            own.ids,
-            "/".join(name.parts[:-1]),
-        )
-        for file, name in zip(found, names, strict=True)
-    ]

@@ -1,0 +1,239 @@
+"""Data sets of one's own, domains and groups of one's own: from a folder to a trained run, every method."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ciss import data, engine, results, runs
+from ciss.config import ConfigError, validate
+from ciss.data import DataError, Index, data_set, prepare
+from ciss.data import scan as scanning
+from ciss.methods import METHODS
+
+YAML = """
+classes:
+  1: leaf
+  2: {name: stem, colour: [0, 128, 0]}
+  3: flower
+  4: fruit
+"""
+SEASONS = ("spring", "summer", "winter")
+
+
+def paint(folder, name: str, ids: list[int], seed: int) -> None:
+    """An image of 32 pixels and its mask: a square for each id, of a colour of its own, on the background."""
+    dice = np.random.default_rng(seed)
+    image, mask = dice.integers(90, 120, (32, 32, 3), dtype=np.uint8), np.zeros((32, 32), np.uint8)
+    for number, raw in enumerate(ids):
+        row, column = 16 * (number // 2) + dice.integers(0, 4), 16 * (number % 2) + dice.integers(0, 4)
+        mask[row : row + 10, column : column + 10] = raw
+        image[row : row + 10, column : column + 10] = (60 * raw, 255 - 60 * raw, 40)
+    for kind, array, suffix in (("images", image, "jpg"), ("masks", mask, "png")):
+        file = folder / kind / f"{name}.{suffix}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(file)
+
+
+@pytest.fixture
+def garden(tmp_path, monkeypatch):
+    """20 training and 8 validation images of four classes in three seasons."""
+    folder = tmp_path / "data" / "garden"
+    dice = np.random.default_rng(0)
+    for split, images in (("train", 20), ("val", 8)):
+        for number in range(images):
+            ids = [1 + number % 4, *dice.choice(4, 2) + 1]
+            paint(folder, f"{split}/{SEASONS[number % 3]}/{number:02d}", ids, number)
+    (folder / "dataset.yaml").write_text(YAML)
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CISS_DATA", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return folder
+
+
+def benchmark(project, **changes):
+    values = {**project.document["benchmarks"]["tiny"], "dataset": "garden", "protocol": "2-2", "holdout": 0, **changes}
+    return validate(data.index.Benchmark, values, "test", "")
+
+
+def test_a_folder_with_a_description_is_a_data_set(garden):
+    found = data_set("garden")
+    assert found.classes == {0: "background", 1: "leaf", 2: "stem", 3: "flower", 4: "fruit"}
+    assert found.palette[2].tolist() == [0, 128, 0] and found.background and found.order() == (1, 2, 3, 4)
+    pairs = found.pairs(found.root(), "train")
+    assert len(pairs) == 20 and [pair.id for pair in pairs] == sorted(pair.id for pair in pairs)
+    assert {pair.domain for pair in pairs} == set(SEASONS)
+
+
+def test_a_share_of_the_images_is_scored(garden):
+    (garden / "dataset.yaml").write_text(YAML + "share: 0.3\n")
+    found = data_set("garden")
+    parts = {split: {pair.id for pair in found.pairs(garden, split)} for split in ("train", "val")}
+    assert (len(parts["train"]), len(parts["val"])) == (14, 6) and not parts["train"] & parts["val"]
+
+
+def test_a_named_zero_is_a_class(garden):
+    """Then nothing is background, and every id moves up by one; void is what the file says."""
+    (garden / "dataset.yaml").write_text("classes: {0: sky, 1: leaf, 2: stem, 3: flower}\nvoid: 4\n")
+    found = data_set("garden")
+    assert found.classes == {0: "background", 1: "sky", 2: "leaf", 3: "stem", 4: "flower"} and not found.background
+    pair = found.pairs(garden, "train")[0]
+    stored = np.array(Image.open(pair.mask))
+    read = data.pictures.read_pair(pair.id, pair.image, pair.mask, pair.ids)[1]
+    assert read.tolist() == np.array([1, 2, 3, 4, 255])[stored].tolist()
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("", "found no sections. Write `classes"),
+    ("classes: {1: leaf, 300: stem}", "classes: found the number '300'"),
+    ("classes: {1: leaf, leaf: stem}", "classes: found the number 'leaf'"),
+    ("classes: {1: leaf, 2: leaf}", "classes: a name stands twice. Change one."),
+    ("classes: {1: {nme: leaf}}", "classes.1.nme: unknown key. Did you mean 'name'?"),
+    ("classes: {1: {name: leaf, colour: [0, 0]}}", "classes.1.colour"),
+    ("classes: {1: {name: leaf, colour: [0, 0, 256]}}", "classes.1.colour"),
+    ("clases: {a: leaf}", "clases: unknown key. Did you mean 'classes'?"),
+    ("classes: {1: leaf, 2: stem}\nshare: 1.5", "share: found 1.5"),
+    ("classes: {255: leaf}", "classes: found the number '255'"),
+    ("{1: leaf}", "found the name 1, but it should be text."),
+    ("classes: [", "line 1, column"),
+])  # fmt: skip
+def test_a_wrong_description_is_named(garden, text, words):
+    (garden / "dataset.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        data_set("garden")
+    message = str(caught.value)
+    assert words in message
+    for line in message.splitlines():
+        assert line.startswith(f"{garden / 'dataset.yaml'}: ") and line.endswith((".", "?")), line
+
+
+def test_what_lacks_is_named(garden):
+    (garden / "masks" / "train" / "spring" / "00.png").unlink()
+    with pytest.raises(DataError, match=r"spring/00\.png: the mask is missing"):
+        data.scan.scan(data_set("garden").pairs(garden, "train"), data_set("garden"))
+    (garden / "dataset.yaml").write_text(YAML + "train: {images: pictures, masks: masks/train}\n")
+    with pytest.raises(FileNotFoundError, match=r"pictures: there is no such folder\. Make it, or name another in"):
+        data_set("garden").pairs(garden, "train")
+    for name in ("gardens", "../garden", "", "a/b"):
+        with pytest.raises(ConfigError, match="no data set"):
+            data_set(name)
+
+
+def test_a_number_without_a_class_is_foreign(garden):
+    (garden / "dataset.yaml").write_text("classes: {1: leaf, 2: stem, 3: flower}\n")
+    with pytest.raises(DataError, match=r"id 4 is no class of the data set\. Correct the mask"):
+        data.scan.scan(data_set("garden").pairs(garden, "train"), data_set("garden"))
+
+
+def test_an_index_belongs_to_its_description(plot, garden, project, tmp_path):
+    folder = tmp_path / "data" / "index" / "garden"
+    settings = benchmark(project)
+    index = prepare(settings, folder, progress=False)
+    assert index.groups == [[1, 2], [3, 4]] and Index.load(folder, settings).pairs("train")
+    (garden / "dataset.yaml").write_text(YAML.replace("leaf", "sheet"))
+    with pytest.raises(DataError, match=r"dataset\.yaml changed\. Run: dvc repro -f prepare"):
+        index.pairs("train")
+    assert prepare(settings, folder, progress=False).fingerprint != index.fingerprint
+
+
+def test_what_was_read_is_not_read_again(plot, garden, project, tmp_path, monkeypatch):
+    folder, settings = tmp_path / "data" / "index" / "garden", benchmark(project)
+    first = prepare(settings, folder, progress=False)
+    read, original = [], scanning._read
+    monkeypatch.setattr(scanning, "_read", lambda pair: read.append(pair.id) or original(pair))
+    assert prepare(settings, folder, progress=False) == first and not read
+    assert prepare(benchmark(project, protocol="1-1"), folder, progress=False).groups != first.groups and not read
+    paint(garden, "train/spring/00", [4], 99)
+    changed = prepare(settings, folder, progress=False)
+    assert read == ["train_spring_00"] and changed.classes["train"][0] == [0, 4]
+    for damage in ("", "{", '{"rules": 1}', '{"rules": "x", "pairs": {}}'):
+        (tmp_path / "data" / ".scan" / "garden.json").write_text(damage)
+        read.clear()
+        assert prepare(settings, folder, progress=False) == changed and len(read) == 28
+
+
+def test_what_is_broken_is_not_kept(plot, garden, project, tmp_path):
+    folder, file = tmp_path / "data" / "index" / "garden", garden / "images" / "train" / "spring" / "00.jpg"
+    sound = file.read_bytes()
+    file.write_bytes(sound[:100])
+    for _ in range(2):
+        with pytest.raises(DataError, match="00.jpg: the image cannot be read"):
+            prepare(benchmark(project), folder, progress=False)
+    file.write_bytes(sound)
+    prepare(benchmark(project), folder, progress=False)
+
+
+def trained(project, garden, method: str, **changes):
+    """The base step and all increments of a method."""
+    project.document["benchmarks"]["tiny"] |= {"dataset": "garden", "protocol": "2-2", "holdout": 2, **changes}
+    project.document["methods"][method] = {}
+    project.document["joints"] = {}
+    chain, after = {}, "base"
+    steps = data.step_count(project.config.benchmarks["tiny"])
+    for step in range(1, steps):
+        chain[f"m-{step}"] = {"benchmark": "tiny", "method": method, "seed": 0, "after": after, "step": step}
+        after = f"m-{step}"
+    project.document["chain"], project.document["ends"] = chain, {"m": {"run": after, "benchmark": "tiny"}}
+    jobs = [project.run(name) for name in ("base", *chain)]
+    prepare(project.config.benchmarks["tiny"], jobs[0].root / "data" / "index" / "tiny", progress=False)
+    for job in jobs:
+        engine.train(job)
+    return jobs, [results.read(job) for job in jobs]
+
+
+METHODS_OF_STEPS = [name for name in METHODS if not METHODS[name].sees_all]
+
+
+@pytest.fixture
+def plot(garden, project, monkeypatch):
+    """The garden as the data of a tiny project."""
+    monkeypatch.setenv("CISS_DATA", str(garden.parent))
+    return project
+
+
+@pytest.mark.parametrize("method", METHODS_OF_STEPS)
+def test_domains_are_learnt_one_after_the_other(plot, garden, method):
+    """All classes from the start, images of one season a step: no channel is added, the test grows with the steps."""
+    jobs, found = trained(plot, garden, method, setting="domain", protocol="1-1")
+    index = jobs[0].index()
+    assert len(jobs) == 3 and not index.leaked() and [len(group) for group in index.groups] == [4]
+    domains = [pair.domain for pair in index.pairs("train")]
+    for step, (job, result) in enumerate(zip(jobs, found, strict=True)):
+        assert job.channel_groups == [5] and {domains[i] for i in job.images(index)} == {SEASONS[step]}
+        assert {domains[i] for i in index.validation[step]} == set(SEASONS[: step + 1])
+        assert all(np.isfinite(row["loss"]) for row in result["log"])
+        assert result["confusion"].sum() == 32 * 32 * len(index.validation[step])
+    assert found[0]["scores"]["new"] is None and found[-1]["scores"]["all"] is not None
+
+
+def test_the_published_division_is_asked_for_by_name(plot, garden):
+    jobs, _ = trained(plot, garden, "finetune", setting="domain", protocol="1-2", legacy_split=True)
+    assert jobs[0].index().leaked()
+
+
+@pytest.mark.parametrize("method", METHODS_OF_STEPS)
+def test_groups_in_any_order_and_of_some_classes(plot, garden, method):
+    """Raw ids and positions differ: 4 arrives first, 1 never, and is background."""
+    jobs, found = trained(plot, garden, method, protocol="own", groups=[[4], [2, 3]])
+    assert found[-1]["classes"] == ["background", "fruit", "stem", "flower"] and jobs[1].channel_groups == [2, 2]
+    truth = found[-1]["confusion"].sum(axis=1)
+    counts = {raw: 0 for raw in range(5)}
+    for pair in data_set("garden").pairs(garden, "val"):
+        for raw, count in zip(*np.unique(np.array(Image.open(pair.mask)), return_counts=True), strict=True):
+            counts[raw] += int(count)
+    assert truth.tolist() == [counts[0] + counts[1], counts[4], counts[2], counts[3]]
+    assert all(np.isfinite(row["loss"]) for result in found for row in result["log"])
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"groups": [[4], [9]]}, "benchmarks.tiny.groups: the groups' ids [9] are no classes"),
+    ({"groups": [[4], [2]], "order": [1, 2, 3, 4]}, "benchmarks.tiny.groups: groups say which class comes when"),
+    ({"setting": "domain", "groups": [[4], [2]]}, "benchmarks.tiny.groups: groups say which class comes when"),
+    ({"setting": "domain", "protocol": "3-1"}, "benchmarks.tiny.protocol: garden 3-1: 3 base domains"),
+    ({"order": [1, 2, 3]}, "benchmarks.tiny.order: the order is no permutation of the 4 classes of garden"),
+])  # fmt: skip
+def test_what_does_not_fit_is_named(plot, garden, changes, words):
+    plot.document["benchmarks"]["tiny"] |= {"dataset": "garden", "protocol": "2-2", **changes}
+    with pytest.raises(ConfigError) as caught:
+        runs.check(plot.config)
+    assert words in str(caught.value)
