@@ -46,6 +46,7 @@ def _printed(value: Decimal) -> Decimal:
 
 
 Percent = Annotated[Decimal, Field(ge=0, le=100), AfterValidator(_printed)]
+Resolution = Annotated[str, StringConstraints(pattern=r"^full resolution$|^([0-9]+-pixel )?centre crops$")]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+-]*$", max_length=60)]
 
 
@@ -65,9 +66,7 @@ class Result:
     backbone: Text | None = None
     decoder: Literal["deeplabv3", "mask_transformer"] | None = None
     convention: Literal[(*metrics.CONVENTIONS, "unknown")]
-    resolution: (
-        Annotated[str, StringConstraints(pattern=r"^full resolution$|^([0-9]+-pixel )?centre crops$")] | None
-    ) = None
+    resolution: Resolution | None = None
     source: Text
     reported_by: Text | None = None
     note: Text | None = None
@@ -114,7 +113,7 @@ def load(path: Path | None = None) -> list[Result]:
     path = paths.project() / "reports" / "published.yaml" if path is None else Path(path)
     file = path.name
     if not path.is_file():
-        raise ConfigError(f"{path}: there is no such file. Get it back with: git checkout {path.name}")
+        raise ConfigError(f"{path}: there is no such file. Get it back with: git checkout -- reports/published.yaml")
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     document = read_yaml(path, yaml)
