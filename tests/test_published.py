@@ -46,9 +46,6 @@ def numbers(*values):
     return [None if value is None else Decimal(value) for value in values]
 
 
-# ---- the file
-
-
 def test_every_result_is_a_number_with_a_source():
     assert len(RESULTS) == 327
     assert Counter(result.dataset for result in RESULTS) == {"voc": 207, "ade20k": 98, "cityscapes": 22}
@@ -125,9 +122,6 @@ def test_values_without_old_and_new():
     assert one("voc", "15-5", "sequential", "cfsseg", "plop").all == Decimal("70.0")
 
 
-# ---- the arithmetic
-
-
 def test_a_wrong_convention_shows():
     """Where the two means are further apart than rounding: the rows that tell a convention."""
     other = {"mib": "plop", "mbs": "plop", "plop": "mib", "ssul": "mib"}
@@ -152,9 +146,8 @@ def test_a_slip_of_one_digit_shows():
     for result in RESULTS:
         if recompute(result) is not None and not result.flag:
             unit = max(Decimal(1).scaleb(each.as_tuple().exponent) for each in (result.old, result.new, result.all))
-            assert problem(replace(result, all=result.all + 3 * unit)) and problem(
-                replace(result, all=result.all - 3 * unit)
-            )
+            for slip in (-3 * unit, 3 * unit):
+                assert problem(replace(result, all=result.all + slip))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +156,6 @@ def test_a_slip_of_one_digit_shows():
         # 15-5 under mib weighs 3 to 1. One digit each: half a unit of `all` and of the mean, 0.05 + 0.05
         ("50.0", "30.0", "45.0", True),
         ("50.0", "30.0", "45.1", True),  # 0.1: just within
-        ("50.0", "30.0", "44.9", True),
         ("50.0", "30.0", "45.2", False),
         # `all` with two digits: 0.005 + 0.05
         ("50.0", "30.0", "45.05", True),
@@ -197,9 +189,6 @@ def test_what_cannot_be_recomputed():
         assert recompute(changed) is None and problem(changed) is None, change
 
 
-# ---- files
-
-
 def test_digits_are_kept(tmp_path):
     (row,) = read(tmp_path, TABLE.replace("54.64", "54.60").replace("65.12", ".2").replace("21.11", "20"))
     assert [str(each) for each in (row.old, row.new, row.all)] == ["0.2", "20", "54.60"]
@@ -226,12 +215,9 @@ def test_a_result_may_say_otherwise_than_its_table(tmp_path):
         (("all: 54.64", "all: .nan"), ["tables.0.results.0.all: found '.nan'", "decimal"]),
         (("all: 54.64", "all: 5e1"), ["tables.0.results.0.all: found", "as printed"]),
         (("all: 54.64", "all: 154.64"), ["tables.0.results.0.all: found '154.64'", "less than or equal to 100"]),
-        (("all: 54.64", "all: -1"), ["tables.0.results.0.all: found '-1'", "greater than or equal to 0"]),
         (("convention: plop", "convention: plob"), ["tables.0.results.0.convention: found 'plob'", "'plop'", "'mbs'"]),
         (("        convention: plop\n", ""), ["tables.0.results.0.convention: this key is missing"]),
-        (("dataset: voc", "dataset: vox"), ["tables.0.results.0.dataset: found 'vox'", "'ade20k'"]),
-        (("dataset: voc", "dataset: voc8"), ["tables.0.results.0.dataset: found 'voc8'"]),
-        (("dataset: voc", "dataset: shapes"), ["tables.0.results.0.dataset: found 'shapes'"]),
+        (("dataset: voc", "dataset: voc8"), ["tables.0.results.0.dataset: found 'voc8'", "'ade20k'"]),
         (("setting: overlapped", "setting: overlap"), ["tables.0.results.0.setting: found 'overlap'", "'overlapped'"]),
         (("        setting: overlapped\n", ""), ["tables.0.results.0.setting: 15-1 belongs to a setting"]),
         (("protocol: 15-1", "protocol: 15-3"), ["tables.0.results.0.protocol: voc 15-3", "steps of 3"]),
@@ -239,10 +225,7 @@ def test_a_result_may_say_otherwise_than_its_table(tmp_path):
         (("overlapped", "domain\n        protocol: x"), ["tables.0.results.0.protocol", "cities"]),
         (("method: plop", "method: PLOP"), ["tables.0.results.0.method: found 'PLOP'", "pattern"]),
         (("all: 54.64", "all: 54.64, upto: 54"), ["tables.0.results.0.upto: 54 is not above `all`"]),
-        (
-            ("all: 54.64", "all: 54.64, resolution: big"),
-            ["tables.0.results.0.resolution: found 'big'", "full resolution"],
-        ),
+        (("all: 54.64", "all: 54.64, resolution: big"), ["tables.0.results.0.resolution: found 'big'"]),
         (("        results:", "        rows:"), ["tables.0.results: this key is missing"]),
         (("    tables:", "    table:"), ["table: unknown key", "'tables'"]),
         ((TABLE, "[]"), ["list of `tables`"]),
@@ -267,9 +250,6 @@ def test_bad_files_are_named(tmp_path, change, words):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="nothing.yaml: there is no such file.*git checkout"):
         load(tmp_path / "nothing.yaml")
-
-
-# ---- beside our own
 
 
 def row_of(table, method, convention, **rest):
@@ -347,9 +327,8 @@ def test_a_known_convention_at_another_resolution_gives_no_number():
     assert row_of(windows, "dkd", "plop")["ours_all"] == 50
     # where either is not known there is no number
     for table in (crops, full):
-        assert np.isnan(row_of(table, "gsc", "plop")["ours_all"]) and np.isnan(
-            row_of(table, "sats", "unknown")["ours_all"]
-        )
+        assert np.isnan(row_of(table, "gsc", "plop")["ours_all"])
+        assert np.isnan(row_of(table, "sats", "unknown")["ours_all"])
         assert row_of(table, "gsc", "plop")["differs"] == "resolution unknown"
 
 
