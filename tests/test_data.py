@@ -695,7 +695,8 @@ def test_the_palette_and_the_names():
 
 def test_every_data_set_has_names_and_colours():
     for name, dataset in DATASETS.items():
-        assert dataset.classes[0] == "background" and set(protocol.DATASETS[name]) <= set(dataset.classes)
+        assert dataset.classes[0] in ("background", "unlabelled")
+        assert set(protocol.DATASETS[name]) <= set(dataset.order())
         assert dataset.palette.shape == (256, 3) and dataset.void not in dataset.classes
 
 

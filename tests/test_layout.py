@@ -27,6 +27,7 @@ ORDER = [
     "prototypes",
     "models",
     "data",
+    "published",
     "protocol",
     "metrics",
     "checkpoint",

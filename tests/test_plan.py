@@ -299,7 +299,7 @@ def test_a_file_with_sections_missing_is_completed(planned):
     ("arguments", "message"),
     [
         (["shape"], "no data set 'shape'. Did you mean 'shapes'?"),
-        (["ade20k"], "no data set 'ade20k'. There are: shapes, voc, voc8."),
+        (["kitti"], "no data set 'kitti'. There are: ade20k, camvid, cityscapes, shapes, voc, voc8. A folder"),
         (["shapes", "--preset", "vooc"], "no preset 'vooc'. Did you mean 'voc"),
         (
             ["shapes", "4-3"],
@@ -373,7 +373,8 @@ def test_help(planned):
         planned("--help")
     out = planned.capsys.readouterr().out
     assert caught.value.code == 0
-    for word in ("shapes, voc, voc8", "--fresh", "--check", *plan.INCREMENTAL):
+    out = " ".join(out.split())
+    for word in ("ade20k, camvid, cityscapes, shapes, voc, voc8", "--fresh", "--check", *plan.INCREMENTAL):
         assert word in out
 
 

@@ -3,11 +3,13 @@
 from ciss.analysis.background import FLOW_GROUPS, background_table, confusion_rates, flows
 from ciss.analysis.compare import (
     ProvenanceError,
+    by_convention,
     conventions_table,
     curves_table,
     made_with,
     methods_table,
     metrics_document,
+    ours,
     runs_table,
 )
 from ciss.analysis.forgetting import forgetting_table, iou_by_step, pace_table
@@ -16,6 +18,7 @@ __all__ = [
     "FLOW_GROUPS",
     "ProvenanceError",
     "background_table",
+    "by_convention",
     "confusion_rates",
     "conventions_table",
     "curves_table",
@@ -25,6 +28,7 @@ __all__ = [
     "made_with",
     "methods_table",
     "metrics_document",
+    "ours",
     "pace_table",
     "runs_table",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ciss import documents, metrics, protocol
+from ciss import documents, metrics, protocol, published
 from ciss.analysis.forgetting import iou_by_step
 from ciss.runs import digest
 
@@ -93,9 +93,6 @@ def conventions_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFra
     rows = []
     for end, results in ends.items():
         last, sizes = results[-1], [len(group) for group in results[-1]["groups"]]
-        evaluation = SimpleNamespace(**last["identity"]["parameters"]["benchmark"]["evaluation"])
-        evaluation.scales = tuple(evaluation.scales)
-        size = metrics.resolution(evaluation, last["identity"]["parameters"]["benchmark"]["train"]["crop"])
         for name, convention in metrics.conventions(last["background"]).items():
             found = [metrics.scores(r["confusion_all"], sizes, r["reached"], convention) for r in results]
             rows.append(
@@ -107,10 +104,47 @@ def conventions_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFra
                     "convention": name,
                     **found[-1],
                     "mean_over_steps": np.mean([scores["all"] for scores in found]) if len(results) > 1 else np.nan,
-                    "sentence": convention.sentence(size),
+                    "sentence": convention.sentence(_resolution(last)),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def by_convention(table: pd.DataFrame, benchmark: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Of `conventions_table`, means over seeds for `published.beside`: method -> convention -> score."""
+    mine = table[table["benchmark"] == benchmark].groupby(["method", "convention"])[["all", "old", "new"]].mean()
+    found: dict = {}
+    for (method, convention), row in mine.iterrows():
+        found.setdefault(method, {})[convention] = row.to_dict()
+    return found
+
+
+def ours(ends: dict[str, list[dict]]) -> published.Ours:
+    """What a benchmark's results share, for `published.beside`."""
+    last = next(iter(ends.values()))[-1]
+    settings, notes = last["identity"]["parameters"]["benchmark"], []
+    if settings["order"] or settings["groups"]:
+        notes.append("our order of classes is another")
+    if settings["limit"]:
+        notes.append(f"only the first {settings['limit']} images of each list")
+    if settings["holdout"]:
+        notes.append(f"{settings['holdout']} training images held out")
+    return published.Ours(
+        dataset=settings["dataset"],
+        protocol=settings["protocol"],
+        setting=settings["setting"],
+        encoder=settings["model"]["encoder"],
+        decoder=settings["model"]["decoder"],
+        resolution=_resolution(last),
+        notes=tuple(notes),
+    )
+
+
+def _resolution(result: dict) -> str:
+    settings = result["identity"]["parameters"]["benchmark"]
+    evaluation = SimpleNamespace(**settings["evaluation"])
+    evaluation.scales = tuple(evaluation.scales)
+    return metrics.resolution(evaluation, settings["train"]["crop"])
 
 
 def _over_steps(results: list[dict]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from ciss.data.index import Index, prepare
 from ciss.data.loaders import Loader, evaluation_loader, normalise, picture, training_loader
 from ciss.data.pictures import DataError
 from ciss.data.sets import DATASETS, DataSet, data_set
-from ciss.data.steps import ChoiceError, class_groups, step_count
+from ciss.data.steps import ChoiceError, class_groups, domain_groups, step_count
 
 __all__ = [
     "DATASETS",
@@ -15,6 +15,7 @@ __all__ = [
     "Loader",
     "class_groups",
     "data_set",
+    "domain_groups",
     "evaluation_loader",
     "normalise",
     "picture",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ciss import paths
-from ciss.data import own, shapes, voc
+from ciss.data import ade20k, camvid, cityscapes, own, shapes, voc
 from ciss.documents import ConfigError, choose, short
 
 
@@ -44,6 +44,16 @@ DATASETS: dict[str, DataSet] = {
     "shapes": DataSet(("shapes",), {0: "background", **shapes.CLASSES}, voc.pairs, voc.palette(), draw=shapes.write),
     "voc": VOC,
     "voc8": VOC,  # eight of its classes; the others are background
+    "ade20k": DataSet(("ADEChallengeData2016",), ade20k.CLASSES, ade20k.pairs, ade20k.palette(), background=False),
+    "cityscapes": DataSet(
+        ("cityscapes",),
+        cityscapes.CLASSES,
+        cityscapes.pairs,
+        cityscapes.palette(),
+        background=False,
+        domains=cityscapes.CITIES,
+    ),
+    "camvid": DataSet(("CamVid",), camvid.CLASSES, camvid.pairs, camvid.palette(), background=False),
 }
 
 
