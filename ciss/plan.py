@@ -66,8 +66,11 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
             for name in list(document[section]):
                 del document[section][name]
     for method in [*arguments.methods, "finetune", *(["joint"] if arguments.joint else [])]:
-        if method not in document["methods"]:
-            document["methods"][method] = _flow(_coefficients(method, _preset(arguments)))
+        mine = document["methods"].get(method)
+        if mine is None or (not arguments.add and _unedited(method, mine)):
+            theirs = _coefficients(method, _preset(arguments))
+            if mine != theirs:
+                document["methods"][method] = _flow(theirs)
         else:
             _tell_differences(method, document["methods"][method], _preset(arguments))
     for number, order in enumerate(_orders(arguments)):
@@ -122,6 +125,15 @@ def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, arg
             {"benchmark": benchmark, "method": "joint", "code": "joint", "seed": seed}
         )
         document["ends"][f"{base}-joint"] = _flow({"run": f"{base}-joint", "benchmark": benchmark})
+
+
+def _unedited(method: str, mine: dict) -> bool:
+    """Whether coefficients are as some preset has them: nobody's own."""
+    code, _, variant = method.partition("-")
+    if variant and variant not in METHODS[code].presets:
+        return False
+    texts = (file.read_text(encoding="utf-8") for file in presets().values())
+    return any(mine == _coefficients(method, YAML(typ="safe", pure=True).load(text)) for text in texts)
 
 
 def _tell_differences(method: str, mine: dict, preset: dict) -> None:

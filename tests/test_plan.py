@@ -439,3 +439,16 @@ def test_the_plan_leaves_the_document_alone():
     arguments |= {"add": False, "fresh": True, "methods": ["mib"], "joint": True, "seeds": [0], "orders": 1}
     plan.plan(document, type("Arguments", (), {**arguments, "order": None, "set": []}))
     assert document == before
+
+
+def test_coefficients_that_nobody_edited_follow_the_benchmark(planned):
+    """Those of another benchmark's preset are not taken along; numbers of one's own, and others' benchmarks, stay."""
+    planned("shapes", "--methods", "mbs", "gsc")
+    assert planned.config.methods["mbs"]["distillation"] == 25
+    planned("ade20k", "100-50", "--preset", "mbs", "--methods", "mbs", "--set", "model.pretrained=false", "--add")
+    assert planned.config.methods["mbs"]["distillation"] == 25, "shapes needs it"
+    planned("ade20k", "100-50", "--preset", "mbs", "--methods", "mbs", "--set", "model.pretrained=false")
+    assert planned.config.methods["mbs"]["distillation"] == 50
+    planned.edit("distillation: 50.0", "distillation: 49.0")
+    planned("shapes", "--methods", "mbs")
+    assert planned.config.methods["mbs"]["distillation"] == 49
