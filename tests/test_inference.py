@@ -61,9 +61,12 @@ def test_the_plain_way_is_one_forward_pass_and_the_same_bits(size):
     assert predict(network, images, replace(FULL, size=size), 16).equal(expected.argmax(dim=1))
 
 
-def test_labels_are_positions_without_a_gradient():
-    labels = predict(Fake(pointwise), noise(2, 3, 5, 7).requires_grad_(), replace(FULL, flip=True), 4)
-    assert labels.shape == (2, 5, 7) and labels.dtype == torch.int64 and not labels.requires_grad
+def test_labels_are_positions_and_no_gradient_is_kept():
+    kept = []
+    network = Fake(lambda shown: pointwise(shown) if kept.append(torch.is_grad_enabled()) is None else None)
+    labels = predict(network, noise(2, 3, 5, 7).requires_grad_(), replace(FULL, flip=True), 4)
+    assert labels.shape == (2, 5, 7) and labels.dtype == torch.int64
+    assert kept == [False, False]
 
 
 # --- windows
@@ -80,6 +83,7 @@ def test_labels_are_positions_without_a_gradient():
         (20, 8, 0.67, [0, 6, 12]),  # 5.36, rounded up
         (200, 100, 0.07, [*range(0, 100, 7), 100]),  # 0.07 x 100 is 7.000000000000001
         (5, 4, 0.001, [0, 1]),
+        (5, 4, 1e-12, [0, 1]),
     ],
 )
 def test_where_windows_start(side, window, stride, expected):
@@ -127,11 +131,12 @@ def test_a_smaller_image_is_filled_to_the_window_and_nothing_is_said_of_the_fill
     assert network.shown[0][1, 1, 0].tolist() == [2, 3, 4, 5], "the width is not filled, its last window is flush"
 
 
-def test_every_image_of_a_batch_gets_its_own_windows():
-    images = noise(3, 3, 9, 6, seed=1)
-    local = nn.Conv2d(3, 4, 3, padding=1)
-    together = predict(Fake(local), images, replace(WINDOW, stride=0.5), 4)
-    alone = [predict(Fake(local), image[None], replace(WINDOW, stride=0.5), 4) for image in images]
+@pytest.mark.parametrize("batch", [1, 6, 100])
+def test_every_image_of_a_batch_gets_its_own_windows(batch):
+    images, local = noise(3, 3, 9, 6, seed=1), nn.Conv2d(3, 4, 3, padding=1)
+    options = replace(WINDOW, stride=0.5, batch=batch)
+    together = predict(Fake(local), images, options, 4)
+    alone = [predict(Fake(local), image[None], options, 4) for image in images]
     assert together.equal(torch.cat(alone))
     assert not together[0].equal(together[1])
 
