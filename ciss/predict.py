@@ -159,7 +159,7 @@ def _predict(arguments: argparse.Namespace) -> bool:
             shares = np.bincount(ids.ravel(), minlength=256) / ids.size
             order = [int(c) for c in np.argsort(-shares, kind="stable") if shares[c]]
             classes = ", ".join(f"{data.classes[c]} {viz.percent(shares[c])}" for c in order)
-            print(f"{documents.plain(os.path.relpath(written))}: {classes}", flush=True)
+            print(_one_line(f"{os.path.relpath(written)}: {classes}"), flush=True)
     return whole
 
 
@@ -176,8 +176,13 @@ def _found(given: list[str]) -> tuple[list[Path], bool]:
 
 
 def _complain(message: str) -> bool:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(_one_line(f"error: {message}"), file=sys.stderr, flush=True)
     return False
+
+
+def _one_line(text: str) -> str:
+    """Whatever a file is called."""
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def main(given: list[str] | None = None) -> None:

@@ -141,11 +141,13 @@ def test_classes_lie_half_transparent_over_the_picture_and_background_stays_clea
     picture = np.full((500, 640, 3), 100, np.uint8)
     labels = np.zeros((500, 640), np.uint8)
     labels[:, 480:] = 2
+    labels[:400, 480:] = 0
     pixels, words, numbers = rendered(picture, labels)
     assert pixels.shape[1] == 640 and 520 < pixels.shape[0] < 560, "a pixel is a pixel, and the legend is below"
     assert (pixels[:500, :480] == 100).all()
-    assert pixels[0, 639].tolist() == [(100 + c + 1) // 2 for c in PALETTE[2]]
-    assert words == ["0  background  75.0 %", f"2  {DATASETS['shapes'].classes[2]}  25.0 %"]
+    assert (pixels[:400] == 100).all(), "the number stands on its class"
+    assert pixels[499, 639].tolist() == [(100 + c + 1) // 2 for c in PALETTE[2]]
+    assert words == ["0  background  95.0 %", f"2  {DATASETS['shapes'].classes[2]}  5.0 %"]
     assert numbers == ["2"]
     assert (pixels[500:] < 128).any() and (pixels[500:] == 255).any(), "dark words on white"
 
@@ -270,6 +272,30 @@ def test_a_bad_picture_is_named_and_the_others_are_done(project, tmp_path, capsy
         "clear": "transparent",
     }.items():
         assert any(name in line and words in line for line in errors), name
+
+
+def test_names_that_no_terminal_shows(project, tmp_path, capsys):
+    save(project)
+    files = [store(tmp_path / "two\nlines.png"), store(tmp_path / os.fsdecode(b"byte\xff.png"))]
+    (tmp_path / "bad\n.png").write_bytes(b"")
+    assert failing("tune-1", *files, tmp_path / "bad\n.png", "--out", tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2 and len(said.err.splitlines()) == 1
+    said.out.encode(), said.err.encode()
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_a_vision_transformer_with_class_tokens(project, tmp_path):
+    """Pictures of any size, in windows of the size it is trained at."""
+    model = {"encoder": "vit_tiny_patch16_224", "image_size": 32, "output_stride": 16, "decoder": "mask_transformer"}
+    project.set("benchmarks.tiny.model", {**model, "width": 64, "layers": 1})
+    project.set("benchmarks.tiny.evaluation.size", "window")
+    project.write()
+    run = project.run("tune-1")
+    checkpoint.save_weights(run.folder / "weights.safetensors", run.build_network(), run.description())
+    files = [store(tmp_path / "a.png"), store(tmp_path / "b.png", photo(33, 17))]
+    predict.main(["tune-1", *files, "--out", str(tmp_path / "out")])
+    assert ids(tmp_path / "out" / "b.png").shape == (33, 17)
 
 
 def test_one_pixel_and_one_row(project, tmp_path):
