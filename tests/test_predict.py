@@ -230,6 +230,10 @@ def test_results_never_meet_on_one_name(project, tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == 10
 
 
+def test_names_differ_where_letters_have_no_case(tmp_path):
+    assert predict.names([tmp_path / "A.png", tmp_path / "x" / "a.png"], tmp_path / "out") == ["A", "a-2"]
+
+
 def test_no_picture_is_written_over(project, tmp_path):
     save(project)
     file = store(tmp_path / "a.png")
