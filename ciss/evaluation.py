@@ -10,6 +10,7 @@ from torch import Tensor
 from ciss import distributed, metrics, protocol
 from ciss.config import Train
 from ciss.data import Index, Loader, evaluation_loader, normalise
+from ciss.inference import predict
 from ciss.methods import Batch, Method
 from ciss.models import Network
 from ciss.runs import Run
@@ -92,8 +93,9 @@ def _predict(run: Run, network: Network, loader: Loader) -> Iterator[tuple[Tenso
     precision = precision_of(options, device)
     for images, labels, numbers in loader:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            output = network(normalise(images, device, options.channels_last))
-        yield labels.to(device).long(), output.upsample(labels.shape[-2:]).argmax(dim=1), numbers
+            images = normalise(images, device, options.channels_last)
+            predictions = predict(network, images, run.settings.evaluation, options.crop)
+        yield labels.to(device).long(), predictions, numbers
 
 
 def precision_of(options: Train, device: torch.device) -> torch.dtype:

@@ -22,6 +22,7 @@ from ciss.models.network import create_decoder
 TRAINING_CODE = (  # with the method's own file the same as the stages' dependencies in dvc.yaml
     "engine.py",
     "evaluation.py",
+    "inference.py",
     "watch.py",
     "runs.py",
     "config.py",

@@ -11,6 +11,7 @@ PACKAGE = paths.project() / "ciss"
 ORDER = [
     "doctor",
     "plan",
+    "predict",
     "explain",
     "engine",
     "execute",
@@ -18,6 +19,7 @@ ORDER = [
     "analysis",
     "viz",
     "evaluation",
+    "inference",
     "watch",
     "results",
     "runs",

@@ -4,6 +4,7 @@ read here, so that what was accepted is what is trained on."""
 import hashlib
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,33 +30,13 @@ def read_pair(name: str, image: Path, mask: Path, ids: bytes | None = None) -> t
 
     Raises DataError: one sentence with file and remedy.
     """
-    digest, arrays, turn = hashlib.sha256(), [], 1
-    for kind, file in (("image", image), ("mask", mask)):
-        otherwise = f"or take {name} off its list."
-        data = _content(kind, file, otherwise)
+    digest, arrays, turns, otherwise = hashlib.sha256(), [], [], f"or take {name} off its list."
+    for kind, file, pixels in (("image", image, _colours), ("mask", mask, _ids)):
+        data, array, turn = _decoded(kind, file, pixels, otherwise)
         digest.update(data)
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-                if opened.width * opened.height > PIXELS:
-                    raise Image.DecompressionBombError(f"{opened.width}x{opened.height} pixels")
-                if getattr(opened, "is_animated", False) and opened.format != "MPO":  # whose others are previews
-                    raise DataError(f"{file}: the {kind} has {opened.n_frames} frames. Keep one of them, {otherwise}")
-                if kind == "mask":
-                    arrays.append(_ids(opened, file))
-                else:
-                    arrays.append(_colours(opened, file))
-                    turn = _orientation(opened)
-        except DataError:
-            raise
-        except UnidentifiedImageError:
-            what = "no image of a known format" if data else "it is empty"
-            raise DataError(f"{file}: the {kind} cannot be read ({what}). Fetch it again, {otherwise}") from None
-        except Image.DecompressionBombError as error:
-            problem = f"{file}: the {kind} is too large ({error})"
-            raise DataError(f"{problem}. Cut it up, or fetch it again, {otherwise}") from None
-        except Exception as error:  # Pillow raises many kinds; each means that the file cannot be read
-            why = " ".join(str(error).split())
-            raise DataError(f"{file}: the {kind} cannot be read ({why}). Fetch it again, {otherwise}") from None
+        arrays.append(array)
+        turns.append(turn)
+    turn = turns[0]
     (height, width), shape = arrays[1].shape, arrays[0].shape[:2]
     if shape != (height, width):
         found = f"the mask is {width}x{height}, its image {shape[1]}x{shape[0]} pixels"
@@ -70,6 +51,36 @@ def read_pair(name: str, image: Path, mask: Path, ids: bytes | None = None) -> t
                 f"{mask}: id {stored[arrays[1] == FOREIGN][0]} is no class of the data set. Correct the mask."
             )
     return *arrays, digest.hexdigest()[:16], turn > 1 and (turn < 5 or height == width)
+
+
+def read_image(file: Path) -> np.ndarray:
+    """An image (H,W,3) uint8 by the rules of `read_pair`. Raises DataError: one sentence with file and remedy."""
+    return _decoded("image", file, _colours, "or leave it out.")[1]
+
+
+def _decoded(
+    kind: str, file: Path, pixels: Callable[[Image.Image, Path], np.ndarray], otherwise: str
+) -> tuple[bytes, np.ndarray, int]:
+    """A file's bytes, its `pixels`, and how EXIF turns them."""
+    data = _content(kind, file, otherwise)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            if opened.width * opened.height > PIXELS:
+                raise Image.DecompressionBombError(f"{opened.width}x{opened.height} pixels")
+            if getattr(opened, "is_animated", False) and opened.format != "MPO":  # whose others are previews
+                raise DataError(f"{file}: the {kind} has {opened.n_frames} frames. Keep one of them, {otherwise}")
+            return data, pixels(opened, file), _orientation(opened)
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        what = "no image of a known format" if data else "it is empty"
+        raise DataError(f"{file}: the {kind} cannot be read ({what}). Fetch it again, {otherwise}") from None
+    except Image.DecompressionBombError as error:
+        problem = f"{file}: the {kind} is too large ({error})"
+        raise DataError(f"{problem}. Cut it up, or fetch it again, {otherwise}") from None
+    except Exception as error:  # Pillow raises many kinds; each means that the file cannot be read
+        why = " ".join(str(error).split())
+        raise DataError(f"{file}: the {kind} cannot be read ({why}). Fetch it again, {otherwise}") from None
 
 
 def _content(kind: str, file: Path, otherwise: str) -> bytes:
