@@ -26,7 +26,7 @@ from PIL import Image
 from ciss import checkpoint, config, distributed, documents, inference, runs, viz
 from ciss.checkpoint import CheckpointError
 from ciss.config import ConfigError
-from ciss.data import DATASETS, DataError, DataSet, normalise
+from ciss.data import DataError, DataSet, data_set, normalise
 from ciss.data.pictures import read_image
 from ciss.evaluation import precision_of
 from ciss.models import Network, create_network
@@ -132,7 +132,7 @@ def write(picture: np.ndarray, ids: np.ndarray, data: DataSet, folder: Path, nam
 def _predict(arguments: argparse.Namespace) -> bool:
     """Whether every picture was done; says what was not."""
     run = runs.resolve(config.load(arguments.config), arguments.run)
-    data = DATASETS[run.settings.dataset]
+    data = data_set(run.settings.dataset)
     folder = Path(arguments.out) if arguments.out else run.root / "predictions" / run.name
     if os.path.lexists(folder) and not folder.is_dir():
         raise ConfigError(f"--out: {folder} is no folder. Name another.")
