@@ -53,6 +53,7 @@ class Source:
     unpacked: int  # bytes on disk beside the archive, at most
     extras: tuple[str, ...] = ()  # under `inside`: unpacked where they are there
     images: int | None = None  # for training, where the list is made here
+    then: str = ""  # what to do next
 
     @property
     def file(self) -> str:
@@ -70,6 +71,7 @@ SOURCES = {
         folder="VOCdevkit/VOC2012",
         makes=VOC,
         unpacked=2_000_000_000,
+        then="the benchmarks train on SBD's masks too: python -m ciss.data fetch sbd",
     ),
     "sbd": Source(
         "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
@@ -132,7 +134,7 @@ def fetch(name: str, root: Path, keep: bool = False) -> None:
             archive, new = obtain(source, downloads, folder)
             checkpoint.require_space(folder.parent, source.unpacked)
             place(source, archive, folder)
-            print(f"{folder}: complete")
+            print(f"{folder}: complete" + (f"; {source.then}" if source.then else ""))
             if new and not keep:
                 archive.unlink()
             else:
@@ -246,8 +248,7 @@ def _continue(source: Source, part: Path, otherwise: str) -> None:
             part.unlink()
             raise _Cut("the server gives another part than it was asked for")
         start = had if response.status == 206 else 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
+        total = None if response.length is None else start + response.length
         checkpoint.require_space(part.parent, (total or start) - had + source.unpacked)
         bar = tqdm(total=total, initial=start, desc=source.file, unit="B", unit_scale=True, disable=None)
         with open(part, "ab" if start else "wb") as stream, bar:
@@ -321,6 +322,7 @@ def unpack(source: Source, archive: Path, into: Path) -> None:
                     if needed(member.name):
                         opened.extract(member, into, filter="data")
     except BROKEN as error:
-        raise FetchError(f"{archive}: cannot be unpacked ({error}). {remedy}") from None
+        why = documents.plain(str(error).partition("\n")[0].rstrip(":"))
+        raise FetchError(f"{archive}: cannot be unpacked ({why}). {remedy}") from None
     if lacking := missing(into / source.inside, source.parts):
         raise FetchError(f"{archive}: holds no {source.inside}/{lacking[0]}. {remedy}")

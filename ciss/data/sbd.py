@@ -40,8 +40,11 @@ def build(source: Source, archive: Path, folder: Path) -> None:
             made.mkdir()
             with ThreadPoolExecutor() as pool:
                 written = pool.map(lambda name: _write(name, archive, given, folder, made), names)
-                for _ in tqdm(written, total=len(names), desc="masks", unit="img", disable=None):
-                    pass
+                try:
+                    for _ in tqdm(written, total=len(names), desc="masks", unit="img", disable=None):
+                        pass
+                finally:
+                    pool.shutdown(cancel_futures=True)  # else a failure, or Ctrl-C, would wait for all the others
             made.rename(masks)
     checkpoint.write_text(lists / "trainaug.txt", "".join(f"{name}\n" for name in training))
 
