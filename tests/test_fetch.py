@@ -487,7 +487,7 @@ def test_a_kill_while_unpacking(site, root, name, opener):
     assert not folder.exists()
     left = folder.with_name(f".{folder.name}.partial")
     assert len(tree(left)) == 2
-    (left / "else").touch()
+    (left / SOURCES[name].inside / "else").touch()
     fetch(name, root)
     assert len(site.asked) == 1  # the archive was complete
     assert not left.exists()
