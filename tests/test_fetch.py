@@ -31,7 +31,7 @@ from ciss.data.fetch import SOURCES, FetchError, fetch
 SHAPE = (12, 9)
 VOC_MASKS = {"2007_train": 3, "2007_val": 4}  # image id -> class of its mask in VOC, which has a void border too
 SBD_MASKS = {"2008_c": 15, "2008_d": 20, "2007_train": 7, "2007_val": 8}  # VOC's own masks count where there are both
-SBD_LISTS = {"train": ["2008_d", "2007_val"], "val": ["2008_c", "2007_train"]}
+SBD_LISTS = {"train": ["2008_d", "2007_val"], "val": ["2008_c"]}
 IMAGES = ["2007_train", "2007_val", "2008_c", "2008_d", "2009_of_no_use"]
 AUGMENTED = ["2007_train", "2008_c", "2008_d"]
 
