@@ -1,21 +1,38 @@
-"""`python -m ciss.data shapes` draws the embedded data set into `data/shapes`."""
+"""`python -m ciss.data shapes` draws the embedded data set into `data/shapes`; `python -m ciss.data fetch voc` (or
+sbd, ade20k) downloads a real one into `$CISS_DATA` or `data/`, and `fetch cityscapes` says how to get that one."""
 
 import argparse
 import sys
+from pathlib import Path
 
 from ciss import paths
+from ciss.checkpoint import CheckpointError
 from ciss.data import shapes
+from ciss.data.fetch import CITYSCAPES, SOURCES, FetchError, default_root, fetch
+from ciss.data.pictures import DataError
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ciss.data", description="Data sets.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("shapes", help="draw the embedded data set into data/shapes")
-    parser.parse_args()
+    fetching = commands.add_parser("fetch", help="download a real data set; a stopped download goes on where it was")
+    fetching.add_argument("dataset", choices=[*SOURCES, "cityscapes"], help="sbd: masks for voc, which it needs")
+    fetching.add_argument("--to", type=Path, metavar="FOLDER", help="instead of $CISS_DATA or data/ of the project")
+    fetching.add_argument("--keep", action="store_true", help="keep the archive, in FOLDER/downloads")
+    options = parser.parse_args()
     try:
-        shapes.write(paths.project() / "data" / "shapes")
-    except OSError as error:
+        if options.command == "shapes":
+            shapes.write(paths.project() / "data" / "shapes")
+            return
+        root = options.to.expanduser().absolute() if options.to else default_root()
+        if options.dataset == "cityscapes":
+            sys.exit(CITYSCAPES.format(folder=root / "cityscapes"))
+        fetch(options.dataset, root, options.keep)
+    except (OSError, FetchError, CheckpointError, DataError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")
 
 
 if __name__ == "__main__":

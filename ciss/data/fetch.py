@@ -1,0 +1,328 @@
+"""Real data sets from their official places: downloaded, checked, and unpacked whole or not at all.
+
+Addresses and MD5 of VOC and SBD: torchvision.datasets. ADE20K: the challenge's address, SHA-1 as GluonCV states it.
+"""
+
+import gzip
+import hashlib
+import os
+import re
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from ciss import checkpoint, documents, paths
+
+WAITS = (1, 2, 4, 8)  # seconds after failures in a row; one more is the end
+TIMEOUT = 60  # seconds without a byte
+BLOCK = 1 << 20  # bytes
+BUSY = (408, 425, 429)  # answers of a server that may give another one later, as may all from 500 on
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, KeyError, RuntimeError)
+
+
+class FetchError(Exception):
+    """A data set that cannot be had; the message names address or file, and the remedy."""
+
+
+class _Cut(Exception):
+    """A failure that the next try may not have."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One archive, and what becomes of it."""
+
+    address: str
+    checksum: str  # algorithm:digest of the archive
+    inside: str  # folder of the archive
+    parts: tuple[str, ...]  # under `inside`: what is unpacked, and has to be there
+    folder: str  # under a data root
+    makes: tuple[str, ...]  # under `folder`: what is there when all is done
+    unpacked: int  # bytes on disk beside the archive, at most
+    extras: tuple[str, ...] = ()  # under `inside`: unpacked where they are there
+    images: int | None = None  # for training, where the list is made here
+    then: str = ""  # what to do next
+
+    @property
+    def file(self) -> str:
+        return self.address.rpartition("/")[2]
+
+
+VOC = ("JPEGImages", "SegmentationClass", "ImageSets")
+ADE = ("images/training", "images/validation", "annotations/training", "annotations/validation")
+SOURCES = {
+    "voc": Source(
+        "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+        "md5:6cd6e144f989b92b3379bac3b3de84fd",
+        inside="VOCdevkit/VOC2012",
+        parts=VOC,
+        folder="VOCdevkit/VOC2012",
+        makes=VOC,
+        unpacked=2_000_000_000,
+        then="the benchmarks train on SBD's masks too: python -m ciss.data fetch sbd",
+    ),
+    "sbd": Source(
+        "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
+        "md5:82b4d87ceb2ed10f6038a1cba92111cb",
+        inside="benchmark_RELEASE/dataset",
+        parts=("cls", "train.txt", "val.txt"),
+        folder="VOCdevkit/VOC2012",
+        makes=("SegmentationClassAug", "ImageSets/Segmentation/trainaug.txt"),
+        unpacked=400_000_000,
+        images=10_582,
+    ),
+    "ade20k": Source(
+        "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
+        "sha1:219e1696abb36c8ba3a3afe7fb2f4b4606a897c7",
+        inside="ADEChallengeData2016",
+        parts=ADE,
+        folder="ADEChallengeData2016",
+        makes=ADE,
+        unpacked=1_200_000_000,
+        extras=("objectInfo150.txt", "sceneCategories.txt"),
+    ),
+}
+CITYSCAPES = """Cityscapes is given to registered users only, so nobody can fetch it for you:
+1. Register at https://www.cityscapes-dataset.com/register/ (free for research; mind the terms of use).
+2. Download leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB) from its download page.
+3. Unpack both into {folder}, so that there are
+   {folder}/leftImg8bit/{{train,val}}/<city>/<city>_<sequence>_<frame>_leftImg8bit.png
+   {folder}/gtFine/{{train,val}}/<city>/<city>_<sequence>_<frame>_gtFine_labelIds.png"""
+
+
+def default_root() -> Path:
+    """The folder that data sets are put into: `$CISS_DATA`, else `data/` of the project."""
+    named = os.environ.get("CISS_DATA")
+    return Path(named).expanduser().absolute() if named else paths.project() / "data"
+
+
+def fetch(name: str, root: Path, keep: bool = False) -> None:
+    """Puts a data set of SOURCES under a data root, or says that it is there. The archive goes when it was downloaded
+    by this call, unless `keep`.
+
+    Raises FetchError, CheckpointError and DataError: a sentence with file or address and the remedy.
+    """
+    source = SOURCES[name]
+    folder, downloads = root / source.folder, root / "downloads"
+    if not missing(folder, source.makes):
+        print(f"{folder}: already there")
+        return
+    try:
+        if name == "sbd":
+            from ciss.data.sbd import build as place  # here, because nothing else needs scipy
+
+            if lacking := missing(folder, VOC):
+                raise FetchError(f"{folder}: no {lacking[0]}. Get VOC first: python -m ciss.data fetch voc")
+        else:
+            place = _place
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                lacking = " and ".join(missing(folder, source.makes))
+                raise FetchError(f"{folder}: lacks {lacking}. Complete it, or move it away and run this again.")
+        with _alone(downloads, source):
+            archive, new = obtain(source, downloads, folder)
+            checkpoint.require_space(folder.parent, source.unpacked)
+            place(source, archive, folder)
+            print(f"{folder}: complete" + (f"; {source.then}" if source.then else ""))
+            if new and not keep:
+                archive.unlink()
+            else:
+                print(f"{archive}: kept; nothing needs it any more")
+    except OSError as error:
+        place, why = error.filename or root, error.strerror or error
+        if error.errno in checkpoint.FULL:
+            raise FetchError(f"{place}: no room left ({why}). Make room, and run the same command again.") from None
+        raise FetchError(
+            f"{place}: cannot be read or written ({why}). Give yourself the right to, or name another folder with --to."
+        ) from None
+
+
+def missing(folder: Path, parts: tuple[str, ...]) -> list[str]:
+    return [part for part in parts if not (folder / part).exists()]
+
+
+@contextmanager
+def _alone(downloads: Path, source: Source) -> Iterator[None]:
+    """One process at a time; the folder of archives keeps itself out of git."""
+    downloads.mkdir(parents=True, exist_ok=True)
+    (downloads / ".gitignore").write_text("*\n", encoding="utf-8")
+    lock = FileLock(downloads / f".{source.file}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FetchError(f"{downloads / source.file}: another process fetches it. Wait for it, or stop it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# --- download
+
+
+def obtain(source: Source, downloads: Path, folder: Path) -> tuple[Path, bool]:
+    """The archive, its checksum verified, and whether it was downloaded now: one put there by hand is used.
+
+    Raises FetchError, DiskFull.
+    """
+    file = downloads / source.file
+    if file.exists():
+        if found := _wrong(source, file):
+            raise FetchError(f"{file}: {found}. Delete it, and run the same command again to download it.")
+        print(f"{file}: is there, its checksum is right")
+        return file, False
+    print(f"{source.address} -> {file}")
+    part = file.with_name(f"{file.name}.part")
+    otherwise = (
+        f"Try again later, or download it by hand to {file} and run the same command again; a copy you have belongs "
+        f"into {folder}, with {', '.join(source.makes)} in it."
+    )
+    while True:
+        continued = part.exists()
+        _download(source, part, otherwise)
+        found = _wrong(source, part)
+        if not found:
+            os.replace(part, file)
+            return file, True
+        part.unlink()
+        if not continued:
+            raise FetchError(f"{source.address}: {found}; removed. {otherwise}")
+        print(f"{part}: {found}; starting afresh")
+
+
+def _wrong(source: Source, file: Path) -> str:
+    """What is wrong with an archive; nothing when its checksum is right."""
+    algorithm, _, wanted = source.checksum.partition(":")
+    with open(file, "rb") as stream:
+        found = hashlib.file_digest(stream, algorithm).hexdigest()
+    size = documents.size(file.stat().st_size)
+    return "" if found == wanted else f"wrong checksum ({algorithm} {found}, not {wanted}; {size})"
+
+
+def _download(source: Source, part: Path, otherwise: str) -> None:
+    """Completes `part`, in several tries where the connection fails. Raises FetchError when none gets further."""
+    longest, failures = _size(part), 0
+    while True:
+        try:
+            return _continue(source, part, otherwise)
+        except _Cut as cut:
+            reason = str(cut)
+        size = _size(part)
+        failures = 1 if size > longest else failures + 1
+        longest = max(longest, size)
+        if failures > len(WAITS):
+            had = f"; {documents.size(size)} are kept, and the next try goes on there" if size else ""
+            raise FetchError(f"{source.address}: cannot be downloaded ({reason}{had}). {otherwise}")
+        time.sleep(WAITS[failures - 1])
+
+
+def _continue(source: Source, part: Path, otherwise: str) -> None:
+    """One connection: the rest of `part`, or all of it where the server gives no rest. Raises _Cut, FetchError."""
+    had = _size(part)
+    headers = {"User-Agent": "ciss"} | ({"Range": f"bytes={had}-"} if had else {})
+    request = urllib.request.Request(source.address, headers=headers)
+    try:  # an opener of its own: the shared one would keep the first proxies it saw
+        response = urllib.request.build_opener().open(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and had:  # there is no rest: complete, or of another file, as the checksum will tell
+            return
+        answer = f"the server answers {error.code} {error.reason}"
+        if error.code >= 500 or error.code in BUSY:
+            raise _Cut(answer) from None
+        raise FetchError(f"{source.address}: cannot be downloaded ({answer}). {otherwise}") from None
+    except (OSError, HTTPException) as error:
+        raise _Cut(_reason(error)) from None
+    with response:
+        if response.status == 206 and not re.match(rf"bytes {had}-", response.headers.get("Content-Range", "")):
+            part.unlink()
+            raise _Cut("the server gives another part than it was asked for")
+        start = had if response.status == 206 else 0
+        total = None if response.length is None else start + response.length
+        checkpoint.require_space(part.parent, (total or start) - had + source.unpacked)
+        bar = tqdm(total=total, initial=start, desc=source.file, unit="B", unit_scale=True, disable=None)
+        with open(part, "ab" if start else "wb") as stream, bar:
+            while block := _read(response):
+                stream.write(block)
+                bar.update(len(block))
+    if total is not None and _size(part) != total:
+        raise _Cut("the connection was cut")
+
+
+def _read(response) -> bytes:
+    try:
+        return response.read(BLOCK)
+    except (OSError, HTTPException) as error:
+        raise _Cut(_reason(error)) from None
+
+
+def _reason(error: Exception) -> str:
+    cause = getattr(error, "reason", error)
+    return str(getattr(cause, "strerror", None) or cause) or type(error).__name__
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+# --- unpacking
+
+
+@contextmanager
+def beside(folder: Path) -> Iterator[Path]:
+    """An empty folder beside another, gone afterwards; one that a kill left is removed by the next call."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _place(source: Source, archive: Path, folder: Path) -> None:
+    with beside(folder) as partial:
+        unpack(source, archive, partial)
+        (partial / source.inside).rename(folder)
+
+
+def unpack(source: Source, archive: Path, into: Path) -> None:
+    """The parts and extras of an archive. Raises FetchError when it is broken, lacks a part, or one of them has a
+    name or link that leads out of the folder."""
+    remedy = "Delete it, and run the same command again."
+    wanted = [PurePosixPath(source.inside, part) for part in source.parts + source.extras]
+
+    def needed(name: str) -> bool:
+        return any(PurePosixPath(name).is_relative_to(part) for part in wanted)
+
+    options = {"desc": f"unpacking {archive.name}", "unit": "file", "disable": None}
+    try:
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive) as opened:
+                for member in tqdm(opened.infolist(), **options):
+                    if not needed(member.filename):
+                        continue
+                    if ".." in re.split(r"[/\\]", member.filename):
+                        raise FetchError(f"{archive}: {member.filename!r} leads out of the folder. {remedy}")
+                    opened.extract(member, into)
+        else:
+            with tarfile.open(archive) as opened:
+                for member in tqdm(opened, **options):
+                    if needed(member.name):
+                        opened.extract(member, into, filter="data")
+    except BROKEN as error:
+        why = documents.plain(str(error).partition("\n")[0].rstrip(":"))
+        raise FetchError(f"{archive}: cannot be unpacked ({why}). {remedy}") from None
+    if lacking := missing(into / source.inside, source.parts):
+        raise FetchError(f"{archive}: holds no {source.inside}/{lacking[0]}. {remedy}")

@@ -1,0 +1,735 @@
+"""Fetching real data sets, from a server of the test's own with tiny archives of the official structure."""
+
+import errno
+import hashlib
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+from scipy.io import savemat
+from scipy.sparse import csc_matrix
+
+from ciss import checkpoint
+from ciss.data import __main__ as command
+from ciss.data import fetch as module
+from ciss.data import sbd, voc
+from ciss.data.fetch import SOURCES, FetchError, fetch
+
+SHAPE = (12, 9)
+VOC_MASKS = {"2007_train": 3, "2007_val": 4}  # image id -> class of its mask in VOC, which has a void border too
+SBD_MASKS = {"2008_c": 15, "2008_d": 20, "2007_train": 7, "2007_val": 8}  # VOC's own masks count where there are both
+SBD_LISTS = {"train": ["2008_d", "2007_val"], "val": ["2008_c"]}
+IMAGES = ["2007_train", "2007_val", "2008_c", "2008_d", "2009_of_no_use"]
+AUGMENTED = ["2007_train", "2008_c", "2008_d"]
+
+
+def mask_of(number: int, void: bool) -> np.ndarray:
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[2:7, 3:6] = number
+    if void:
+        mask[7, 3:6] = 255
+    return mask
+
+
+def png(mask: np.ndarray) -> bytes:
+    image, stream = Image.fromarray(mask), io.BytesIO()
+    image.putpalette(voc.palette().tobytes())
+    image.save(stream, "png")
+    return stream.getvalue()
+
+
+def jpeg() -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(np.random.RandomState(0).randint(0, 256, (*SHAPE, 3), np.uint8)).save(stream, "jpeg")
+    return stream.getvalue()
+
+
+def mat(mask: np.ndarray) -> bytes:
+    """As SBD's: a struct GTcls of a cell array of sparse boundaries, the mask, and the classes in it."""
+    stream, cells = io.BytesIO(), np.empty((20, 1), object)
+    cells[:, 0] = [csc_matrix(SHAPE)] * 20
+    classes = np.unique(mask[mask > 0])
+    savemat(stream, {"GTcls": {"Boundaries": cells, "Segmentation": mask, "CategoriesPresent": classes}})
+    return stream.getvalue()
+
+
+def tar(files: dict[str, bytes], mode: str = "w") -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as opened:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            opened.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as opened:
+        for name, data in files.items():
+            opened.writestr(name, data)
+    return stream.getvalue()
+
+
+def voc_files() -> dict[str, bytes]:
+    top = "VOCdevkit/VOC2012"
+    files = {f"{top}/JPEGImages/{name}.jpg": jpeg() for name in IMAGES}
+    files |= {f"{top}/SegmentationClass/{name}.png": png(mask_of(n, True)) for name, n in VOC_MASKS.items()}
+    files |= {f"{top}/ImageSets/Segmentation/{split}.txt": f"2007_{split}\n".encode() for split in ("train", "val")}
+    return files | {f"{top}/Annotations/2007_train.xml": b"<annotation/>"}
+
+
+def sbd_files() -> dict[str, bytes]:
+    top = "benchmark_RELEASE/dataset"
+    files = {f"{top}/cls/{name}.mat": mat(mask_of(n, False)) for name, n in SBD_MASKS.items()}
+    files |= {f"{top}/{split}.txt": "\n".join(names).encode() for split, names in SBD_LISTS.items()}
+    return files | {f"{top}/img/2008_c.jpg": jpeg(), "benchmark_RELEASE/README": b"read me"}
+
+
+def ade_files() -> dict[str, bytes]:
+    top = "ADEChallengeData2016"
+    files = {f"{top}/images/{split}/{split}_1.jpg": jpeg() for split in ("training", "validation")}
+    files |= {
+        f"{top}/annotations/{split}/{split}_1.png": png(mask_of(9, False)) for split in ("training", "validation")
+    }
+    return files | {f"{top}/objectInfo150.txt": b"Idx", f"{top}/else.txt": b"of no use"}
+
+
+class Site:
+    """A server: what it holds, how it answers, and what it was asked for."""
+
+    def __init__(self):
+        self.files: dict[str, bytes] = {}
+        self.ranges = True
+        self.shift = 0  # bytes by which the parts it gives are off
+        self.cuts: list[int] = []  # bytes after which the next answers break off
+        self.codes: list[int] = []  # of the next answers
+        self.asked: list[str | None] = []  # the Range of every request
+
+    def put(self, patch: pytest.MonkeyPatch, name: str, data: bytes, **changes) -> None:
+        """A source and its archive; `checksum` and others may be given."""
+        changes = {"checksum": f"md5:{hashlib.md5(data).hexdigest()}", "unpacked": 0} | changes
+        source = replace(SOURCES[name], address=f"{self.address}/pub/{SOURCES[name].file}", **changes)
+        patch.setitem(SOURCES, name, source)
+        self.files[source.file] = data
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        site, wanted = self.server.site, self.headers.get("Range")
+        site.asked.append(wanted)
+        if site.codes:
+            return self.send_error(site.codes.pop(0))
+        data = site.files.get(self.path.rpartition("/")[2])
+        if data is None:
+            return self.send_error(404)
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) + site.shift if wanted and site.ranges else 0
+        if start >= len(data):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        end = start + site.cuts.pop(0) if site.cuts else len(data)
+        self.wfile.write(data[start:end])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def site(monkeypatch):
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(module, "WAITS", (0, 0))
+    made = Site()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.site = made
+        made.address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        made.put(monkeypatch, "voc", tar(voc_files()))
+        made.put(monkeypatch, "sbd", tar(sbd_files(), "w:gz"), images=len(AUGMENTED))
+        made.put(monkeypatch, "ade20k", zipped(ade_files()))
+        yield made
+        server.shutdown()
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return tmp_path / "sets"
+
+
+def archive(root: Path, name: str, suffix: str = "") -> Path:
+    return root / "downloads" / f"{SOURCES[name].file}{suffix}"
+
+
+def put_archive(root: Path, name: str, data: bytes, suffix: str = "") -> Path:
+    file = archive(root, name, suffix)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(data)
+    return file
+
+
+def tree(folder: Path) -> list[str]:
+    """Every file but those of the folder of archives."""
+    files = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    return sorted(str(file) for file in files if file.parts[0] != "downloads")
+
+
+def read(file: Path) -> np.ndarray:
+    with Image.open(file) as opened:
+        assert opened.mode == "P"
+        assert np.array_equal(np.reshape(opened.getpalette(), (-1, 3)), voc.palette())
+        return np.array(opened)
+
+
+# --- what is made
+
+
+def test_voc_has_the_parts_that_are_read(site, root, capsys):
+    fetch("voc", root)
+    assert tree(root) == sorted(name for name in voc_files() if "Annotations" not in name)
+    assert os.listdir(root / "VOCdevkit") == ["VOC2012"]
+    assert not archive(root, "voc").exists()
+    assert (root / "downloads" / ".gitignore").read_text() == "*\n"
+    assert "fetch sbd" in capsys.readouterr().out
+    (pair,) = voc.pairs(root / "VOCdevkit" / "VOC2012", "val")
+    assert np.array_equal(read(pair.mask), mask_of(4, True))
+
+
+def test_sbd_makes_the_augmented_set(site, root):
+    fetch("voc", root)
+    fetch("sbd", root)
+    folder = root / "VOCdevkit" / "VOC2012"
+    pairs = voc.pairs(folder, "train")
+    assert [pair.id for pair in pairs] == AUGMENTED
+    wanted = [mask_of(3, True), mask_of(15, False), mask_of(20, False)]
+    for pair, mask in zip(pairs, wanted, strict=True):
+        assert pair.mask.parent.name == "SegmentationClassAug"
+        assert np.array_equal(read(pair.mask), mask), pair.id
+        assert pair.image.is_file()
+    (pair,) = voc.pairs(folder, "val")
+    assert pair.mask.parent.name == "SegmentationClassAug"
+    assert np.array_equal(read(pair.mask), mask_of(4, True))
+    assert len(os.listdir(folder / "SegmentationClassAug")) == 4
+    assert sorted(os.listdir(folder)) == ["ImageSets", "JPEGImages", "SegmentationClass", "SegmentationClassAug"]
+
+
+def test_ade20k(site, root):
+    fetch("ade20k", root)
+    assert tree(root) == sorted(name for name in ade_files() if "else" not in name)
+
+
+@pytest.mark.parametrize("name", ["voc", "sbd", "ade20k"])
+def test_a_second_call_does_nothing(site, root, capsys, name):
+    for each in {"sbd": ["voc", "sbd"]}.get(name, [name]):
+        fetch(each, root)
+    before = {file: (root / file).stat().st_mtime_ns for file in tree(root)}
+    asked = len(site.asked)
+    shutil.rmtree(root / "downloads")
+    capsys.readouterr()
+    fetch(name, root)
+    assert "already there" in capsys.readouterr().out
+    assert len(site.asked) == asked
+    assert {file: (root / file).stat().st_mtime_ns for file in tree(root)} == before
+    assert not (root / "downloads").exists()
+
+
+def test_keep(site, root):
+    fetch("voc", root, keep=True)
+    assert archive(root, "voc").read_bytes() == site.files[SOURCES["voc"].file]
+
+
+def test_the_real_sources():
+    """Those of torchvision, so that a slip of the hand is noticed."""
+    from torchvision.datasets.sbd import SBDataset
+    from torchvision.datasets.voc import DATASET_YEAR_DICT as YEARS
+
+    assert (SOURCES["voc"].address, SOURCES["voc"].checksum) == (YEARS["2012"]["url"], f"md5:{YEARS['2012']['md5']}")
+    assert (SOURCES["sbd"].address, SOURCES["sbd"].checksum) == (SBDataset.url, f"md5:{SBDataset.md5}")
+    assert SOURCES["sbd"].images == 10_582
+    assert len(SOURCES["ade20k"].checksum) == len("sha1:") + 40
+
+
+# --- connections
+
+
+def test_a_cut_connection_goes_on_where_it_was(site, root):
+    size = len(site.files[SOURCES["voc"].file])
+    site.cuts = [size // 2, size // 4]
+    fetch("voc", root)
+    assert site.asked == [None, f"bytes={size // 2}-", f"bytes={size // 2 + size // 4}-"]
+
+
+def test_many_cuts_are_no_failure_while_it_gets_further(site, root):
+    site.cuts = [len(site.files[SOURCES["voc"].file]) // 10] * 9
+    fetch("voc", root)
+    assert len(site.asked) == 10
+
+
+def test_the_next_call_goes_on_where_the_last_one_was(site, root):
+    data = site.files[SOURCES["voc"].file]
+    site.cuts = [len(data) // 2, 0, 0]
+    with pytest.raises(FetchError, match=r"cut; .*B are kept, and the next try goes on there") as caught:
+        fetch("voc", root)
+    assert str(archive(root, "voc")) in str(caught.value)
+    assert archive(root, "voc", ".part").read_bytes() == data[: len(data) // 2]
+    assert not (root / "VOCdevkit").exists()
+    fetch("voc", root)
+    assert site.asked[-1] == f"bytes={len(data) // 2}-"
+    assert tree(root)
+
+
+def test_a_server_without_ranges(site, root):
+    site.ranges, site.cuts = False, [len(site.files[SOURCES["voc"].file]) // 2]
+    fetch("voc", root)
+    assert len(site.asked) == 2
+    assert tree(root)
+
+
+def test_a_server_without_ranges_that_never_gets_further_is_given_up(site, root):
+    site.ranges, site.cuts = False, [1000] * 50
+    with pytest.raises(FetchError, match="the connection was cut"):
+        fetch("voc", root)
+    assert len(site.asked) == 3
+
+
+def test_a_server_that_gives_another_part(site, root):
+    site.shift, site.cuts = 7, [1000]
+    fetch("voc", root)
+    assert site.asked == [None, "bytes=1000-", None]
+
+
+@pytest.mark.parametrize(
+    "had", [b"of another file", b"of another file" * 10_000], ids=["shorter", "longer than what is there now"]
+)
+def test_a_rest_of_another_file_is_started_afresh(site, root, had, capsys):
+    put_archive(root, "voc", had, ".part")
+    fetch("voc", root)
+    assert site.asked == [f"bytes={len(had)}-", None]
+    assert "starting afresh" in capsys.readouterr().out
+    assert tree(root)
+
+
+def test_a_complete_part_is_used(site, root):
+    """The process was killed between the last byte and the check."""
+    put_archive(root, "voc", site.files[SOURCES["voc"].file], ".part")
+    fetch("voc", root)
+    assert len(site.asked) == 1
+    assert tree(root)
+
+
+@pytest.mark.parametrize("codes", [[503, 500], [429]])
+def test_a_busy_server_is_asked_again(site, root, codes):
+    asked = len(codes) + 1
+    site.codes = codes
+    fetch("ade20k", root)
+    assert len(site.asked) == asked
+
+
+@pytest.mark.parametrize(("code", "asked"), [(404, 1), (403, 1), (503, 3)])
+def test_a_server_that_refuses(site, root, code, asked):
+    site.codes = [code] * 9
+    with pytest.raises(FetchError, match=f"cannot be downloaded \\(the server answers {code} .*by hand"):
+        fetch("voc", root)
+    assert len(site.asked) == asked
+
+
+def test_waits_grow(site, root, monkeypatch):
+    waits = []
+    monkeypatch.setattr(module, "WAITS", (1, 2, 4))
+    monkeypatch.setattr(module.time, "sleep", waits.append)
+    site.codes = [500] * 9
+    with pytest.raises(FetchError):
+        fetch("voc", root)
+    assert waits == [1, 2, 4]
+
+
+def test_no_server_at_all(site, root, monkeypatch):
+    site.put(monkeypatch, "voc", b"", checksum=SOURCES["voc"].checksum)
+    monkeypatch.setitem(SOURCES, "voc", replace(SOURCES["voc"], address="http://127.0.0.1:9/voc.tar"))
+    with pytest.raises(FetchError) as caught:
+        fetch("voc", root)
+    assert str(caught.value) == (
+        "http://127.0.0.1:9/voc.tar: cannot be downloaded (Connection refused). Try again later, or download it by "
+        f"hand to {root}/downloads/voc.tar and run the same command again; a copy you have belongs into "
+        f"{root}/VOCdevkit/VOC2012, with JPEGImages, SegmentationClass, ImageSets in it."
+    )
+
+
+def test_a_name_that_nobody_knows(site, root, monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(FetchError, match=r"cannot be downloaded \(Name or service not known\)\. Try again"):
+        fetch("voc", root)
+
+
+def test_a_wrong_checksum_is_removed(site, root):
+    file = SOURCES["voc"].file
+    right = site.files[file]
+    site.files[file] = right[:-1] + b"x"
+    with pytest.raises(FetchError, match=r"wrong checksum \(md5 .*; removed\. Try again later, or download it by hand"):
+        fetch("voc", root)
+    assert not tree(root)
+    assert not archive(root, "voc").exists() and not archive(root, "voc", ".part").exists()
+    site.files[file] = right
+    fetch("voc", root)
+    assert tree(root)
+
+
+# --- an archive put there by hand
+
+
+def test_an_archive_put_there_by_hand_is_used_and_stays(site, root):
+    file = put_archive(root, "voc", site.files[SOURCES["voc"].file])
+    fetch("voc", root)
+    assert site.asked == []
+    assert tree(root)
+    assert file.exists()
+
+
+def test_a_wrong_archive_put_there_by_hand_is_named_and_stays(site, root):
+    file = put_archive(root, "voc", site.files[SOURCES["voc"].file][:-100])
+    with pytest.raises(FetchError) as caught:
+        fetch("voc", root)
+    assert str(caught.value).startswith(f"{file}: wrong checksum (md5 ")
+    assert str(caught.value).endswith("). Delete it, and run the same command again to download it.")
+    assert site.asked == []
+    assert file.exists()
+
+
+# --- unpacking
+
+
+def outcome(site, monkeypatch, root: Path, name: str, data: bytes) -> str:
+    site.put(monkeypatch, name, data)
+    with pytest.raises(FetchError) as caught:
+        fetch(name, root)
+    assert not (root / SOURCES[name].folder).exists()
+    assert not any(root.parent.rglob("*evil*"))
+    return str(caught.value)
+
+
+def test_a_tar_member_that_leads_out(site, root, monkeypatch):
+    out = "VOCdevkit/VOC2012/JPEGImages/" + "../" * 6 + "evil"
+    text = outcome(site, monkeypatch, root, "voc", tar(voc_files() | {out: b"x"}))
+    assert "cannot be unpacked" in text and "evil" in text and "Delete it" in text
+
+
+def test_a_tar_link_that_leads_out(site, root, monkeypatch):
+    stream = io.BytesIO(tar(voc_files()))
+    with tarfile.open(fileobj=stream, mode="a") as opened:
+        link = tarfile.TarInfo("VOCdevkit/VOC2012/JPEGImages/link")
+        link.type, link.linkname = tarfile.SYMTYPE, str(root.parent)
+        opened.addfile(link)
+    assert "cannot be unpacked" in outcome(site, monkeypatch, root, "voc", stream.getvalue())
+
+
+@pytest.mark.parametrize("out", ["../../../evil", "..\\..\\evil"])
+def test_a_zip_member_that_leads_out(site, root, monkeypatch, out):
+    data = zipped(ade_files() | {f"ADEChallengeData2016/images/training/{out}": b"x"})
+    assert "leads out of the folder" in outcome(site, monkeypatch, root, "ade20k", data)
+
+
+def test_members_that_nobody_needs_stay_packed(site, root, monkeypatch):
+    site.put(monkeypatch, "ade20k", zipped(ade_files() | {"../evil": b"x", "/evil": b"x"}))
+    fetch("ade20k", root)
+    assert not any(root.parent.rglob("evil"))
+
+
+@pytest.mark.parametrize("name", ["voc", "sbd", "ade20k"])
+def test_an_archive_that_is_none(site, root, monkeypatch, name):
+    if name == "sbd":
+        fetch("voc", root)
+    site.put(monkeypatch, name, b"<html>The page has moved</html>")
+    with pytest.raises(FetchError, match=r"cannot be unpacked \(.*Delete it, and run the same command again"):
+        fetch(name, root)
+
+
+def test_an_archive_without_a_part(site, root, monkeypatch):
+    files = {name: data for name, data in voc_files().items() if "SegmentationClass" not in name}
+    assert "holds no VOCdevkit/VOC2012/SegmentationClass." in outcome(site, monkeypatch, root, "voc", tar(files))
+
+
+@pytest.mark.parametrize(("name", "opener"), [("voc", tarfile.TarFile), ("ade20k", zipfile.ZipFile)])
+def test_a_kill_while_unpacking(site, root, name, opener):
+    real, members = opener.extract, []
+
+    def extract(*arguments, **options):
+        if len(members) == 2:
+            raise KeyboardInterrupt
+        members.append(arguments)
+        return real(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(opener, "extract", extract)
+        patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)  # a kill tidies nothing up
+        with pytest.raises(KeyboardInterrupt):
+            fetch(name, root)
+    folder = root / SOURCES[name].folder
+    assert not folder.exists()
+    left = folder.with_name(f".{folder.name}.partial")
+    assert len(tree(left)) == 2
+    (left / SOURCES[name].inside / "else").touch()
+    fetch(name, root)
+    assert len(site.asked) == 1  # the archive was complete
+    assert not left.exists()
+    assert not module.missing(folder, SOURCES[name].makes)
+    assert not any(file.endswith("else") for file in tree(root))
+
+
+def test_a_folder_that_lacks_something_is_left_alone(site, root):
+    fetch("voc", root)
+    folder = root / "VOCdevkit" / "VOC2012"
+    shutil.rmtree(folder / "SegmentationClass")
+    with pytest.raises(FetchError, match="VOC2012: lacks SegmentationClass. Complete it, or move it away"):
+        fetch("voc", root)
+    assert len(site.asked) == 1
+    assert (folder / "JPEGImages").is_dir()
+
+
+def test_two_at_once(site, root):
+    (root / "downloads").mkdir(parents=True)
+    with (
+        FileLock(root / "downloads" / f".{SOURCES['voc'].file}.lock"),
+        pytest.raises(FetchError, match="another process fetches it"),
+    ):
+        fetch("voc", root)
+    assert site.asked == []
+
+
+# --- the augmented set
+
+
+def test_sbd_needs_voc(site, root):
+    with pytest.raises(FetchError, match=r"no JPEGImages\. Get VOC first: python -m ciss.data fetch voc"):
+        fetch("sbd", root)
+    assert site.asked == []
+    assert not root.exists()
+
+
+@pytest.fixture
+def folder(site, root) -> Path:
+    fetch("voc", root)
+    return root / "VOCdevkit" / "VOC2012"
+
+
+def refused(root: Path) -> str:
+    with pytest.raises(FetchError) as caught:
+        fetch("sbd", root)
+    folder = root / "VOCdevkit" / "VOC2012"
+    assert not (folder / ".SegmentationClassAug.partial").exists()
+    return str(caught.value).removeprefix(f"{folder}/")
+
+
+def test_another_number_of_images(site, root, folder, monkeypatch):
+    monkeypatch.setitem(SOURCES, "sbd", replace(SOURCES["sbd"], images=10_582))
+    assert refused(root).startswith("ImageSets/Segmentation: 3 training images with SBD's, not 10582: ")
+    assert not (folder / "SegmentationClassAug").exists()
+
+
+def test_an_image_that_lacks(site, root, folder):
+    (folder / "JPEGImages" / "2008_d.jpg").unlink()
+    assert refused(root).startswith("JPEGImages: lacks 1 images, 2008_d.jpg first. ")
+
+
+def test_another_list_of_the_same_name_is_left_alone(site, root, folder):
+    listed = folder / "ImageSets" / "Segmentation" / "trainaug.txt"
+    listed.write_text("2008_c\n")
+    assert "trainaug.txt: not the list made of VOC's and SBD's. Move it away" in refused(root)
+    assert listed.read_text() == "2008_c\n"
+
+
+@pytest.mark.parametrize("data", [b"", b"broken" * 100, mat(mask_of(21, False))], ids=["empty", "broken", "ids"])
+def test_a_mask_that_is_none(site, root, folder, monkeypatch, data):
+    files = sbd_files() | {"benchmark_RELEASE/dataset/cls/2008_d.mat": data}
+    site.put(monkeypatch, "sbd", tar(files, "w:gz"))
+    text = refused(root)
+    assert "the mask of 2008_d cannot be used (" in text and text.endswith("run the same command again.")
+    assert not (folder / "SegmentationClassAug").exists()
+
+
+def test_a_mask_that_lacks(site, root, folder, monkeypatch):
+    files = sbd_files()
+    del files["benchmark_RELEASE/dataset/cls/2008_d.mat"]
+    site.put(monkeypatch, "sbd", tar(files, "w:gz"))
+    assert "the mask of 2008_d cannot be used (" in refused(root)
+
+
+def test_a_kill_while_masks_are_written(site, root, folder):
+    def write(name, archive, given, folder, made):
+        if name == "2008_d":
+            raise KeyboardInterrupt
+        (made / f"{name}.png").touch()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sbd, "_write", write)
+        patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            fetch("sbd", root)
+    assert module.missing(folder, SOURCES["sbd"].makes) == list(SOURCES["sbd"].makes)
+    fetch("sbd", root)
+    assert np.array_equal(read(folder / "SegmentationClassAug" / "2008_c.png"), mask_of(15, False))
+    assert not (folder / ".SegmentationClassAug.partial").exists()
+
+
+def test_a_kill_between_masks_and_list(site, root, folder):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "write_text", kill)
+        with pytest.raises(KeyboardInterrupt):
+            fetch("sbd", root)
+    assert module.missing(folder, SOURCES["sbd"].makes) == ["ImageSets/Segmentation/trainaug.txt"]
+    with pytest.raises(FileNotFoundError, match="trainaug"):
+        voc.pairs(folder, "train")
+    fetch("sbd", root)
+    assert [pair.id for pair in voc.pairs(folder, "train")] == AUGMENTED
+
+
+def test_a_folder_of_masks_that_lacks_some_is_left_alone(site, root, folder):
+    masks = folder / "SegmentationClassAug"
+    masks.mkdir()
+    (masks / "2007_val.png").write_bytes(b"mine")
+    assert refused(root).startswith("SegmentationClassAug: lacks 3 masks, 2007_train.png first. Move it away")
+    assert (masks / "2007_val.png").read_bytes() == b"mine"
+
+
+# --- the disk
+
+
+def free(monkeypatch, count: int) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=count))
+
+
+def test_a_full_disk_is_said_before_the_download(site, root, monkeypatch):
+    size = len(site.files[SOURCES["voc"].file])
+    site.put(monkeypatch, "voc", site.files[SOURCES["voc"].file], unpacked=5000)
+    free(monkeypatch, size + 4999)
+    with pytest.raises(checkpoint.DiskFull, match=r"1 B missing.*Make room, and run the same command again"):
+        fetch("voc", root)
+    assert not archive(root, "voc", ".part").exists()
+    free(monkeypatch, size + 5000)
+    fetch("voc", root)
+
+
+def test_what_was_downloaded_needs_no_room_again(site, root, monkeypatch):
+    data = site.files[SOURCES["voc"].file]
+    put_archive(root, "voc", data[:-1000], ".part")
+    free(monkeypatch, 1000)
+    fetch("voc", root)
+
+
+def test_a_full_disk_is_said_before_unpacking(site, root, monkeypatch):
+    data = site.files[SOURCES["voc"].file]
+    site.put(monkeypatch, "voc", data, unpacked=5000)
+    put_archive(root, "voc", data)
+    free(monkeypatch, 4999)
+    with pytest.raises(checkpoint.DiskFull):
+        fetch("voc", root)
+    assert not (root / "VOCdevkit").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(errno.ENOSPC, "no room left (.*). Make room"), (errno.EACCES, "cannot be read or written (.*) Give yourself")],
+)
+def test_a_disk_that_refuses(site, root, monkeypatch, number, message):
+    def replaced(source, target):
+        raise OSError(number, os.strerror(number), str(source))
+
+    monkeypatch.setattr(module.os, "replace", replaced)
+    with pytest.raises(FetchError, match=message) as caught:
+        fetch("voc", root)
+    assert str(caught.value).startswith(f"{archive(root, 'voc', '.part')}: ")
+
+
+# --- the command
+
+
+def run(monkeypatch, *arguments: str) -> str:
+    """What it exits with; empty for success."""
+    monkeypatch.setattr(sys, "argv", ["ciss.data", *arguments])
+    try:
+        command.main()
+    except SystemExit as ended:
+        return str(ended.code)
+    return ""
+
+
+def test_the_command(site, root, monkeypatch):
+    monkeypatch.setenv("CISS_DATA", str(root))
+    assert run(monkeypatch, "fetch", "voc", "--keep") == ""
+    assert run(monkeypatch, "fetch", "sbd") == ""
+    assert len(voc.pairs(root / "VOCdevkit" / "VOC2012", "train")) == 3
+    assert archive(root, "voc").exists() and not archive(root, "sbd").exists()
+    assert run(monkeypatch, "fetch", "ade20k", "--to", str(root.parent / "elsewhere")) == ""
+    assert (root.parent / "elsewhere" / "ADEChallengeData2016" / "images").is_dir()
+
+
+def test_without_a_name_it_goes_to_the_project(site, tmp_path, monkeypatch):
+    monkeypatch.delenv("CISS_DATA", raising=False)
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "fetch", "ade20k") == ""
+    assert (tmp_path / "data" / "ADEChallengeData2016").is_dir()
+
+
+def test_errors_are_one_line(site, root, monkeypatch):
+    site.codes = [404]
+    text = run(monkeypatch, "fetch", "voc", "--to", str(root))
+    assert text.startswith("error: http://127") and "\n" not in text
+    root.parent.joinpath("file").touch()
+    text = run(monkeypatch, "fetch", "voc", "--to", str(root.parent / "file"))
+    assert text.startswith(f"error: {root.parent / 'file'}") and "\n" not in text
+
+
+def test_cityscapes_says_how(root, monkeypatch):
+    text = run(monkeypatch, "fetch", "cityscapes", "--to", str(root))
+    for word in ("cityscapes-dataset.com", "leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip", "_labelIds.png"):
+        assert word in text
+    assert f"{root}/cityscapes/gtFine/{{train,val}}" in text
+
+
+def test_ctrl_c(site, root, monkeypatch):
+    def pressed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "fetch", pressed)
+    assert run(monkeypatch, "fetch", "voc", "--to", str(root)) == "stopped; the same command goes on"
+
+
+def test_a_process_of_its_own_behind_a_proxy(site, root):
+    """The official address, asked of the test's server, whose archive has not the official checksum."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "ciss.data", "fetch", "ade20k", "--to", str(root)],
+        env=os.environ | {"http_proxy": site.address},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    assert site.asked == [None]
+    official = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
+    assert ended.stderr.startswith(f"error: {official}: wrong checksum (sha1 "), ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not tree(root)
