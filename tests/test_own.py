@@ -1,5 +1,8 @@
 """Data sets of one's own, domains and groups of one's own: from a folder to a trained run, every method."""
 
+import os
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -237,3 +240,30 @@ def test_what_does_not_fit_is_named(plot, garden, changes, words):
     with pytest.raises(ConfigError) as caught:
         runs.check(plot.config)
     assert words in str(caught.value)
+
+
+@pytest.mark.cost
+@pytest.mark.timeout(600)
+def test_ten_thousand_images_are_read_in_a_minute(tmp_path, capsys):
+    """500x375 pixels, as VOC's; on two cores. The second time their list is looked through, and nothing is read."""
+    dice = np.random.default_rng(0)
+    blocks = [
+        np.kron(dice.integers(0, 255, (47, 63, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8)) for _ in range(20)
+    ]
+    for number, block in enumerate(blocks):
+        noise = dice.integers(0, 12, (375, 500, 3), dtype=np.uint8)
+        Image.fromarray(block[:375, :500] // 2 + noise + 60).save(tmp_path / f"{number}.jpg", quality=90)
+        Image.fromarray((block[:375, :500, 0] > 128).astype(np.uint8) * 3).save(tmp_path / f"{number}.png")
+    (tmp_path / "all").mkdir()
+    for number in range(10_000):
+        for suffix in ("jpg", "png"):
+            os.link(tmp_path / f"{number % 20}.{suffix}", tmp_path / "all" / f"{number}.{suffix}")
+    found = [data.voc.Pair(str(n), tmp_path / "all" / f"{n}.jpg", tmp_path / "all" / f"{n}.png") for n in range(10_000)]
+    seconds, kept = [], tmp_path / "kept.json"
+    for _ in range(2):
+        started = time.perf_counter()
+        results = scanning.scan(found, data_set("voc"), cache=kept)
+        seconds.append(time.perf_counter() - started)
+    with capsys.disabled():
+        print(f"\n10,000 images: {seconds[0]:.1f} s, again {seconds[1]:.2f} s")
+    assert len(results) == 10_000 and seconds[0] <= 60 and seconds[1] < 1
