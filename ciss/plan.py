@@ -93,6 +93,10 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
         for seed in arguments.seeds:
             _add_runs(document, name, seed, steps, arguments)
     for section in ABOUT:
+        if old[section] and next(iter(old[section])) not in document[section]:  # a comment above it is the section's
+            document[section].ca.comment = None
+            if above := document.ca.items.get(section):
+                above[3] = None
         for name in old[section]:
             if name not in document[section]:
                 document[section].ca.items.pop(name, None)

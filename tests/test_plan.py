@@ -452,3 +452,12 @@ def test_coefficients_that_nobody_edited_follow_the_benchmark(planned):
     planned.edit("distillation: 50.0", "distillation: 49.0")
     planned("shapes", "--methods", "mbs")
     assert planned.config.methods["mbs"]["distillation"] == 49
+
+
+def test_a_comment_above_the_first_benchmark_goes_with_it(planned):
+    planned("shapes", "--methods", "finetune")
+    planned.edit("benchmarks:\n", "benchmarks:\n  # my drawings\n")
+    planned("voc8", "--methods", "finetune", "--add")
+    assert "  # my drawings\n  shapes:" in planned.text
+    planned("voc8", "--methods", "finetune")
+    assert "my drawings" not in planned.text and "voc8:" in planned.text
