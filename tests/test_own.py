@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ciss import data, engine, results, runs
+from ciss import data, engine, protocol, results, runs
 from ciss.config import ConfigError, validate
 from ciss.data import DataError, Index, data_set, prepare
 from ciss.data import scan as scanning
@@ -267,3 +267,17 @@ def test_ten_thousand_images_are_read_in_a_minute(tmp_path, capsys):
     with capsys.disabled():
         print(f"\n10,000 images: {seconds[0]:.1f} s, again {seconds[1]:.2f} s")
     assert len(results) == 10_000 and seconds[0] <= 60 and seconds[1] < 1
+
+
+def test_training_and_scoring_see_the_numbers_that_the_scan_saw(garden, project, monkeypatch, tmp_path):
+    """Of masks whose numbers are no raw ids, through the loaders: each pixel has the position of its class."""
+    monkeypatch.setenv("CISS_DATA", str(garden.parent))
+    (garden / "dataset.yaml").write_text("classes: {0: sky, 1: leaf, 2: stem, 4: fruit}\nvoid: 3\n")
+    settings = benchmark(project, protocol="own", groups=[[5, 1], [2, 3]])
+    index = prepare(settings, tmp_path / "data" / "index" / "garden", progress=False)
+    pair, position = index.pairs("val")[0], {0: 2, 1: 3, 2: 4, 3: 255, 4: 1}
+    table = protocol.label_table(index.groups, 1, "overlapped", training=False)
+    for labels, numbers in (batch[1:] for batch in data.evaluation_loader(settings, index, "val", [0], table)):
+        stored = np.array(Image.open(pair.mask))
+        assert numbers.tolist() == [0] and labels[0].tolist() == np.vectorize(position.get)(stored).tolist()
+    assert data.picture(settings, index, "val", 0, table)[1].tolist() == labels[0].tolist()

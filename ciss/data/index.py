@@ -72,7 +72,7 @@ class Index:
         """Images scored after the last step that some step was trained on; none unless `legacy_split` is set."""
         if self.selection["setting"] != "domain":
             return []
-        return sorted(set(self.validation[-1]).intersection(*[set().union(*self.steps)]))
+        return sorted(set(self.validation[-1]) & set().union(*self.steps))
 
 
 def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
