@@ -165,7 +165,7 @@ def test_missing_empty_and_other_documents(tmp_path):
         ("train.scale", [2, 0.5], "found [2, 0.5], but it should go from small to large."),
         ("train.curve", [0], None),
         ("train.augmentation", "crop", "found 'crop', but it should be 'none', 'resized_crop' or 'scaled_crop'."),
-        ("setting", "overlaped", "it should be 'overlapped', 'disjoint', 'sequential' or 'partitioned'."),
+        ("setting", "overlaped", "it should be 'overlapped', 'disjoint', 'sequential', 'partitioned' or 'domain'."),
         ("dataset", 5, "found 5, but it should be text."),
         ("model", {"weights": ""}, None),
         ("order", [1, True], None),

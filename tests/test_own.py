@@ -188,10 +188,11 @@ METHODS_OF_STEPS = [name for name in METHODS if not METHODS[name].sees_all]
 
 
 @pytest.fixture
-def plot(garden, project, monkeypatch):
+def plot(garden, project):
     """The garden as the data of a tiny project."""
-    monkeypatch.setenv("CISS_DATA", str(garden.parent))
-    return project
+    with pytest.MonkeyPatch.context() as patch:  # of its own, ended before the project's: else its value would stay
+        patch.setenv("CISS_DATA", str(garden.parent))
+        yield project
 
 
 @pytest.mark.parametrize("method", METHODS_OF_STEPS)
@@ -269,9 +270,8 @@ def test_ten_thousand_images_are_read_in_a_minute(tmp_path, capsys):
     assert len(results) == 10_000 and seconds[0] <= 60 and seconds[1] < 1
 
 
-def test_training_and_scoring_see_the_numbers_that_the_scan_saw(garden, project, monkeypatch, tmp_path):
+def test_training_and_scoring_see_the_numbers_that_the_scan_saw(plot, garden, project, tmp_path):
     """Of masks whose numbers are no raw ids, through the loaders: each pixel has the position of its class."""
-    monkeypatch.setenv("CISS_DATA", str(garden.parent))
     (garden / "dataset.yaml").write_text("classes: {0: sky, 1: leaf, 2: stem, 4: fruit}\nvoid: 3\n")
     settings = benchmark(project, protocol="own", groups=[[5, 1], [2, 3]])
     index = prepare(settings, tmp_path / "data" / "index" / "garden", progress=False)
