@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from test_own import benchmark, garden, plot  # noqa: F401
 
-from ciss import data, protocol
+from ciss import data, metrics, protocol
+from ciss.config import ConfigError
 
 matplotlib.use("Agg")
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -65,3 +66,53 @@ def test_loaders_read_the_ids_that_the_scan_read(plot, garden, project, tmp_path
         stored = np.array(Image.open(pair.mask))
         labels = data.picture(settings, index, "train", number, table)[1]
         assert np.asarray(labels).tolist() == np.array([1, 2, 3, 4, 255])[stored].tolist()
+
+
+def test_mbs_leaves_failed_classes_out_of_all_only():
+    """Its code's means of old and new classes have the zeros in them; only "Mean IoU" has not."""
+    matrix = np.diag([5, 5, 0, 5, 0])
+    matrix[2, 1] = matrix[4, 3] = 5
+    found = metrics.scores(matrix, [2, 2], 1, metrics.CONVENTIONS["mbs"])
+    assert (found["all"], found["old"], found["new"]) == (0.5, 0.25, 0.25)
+    assert "above 0 (`old` and `new` over those known, absent ones as 0)" in metrics.CONVENTIONS["mbs"].sentence()
+
+
+@pytest.mark.parametrize(("text", "classes", "background"), [
+    ("classes: {0: background, 1: leaf}", {0: "background", 1: "leaf"}, True),
+    ("classes: {1: leaf}\nvoid: 0", {0: "background", 1: "leaf"}, False),
+    ("classes: {0: sky, 1: leaf}", {0: "background", 1: "sky", 2: "leaf"}, False),
+])  # fmt: skip
+def test_what_zero_is(garden, text, classes, background):  # noqa: F811
+    (garden / "dataset.yaml").write_text(text)
+    found = data.data_set("garden")
+    assert (found.classes, found.background) == (classes, background)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ('classes: {1: leaf, "1": stem}', "a number stands twice"),
+    ("classes: {1: background, 2: stem}", "a name stands twice"),
+    ("classes: {0: background}", "nothing but background"),
+])  # fmt: skip
+def test_a_description_of_two_minds_is_named(garden, text, words):  # noqa: F811
+    (garden / "dataset.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=f"dataset.yaml: classes: .*{words}"):
+        data.data_set("garden")
+
+
+def test_folders_of_ones_own(garden):  # noqa: F811
+    """A link is a domain too, what the system leaves is no image, and of two of one name both are named."""
+    images = garden / "images" / "train"
+    (images / "spring").rename(garden / "elsewhere")
+    (images / "spring").symlink_to(garden / "elsewhere")
+    (images / "._00.jpg").write_bytes(b"")
+    (images / ".thumbnails").mkdir()
+    (images / ".thumbnails" / "00.jpg").write_bytes(b"")
+    found = data.data_set("garden")
+    pairs = found.pairs(garden, "train")
+    assert len(pairs) == 20 and {pair.domain for pair in pairs} == {"spring", "summer", "winter"}
+    (images / "spring_00.jpg").write_bytes(b"")
+    with pytest.raises(data.DataError, match=r"spring_00\.jpg: would be train_spring_00 in tables, as .*/00\.jpg"):
+        found.pairs(garden, "train")
+    (images / "spring_00.jpg").rename(images / "a\nb.jpg")
+    with pytest.raises(data.DataError, match=r"a\\nb\.jpg': the name has signs that cannot be shown"):
+        found.pairs(garden, "train")
