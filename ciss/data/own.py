@@ -5,8 +5,8 @@
     share: 0.2                                                # scored, of the training images; without folders for val
     void: 255                                                 # the number of pixels that do not count
 
-Masks are 8-bit PNGs named like their images. 0 is the background, unless it is void or `classes` names it otherwise: then
-there is no background, and in the second case class ids in `params.yaml` are one larger than in the masks. Folders
+Masks are 8-bit PNGs named like their images. 0 is the background, unless it is void or `classes` names it otherwise:
+then there is no background, and in the second case class ids in `params.yaml` are one larger than in the masks. Folders
 within a folder of images are domains: one city, one camera, one season each.
 """
 
