@@ -37,8 +37,8 @@ class Convention:
     over: str = "present"
     parts: str = ""  # over what `old` and `new` are averaged, where it is not `over`
 
-    def sentence(self, resolution: str = "") -> str:
-        """For a table: the whole convention in words. `resolution`: such as "full resolution"."""
+    def sentence(self, resolution: str = "", images: str = "the full validation set") -> str:
+        """For a table: the whole convention in words. `resolution`: such as "full resolution"; `images`: `scored`."""
         counts = "counts" if self.background else "does not count"
         if self.in_old == self.background:
             background = (
@@ -50,7 +50,7 @@ class Convention:
         future = "ignored" if self.future == "ignore" else "scored as background"
         parts = self.parts and f" (`old` and `new` over those {CLASSES[self.parts]})"
         return (
-            f"mIoU in 0..1 from one confusion matrix over the full validation set{resolution and f' at {resolution}'}"
+            f"mIoU in 0..1 from one confusion matrix over {images}{resolution and f' at {resolution}'}"
             f"{pixels}, future classes' pixels {future}, averaged over the classes {CLASSES[self.over]}{parts}: "
             f"{background}. "
             "`old`: the base classes; `new`: all later ones so far."
@@ -237,6 +237,14 @@ def resolution(evaluation, crop: int) -> str:
     if evaluation.scales != (1.0,):
         words += f", scales {', '.join(f'{scale:g}' for scale in evaluation.scales)} averaged"
     return f"{words}, mirrored too" if evaluation.flip else words
+
+
+def scored(setting: str, legacy: bool) -> str:
+    """Which images are scored, in words."""
+    if setting != "domain":
+        return "the full validation set"
+    anew = ", drawn anew after every step, so that some were trained on" if legacy else ""
+    return f"the test images of the domains so far{anew},"
 
 
 def forgetting(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequence[int]) -> Tensor:

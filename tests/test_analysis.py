@@ -44,6 +44,8 @@ def result(step: int, confusion: np.ndarray, **changes) -> dict:
                     "train": {"base": {"lr": 0.1}, "crop": 64},
                     "evaluation": {"size": "full", "scales": [1.0], "flip": False},
                     "order": None,
+                    "setting": "overlapped",
+                    "legacy_split": False,
                 },
                 "coefficients": {"distillation": 10.0},
                 "seed": changes.get("seed", 0),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from test_own import benchmark, garden, plot  # noqa: F401
 
-from ciss import data, metrics, protocol
+from ciss import analysis, data, metrics, protocol
 from ciss.config import ConfigError
 
 matplotlib.use("Agg")
@@ -53,7 +53,10 @@ def test_notebooks_show_domains_and_groups(plot, garden, method, changes):  # no
     for notebook in NOTEBOOKS:
         runs = {"1": [{}], "2": [{"run": "base"}, {"run": "all"}], "3": [{"run": r} for r in plot.document["chain"]]}
         for parameters in runs.get(notebook.name[0], [{}]):
-            execute(notebook, config="params.yaml", **parameters)
+            space = execute(notebook, config="params.yaml", **parameters)
+    said = set(space["counted"]["sentence"]) | {space["document"]["convention"]}
+    images = "over the test images of the domains so far," if "setting" in changes else "over the full validation set"
+    assert all(images in sentence for sentence in said) and len(said) == 5
 
 
 def test_loaders_read_the_ids_that_the_scan_read(plot, garden, project, tmp_path):  # noqa: F811
@@ -116,3 +119,13 @@ def test_folders_of_ones_own(garden):  # noqa: F811
     (images / "spring_00.jpg").rename(images / "a\nb.jpg")
     with pytest.raises(data.DataError, match=r"a\\nb\.jpg': the name has signs that cannot be shown"):
         found.pairs(garden, "train")
+
+
+def test_groups_of_ones_own_stand_beside_no_published_protocol():
+    """`groups` come in place of the protocol, whatever that says."""
+    values = {"dataset": "voc", "protocol": "15-1", "setting": "overlapped", "order": None, "limit": 0, "holdout": 0}
+    values |= {"model": {"encoder": "resnet101", "decoder": "deeplabv3"}, "train": {"crop": 512}}
+    values["evaluation"] = {"size": "crop", "scales": [1.0], "flip": False}
+    for groups, protocols in ((None, "15-1"), ([[15, 8], [12]], "groups of one's own")):
+        result = {"identity": {"parameters": {"benchmark": {**values, "groups": groups}}}}
+        assert analysis.ours({"e": [result]}).protocol == protocols
