@@ -95,10 +95,11 @@ def test_what_zero_is(garden, text, classes, background):  # noqa: F811
     ('classes: {1: leaf, "1": stem}', "a number stands twice"),
     ("classes: {1: background, 2: stem}", "a name stands twice"),
     ("classes: {0: background}", "nothing but background"),
+    ('classes: {1: "a\\nb"}', "found 'a"),
 ])  # fmt: skip
 def test_a_description_of_two_minds_is_named(garden, text, words):  # noqa: F811
     (garden / "dataset.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=f"dataset.yaml: classes: .*{words}"):
+    with pytest.raises(ConfigError, match=f"dataset.yaml: classes.*{words}"):
         data.data_set("garden")
 
 
@@ -129,3 +130,9 @@ def test_groups_of_ones_own_stand_beside_no_published_protocol():
     for groups, protocols in ((None, "15-1"), ([[15, 8], [12]], "groups of one's own")):
         result = {"identity": {"parameters": {"benchmark": {**values, "groups": groups}}}}
         assert analysis.ours({"e": [result]}).protocol == protocols
+
+
+def test_a_described_folder_is_read_where_its_description_lies(garden, tmp_path, monkeypatch):  # noqa: F811
+    (tmp_path / "elsewhere" / "garden").mkdir(parents=True)
+    monkeypatch.setenv("CISS_DATA", str(tmp_path / "elsewhere"))
+    assert data.data_set("garden").root() == garden

@@ -32,7 +32,7 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 
 @config.section
 class Class:
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[config.Text, Field(max_length=100)]
     colour: tuple[Byte, Byte, Byte] | None = None
 
 
