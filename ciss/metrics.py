@@ -35,9 +35,10 @@ class Convention:
     unlabelled: bool = True  # pixels of position 0 in truth count; without, predictions there are nobody's error
     future: str = "ignore"
     over: str = "present"
+    parts: str = ""  # over what `old` and `new` are averaged, where it is not `over`
 
-    def sentence(self, resolution: str = "") -> str:
-        """For a table: the whole convention in words. `resolution`: such as "full resolution"."""
+    def sentence(self, resolution: str = "", images: str = "the full validation set") -> str:
+        """For a table: the whole convention in words. `resolution`: such as "full resolution"; `images`: `scored`."""
         counts = "counts" if self.background else "does not count"
         if self.in_old == self.background:
             background = (
@@ -47,9 +48,11 @@ class Convention:
             background = f"`all` {counts} the background, `old` and `new` do not"
         pixels = "" if self.unlabelled else ", unlabelled pixels left out"
         future = "ignored" if self.future == "ignore" else "scored as background"
+        parts = self.parts and f" (`old` and `new` over those {CLASSES[self.parts]})"
         return (
-            f"mIoU in 0..1 from one confusion matrix over the full validation set{resolution and f' at {resolution}'}"
-            f"{pixels}, future classes' pixels {future}, averaged over the classes {CLASSES[self.over]}: {background}. "
+            f"mIoU in 0..1 from one confusion matrix over {images}{resolution and f' at {resolution}'}"
+            f"{pixels}, future classes' pixels {future}, averaged over the classes {CLASSES[self.over]}{parts}: "
+            f"{background}. "
             "`old`: the base classes; `new`: all later ones so far."
         )
 
@@ -60,7 +63,7 @@ CONVENTIONS = {
     "mib": Convention(background=False, over="truth"),  # MiB's author, issue 21 of its repository
     "plop": Convention(in_old=True, future="background", over="truth"),  # and DKD, RCIL, REMINDER, GSC, STAR
     "ssul": Convention(in_old=True),
-    "mbs": Convention(background=False, over="nonzero"),
+    "mbs": Convention(background=False, over="nonzero", parts="all"),
 }
 UNLABELLED = ("ciss", "mib", "mbs")  # of these, those that leave unlabelled pixels out where no class is background
 
@@ -215,9 +218,9 @@ def scores(
     matrix = seen(confusion_full, total, future=convention.future)
     if not convention.unlabelled:
         matrix[0] = 0
-    over = convention.over
-    old = mean_iou(matrix, classes=range(0 if convention.in_old else 1, ends[0]), over=over)
-    new = mean_iou(matrix, classes=range(ends[0], total), over=over)
+    over, parts = convention.over, convention.parts or convention.over
+    old = mean_iou(matrix, classes=range(0 if convention.in_old else 1, ends[0]), over=parts)
+    new = mean_iou(matrix, classes=range(ends[0], total), over=parts)
     # hIoU = 2 old new / (old + new)
     harmonic = 2 * old * new / (old + new) if old + new != 0 else 0.0
     every = mean_iou(matrix, background=convention.background, over=over)
@@ -234,6 +237,14 @@ def resolution(evaluation, crop: int) -> str:
     if evaluation.scales != (1.0,):
         words += f", scales {', '.join(f'{scale:g}' for scale in evaluation.scales)} averaged"
     return f"{words}, mirrored too" if evaluation.flip else words
+
+
+def scored(setting: str, legacy: bool) -> str:
+    """Which images are scored, in words."""
+    if setting != "domain":
+        return "the full validation set"
+    anew = ", drawn anew after every step, so that some were trained on" if legacy else ""
+    return f"the test images of the domains so far{anew},"
 
 
 def forgetting(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequence[int]) -> Tensor:

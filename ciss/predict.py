@@ -2,10 +2,11 @@
 
     python -m ciss.predict shapes-s0-mib-2 photo.jpg more/photos
 
-For each picture two files: NAME.png, a palette mask of the data set's raw class ids, to compare with annotations, and
-NAME_overlay.png, the picture with the classes laid over it and a legend of those that occur. Pictures are read as the
-data sets' are: pixels as stored, EXIF's turns left aside. Labels are made as the evaluation makes them, by the
-benchmark's `evaluation` section: size, scales, flip.
+For each picture two files: NAME.png, a palette mask of the data set's raw class ids, those of `params.yaml` (of CamVid,
+Cityscapes and data whose 0 is a class one more than the annotations' numbers or train ids), and NAME_overlay.png, the
+picture with the classes laid over it and a legend of those that occur. Pictures are read as the data sets' are: pixels
+as stored, EXIF's turns left aside. Labels are made as the evaluation makes them, by the benchmark's `evaluation`
+section: size, scales, flip.
 """
 
 import argparse

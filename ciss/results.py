@@ -126,7 +126,10 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, record: Re
         "after": run.after,
         "reached": run.reached,
         "scores": _plain(metrics.scores(confusion, sizes, run.reached, convention)),
-        "convention": convention.sentence(metrics.resolution(run.settings.evaluation, run.settings.train.crop)),
+        "convention": convention.sentence(
+            metrics.resolution(run.settings.evaluation, run.settings.train.crop),
+            metrics.scored(run.settings.setting, run.settings.legacy_split),
+        ),
         "background": dataset.background,
         "classes": class_names(index.dataset, run.groups),
         "pixels": [index.pixels.get(str(c), 0) for c in [0, *(c for group in run.groups for c in group)]],

@@ -93,6 +93,8 @@ def conventions_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFra
     rows = []
     for end, results in ends.items():
         last, sizes = results[-1], [len(group) for group in results[-1]["groups"]]
+        settings = last["identity"]["parameters"]["benchmark"]
+        images = metrics.scored(settings["setting"], settings["legacy_split"])
         for name, convention in metrics.conventions(last["background"]).items():
             found = [metrics.scores(r["confusion_all"], sizes, r["reached"], convention) for r in results]
             rows.append(
@@ -104,7 +106,7 @@ def conventions_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFra
                     "convention": name,
                     **found[-1],
                     "mean_over_steps": np.mean([scores["all"] for scores in found]) if len(results) > 1 else np.nan,
-                    "sentence": convention.sentence(_resolution(last)),
+                    "sentence": convention.sentence(_resolution(last), images),
                 }
             )
     return pd.DataFrame(rows)
@@ -123,7 +125,7 @@ def ours(ends: dict[str, list[dict]]) -> published.Ours:
     """What a benchmark's results share, for `published.beside`."""
     last = next(iter(ends.values()))[-1]
     settings, notes = last["identity"]["parameters"]["benchmark"], []
-    if settings["order"] or settings["groups"]:
+    if settings["order"]:
         notes.append("our order of classes is another")
     if settings["limit"]:
         notes.append(f"only the first {settings['limit']} images of each list")
@@ -131,7 +133,7 @@ def ours(ends: dict[str, list[dict]]) -> published.Ours:
         notes.append(f"{settings['holdout']} training images held out")
     return published.Ours(
         dataset=settings["dataset"],
-        protocol=settings["protocol"],
+        protocol="groups of one's own" if settings["groups"] else settings["protocol"],
         setting=settings["setting"],
         encoder=settings["model"]["encoder"],
         decoder=settings["model"]["decoder"],

@@ -5,12 +5,13 @@
     share: 0.2                                                # scored, of the training images; without folders for val
     void: 255                                                 # the number of pixels that do not count
 
-Masks are 8-bit PNGs named like their images. 0 is the background, unless `classes` names it: then there is no
-background, and class ids in `params.yaml` are one larger than in the masks. Folders within a folder of images are
-domains: one city, one camera, one season each.
+Masks are 8-bit PNGs named like their images. 0 is the background, unless it is void or `classes` names it otherwise:
+then there is no background, and in the second case class ids in `params.yaml` are one larger than in the masks. Folders
+within a folder of images are domains: one city, one camera, one season each.
 """
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 
 @config.section
 class Class:
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[config.Text, Field(max_length=100)]
     colour: tuple[Byte, Byte, Byte] | None = None
 
 
@@ -76,15 +77,24 @@ class Own:
         for place in (images, masks):
             if not place.is_dir():
                 raise FileNotFoundError(f"{place}: there is no such folder. Make it, or name another in {self.file}.")
-        found = sorted(file for file in images.rglob("*") if file.suffix.lower() in SUFFIXES)
+        walk = os.walk(images, followlinks=True)  # a city may be a link; names with a dot are the system's
+        found = sorted(Path(place, name) for place, _, names in walk for name in names)
+        found = [file for file in found if file.suffix.lower() in SUFFIXES]
+        parts = {file: file.relative_to(images).with_suffix("").parts for file in found}
+        found = [file for file in found if not any(part.startswith(".") for part in parts[file])]
         if not found:
             raise DataError(f"{images}: no images ({', '.join(sorted(SUFFIXES))}). Put them there.")
-        pairs = []
+        pairs: dict[str, Pair] = {}
         for file in found:
-            *domain, name = file.relative_to(images).with_suffix("").parts
-            mask = masks.joinpath(*domain, f"{name}.png")
-            pairs.append(Pair("_".join((split, *domain, name)), file, mask, self.ids, "/".join(domain)))
-        return pairs
+            *domain, name = parts[file]
+            mask, number = masks.joinpath(*domain, f"{name}.png"), "_".join((split, *parts[file]))
+            if not number.isprintable():
+                raise DataError(f"{str(file)!r}: the name has signs that cannot be shown. Rename image and mask.")
+            if number in pairs:
+                problem = f"{file}: would be {number} in tables, as {pairs[number].image} is"
+                raise DataError(f"{problem}. Rename one, or give masks a folder of their own.")
+            pairs[number] = Pair(number, file, mask, self.ids, "/".join(domain))
+        return list(pairs.values())
 
 
 def find(name: str) -> Path | None:
@@ -114,9 +124,15 @@ def load(file: Path) -> Own:
             problem = f"found the number {plain(number)!r}, but masks have classes from 0 to 250 that are not void"
             raise ConfigError(f"{file}: classes: {problem}. Change it.")
         numbers[int(number)] = each
+    if len(numbers) < len(document["classes"]):
+        raise ConfigError(f"{file}: classes: a number stands twice. Change one.")
+    if 0 in numbers and numbers[0].name.strip().lower() == "background":
+        del numbers[0]  # it is that anyway
+    if not numbers:
+        raise ConfigError(f"{file}: classes: there is nothing but background. Name a class.")
     shift = 1 if 0 in numbers else 0
     names = {number + shift: each.name for number, each in sorted(numbers.items())}
-    if len(set(names.values())) < len(names):
+    if len({"background", *names.values()}) <= len(names):
         raise ConfigError(f"{file}: classes: a name stands twice. Change one.")
     colours = palette()
     for number, each in numbers.items():
@@ -132,7 +148,7 @@ def load(file: Path) -> Own:
         described=described,
         classes={0: "background", **names},
         palette=colours,
-        background=not shift,
+        background=not shift and described.void != 0,
         digest=hashlib.sha256(file.read_bytes()).hexdigest(),
         ids=ids.tobytes(),
     )

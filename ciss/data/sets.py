@@ -26,6 +26,8 @@ class DataSet:
     def root(self) -> Path:
         """Absolute folder of the data set. Raises FileNotFoundError with the places looked at and the remedy."""
         try:
+            if self.description:  # not a folder of that name without one
+                return paths.data_root(f"{self.folder[0]}/{own.FILE}").parent
             return paths.data_root(self.folder[0]).joinpath(*self.folder[1:])
         except FileNotFoundError:
             if not self.draw:
