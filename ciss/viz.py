@@ -37,6 +37,7 @@ def style() -> None:
             "savefig.bbox": "tight",
             "axes.spines.top": False,
             "axes.spines.right": False,
+            "text.parse_math": False,  # class names may have any characters
         }
     )
 

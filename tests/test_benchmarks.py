@@ -1,4 +1,4 @@
-"""What the readers of issue 6 found."""
+"""Benchmarks of every kind, through notebooks and tables: domains, groups, no background, data of one's own."""
 
 import json
 from pathlib import Path
@@ -125,11 +125,16 @@ def test_folders_of_ones_own(garden):  # noqa: F811
 def test_groups_of_ones_own_stand_beside_no_published_protocol():
     """`groups` come in place of the protocol, whatever that says."""
     values = {"dataset": "voc", "protocol": "15-1", "setting": "overlapped", "order": None, "limit": 0, "holdout": 0}
-    values |= {"model": {"encoder": "resnet101", "decoder": "deeplabv3"}, "train": {"crop": 512}}
+    values |= {
+        "model": {"encoder": "resnet101", "decoder": "deeplabv3"},
+        "train": {"crop": 512, "batch": 24, "base": {"epochs": 30}, "increment": {"epochs": 10}},
+    }
     values["evaluation"] = {"size": "crop", "scales": [1.0], "flip": False}
     for groups, protocols in ((None, "15-1"), ([[15, 8], [12]], "groups of one's own")):
         result = {"identity": {"parameters": {"benchmark": {**values, "groups": groups}}}}
-        assert analysis.ours({"e": [result]}).protocol == protocols
+        found = analysis.ours({"e": [result]})
+        assert found.protocol == protocols
+        assert found.notes[0] == "ours: 30 and 10 epochs a step (base, later), crops of 512, batches of 24"
 
 
 def test_a_described_folder_is_read_where_its_description_lies(garden, tmp_path, monkeypatch):  # noqa: F811

@@ -27,7 +27,8 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     `preparation_seconds`: what passes over the data before the steps took, part of the training seconds.
     `forgetting` is the mean over old classes (background apart) of the best earlier IoU minus the last,
     `backward_transfer` of the last IoU minus that after the step that brought the class, `mean_over_steps` the mean of
-    `all` after every step, the base step included (PLOP's `avg`); NaN for joint.
+    `all` after every step, the base step included (PLOP's `avg`); NaN for joint. In the domain setting each step is
+    scored on the images of its domains and the earlier ones, so these three compare scores of different images.
     """
     rows = []
     for end, results in ends.items():
@@ -124,7 +125,10 @@ def by_convention(table: pd.DataFrame, benchmark: str) -> dict[str, dict[str, di
 def ours(ends: dict[str, list[dict]]) -> published.Ours:
     """What a benchmark's results share, for `published.beside`."""
     last = next(iter(ends.values()))[-1]
-    settings, notes = last["identity"]["parameters"]["benchmark"], []
+    settings = last["identity"]["parameters"]["benchmark"]
+    train = settings["train"]
+    epochs = " and ".join(str(train[phase]["epochs"]) for phase in ("base", "increment"))
+    notes = [f"ours: {epochs} epochs a step (base, later), crops of {train['crop']}, batches of {train['batch']}"]
     if settings["order"]:
         notes.append("our order of classes is another")
     if settings["limit"]:

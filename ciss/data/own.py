@@ -109,6 +109,8 @@ def find(name: str) -> Path | None:
 
 def load(file: Path) -> Own:
     """Raises ConfigError naming file and key."""
+    if not file.is_file():
+        raise ConfigError(f"{file}: this is no file. Write `classes: {{1: NAME, 2: NAME}}` into a file of this name.")
     document = read_yaml(file)
     if not isinstance(document, dict):
         raise ConfigError(f"{file}: found no sections. Write `classes: {{1: NAME, 2: NAME}}` at least.")
