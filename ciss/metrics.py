@@ -39,21 +39,15 @@ class Convention:
 
     def sentence(self, resolution: str = "", images: str = "the full validation set") -> str:
         """For a table: the whole convention in words. `resolution`: such as "full resolution"; `images`: `scored`."""
-        counts = "counts" if self.background else "does not count"
-        if self.in_old == self.background:
-            background = (
-                f"`all` and `old` {'count' if self.background else 'do not count'} the background, `new` does not"
-            )
-        else:
-            background = f"`all` {counts} the background, `old` and `new` do not"
+        names = [name for name, counts in (("all", self.background), ("old", self.in_old)) if counts]
+        background = f"in {' and '.join(f'`{name}`' for name in names)} alone" if names else "nowhere"
         pixels = "" if self.unlabelled else ", unlabelled pixels left out"
         future = "ignored" if self.future == "ignore" else "scored as background"
         parts = self.parts and f" (`old` and `new` over those {CLASSES[self.parts]})"
         return (
             f"mIoU in 0..1 from one confusion matrix over {images}{resolution and f' at {resolution}'}"
-            f"{pixels}, future classes' pixels {future}, averaged over the classes {CLASSES[self.over]}{parts}: "
-            f"{background}. "
-            "`old`: the base classes; `new`: all later ones so far."
+            f"{pixels}, future classes' pixels {future}, averaged over the classes {CLASSES[self.over]}{parts}. "
+            f"The background counts {background}. `old`: the base classes; `new`: all later ones so far."
         )
 
 

@@ -278,11 +278,9 @@ def test_published_values():
 def test_conventions_say_what_they_count():
     said = {name: convention.sentence("full resolution") for name, convention in CONVENTIONS.items()}
     assert len(set(said.values())) == len(said)
-    assert (
-        "`all` counts the background, `old` and `new` do not" in said["ciss"] and "at full resolution" in said["ciss"]
-    )
-    assert "`all` and `old` count the background, `new` does not" in said["plop"] and "scored as" in said["plop"]
-    assert "`all` and `old` do not count the background" in said["mib"] and "in truth:" in said["mib"]
+    assert "The background counts in `all` alone." in said["ciss"] and "at full resolution" in said["ciss"]
+    assert "counts in `all` and `old` alone." in said["plop"] and "scored as" in said["plop"]
+    assert "counts nowhere." in said["mib"] and "in truth." in said["mib"]
     assert "with an IoU above 0" in said["mbs"]
 
 
