@@ -269,3 +269,15 @@ def test_over_steps_by_hand(ends):
     # class 1: 6/9 after the base, 2/9, 0; class 2: 9/15, then 5/10
     assert row["backward_transfer"] == pytest.approx(np.mean([0 - 6 / 9, 5 / 10 - 9 / 15]))
     assert row["mean_over_steps"] == pytest.approx(0.5)
+
+
+def test_without_a_background_there_is_no_row_of_it(ends):
+    """What is called background then is an error of the class that it is."""
+    for r in ends["e"]:
+        for name in ("confusion", "curve_confusions"):
+            r[name] = r[name].copy()
+            r[name][..., 0, :] = 0
+    ious = analysis.iou_by_step([r["confusion"] for r in ends["e"]], GROUPS)
+    assert np.isnan(ious[:, 0]).all() and ious[0, 1] == pytest.approx(6 / 8) and ious[2, 1] == 0
+    for table in (analysis.forgetting_table(ends), analysis.pace_table(ends)):
+        assert set(table["class"]) == {"a", "b", "c"} and len(table)

@@ -31,9 +31,10 @@ def test_tables_are_the_committed_metrics(file):
 
 
 @pytest.mark.parametrize(
-    ("method", "file"), [("gsc", "metrics.json"), ("mbs", "metrics.json"), ("mbs", "transformer/metrics.json")]
+    ("method", "file"),
+    [("gsc", "metrics.json"), ("mbs", "metrics.json"), ("mbs", "transformer/metrics.json"), ("camvid", "metrics.json")],
 )
-def test_the_tables_of_a_methods_report_are_its_metrics(method, file):
+def test_the_tables_of_a_report_are_its_metrics(method, file):
     """Mean and, of several seeds, sample deviation."""
     folder = ROOT / "reports" / method
     methods = json.loads((folder / file).read_text())["methods"]

@@ -9,15 +9,22 @@ from ciss import metrics, protocol
 def iou_by_step(confusions: list[np.ndarray], groups: list[list[int]]) -> np.ndarray:
     """(S,T) IoU of every class after every step, from (T,T) confusion matrices of steps 0..S-1.
 
-    NaN before a class exists; future classes' pixels are ignored.
+    NaN before a class exists, and for a background that no pixel is; future classes' pixels are ignored.
     """
     rows = []
     for step, confusion in enumerate(confusions):
         known = protocol.channels(groups, step)
         row = np.full(len(confusion), np.nan)
-        row[:known] = metrics.class_iou(metrics.seen(confusion, known)).numpy()
+        row[:known] = _ious(confusion, known)
         rows.append(row)
     return np.array(rows)
+
+
+def _ious(confusion: np.ndarray, known: int) -> np.ndarray:
+    found = metrics.class_iou(metrics.seen(confusion, known)).numpy()
+    if not np.asarray(confusion)[0].any():  # CamVid and its like: what is called background is an error of others
+        found[0] = np.nan
+    return found
 
 
 def forgetting_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
@@ -35,7 +42,7 @@ def forgetting_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
         introduced = protocol.class_steps(groups)
         for step in range(len(ious)):
             for position, name in enumerate(names):
-                if introduced[position] > step:
+                if introduced[position] > step or (position == 0 and np.isnan(ious[:, 0]).all()):
                     continue
                 earlier = ious[introduced[position] : step, position]
                 best = np.nanmax(earlier) if np.isfinite(earlier).any() else np.nan
@@ -70,7 +77,7 @@ def pace_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
                 continue
             known = protocol.channels(groups, result["step"])
             for epochs, confusion in zip(result["curve_epochs"], result["curve_confusions"], strict=True):
-                ious = metrics.class_iou(metrics.seen(confusion, known)).numpy()
+                ious = _ious(confusion, known)
                 rows += [
                     {
                         "end": end,
@@ -83,5 +90,6 @@ def pace_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
                         "iou": ious[position],
                     }
                     for position in range(known)
+                    if position or not np.isnan(ious[0])
                 ]
     return pd.DataFrame(rows)
