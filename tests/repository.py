@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def make(folder: Path, *plan: str) -> Path:
     """The working tree without outputs, committed, with the parameters that `ciss.plan` writes for these arguments."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("ciss", "notebooks", "dvc.yaml", ".dvcignore", ".gitignore"):
+    (folder / "reports").mkdir()
+    for name in ("ciss", "notebooks", "dvc.yaml", ".dvcignore", ".gitignore", "reports/published.yaml"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))

@@ -145,6 +145,8 @@ def test_the_notebook_refuses_to_average(project):
     right = json.loads(file.read_text())
     notebook = str(paths.project().parent / "6_compare.ipynb")
     shutil.copy(Path(__file__).parents[1] / "notebooks" / "6_compare.ipynb", notebook)
+    (project.folder / "reports").mkdir(exist_ok=True)
+    shutil.copy(Path(__file__).parents[1] / "reports" / "published.yaml", project.folder / "reports")
     codes = []
     for number in ("1.0.0", right["versions"]["torch"]):
         file.write_text(json.dumps({**right, "versions": {**right["versions"], "torch": number}}))
