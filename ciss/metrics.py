@@ -8,7 +8,7 @@ undefined.
 All functions take tensors or numpy arrays. A matrix has true classes as rows, predicted ones as columns.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -221,16 +221,16 @@ def scores(
     return {"all": every, "old": old, "new": new, "harmonic": harmonic}
 
 
-def resolution(evaluation, crop: int) -> str:
-    """At which size images are scored, in words; `evaluation`: that section of a benchmark."""
+def resolution(evaluation: Mapping, crop: int) -> str:
+    """At which size images are scored, in words; `evaluation`: that section of a benchmark, by key."""
     words = {
         "full": "full resolution",
         "window": f"full resolution in windows of {crop} pixels",
         "crop": f"{crop}-pixel centre crops",
-    }[evaluation.size]
-    if evaluation.scales != (1.0,):
-        words += f", scales {', '.join(f'{scale:g}' for scale in evaluation.scales)} averaged"
-    return f"{words}, mirrored too" if evaluation.flip else words
+    }[evaluation["size"]]
+    if tuple(evaluation["scales"]) != (1.0,):
+        words += f", scales {', '.join(f'{scale:g}' for scale in evaluation['scales'])} averaged"
+    return f"{words}, mirrored too" if evaluation["flip"] else words
 
 
 def scored(setting: str, legacy: bool) -> str:

@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -127,7 +127,7 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, record: Re
         "reached": run.reached,
         "scores": _plain(metrics.scores(confusion, sizes, run.reached, convention)),
         "convention": convention.sentence(
-            metrics.resolution(run.settings.evaluation, run.settings.train.crop),
+            metrics.resolution(asdict(run.settings.evaluation), run.settings.train.crop),
             metrics.scored(run.settings.setting, run.settings.legacy_split),
         ),
         "background": dataset.background,

@@ -21,7 +21,7 @@ from PIL import Image
 from ciss import config
 from ciss.data import DATASETS, DataError, evaluation_loader, prepare, training_loader, voc
 from ciss.data.index import scan
-from ciss.data.pictures import read_pair
+from ciss.data.pictures import Pair, read_pair
 from ciss.protocol import SETTINGS, class_groups, class_steps, label_table, positions, select_images
 
 REMEDY = (
@@ -65,7 +65,7 @@ IDS = png(4, 8, 0, bytes([0, 1, 8, 255]), bytes([2, 3, 4, 5]))
 def both(folder: Path, image: bytes = GREY, mask: bytes = IDS) -> tuple[np.ndarray, np.ndarray, str, bool]:
     (folder / "a.jpg").write_bytes(image)
     (folder / "a.png").write_bytes(mask)
-    return read_pair("a", folder / "a.jpg", folder / "a.png")
+    return read_pair(Pair("a", folder / "a.jpg", folder / "a.png"))
 
 
 def refused(folder: Path, **files: bytes) -> str:
@@ -280,7 +280,7 @@ def test_what_is_no_file(tmp_path, monkeypatch, kind, name):
 
         monkeypatch.setattr(Path, "read_bytes", forbidden)
     with pytest.raises(DataError) as caught:
-        read_pair("a", tmp_path / "a.jpg", tmp_path / "a.png")
+        read_pair(Pair("a", tmp_path / "a.jpg", tmp_path / "a.png"))
     assert words in sentence(str(caught.value), tmp_path)
 
 
@@ -297,7 +297,7 @@ def test_the_loader_sees_what_the_scan_saw(tmp_path, monkeypatch):
         for image, label, number in zip(images, labels, numbers.tolist(), strict=True):
             pair = index.pairs("train")[number]
             assert (label.numpy() == SPECKS).all()
-            assert (image.permute(1, 2, 0).numpy() == read_pair(pair.id, pair.image, pair.mask)[0]).all()
+            assert (image.permute(1, 2, 0).numpy() == read_pair(pair)[0]).all()
     other = SPECKS.copy()
     other[0, 0] = (other[0, 0] + 1) % 9
     (folder / "SegmentationClassAug" / "i2.png").write_bytes(encoded(Image.fromarray(other), "PNG"))

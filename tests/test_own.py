@@ -82,7 +82,7 @@ def test_a_named_zero_is_a_class(garden):
     assert found.classes == {0: "background", 1: "sky", 2: "leaf", 3: "stem", 4: "flower"} and not found.background
     pair = found.pairs(garden, "train")[0]
     stored = np.array(Image.open(pair.mask))
-    read = data.pictures.read_pair(pair.id, pair.image, pair.mask, pair.ids)[1]
+    read = data.pictures.read_pair(pair)[1]
     assert read.tolist() == np.array([1, 2, 3, 4, 255])[stored].tolist()
 
 

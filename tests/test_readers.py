@@ -37,7 +37,7 @@ def mask(file: Path, *numbers: int) -> Path:
 
 def read(pair: Pair) -> np.ndarray:
     """Raw ids of a pair."""
-    image, ids, _, _ = read_pair(pair.id, pair.image, pair.mask, pair.ids)
+    image, ids, _, _ = read_pair(pair)
     assert image.shape == (*SIZE, 3) and ids.shape == SIZE
     return ids
 
@@ -344,7 +344,7 @@ def test_real_data(name, place, counts):
     assert {split: len(pairs) for split, pairs in found.items()} == counts
     shown = set()
     for pair in [*found["train"][:40], *found["val"][:40]]:
-        image, ids, _, _ = read_pair(pair.id, pair.image, pair.mask, pair.ids)
+        image, ids, _, _ = read_pair(pair)
         assert image.shape[:2] == ids.shape
         shown |= set(np.unique(ids).tolist())
     assert shown <= {*READERS[name].CLASSES, 255} and len(shown) > 10

@@ -1,6 +1,5 @@
 """The methods side by side: scores after every step, means over seeds, cost."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -148,9 +147,7 @@ def ours(ends: dict[str, list[dict]]) -> published.Ours:
 
 def _resolution(result: dict) -> str:
     settings = result["identity"]["parameters"]["benchmark"]
-    evaluation = SimpleNamespace(**settings["evaluation"])
-    evaluation.scales = tuple(evaluation.scales)
-    return metrics.resolution(evaluation, settings["train"]["crop"])
+    return metrics.resolution(settings["evaluation"], settings["train"]["crop"])
 
 
 def _over_steps(results: list[dict]) -> dict[str, float]:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ciss.data.pictures import DataError
-from ciss.data.voc import Pair
+from ciss.data.pictures import DataError, Pair
 
 NAMES = """
     wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,

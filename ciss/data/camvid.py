@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ciss.data.pictures import FOREIGN, DataError
-from ciss.data.voc import Pair
+from ciss.data.pictures import FOREIGN, DataError, Pair
+from ciss.data.voc import read_lines, shown
 
 LABELS = {
     "sky": "808080",
@@ -49,24 +49,14 @@ def pairs(folder: Path, split: str) -> list[Pair]:
     file = folder / LISTS[split]
     if not file.is_file():
         raise FileNotFoundError(f"{file}: there is no such list. Put it there: {LAYOUT}.")
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{file}: the list cannot be read ({error.strerror}). Fetch it again.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: the list is not UTF-8 ({error.reason}). Fetch it again.") from None
     found = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            files = [_place(path) for path in line.split()]
-            if len(files) != 2 or None in files or not line.strip().replace("\t", " ").isprintable():
-                shown = repr(line if len(line) <= 60 else f"{line[:57]}...")
-                wanted = "an image and its mask in the folder, such as train/x.png trainannot/x.png"
-                raise DataError(f"{file}: line {number}: {shown} does not name a pair. Write {wanted}.")
-            image, mask = (folder / place for place in files)
-            found.append(Pair(image.stem, image, mask, IDS))
-    if not found:
-        raise DataError(f"{file}: the list is empty. Fetch it again.")
+    for number, line in read_lines(file).items():
+        files = [_place(path) for path in line.split()]
+        if len(files) != 2 or None in files or not line.replace("\t", " ").isprintable():
+            wanted = "an image and its mask in the folder, such as train/x.png trainannot/x.png"
+            raise DataError(f"{file}: line {number}: {shown(line)} does not name a pair. Write {wanted}.")
+        image, mask = (folder / place for place in files)
+        found.append(Pair(image.stem, image, mask, IDS))
     return found
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ciss.data.pictures import FOREIGN, DataError
-from ciss.data.voc import Pair
+from ciss.data.pictures import FOREIGN, DataError, Pair
 
 # label id in the masks: name, colour; in the order of their train ids
 LABELS = {

@@ -102,7 +102,7 @@ class Images(Dataset):
     def _decode(self, number: int) -> tuple[Tensor, Tensor]:
         pair, why = self.pairs[number], ""
         try:
-            image, mask, digest, _ = read_pair(pair.id, pair.image, pair.mask, pair.ids)
+            image, mask, digest, _ = read_pair(pair)
         except DataError as error:
             digest, why = None, f" ({error})"
         if digest != self.digests[number]:

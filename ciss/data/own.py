@@ -21,8 +21,8 @@ import numpy as np
 from pydantic import Field
 
 from ciss import config, paths
-from ciss.data.pictures import FOREIGN, DataError
-from ciss.data.voc import Pair, palette
+from ciss.data.pictures import FOREIGN, DataError, Pair
+from ciss.data.voc import palette
 from ciss.documents import ConfigError, plain, read_yaml
 
 FILE = "dataset.yaml"

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +23,25 @@ class DataError(Exception):
     """Images or masks that are missing, unreadable or contradict each other; the message names files and remedy."""
 
 
-def read_pair(name: str, image: Path, mask: Path, ids: bytes | None = None) -> tuple[np.ndarray, np.ndarray, str, bool]:
+@dataclass(frozen=True)
+class Pair:
+    """An image and its mask on disk."""
+
+    id: str
+    image: Path
+    mask: Path
+    ids: bytes | None = None  # (256,) number in the mask -> raw id, where they are not the same; FOREIGN: no class
+    domain: str = ""  # such as the city it was taken in
+
+
+def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, str, bool]:
     """Image (H,W,3) uint8, mask (H,W) uint8 of raw ids, digest of both files, and whether an EXIF tag turns the image
     in a way that its size cannot tell. Pixels count as stored, as they do in the published code.
 
-    ids: (256,) number in the mask file -> raw id, where they are not the same; FOREIGN for numbers that are no class.
-
     Raises DataError: one sentence with file and remedy.
     """
-    digest, arrays, turns, otherwise = hashlib.sha256(), [], [], f"or take {name} off its list."
-    for kind, file, pixels in (("image", image, _colours), ("mask", mask, _ids)):
+    digest, arrays, turns, otherwise = hashlib.sha256(), [], [], f"or take {pair.id} off its list."
+    for kind, file, pixels in (("image", pair.image, _colours), ("mask", pair.mask, _ids)):
         data, array, turn = _decoded(kind, file, pixels, otherwise)
         digest.update(data)
         arrays.append(array)
@@ -42,13 +52,13 @@ def read_pair(name: str, image: Path, mask: Path, ids: bytes | None = None) -> t
         found = f"the mask is {width}x{height}, its image {shape[1]}x{shape[0]} pixels"
         if turn > 4 and shape == (width, height):
             found += f"; they fit only when the image's EXIF tag (orientation {turn}) turns it"
-            raise DataError(f"{image}: {found}. Turn the pixels and remove the tag: pixels count as stored.")
-        raise DataError(f"{mask}: {found}. Replace one of them.")
-    if ids is not None:
-        stored, arrays[1] = arrays[1], np.frombuffer(ids, np.uint8)[arrays[1]]
+            raise DataError(f"{pair.image}: {found}. Turn the pixels and remove the tag: pixels count as stored.")
+        raise DataError(f"{pair.mask}: {found}. Replace one of them.")
+    if pair.ids is not None:
+        stored, arrays[1] = arrays[1], np.frombuffer(pair.ids, np.uint8)[arrays[1]]
         if (arrays[1] == FOREIGN).any():
             raise DataError(
-                f"{mask}: id {stored[arrays[1] == FOREIGN][0]} is no class of the data set. Correct the mask."
+                f"{pair.mask}: id {stored[arrays[1] == FOREIGN][0]} is no class of the data set. Correct the mask."
             )
     return *arrays, digest.hexdigest()[:16], turn > 1 and (turn < 5 or height == width)
 

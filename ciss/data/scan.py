@@ -14,9 +14,8 @@ from tqdm import tqdm
 
 from ciss.checkpoint import write_text
 from ciss.data import pictures
-from ciss.data.pictures import DataError, read_pair
+from ciss.data.pictures import DataError, Pair, read_pair
 from ciss.data.sets import DataSet
-from ciss.data.voc import Pair
 
 SHOWN = 5  # problems listed in one message
 
@@ -54,7 +53,7 @@ def scan(
 def _read(pair: Pair) -> dict | str:
     """What is in a pair, or a sentence about what is wrong with it."""
     try:
-        _, mask, digest, turned = read_pair(pair.id, pair.image, pair.mask, pair.ids)
+        _, mask, digest, turned = read_pair(pair)
     except DataError as error:
         return str(error)
     counts = np.bincount(mask.ravel(), minlength=256)

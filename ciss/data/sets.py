@@ -8,6 +8,7 @@ import numpy as np
 
 from ciss import paths
 from ciss.data import ade20k, camvid, cityscapes, own, shapes, voc
+from ciss.data.pictures import Pair
 from ciss.documents import ConfigError, choose, short
 
 
@@ -15,7 +16,7 @@ from ciss.documents import ConfigError, choose, short
 class DataSet:
     folder: tuple[str, ...]  # under a data root: the first part is what is looked for
     classes: dict[int, str]  # raw id -> name, background included
-    pairs: Callable[[Path, str], list[voc.Pair]]
+    pairs: Callable[[Path, str], list[Pair]]
     palette: np.ndarray  # (256,3) uint8, by raw id
     void: int = 255
     draw: Callable[[Path], None] | None = None  # makes the data set where it is missing

@@ -24,8 +24,7 @@ class ChoiceError(ConfigError):
 def class_groups(benchmark: Benchmark) -> list[list[int]]:
     """Raw ids of every step; one group in the domain setting, whose steps bring no classes. Raises ChoiceError."""
     dataset = _data_set(benchmark)
-    classes = None if benchmark.dataset in protocol.DATASETS else dataset.order()
-    known = protocol.DATASETS.get(benchmark.dataset, classes)
+    known = protocol.DATASETS.get(benchmark.dataset) or dataset.order()
     if benchmark.groups is not None:
         if benchmark.order is not None or benchmark.setting == "domain":
             other = "order" if benchmark.order is not None else "domain setting"

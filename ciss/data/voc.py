@@ -3,12 +3,11 @@
 Source: Everingham et al. 2010; the augmented training list and masks are Hariharan et al.'s (SBD, 2011).
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ciss.data.pictures import DataError
+from ciss.data.pictures import DataError, Pair
 
 NAMES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
@@ -17,17 +16,6 @@ NAMES = (
 CLASSES = dict(enumerate(NAMES))
 LISTS = {"train": ("trainaug.txt", "train_aug.txt"), "val": ("val.txt",)}
 MASKS = ("SegmentationClassAug", "SegmentationClass")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An image and its mask on disk."""
-
-    id: str
-    image: Path
-    mask: Path
-    ids: bytes | None = None  # see `read_pair`
-    domain: str = ""  # such as the city it was taken in
 
 
 def palette(colours: int = 256) -> np.ndarray:
@@ -40,26 +28,35 @@ def palette(colours: int = 256) -> np.ndarray:
     return table
 
 
-def read_list(file: Path) -> list[str]:
-    """Image ids, one a line; blank lines, spaces around them, a byte order mark and Windows' line ends do not count.
-
-    Raises DataError for a list that is empty or unreadable, and for ids that lead out of the folder of images.
-    """
+def read_lines(file: Path) -> dict[int, str]:
+    """The lines of a list by their numbers; blank ones, spaces around them, a byte order mark and Windows' line ends
+    do not count. Raises DataError for a list that is empty or unreadable."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{file}: the list cannot be read ({error.strerror}). Fetch it again.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{file}: the list is not UTF-8 ({error.reason}). Fetch it again.") from None
-    lines = {number: line.strip() for number, line in enumerate(text.split("\n"), start=1)}
+    lines = {number: line.strip() for number, line in enumerate(text.split("\n"), start=1) if line.strip()}
+    if not lines:
+        raise DataError(f"{file}: the list is empty. Fetch it again.")
+    return lines
+
+
+def read_list(file: Path) -> list[str]:
+    """Image ids, one a line, see `read_lines`. Raises DataError, also for ids that lead out of the folder of images."""
+    lines = read_lines(file)
     for number, name in lines.items():
         if not name.isprintable() or "/" in name or "\\" in name:
-            shown = repr(name if len(name) <= 60 else f"{name[:57]}...")
-            raise DataError(f"{file}: line {number}: {shown} is no image id. Write one a line, such as 2007_000032.")
-    ids = [name for name in lines.values() if name]
-    if not ids:
-        raise DataError(f"{file}: the list is empty. Fetch it again.")
-    return ids
+            raise DataError(
+                f"{file}: line {number}: {shown(name)} is no image id. Write one a line, such as 2007_000032."
+            )
+    return list(lines.values())
+
+
+def shown(line: str) -> str:
+    """A line as messages show it."""
+    return repr(line if len(line) <= 60 else f"{line[:57]}...")
 
 
 def pairs(folder: Path, split: str) -> list[Pair]:
