@@ -33,7 +33,7 @@ from ciss.checkpoint import CheckpointError, Locked
 from ciss.config import Config, ConfigError, Phase, Train
 from ciss.data import DataError, Index, Loader, evaluation_loader, normalise, prepare, training_loader
 from ciss.data.loaders import stable_seed
-from ciss.evaluation import evaluate, judge_labels, precision_of, predict_samples
+from ciss.evaluation import evaluate, judge_labels, precision_of, predict_samples, token_cosines
 from ciss.methods import Batch, Method
 from ciss.models import Network, WeightsError, set_norm_mode
 from ciss.progress import Progress
@@ -149,7 +149,8 @@ def _train(run: Run, index: Index, identity: dict) -> None:
     if past:
         distributed.say(f"{run.name}: continuing after epoch {past['epoch']} of {phase.epochs}.")
     else:
-        past = {"epoch": 0, "log": [], "curve": [], "trace": [], "made": {}, "prepared": 0.0, "seconds": 0.0}
+        past = {"epoch": 0, "log": [], "trace": [], "made": {}, "prepared": 0.0, "seconds": 0.0}
+        past |= {"curve": [], "cosines": []}
         if teacher is not None:
             clock = time.perf_counter()
             with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
@@ -159,15 +160,16 @@ def _train(run: Run, index: Index, identity: dict) -> None:
                 distributed.say(f"{run.name}: prepared from the step's images; {past['prepared']:.1f} s")
             if index.holdout and type(method).labels is not Method.labels:
                 past["made"] = judge_labels(run, method, teacher, map(batches.hide, holdout))
-    first, log, curve, trace = (past[name] for name in ("epoch", "log", "curve", "trace"))
+    first, log, trace = past["epoch"], past["log"], past["trace"]
 
-    def score_holdout(epochs: float) -> None:
+    def look(epochs: float) -> None:
+        past["cosines"].append((epochs, token_cosines(student, len(batches.new_classes))))
         if index.holdout:
-            curve.append((epochs, evaluate(run, student, holdout)))
+            past["curve"].append((epochs, evaluate(run, student, holdout)))
 
-    if not curve:
-        score_holdout(0.0)
-    marks = {max(1, round(point * updates)) for point in options.curve}  # updates after which the hold-out is scored
+    if not past["cosines"]:
+        look(0.0)
+    marks = {max(1, round(point * updates)) for point in options.curve}  # updates after which the network is looked at
     watch = Watch()
 
     with Progress(run.name, phase.epochs, updates, first, enabled=distributed.is_main()) as progress:
@@ -185,6 +187,8 @@ def _train(run: Run, index: Index, identity: dict) -> None:
                 if old is not None:
                     batch.labels = method.labels(batch, old)
                 losses = method.losses(new, old, batch)
+                if old is not None:
+                    batch.log_gradients(new)
                 scaler.scale(sum(losses.values()) / per_update).backward()
                 watch.see(losses, batch.ids, batch.logs)
                 if completes:
@@ -195,13 +199,13 @@ def _train(run: Run, index: Index, identity: dict) -> None:
                     progress.update()
                     done += 1
                     if done in marks and done % updates:
-                        score_holdout(done / updates)
+                        look(done / updates)
             means, rows = watch.epoch(student)
             trace.append(rows)
             seconds = time.perf_counter() - clock
             past["seconds"] += seconds
             log.append({"epoch": epoch + 1, "updates": done, "lr": schedule.get_last_lr()[-1], **means})
-            score_holdout(float(epoch + 1))
+            look(float(epoch + 1))
             past["epoch"] = epoch + 1
             if distributed.is_main():
                 checkpoint.save_state(file, shared, parts, past)
@@ -215,7 +219,17 @@ def _train(run: Run, index: Index, identity: dict) -> None:
     if distributed.is_main():
         wall = time.perf_counter() - started
         record = results.Record(
-            log, curve, trace, past["made"], confusion, samples, past["seconds"], past["prepared"], wall, precision
+            log=log,
+            curve=past["curve"],
+            cosines=past["cosines"],
+            trace=trace,
+            labels=past["made"],
+            confusion=confusion,
+            samples=samples,
+            seconds=past["seconds"],
+            preparation_seconds=past["prepared"],
+            wall=wall,
+            precision=precision,
         )
         results.write(run, student, identity, index, record)
     distributed.barrier()

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ciss import distributed, metrics, protocol
@@ -40,6 +41,13 @@ def predict_samples(run: Run, network: Network, index: Index) -> dict[str, np.nd
             found |= zip(numbers.tolist(), predictions.to(torch.uint8).cpu().numpy(), strict=True)
     found = distributed.union(found)
     return {index.ids["val"][number]: found[number] for number in images}
+
+
+@torch.no_grad()
+def token_cosines(network: Network, new: int) -> Tensor:
+    """Cosines (N,C) float32 of the last `new` class tokens, or rows of a classifier, to all C of them."""
+    unit = F.normalize(network.decoder.tokens.float(), dim=1)
+    return (unit[-new:] @ unit.T).cpu() if new else unit.new_empty(0, len(unit)).cpu()
 
 
 @torch.no_grad()

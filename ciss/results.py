@@ -99,6 +99,7 @@ class Record:
 
     log: list[dict]  # one row an epoch
     curve: list[tuple[float, Tensor]]  # epochs into the step, (T,T) on the hold-out
+    cosines: list[tuple[float, Tensor]]  # epochs into the step, `evaluation.token_cosines`
     trace: list[dict]  # `Watch.epoch`'s numbers, an epoch each
     labels: dict[str, np.ndarray]  # `evaluation.judge_labels`; empty for methods that keep the labels as given
     confusion: Tensor  # (T,T) on the validation images
@@ -115,7 +116,8 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, record: Re
     `runs/`: weights.safetensors and log.json, free of times, so that the same training leaves the same bytes and
     later steps need not run again. `results/`: result.json (scores, provenance, times), confusion.npz (T,T), curves.npz
     (epochs (P,), confusions (P,T,T) on the hold-out), samples.npz (predictions by image id), trace.npz (columns,
-    values (N,columns), a row a batch), labels.npz (pseudo labels against the truth).
+    values (N,columns), a row a batch), labels.npz (pseudo labels against the truth), tokens.npz (epochs (Q,), cosines
+    (Q,N,C) of the N new class tokens to all).
     """
     log, confusion = record.log, record.confusion
     sizes, dataset = [len(group) for group in run.groups], data_set(index.dataset)
@@ -157,6 +159,11 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, record: Re
         checkpoint.write_text(scored / "result.json", json.dumps(result, indent=1))
         _save_arrays(scored / "confusion.npz", confusion=confusion.numpy())
         _save_arrays(scored / "curves.npz", epochs=epochs, confusions=matrices)
+        _save_arrays(
+            scored / "tokens.npz",
+            epochs=np.array([epoch for epoch, _ in record.cosines]),
+            cosines=np.array([cosines.numpy() for _, cosines in record.cosines], np.float32),
+        )
         _save_arrays(scored / "samples.npz", **record.samples)
         _save_arrays(scored / "trace.npz", **_trace(record.trace))
         _save_arrays(scored / "labels.npz", **record.labels)
@@ -200,8 +207,8 @@ def peak_memory() -> int:
 
 
 def read(run: Run) -> dict:
-    """result.json with the method's title and the arrays confusion, curve_epochs, curve_confusions, samples, trace (by
-    column) and labels (see `Record`) added. Raises CheckpointError.
+    """result.json with the method's title and the arrays confusion, curve_epochs, curve_confusions, token_epochs,
+    token_cosines, samples, trace (by column) and labels (see `Record`) added. Raises CheckpointError.
 
     Of a data set without a background class, the matrices leave unlabelled pixels (true position 0) out;
     `confusion_all` has them, for conventions that score them."""
@@ -217,6 +224,8 @@ def read(run: Run) -> dict:
             result["confusion_all"] = arrays["confusion"]
         with np.load(run.results / "curves.npz") as arrays:
             result["curve_epochs"], result["curve_confusions"] = arrays["epochs"], arrays["confusions"]
+        with np.load(run.results / "tokens.npz") as arrays:
+            result["token_epochs"], result["token_cosines"] = arrays["epochs"], arrays["cosines"]
         with np.load(run.results / "samples.npz") as arrays:
             result["samples"] = {name: arrays[name] for name in arrays.files}
         with np.load(run.results / "trace.npz") as arrays:

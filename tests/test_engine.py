@@ -109,6 +109,7 @@ def test_documented_files(finished):
             "labels.npz",
             "result.json",
             "samples.npz",
+            "tokens.npz",
             "trace.npz",
         ]
         assert sorted(file.name for file in run.resume.iterdir()) == ["finished", "lock"]
@@ -178,6 +179,21 @@ def test_curves_at_the_asked_points(finished):
     assert len({matrix.tobytes() for matrix in result["curve_confusions"]}) > epochs / 3, "it learns"
     assert len(set(result["curve_confusions"].sum((1, 2)).tolist())) == 1, "the same pixels each time"
     assert results.read(finished.run("tune-1"))["curve_epochs"].tolist() == [0, 1, 2], "one update an epoch: no half"
+
+
+def test_angles_of_tokens_at_the_same_points(finished):
+    for name, new in (("base", 4), ("mib-1", 2), ("tune-2", 2)):
+        run = finished.run(name)
+        result, network = results.read(run), run.build_network()
+        checkpoint.restore(network, run.folder / "weights.safetensors")
+        rows = torch.cat([group.weight[:, :, 0, 0] for group in network.decoder.classifier.groups]).double()
+        lengths = rows.norm(dim=1)
+        expected = (rows @ rows.T / lengths[:, None] / lengths)[-new:]
+        np.testing.assert_allclose(result["token_cosines"][-1], expected.detach(), atol=1e-6)
+        assert result["token_epochs"].tolist() == result["curve_epochs"].tolist()
+        assert result["token_cosines"].shape == (len(result["token_epochs"]), new, len(rows))
+    start = results.read(finished.run("mib-1"))["token_cosines"][0]
+    np.testing.assert_allclose(start[:, 0], 1, atol=1e-6, err_msg="MiB's new rows start as the background's")
 
 
 def test_a_point_before_the_first_update_is_scored_after_it(project):

@@ -347,15 +347,19 @@ def test_what_gsc_logs():
     batch.logs.clear()
     batch.labels = method.labels(batch, teacher)
     method.losses(student, teacher, batch)
+    batch.log_gradients(student)
     logits = full(student.logits)
     magnitude = gradient_magnitude(logits, batch.labels)
     weights = compensation_weights(logits, batch.labels, batch.class_steps)
     background, old = batch.given == 0, batch.labels < OLD
     logs = {name: float(value) for name, value in batch.logs.items()}
-    assert logs["gradient/step0"] == pytest.approx(float(magnitude[old].mean()))
-    assert logs["gradient/step1"] == pytest.approx(
-        float(magnitude[(batch.labels >= OLD) & (batch.labels < 255)].mean())
-    )
+    seen = torch.zeros_like(old)
+    seen[:, ::4, ::4] = True
+    new = (batch.labels >= OLD) & (batch.labels < 255)
+    for name, group in {"step0": old, "step1": new, "background": batch.labels == 0}.items():
+        assert logs[f"gradient/{name}"] == pytest.approx(float(magnitude[seen & group].mean()))
+    for name, group in {"step0": old, "step1": new}.items():
+        assert logs[f"compensated/{name}"] == pytest.approx(float((weights * magnitude)[seen & group].mean()))
     assert logs["weight/largest"] == pytest.approx(float(weights[old].max()))
     moved = (background & (batch.labels > 0)).sum() / background.sum()
     assert logs["background/relabelled"] == pytest.approx(float(moved)) and moved > 0
@@ -382,6 +386,7 @@ def test_a_group_without_pixels_logs_nan():
     batch.class_steps = torch.tensor([0] * OLD + [2] * NEW)  # nothing of step 1
     batch.step = 2
     method.losses(student, teacher, batch)
+    batch.log_gradients(student)
     assert batch.logs["gradient/step1"].isnan() and batch.logs["gradient/step2"].isfinite()
     sums, counts = sum_by_step(torch.ones(1, 1, 1), torch.tensor([[[255]]]), torch.tensor([0, 1]))
     assert (sums / counts).isnan().all()
@@ -526,4 +531,5 @@ def test_methods_that_keep_labels_are_not_judged(project):
     engine.train(project.run("tune-1"))
     result = results.read(project.run("tune-1"))
     assert result["labels"] == {} and result["pseudo_labels"] == {}
-    assert list(result["trace"]) == ["loss/cross_entropy"]
+    gradients = [f"gradient/{group}" for group in ("background", "step0", "step1")]
+    assert list(result["trace"]) == ["loss/cross_entropy", *gradients], "the same of every method"

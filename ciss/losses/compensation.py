@@ -84,15 +84,14 @@ def weigh_by_step(
     labels: Tensor,
     class_steps: Tensor,
     *,
-    totals: tuple[Tensor, Tensor] | None = None,
     grouping: Grouping = "per_step",
     new: Literal["one", "mean"] = "one",
     clamp: tuple[float, float] | None = None,
     reduce: Callable[[Tensor], Tensor] | None = None,
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """`compensation_weights` of gradient magnitudes (B,H,W) that are known already, as may be their `sum_by_step`."""
-    sums, counts = totals or sum_by_step(size, labels, class_steps, ignore_index=ignore_index)
+    """`compensation_weights` of gradient magnitudes (B,H,W) that are known already."""
+    sums, counts = sum_by_step(size, labels, class_steps, ignore_index=ignore_index)
     if reduce is not None:
         sums, counts = reduce(torch.stack([sums, counts]))
     if new not in ("one", "mean"):

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from ciss.config import STRICT
-from ciss.losses import pod_distillation
+from ciss.losses import gradient_magnitude, pod_distillation, sum_by_step
 from ciss.models import Network, Output
 from ciss.protocol import VOID as IGNORE
 
@@ -30,6 +30,7 @@ class Batch:
     old_channels: int  # K: the teacher's channels, background included; 0 at step 0
     class_steps: Tensor  # (C,) int64: the step that introduced each channel
     new_classes: Tensor  # 1-D int64: positions of this step's classes
+    weights: Tensor | None = None  # (B,H,W): what a method multiplies each pixel's cross-entropy by; for the log
     logs: dict[str, Tensor] = field(default_factory=dict)  # scalars for the log; NaN where there is nothing to say
 
     @property
@@ -49,6 +50,22 @@ class Batch:
         self.logs["background/relabelled"] = (background & (self.labels > 0) & (self.labels != IGNORE)).sum() / total
         self.logs["background/kept"] = (background & (self.labels == 0)).sum() / total
         self.logs["background/ignored"] = (background & (self.labels == IGNORE)).sum() / total
+
+    @torch.no_grad()
+    def log_gradients(self, student: Output) -> None:
+        """Logs mean gradient magnitudes, by every fourth pixel of every fourth row: of pixels learnt as background, and
+        of those whose label each step introduced (the background's: step 0). `compensated/`: the same times `weights`.
+        """
+        labels, logits = self.labels[:, ::4, ::4], student.upsample(self.size)[..., ::4, ::4]
+        size, background = gradient_magnitude(logits, labels), labels == 0
+        self.logs["gradient/background"] = (size * background).sum() / background.sum()
+        kinds = {"gradient": size}
+        if self.weights is not None:
+            kinds["compensated"] = size * self.weights[:, ::4, ::4]
+        for kind, values in kinds.items():
+            sums, counts = sum_by_step(values, labels, self.class_steps)
+            means = sums / counts
+            self.logs |= {f"{kind}/step{s}": means[s] for s in range(self.step + 1)}
 
     @torch.no_grad()
     def log_weights(self, weights: Tensor) -> None:

@@ -18,7 +18,6 @@ from ciss.losses import (
     gradient_magnitude,
     sharp_loss,
     soft_relation_loss,
-    sum_by_step,
     weigh_by_step,
 )
 from ciss.losses.compensation import Grouping, Probability
@@ -208,26 +207,23 @@ class GSC(Host):
         return maps
 
     def weights(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Compensation weights (B,H,W), or ones; logs gradients and weights."""
+        """Compensation weights (B,H,W), or ones; logs them."""
+        if not self.compensation:
+            return torch.ones_like(logits[:, 0])
         exponent = batch.old_channels / batch.channels if self.exponent == "old_share" else self.exponent
         size = gradient_magnitude(
             logits, batch.labels, probability=self.probability, exponent=exponent, logarithm=self.logarithm
         )
-        sums, counts = sum_by_step(size, batch.labels, batch.class_steps)
-        means = sums / counts
-        batch.logs |= {f"gradient/step{s}": means[s] for s in range(batch.step + 1)}
-        if not self.compensation:
-            return torch.ones_like(size)
         weights = weigh_by_step(
             size,
             batch.labels,
             batch.class_steps,
-            totals=(sums, counts),
             grouping=self.grouping,
             new=self.new_weight,
             clamp=self.clamp,
             reduce=distributed.all_sum if self.statistics == "global" else None,
         )
+        batch.weights = weights
         batch.log_weights(weights)
         return weights
 

@@ -24,7 +24,7 @@ class DeepLabV3(nn.Module):
     def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """stages -> logits (B,C,h,w), features (B,D,h,w), class features (B,C,D), class tokens (C,D)."""
         features = self.pyramid(stages[-1])
-        tokens = self.classifier.tokens
+        tokens = self.tokens
         return self.classifier(features), features, tokens.expand(features.shape[0], -1, -1), tokens
 
     def grow(self, classes: int) -> None:
@@ -37,6 +37,11 @@ class DeepLabV3(nn.Module):
     def transfer(self) -> None:
         """See `ciss.models.transfer`."""
         transfer(self.classifier)
+
+    @property
+    def tokens(self) -> Tensor:
+        """The classifier's weight rows (C,D), biases apart."""
+        return self.classifier.tokens
 
     @property
     def channels(self) -> int:

@@ -66,7 +66,7 @@ class MaskTransformer(nn.Module):
         """stages -> logits (B,C,h,w), features (B,D,h,w), class features (B,C,D), class tokens (C,D)."""
         images, _, *grid = stages[-1].shape
         patches = self.project(stages[-1].flatten(2).transpose(1, 2))
-        tokens = torch.cat(list(self.class_tokens))
+        tokens = self.tokens
         mixed = torch.cat([patches, tokens.to(patches.dtype).expand(images, -1, -1)], dim=1)
         for block in self.blocks:
             mixed = block(mixed)
@@ -106,6 +106,11 @@ class MaskTransformer(nn.Module):
         if len(self.class_tokens) == 1:
             raise ValueError("the start from the background needs a group of new classes. Grow the decoder first.")
         self.class_tokens[-1].copy_(self.class_tokens[0][:1].expand_as(self.class_tokens[-1]))
+
+    @property
+    def tokens(self) -> Tensor:
+        """The class tokens (C,D)."""
+        return torch.cat(list(self.class_tokens))
 
     @property
     def channels(self) -> int:

@@ -11,6 +11,7 @@ from ciss.viz.look import COLOURS, MARKERS, note
 
 TRACES = {
     "gradient/": "mean gradient magnitude",
+    "compensated/": "gradient times weight",
     "weight/": "weight of old pixels",
     "background/": "share of the background",
     "distance/": "distance weights",
