@@ -157,16 +157,16 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, record: Re
         checkpoint.write_text(trained / "log.json", json.dumps(log, indent=1))
         result["weights"] = file_hash(trained / "weights.safetensors")
         checkpoint.write_text(scored / "result.json", json.dumps(result, indent=1))
-        _save_arrays(scored / "confusion.npz", confusion=confusion.numpy())
-        _save_arrays(scored / "curves.npz", epochs=epochs, confusions=matrices)
-        _save_arrays(
+        save_arrays(scored / "confusion.npz", confusion=confusion.numpy())
+        save_arrays(scored / "curves.npz", epochs=epochs, confusions=matrices)
+        save_arrays(
             scored / "tokens.npz",
             epochs=np.array([epoch for epoch, _ in record.cosines]),
             cosines=np.array([cosines.numpy() for _, cosines in record.cosines], np.float32),
         )
-        _save_arrays(scored / "samples.npz", **record.samples)
-        _save_arrays(scored / "trace.npz", **_trace(record.trace))
-        _save_arrays(scored / "labels.npz", **record.labels)
+        save_arrays(scored / "samples.npz", **record.samples)
+        save_arrays(scored / "trace.npz", **_trace(record.trace))
+        save_arrays(scored / "labels.npz", **record.labels)
 
 
 def _trace(epochs: list[dict]) -> dict[str, np.ndarray]:
@@ -288,7 +288,8 @@ def _replacing(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _save_arrays(file: Path, **arrays: np.ndarray) -> None:
+def save_arrays(file: Path, **arrays: np.ndarray) -> None:
+    """A compressed `.npz`, in place only when it is whole."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     checkpoint.write_bytes(file, buffer.getvalue())

@@ -9,6 +9,7 @@ change between versions, so the tree is walked here. Standard library only: it t
 """
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
+@functools.cache  # of every run's identity, again and again
 def reduce_source(text: str) -> str:
     """The syntax tree of a module as text, one statement a line. Raises SyntaxError."""
     return _statements(ast.parse(text).body, "")

@@ -401,7 +401,7 @@ def test_a_changed_coefficient_replaces_the_result_only_at_the_end(project):
         engine.train(changed)
     assert left_by(run) == old
     with pytest.MonkeyPatch.context() as patch:  # and while the new one is written
-        patch.setattr(results, "_save_arrays", raising)
+        patch.setattr(results, "save_arrays", raising)
         with pytest.raises(Stop):
             engine.train(changed)
     assert left_by(run) == old

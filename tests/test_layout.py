@@ -13,6 +13,7 @@ ORDER = [
     "plan",
     "predict",
     "explain",
+    "probe",
     "engine",
     "execute",
     "progress",

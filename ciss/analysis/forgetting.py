@@ -93,3 +93,43 @@ def pace_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
                     if position or not np.isnan(ious[0])
                 ]
     return pd.DataFrame(rows)
+
+
+def group_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean IoU of each step's classes after every step, from `forgetting_table`; the background is left out.
+
+    Columns: end, method, seed, introduced (the group), step, iou.
+    """
+    classes = table[table["class"] != "background"]
+    keys = ["end", "method", "seed", "introduced", "step"]
+    return classes.groupby(keys, sort=False)["iou"].mean().reset_index()
+
+
+def forgetting_summary(ends: dict[str, list[dict]]) -> pd.DataFrame:
+    """Forgetting and backward transfer of each end over the old classes, background left out (see `ciss.metrics`).
+
+    Columns: end, method, seed, forgetting, backward_transfer, worst (the class that forgot most), worst_forgetting.
+    Joint runs and ends of one step are left out.
+    """
+    rows = []
+    for end, results in ends.items():
+        last = results[-1]
+        if last["method"] == "joint" or len(results) == 1:
+            continue
+        ious = iou_by_step([result["confusion"] for result in results], last["groups"])
+        introduced = protocol.class_steps(last["groups"])
+        lost = metrics.forgetting(ious, introduced).numpy()
+        lost[0] = np.nan
+        worst = int(np.nanargmax(lost)) if np.isfinite(lost).any() else None
+        rows.append(
+            {
+                "end": end,
+                "method": last["title"],
+                "seed": last["seed"],
+                "forgetting": metrics.mean_forgetting(ious, introduced),
+                "backward_transfer": metrics.mean_backward_transfer(ious, introduced),
+                "worst": "" if worst is None else last["classes"][worst],
+                "worst_forgetting": np.nan if worst is None else lost[worst],
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,24 +1,40 @@
 """What fades, and how fast."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from ciss.viz.look import COLOURS, MARKERS, note
+from ciss.viz.look import COLOURS, MARKERS, legend_below, lowest, note, panels
+
+FACTOR_NAMES = {
+    "pixel_share": "share of labelled training pixels",
+    "similarity": "cosine to the nearest new class",
+    "gradient": "gradient magnitude before the step",
+}
 
 
-def iou_heatmap(ax: Axes, ious: np.ndarray, names: list[str], title: str = "") -> None:
-    """IoU (S,T) of every class after every step, with its number; classes that do not exist yet stay empty."""
-    sns.heatmap(
-        pd.DataFrame(np.asarray(ious, float).T, index=names),
-        ax=ax, vmin=0, vmax=1, cmap="cividis", annot=True, fmt=".2f", annot_kws={"fontsize": 7}, linewidths=0.5,
-        cbar_kws={"label": "IoU"},
-    )  # fmt: skip
-    ax.set(xlabel="after step", title=title)
-    ax.tick_params(axis="y", rotation=0)
+def iou_heatmaps(table: pd.DataFrame, methods: list[str]) -> Figure:
+    """IoU of every class after every step, with its number, one panel a method; mean over seeds. Classes that do not
+    exist yet stay empty. `table`: `ciss.analysis.forgetting_table`."""
+    names, steps = list(dict.fromkeys(table["class"])), sorted(table["step"].unique())
+    figure, axes = panels(len(methods), (max(2.2, 0.42 * len(steps)), 0.22 * len(names) + 0.6))
+    for ax, method in zip(axes, methods, strict=True):
+        mine = table[table["method"] == method]
+        ious = mine.pivot_table(index="class", columns="step", values="iou", dropna=False).reindex(names)
+        sns.heatmap(
+            ious.astype(float), ax=ax, vmin=0, vmax=1, cmap="cividis", annot=ious.size <= 300, fmt=".2f",
+            annot_kws={"fontsize": 7}, linewidths=0.5, cbar=False,
+        )  # fmt: skip
+        ax.set(xlabel="", ylabel="", title=method)
+        ax.tick_params(axis="y", rotation=0)
+    for ax in lowest(axes):
+        ax.set_xlabel("after step")
+    figure.colorbar(axes[0].collections[0], ax=axes, label="IoU", shrink=0.6, pad=0.02)
+    return figure
 
 
 def forgetting_bars(ax: Axes, table: pd.DataFrame) -> None:
@@ -49,17 +65,109 @@ def pace_panels(table: pd.DataFrame, methods: list[str]) -> Figure:
     """IoU of each class over a step's epochs, one panel a method; `table` as `ciss.analysis.pace_table` gives it."""
     if table.empty:
         return note("no hold-out: set `holdout` of the benchmark to see the pace within a step")
-    figure, axes = plt.subplots(1, len(methods), figsize=(3.8 * len(methods) + 1, 3.2), sharey=True, squeeze=False)
-    for ax, method in zip(axes[0], methods, strict=True):
+    figure, axes = panels(len(methods))
+    names = list(dict.fromkeys(table["class"]))
+    for ax, method in zip(axes, methods, strict=True):
         mine = table[table["method"] == method]
-        for k, name in enumerate(dict.fromkeys(mine["class"])):
+        for k, name in enumerate(names):
             means = mine[mine["class"] == name].groupby("epochs")["iou"].mean()
             ax.plot(means.index, means, color=COLOURS[k % 8], marker=MARKERS[k % 8], ms=4, lw=1.2, label=name)
         ax.set_xscale("symlog", linthresh=0.05, base=2)
         ticks = [0, 0.1, 0.5, 2, 8]
         ax.set_xticks(ticks, [str(tick) for tick in ticks])
         ax.minorticks_off()
-        ax.set(xlabel="epochs into the step", ylabel="IoU, hold-out", ylim=(0, 1), title=method)
-    axes[0, -1].legend(frameon=False, bbox_to_anchor=(1, 1), loc="upper left", title="class")
-    figure.tight_layout()
+        ax.set(ylim=(0, 1), title=method)
+    for ax in lowest(axes):
+        ax.set_xlabel("epochs into the step")
+    figure.supylabel("IoU, hold-out", fontsize="medium")
+    legend_below(figure, [_line(k, name) for k, name in enumerate(names)], columns=4)
+    return figure
+
+
+def _line(k: int, name: str) -> Line2D:
+    return Line2D([], [], color=COLOURS[k % 8], marker=MARKERS[k % 8], ms=5, label=name)
+
+
+def group_panels(table: pd.DataFrame, methods: list[str]) -> Figure:
+    """Mean IoU of each step's classes after every step, one panel a method; `table`: `ciss.analysis.group_table`."""
+    figure, axes = panels(len(methods))
+    steps, groups = sorted(table["step"].unique()), sorted(table["introduced"].unique())
+    for ax, method in zip(axes, methods, strict=True):
+        mine = table[table["method"] == method]
+        for k, group in enumerate(groups):
+            found = mine[mine["introduced"] == group].groupby("step")["iou"]
+            means, spread = found.mean(), found.std()
+            look = {"color": COLOURS[k % 8], "marker": MARKERS[k % 8], "ms": 5, "capsize": 3}
+            bars = spread.fillna(0) if spread.notna().any() else None
+            ax.errorbar(means.index, means, yerr=bars, **look)
+        ax.set(ylim=(0, 1), title=method, xticks=steps)
+        ax.set_xlim(min(steps) - 0.3, max(steps) + 0.3)
+    for ax in lowest(axes):
+        ax.set_xlabel("after step")
+    figure.supylabel("mean IoU, validation", fontsize="medium")
+    legend_below(figure, [_line(k, f"step {group}") for k, group in enumerate(groups)], "classes of")
+    return figure
+
+
+def pace_scatter(table: pd.DataFrame, correlations: pd.DataFrame, methods: list[str]) -> Figure:
+    """What each old class lost an epoch against what might explain it; a panel a factor, a marker a method.
+
+    `table`: `ciss.analysis.pace_factors`, `correlations`: its `rank_correlations`, said in the legends.
+    """
+    if table.empty:
+        return note("no hold-out: set `holdout` of the benchmark to see what the pace goes with")
+    figure, axes = panels(len(FACTOR_NAMES), (2.5, 3.4), sharex=False)
+    for ax, (factor, name) in zip(axes, FACTOR_NAMES.items(), strict=True):
+        for k, method in enumerate(methods):
+            mine = table[table["method"] == method]
+            found = correlations[(correlations["method"] == method) & (correlations["factor"] == factor)]
+            label = f"{method}: {_said(found.iloc[0])}" if len(found) else method
+            look = {"color": COLOURS[k % 8], "marker": MARKERS[k % 8], "s": 26, "lw": 0.5, "edgecolors": "white"}
+            ax.scatter(mine[factor], mine["pace"], label=label, **look)
+        ax.axhline(0, color="black", lw=0.6)
+        ax.set_xlabel(name)
+        if factor == "pixel_share" and (table[factor] > 0).all():
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.legend(
+            frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.2), title="rank correlation",
+            title_fontsize=7.5, handletextpad=0.3,
+        )  # fmt: skip
+    axes[0].set_ylabel("IoU lost an epoch, hold-out")
+    return figure
+
+
+def _said(row: pd.Series) -> str:
+    if np.isnan(row["correlation"]):
+        return "-"
+    text = f"{row['correlation']:+.2f}"
+    return text if np.isnan(row["low"]) else f"{text} [{row['low']:+.2f}, {row['high']:+.2f}]"
+
+
+def gradient_panels(table: pd.DataFrame, methods: list[str], step: int) -> Figure:
+    """Mean gradient magnitude of each step's labels over a step, one panel a method; of methods that weigh their pixels
+    also times the weight (dashed). `table`: `ciss.analysis.gradient_table`."""
+    mine = table[table["step"] == step] if len(table) else table
+    if mine.empty:
+        return note("no incremental step: nothing was logged")
+    groups = sorted(mine["group"].unique())
+    figure, axes = panels(len(methods))
+    for ax, method in zip(axes, methods, strict=True):
+        for (kind, group), line in mine[mine["method"] == method].groupby(["kind", "group"], sort=False):
+            means, k = line.groupby("epochs")["value"].mean().dropna(), groups.index(group)
+            dashed = {"ls": "--", "lw": 1.2} if kind == "compensated" else {"lw": 1.6}
+            ends = {"marker": MARKERS[k % 8], "ms": 4, "markevery": max(1, len(means) // 5)}
+            ax.plot(means.index, means, color=COLOURS[k % 8], **dashed, **ends)
+        ax.set(title=method)
+    for ax in lowest(axes):
+        ax.set_xlabel(f"epochs into step {step}")
+    axes[0].set_ylim(0, None)
+    figure.supylabel("mean gradient magnitude", fontsize="medium")
+    names = {"background": "background", "step0": "step 0, with background"}
+    handles = [_line(k, names.get(group, f"step {group.removeprefix('step')}")) for k, group in enumerate(groups)]
+    if (mine["kind"] == "compensated").any():
+        handles.append(Line2D([], [], color="#555555", ls="--", label="times its weight"))
+    legend_below(figure, handles, "learnt as")
     return figure

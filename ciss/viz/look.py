@@ -3,6 +3,7 @@ them."""
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, dark and light in turn
@@ -12,7 +13,7 @@ MARKERS = "osD^vP*X"
 
 def style() -> None:
     """Matplotlib's settings for every figure of the project."""
-    sns.set_theme(context="notebook", style="ticks", font_scale=0.9)
+    sns.set_theme(context="paper", style="ticks")
     plt.rcParams.update(
         {
             "figure.dpi": 110,
@@ -22,6 +23,40 @@ def style() -> None:
             "axes.spines.right": False,
             "text.parse_math": False,  # class names may have any characters
         }
+    )
+
+
+def panels(count: int, size: tuple[float, float] = (2.3, 2.1), columns: int = 3, **shared) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels in rows of `columns`, `size` inches each: three are as wide as a printed page.
+
+    Panels share their axes unless told otherwise; room for `legend_below` is made by itself.
+    """
+    count = max(1, count)
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    options = {"sharex": True, "sharey": True, "squeeze": False, "layout": "constrained", **shared}
+    figure, axes = plt.subplots(rows, columns, figsize=(size[0] * columns + 0.6, size[1] * rows), **options)
+    for ax in axes.flat[count:]:
+        ax.set_axis_off()
+    for ax in axes.flat[max(0, count - columns) : count]:  # the lowest of each column
+        ax.xaxis.set_tick_params(labelbottom=True)
+    return figure, list(axes.flat[:count])
+
+
+def lowest(axes: list[Axes]) -> list[Axes]:
+    """Of `panels`, those without another one below: they have the names of the x axes."""
+    columns = axes[0].get_gridspec().ncols
+    return axes[-columns:]
+
+
+def legend_below(figure: Figure, handles: list, title: str | None = None, columns: int = 5) -> None:
+    """One legend for all panels, under them."""
+    figure.legend(
+        handles=handles,
+        title=title,
+        loc="outside lower center",
+        ncols=min(columns, max(1, len(handles))),
+        frameon=False,
     )
 
 

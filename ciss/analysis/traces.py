@@ -1,0 +1,87 @@
+"""What a training logged on its way: gradients by step group, and the angles of new class tokens."""
+
+import numpy as np
+import pandas as pd
+
+KINDS = ("gradient", "compensated")
+
+
+def gradient_table(ends: dict[str, list[dict]], points: int = 40) -> pd.DataFrame:
+    """Mean gradient magnitudes within every incremental step, averaged over `points` equal stretches of its batches.
+
+    Columns: end, method, seed, step, epochs (into the step, the stretch's end), group (`background`: learnt as such;
+    `step0`, `step1`, ...: labels of that step's classes, the background's among step 0's), kind (`gradient`; of methods
+    that weigh pixels also `compensated`: times the weight), value. Groups that had no pixel in a stretch are NaN.
+    """
+    rows = []
+    for end, results in ends.items():
+        for result in results:
+            if result["method"] == "joint" or result["after"] is None:
+                continue
+            epochs = result["log"][-1]["epoch"]
+            for name, values in result["trace"].items():
+                kind, _, group = name.partition("/")
+                if kind not in KINDS:
+                    continue
+                parts = np.array_split(np.asarray(values, float), min(points, len(values)))
+                until = np.cumsum([len(part) for part in parts]) * epochs / len(values)
+                rows += [
+                    {
+                        "end": end,
+                        "method": result["title"],
+                        "seed": result["seed"],
+                        "step": result["step"],
+                        "epochs": stop,
+                        "group": group,
+                        "kind": kind,
+                        "value": part[np.isfinite(part)].mean() if np.isfinite(part).any() else np.nan,
+                    }
+                    for stop, part in zip(until, parts, strict=True)
+                ]
+    return pd.DataFrame(rows)
+
+
+def imbalance(table: pd.DataFrame) -> pd.DataFrame:
+    """How unequal the gradients are, from `gradient_table`: mean over a step's batches by method, step, kind and group,
+    and `ratio`, the largest mean of a step's labels over the smallest; 1 is balanced, NaN for one group.
+
+    Index: method, step, kind; columns: the groups, ratio. Means over seeds.
+    """
+    means = table.pivot_table(index=["method", "step", "kind"], columns="group", values="value", sort=False)
+    steps = means[[group for group in means if group != "background"]]
+    unequal = (steps.notna().sum(axis=1) > 1) & (steps.min(axis=1) > 0)
+    return means.assign(ratio=(steps.max(axis=1) / steps.min(axis=1)).where(unequal))
+
+
+def token_angles_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
+    """Angles, in degrees, of the new class tokens (or classifier rows) over a step.
+
+    Columns: end, method, seed, step, epochs, pair (`background`: mean of the new tokens' angles to the background's;
+    `old`: to the nearest old class's; `new`: to the nearest other new one's, NaN for a single one), angle.
+    """
+    rows = []
+    for end, results in ends.items():
+        for result in results:
+            cosines = np.asarray(result["token_cosines"], float)  # (Q,N,C)
+            if result["method"] == "joint" or result["after"] is None or not cosines.size:
+                continue
+            angles = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+            new = angles.shape[1]
+            others = angles[:, :, -new:] + np.where(np.eye(new, dtype=bool), np.inf, 0)
+            pairs = {"background": angles[:, :, 0], "old": angles[:, :, 1:-new].min(axis=2, initial=np.inf)}
+            pairs["new"] = others.min(axis=2)
+            for pair, values in pairs.items():
+                means = np.where(np.isfinite(values), values, np.nan).mean(axis=1)
+                rows += [
+                    {
+                        "end": end,
+                        "method": result["title"],
+                        "seed": result["seed"],
+                        "step": result["step"],
+                        "epochs": float(epochs),
+                        "pair": pair,
+                        "angle": angle,
+                    }
+                    for epochs, angle in zip(result["token_epochs"], means, strict=True)
+                ]
+    return pd.DataFrame(rows)
