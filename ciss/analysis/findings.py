@@ -51,13 +51,21 @@ def _correlated(table: pd.DataFrame) -> list[str]:
         rows = [f"{WORDS[r.factor]} for {r.method} ({r.correlation:+.2f} [{r.low:+.2f}, {r.high:+.2f}])"
                 for r in sure.itertuples()]  # fmt: skip
         return [f"The pace within a step goes, by rank, with {_join(rows)}; other intervals (95 %) hold zero."]
-    means = known.groupby("factor")["correlation"]
-    strongest = means.mean().abs().idxmax()
-    spread = means.get_group(strongest)
+    each = known.groupby("factor", sort=False)["correlation"]
+    ranges = each.agg(["mean", "min", "max"])
+    alike = ranges[(ranges["min"] > 0) | (ranges["max"] < 0)]
+    caution = f"one seed and {known['classes'].max():.0f} classes: no interval, chance is not excluded"
+    if len(alike):
+        factor = alike["mean"].abs().idxmax()
+        low, high = alike.loc[factor, ["min", "max"]]
+        return [
+            f"By rank, the pace within a step goes with {WORDS[factor]} in every method ({low:+.2f} to {high:+.2f}; {caution})."
+        ]
+    ends = known.set_index(["factor", "method"])["correlation"]
+    (f0, m0), (f1, m1) = ends.idxmin(), ends.idxmax()
     return [
-        f"What goes best, by rank, with the pace within a step is {WORDS[strongest]}: {spread.mean():+.2f} on average "
-        f"over methods ({spread.min():+.2f} to {spread.max():+.2f}); from one seed and {known['classes'].max():.0f} "
-        "classes, so there is no interval, and chance is not excluded."
+        f"By rank, nothing goes with the pace within a step in every method alike: from {ends.min():+.2f} "
+        f"({WORDS[f0]}, {m0}) to {ends.max():+.2f} ({WORDS[f1]}, {m1}); {caution}."
     ]
 
 

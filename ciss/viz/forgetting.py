@@ -59,6 +59,7 @@ def forgetting_bars(ax: Axes, table: pd.DataFrame) -> None:
     ax.axhline(0, color="black", lw=0.8)
     ax.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
     ax.set(ylabel="forgetting (IoU)")
+    ax.legend(frameon=False, title="method", ncols=2)
 
 
 def pace_panels(table: pd.DataFrame, methods: list[str]) -> Figure:
