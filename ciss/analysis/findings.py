@@ -58,9 +58,8 @@ def _correlated(table: pd.DataFrame) -> list[str]:
     if len(alike):
         factor = alike["mean"].abs().idxmax()
         low, high = alike.loc[factor, ["min", "max"]]
-        return [
-            f"By rank, the pace within a step goes with {WORDS[factor]} in every method ({low:+.2f} to {high:+.2f}; {caution})."
-        ]
+        span = f"{low:+.2f} to {high:+.2f}"
+        return [f"By rank, the pace within a step goes with {WORDS[factor]} in every method ({span}; {caution})."]
     ends = known.set_index(["factor", "method"])["correlation"]
     (f0, m0), (f1, m1) = ends.idxmin(), ends.idxmax()
     return [
