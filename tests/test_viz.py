@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ciss import analysis, viz
+from ciss import viz
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -39,14 +39,6 @@ def test_strips_of_uneven_rows_and_one_class_legend():
     assert len(figure.axes) == 4
 
 
-@pytest.mark.parametrize("ious", [np.array([[1.0]]), np.array([[0.5, np.nan], [0.2, 0.1]])])
-def test_heatmap_of_one_class_or_absent_ones(ious):
-    _, ax = plt.subplots()
-    viz.iou_heatmap(ax, ious, [f"class {k}" for k in range(ious.shape[1])])
-    draw()
-    assert {text.get_text() for text in ax.texts} == {f"{v:.2f}" for v in ious[np.isfinite(ious)]}
-
-
 def test_method_lines_with_one_seed_and_several():
     _, ax = plt.subplots()
     table = pd.DataFrame({"method": ["a", "a", "b"], "step": [0, 0, 0], "all": [0.2, 0.4, 0.5]})
@@ -56,32 +48,11 @@ def test_method_lines_with_one_seed_and_several():
     assert ax.containers[0].lines[0].get_ydata().tolist() == pytest.approx([0.3])
 
 
-def test_forgetting_bars_of_a_class_that_never_was():
-    _, ax = plt.subplots()
-    viz.forgetting_bars(ax, pd.DataFrame({"class": ["x", "y"], "method": ["m", "m"], "forgetting": [np.nan, 0.3]}))
-    draw()
-    assert ax.patches[1].get_height() == pytest.approx(0.3)
-
-
-def test_flow_bars_leave_out_empty_groups():
-    figure, axes = plt.subplots(1, 1, squeeze=False)
-    viz.flow_bars(axes[0, 0], analysis.flows(np.array([[3, 1], [0, 4]]), [[1]], step=0))
-    viz.flow_legend(figure, axes)
-    draw(figure)
-    assert [label.get_text() for label in axes[0, 0].get_yticklabels()] == ["new", "background"]
-
-
 def test_loss_and_iou_with_nan():
     _, (left, right) = plt.subplots(1, 2)
     viz.loss_curve(left, [{"epoch": 1, "loss": 1.0, "loss/a": 1.0}])
     viz.iou_bars(right, np.array([0.5, np.nan]), ["a", "b"], before=np.array([0.7]))
     draw()
-
-
-def test_pace_panels_and_their_absence():
-    table = pd.DataFrame({"method": ["a", "a"], "class": ["x", "x"], "epochs": [0.0, 1.0], "iou": [0.5, np.nan]})
-    draw(viz.pace_panels(table, ["a"]))
-    draw(viz.pace_panels(table[:0], ["a"]))
 
 
 def test_strips_of_maps_share_a_scale_in_their_row():

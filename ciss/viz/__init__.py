@@ -1,6 +1,7 @@
 """Figures: `f(ax, arrays)`, or a figure of its own where panels belong together."""
 
 from ciss.viz.background import (
+    ERRORS,
     FLOWS,
     angle_panels,
     belief_map,
@@ -27,6 +28,7 @@ from ciss.viz.training import TRACES, iou_bars, loss_curve, token_angles, trace_
 __all__ = [
     "COLOURS",
     "DOTS",
+    "ERRORS",
     "FLOWS",
     "MARKERS",
     "OVERLAY",

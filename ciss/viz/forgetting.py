@@ -127,7 +127,8 @@ def pace_scatter(table: pd.DataFrame, correlations: pd.DataFrame, methods: list[
             ax.scatter(mine[factor], mine["pace"], label=label, **look)
         ax.axhline(0, color="black", lw=0.6)
         ax.set_xlabel(name)
-        if factor == "pixel_share" and (table[factor] > 0).all():
+        drawn = table.dropna(subset=[factor, "pace"])[factor]
+        if factor == "pixel_share" and len(drawn) and drawn.min() > 0:
             ax.set_xscale("log")
             ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             ax.xaxis.set_major_formatter("{x:g}")
