@@ -20,7 +20,7 @@ from torch import Tensor
 from ciss import checkpoint, config, distributed, paths, results, runs, source
 from ciss.checkpoint import CheckpointError
 from ciss.config import Config
-from ciss.data import Loader, evaluation_loader, training_loader
+from ciss.data import Loader, data_set, evaluation_loader, training_loader
 from ciss.data.loaders import stable_seed
 from ciss.engine import USER_ERRORS, BatchMaker, predecessor, previous_batches
 from ciss.evaluation import judge_labels, precision_of
@@ -62,7 +62,7 @@ def probe(settings: Config, name: str, judged: dict[tuple, Probe] | None = None)
     split, numbers = ("train", index.holdout) if index.holdout else ("val", index.validation[run.step][:IMAGES])
     loader = evaluation_loader(run.settings, index, split, numbers, run.label_table(training=False))
     with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        sums = Sums(1 + sum(len(group) for group in run.groups), device)
+        sums = Sums(1 + sum(len(group) for group in run.groups), data_set(index.dataset).background, device)
         for item in loader:
             batch, truth = maker.hide(item)
             sums.add(teacher(batch.images), student(batch.images), truth)
@@ -99,10 +99,10 @@ class Means:
 
 
 class Sums:
-    """What is added up over images; see `probe`. `classes`: T."""
+    """What is added up over images; see `probe`. `classes`: T; without `background`, position 0 is left out."""
 
-    def __init__(self, classes: int, device: torch.device):
-        self.classes = classes
+    def __init__(self, classes: int, background: bool, device: torch.device):
+        self.classes, self.first = classes, 0 if background else 1
         self.background = torch.zeros(classes * BINS, dtype=torch.int64, device=device)
         self.background_sums = torch.zeros(classes * BINS, dtype=torch.float64, device=device)
         empty: Callable[[], Tensor] = lambda: torch.zeros(classes, dtype=torch.float64, device=device)  # noqa: E731
@@ -111,7 +111,8 @@ class Sums:
 
     def add(self, teacher: Output, student: Output, truth: Tensor) -> None:
         """`truth` (B,H,W): positions, 255 is left out."""
-        size, real = tuple(truth.shape[-2:]), truth != VOID
+        size = tuple(truth.shape[-2:])
+        real = (truth != VOID) & (truth >= self.first)
         chance = student.probabilities(size)[:, 0][real].double()
         cell = truth[real] * BINS + (chance * BINS).long().clamp(max=BINS - 1)
         self.background += torch.bincount(cell, minlength=len(self.background))
@@ -128,7 +129,7 @@ class Sums:
                 (torch.arange(small, device=truth.device) * large // small)
                 for small, large in zip(output.features.shape[-2:], size, strict=True)
             )
-            centres.update(output.features, truth[:, rows[:, None], columns])
+            centres.update(output.features, torch.where(real, truth, VOID)[:, rows[:, None], columns])
 
     def arrays(self) -> Probe:
         shape = (self.classes, BINS)

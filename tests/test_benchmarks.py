@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from test_own import benchmark, garden, plot  # noqa: F401
 
-from ciss import analysis, data, metrics, protocol
+from ciss import analysis, data, metrics, probe, protocol
 from ciss.config import ConfigError
 
 matplotlib.use("Agg")
@@ -51,6 +51,8 @@ def garden_of(plot, method: str, **changes):  # noqa: F811
 def test_notebooks_show_domains_and_groups(plot, garden, method, changes):  # noqa: F811
     garden_of(plot, method, **changes)
     for notebook in NOTEBOOKS:
+        if notebook.name.startswith("4"):  # the stage before it
+            probe.write(plot.config, "tiny")
         runs = {"1": [{}], "2": [{"run": "base"}, {"run": "all"}], "3": [{"run": r} for r in plot.document["chain"]]}
         for parameters in runs.get(notebook.name[0], [{}]):
             space = execute(notebook, config="params.yaml", **parameters)

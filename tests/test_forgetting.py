@@ -22,9 +22,9 @@ def probe(**changes) -> dict[str, np.ndarray]:
 
 
 def curve(*, step: int = 1, **changes) -> dict:
-    """Right after growing AFTER_0, after half an epoch and one AFTER_1, after two nothing of class a."""
+    """Right after growing AFTER_0, and after half an epoch AFTER_0, after one AFTER_1, after two nothing of class a."""
     points = {"curve_epochs": np.array([0.0, 0.5, 1.0, 2.0])}
-    points["curve_confusions"] = np.array([AFTER_0, AFTER_1, AFTER_1, AFTER_2 * [1, 1, 1, 0]])
+    points["curve_confusions"] = np.array([AFTER_0, AFTER_0, AFTER_1, AFTER_2 * [1, 1, 1, 0]])
     return result(step, AFTER_1 if step == 1 else AFTER_2, **points, **changes)
 
 
