@@ -16,10 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-import papermill
 import psutil
-from nbclient.exceptions import DeadKernelError
-from papermill.exceptions import PapermillExecutionError
+
+# What papermill reads notebooks with would first build a grammar of web addresses in any script, over a second that
+# every stage pays, for a check that no notebook asks for. It is optional: seen as not installed, it is left out.
+sys.modules.setdefault("rfc3987_syntax", None)
+import papermill  # noqa: E402
+from nbclient.exceptions import DeadKernelError  # noqa: E402
+from papermill.exceptions import PapermillExecutionError  # noqa: E402
 
 QUIET = "--IPKernelApp.log_level=ERROR"  # every kernel warns that it speaks to this machine unencrypted
 EXPLAINED = (

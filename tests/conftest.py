@@ -11,8 +11,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import repository
+import timm
 import torch
 from ruamel.yaml import YAML
+from safetensors.torch import save_file
 
 import ciss
 from ciss import config, engine, runs, source
@@ -171,6 +174,23 @@ def finished(_finished, tiny_data) -> Project:
     with environment(tiny_data) as patch:
         patch.chdir(_finished.folder)
         yield _finished
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory) -> Path:
+    """A repository whose pipeline has run once, committed, with weights that git does not know: to look at and
+    to copy, not to change. It takes minutes."""
+    folder, weights = tmp_path_factory.mktemp("study"), "weights/encoder.safetensors"
+    (folder / "data" / weights).parent.mkdir(parents=True)
+    torch.manual_seed(0)
+    save_file(timm.create_model("ciss_tiny").state_dict(), folder / "data" / weights)
+    sizes = "limit=60 holdout=6 model.width=8 train.base.epochs=1 train.increment.epochs=1 train.threads=1".split()
+    plan = ["shapes", "4-2", "--name", "shapes", "--methods", "finetune", "mib"]
+    repository.make(folder, *plan, "--set", *sizes, f"model.weights={weights}")
+    repository.run(folder, "dvc", "repro")
+    repository.run(folder, "git", "add", ".")
+    repository.run(folder, "git", "commit", "-qm", "made")
+    return folder
 
 
 def pytest_collection_modifyitems(items) -> None:

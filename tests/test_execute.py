@@ -130,6 +130,13 @@ def test_no_such_notebook(executed):
     assert error.strip() == "error: missing.ipynb: there is no such notebook."
 
 
+def test_it_starts_light():
+    """Every stage pays for what this imports, before its notebook imports anything: half a second, not two."""
+    code = "import sys, ciss.execute; print({'torch', 'numpy', 'lark'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
+
+
 def test_every_error_of_ours_is_explained():
     """By name, as the kernel's errors arrive."""
     from ciss import analysis, checkpoint, distributed, engine, execute
