@@ -64,7 +64,7 @@ def class_rates(ends: dict[str, list[dict]]) -> pd.DataFrame:
             line, total = confusion[position], confusion[position].sum()
             if not total:
                 continue
-            own = line[position] if kinds[position] < 3 else 0.0  # a future class cannot be called by its name
+            own = line[position]  # none for a future class, which cannot be called by its name
             parts = [line[kinds == k].sum() - own * (kinds[position] == k) for k in range(3)]
             shares = dict(zip(("background", "old", "new"), parts, strict=True))
             rows.append(
