@@ -16,6 +16,7 @@ ORDER = [
     "engine",
     "execute",
     "progress",
+    "report",
     "analysis",
     "viz",
     "evaluation",

@@ -24,8 +24,9 @@ def test_every_stage_of_the_default_plan_is_in_the_lock():
         f"{kind}@{name}" for kind, part in (("base", "bases"), ("joint", "joints")) for name in getattr(settings, part)
     }
     runs |= {f"increment@{name}" for name in settings.chain}
-    analyses = {f"{kind}@{name}" for kind in ("prepare", "forgetting", "background") for name in settings.benchmarks}
-    assert set(lock) == {"source", "check", "shapes", "compare", *runs, *analyses}
+    kinds = ("prepare", "forgetting", "background", "pictures")
+    analyses = {f"{kind}@{name}" for kind in kinds for name in settings.benchmarks}
+    assert set(lock) == {"source", "check", "shapes", "compare", "report", *runs, *analyses}
 
 
 def test_training_depends_on_all_the_code_that_trains():
