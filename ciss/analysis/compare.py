@@ -15,17 +15,27 @@ class ProvenanceError(ValueError):
 
 
 def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
-    """One row for each end: scores after the last step, training seconds of its own runs, peak memory, provenance.
-    Raises ProvenanceError for ends that cannot share a table (see `check_equal`).
+    """One row for each end: scores after the last step, cost of its own runs, provenance. Raises ProvenanceError for
+    ends that cannot share a table (see `check_equal`).
 
-    `holdout_*`: the same scores on the hold-out, on which coefficients may be chosen; NaN without one. `relabelled`,
-    `ignored`, `precision`, `recall`: of the last step's pseudo labels on the hold-out (see `metrics.label_scores`).
-    `token_cosine`, `patch_weight`: means of the last epoch, of new class tokens to the background's and of patches.
-    `preparation_seconds`: what passes over the data before the steps took, part of the training seconds.
-    `forgetting` is the mean over old classes (background apart) of the best earlier IoU minus the last,
-    `backward_transfer` of the last IoU minus that after the step that brought the class, `mean_over_steps` the mean of
-    `all` after every step, the base step included (PLOP's `avg`); NaN for joint. In the domain setting each step is
-    scored on the images of its domains and the earlier ones, so these three compare scores of different images.
+    benchmark, end, method, seed: whose row it is. all, old, new, harmonic: mIoU, see `metrics.scores`. forgetting: the
+    mean over old classes (background apart) of the best earlier IoU minus the last; backward_transfer: of the last IoU
+    minus that after the step that brought the class; mean_over_steps: the mean of `all` after every step, the base step
+    included (PLOP's `avg`); NaN for joint. In the domain setting each step is scored on the images of its domains and
+    the earlier ones, so these three compare scores of different images.
+
+    holdout_all, holdout_old, holdout_new: the same scores on the hold-out, on which coefficients may be chosen; NaN
+    without one. relabelled, ignored, precision, recall: of the last step's pseudo labels on the hold-out (see
+    `metrics.label_scores`). token_cosine, patch_weight: means of the last epoch, of new class tokens to the
+    background's and of patches.
+
+    preparation_seconds: what passes over the data before the steps took, part of training_seconds, those of the
+    method's own steps; base_seconds: of the base step that it continues. peak_memory_mib (MiB): the largest of its own
+    runs. parameters: of the last network.
+
+    order: raw class ids of each step. configuration, code, data: hashes, shortened, of all parameters but order and
+    seed, of the code that trains, of images and masks; weights: the last checkpoint's. versions, device, arithmetic
+    (precision), processes.
     """
     rows = []
     for end, results in ends.items():
@@ -73,13 +83,14 @@ def check_equal(benchmark: str, ends: dict[str, list[dict]]) -> None:
             raise ProvenanceError(
                 f"{benchmark}: {first} and {name} cannot share a table: {'; '.join(different)}. Run: dvc repro"
             )
-    by_method: dict[str, tuple[str, list[dict], set]] = {}
+    by_method: dict[str, tuple[str, list[dict]]] = {}
+    seen: dict[tuple, str] = {}
     for end, found in ends.items():
-        method, seed, order = found[-1]["method"], found[-1]["seed"], str(found[-1]["groups"])
-        first, reference, seen = by_method.setdefault(method, (end, found, set()))
-        if (seed, order) in seen:
+        method, seed = found[-1]["method"], found[-1]["seed"]
+        first = seen.setdefault((method, seed, str(found[-1]["groups"])), end)
+        if first != end:
             raise ProvenanceError(f"{benchmark}: {first} and {end} are both {method} with seed {seed}. Remove one end.")
-        seen.add((seed, order))
+        first, reference = by_method.setdefault(method, (end, found))
         one, other = ([_own(result) for result in path] for path in (reference, found))
         if different := documents.differences(dict(enumerate(one)), dict(enumerate(other))):
             raise ProvenanceError(
@@ -188,8 +199,7 @@ def _own(result: dict) -> dict:
 
 
 def _provenance(results: list[dict]) -> dict[str, Any]:
-    """Where a row comes from; hashes shortened. `configuration`: all parameters but order and seed, which have columns
-    of their own; `weights`: the last checkpoint's."""
+    """Where a row comes from."""
     last, made = results[-1], [result["identity"] for result in results]
     parameters = [{**each["parameters"], "seed": None, "groups": None} for each in made]
     for each in parameters:

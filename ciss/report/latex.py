@@ -28,14 +28,20 @@ def tables(methods: pd.DataFrame, conventions: pd.DataFrame, cost: pd.DataFrame,
     """
     parts = ["% Needs \\usepackage{booktabs}. Written by notebooks/6_compare.ipynb."]
     for name, mine in methods.groupby("benchmark", sort=False):
-        mine, every = mine.set_index("method"), escape(f"{name}: ")
+        mine, every = mine.set_index("method"), f"{escape(name)}: "
         explained = [sentence(CONVENTION[c]) for c in SCORES if c in CONVENTION]
         words = escape(" ".join([sentences[name], sentence(runs_words(mine)), *explained]))
         parts.append(_methods(name, mine, f"{every}methods after the last step. {words}"))
         caption = f"{every}\\emph{{all}} of the same predictions, after the last step, as different papers count it."
-        parts.append(_conventions(name, conventions[conventions["benchmark"] == name], caption))
-        parts.append(_cost(name, cost[cost["benchmark"] == name].set_index("method"), every))
+        parts.append(_conventions(name, _like(conventions, name, mine.index), caption))
+        parts.append(_cost(name, _like(cost, name, mine.index).set_index("method"), every))
     return "\n\n".join(parts) + "\n"
+
+
+def _like(table: pd.DataFrame, name: str, methods: pd.Index) -> pd.DataFrame:
+    """A benchmark's rows, their methods in this order."""
+    mine = table[table["benchmark"] == name]
+    return mine.sort_values("method", key=lambda column: column.map(methods.get_loc), kind="stable")
 
 
 def _methods(name: str, table: pd.DataFrame, caption: str) -> str:

@@ -10,6 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
+BROAD = 2000  # pixels, at 160 an inch: more cannot be read at the page's width
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #ffffff; --soft: #5c5c5c; --line: #d5d5d5; --tint: #f4f4f2;
@@ -25,7 +26,7 @@ a { color: var(--link); }
 h1 { font-size: 1.7rem; line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 2px solid var(--line); }
 h3 { margin: 1.8rem 0 .4rem; } h4 { margin: 1.2rem 0 .3rem; }
 p, li, dd { max-width: 48rem; } .note, figcaption { color: var(--soft); font-size: .875rem; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } .wide img.broad { max-width: none; }
 table { border-collapse: collapse; margin: .6rem 0; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { border-bottom: 2px solid var(--soft); } th:first-child, td:first-child, td.text, th.text { text-align: left; }
@@ -38,7 +39,8 @@ details { margin: .5rem 0; } code { font-size: .9em; overflow-wrap: anywhere; }
 @media print { :root { --ink: #000; --paper: #fff; --soft: #444; --line: #bbb; --tint: #fff; --link: #000; }
   body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; } h2 { break-before: page; }
   h2.first { break-before: auto; } figure, tr { break-inside: avoid; } h3, h4 { break-after: avoid; }
-  .wide { overflow: visible; } table { font-size: 8pt; } th, td { padding: 1pt 4pt; } }
+  .wide { overflow: visible; } .wide img.broad { max-width: 100%; } table { font-size: 8pt; }
+  th, td { padding: 1pt 4pt; } }
 """
 
 
@@ -106,17 +108,25 @@ def prose(markdown: str) -> str:
 
 
 def picture(source: Path | Figure, alt: str, caption: str, width: float | None = None) -> str:
-    """A figure with its picture inside the page. `width`: of the picture in rem."""
+    """A figure with its picture inside the page. `width`: of the picture in rem; a picture of a file that would not be
+    legible at the page's width is broader on the screen, and can be moved."""
     if isinstance(source, Path):
         kind, data = KINDS[source.suffix], source.read_bytes()
+        pixels = _width(data)
+        broad, width = pixels > BROAD, pixels / BROAD * 62 if pixels > BROAD else width
     else:
-        kind, data = KINDS[".svg"], _svg(source)
-    size = f' style="width: {width:g}rem"' if width else ""
+        kind, data, broad = KINDS[".svg"], _svg(source), False
+    size = (' class="broad"' if broad else "") + (f' style="width: {width:g}rem"' if width else "")
     encoded = base64.b64encode(data).decode()
     return (
-        f'<figure><img src="data:{kind};base64,{encoded}" alt="{escape(alt)}"{size}>\n'
+        f'<figure><div class="wide"><img src="data:{kind};base64,{encoded}" alt="{escape(alt)}"{size}></div>\n'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def _width(png: bytes) -> int:
+    """Pixels, as the header says."""
+    return int.from_bytes(png[16:20], "big")
 
 
 def _svg(figure: Figure) -> bytes:

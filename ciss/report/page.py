@@ -65,7 +65,7 @@ def _read(file: Path) -> pd.DataFrame:
 def _links(name: str) -> str:
     kinds = {"": name, "-methods": "methods", "-conventions": "conventions", "-published": "published"}
     kinds |= {"-steps": "over steps", "-predictions": "predictions", "-cost": "cost", "-forgetting": "forgetting"}
-    kinds |= {"-background": "background"}
+    kinds |= {"-background": "background", "-data": "data"}
     return "<ul>" + "".join(f'<li><a href="#{name}{key}">{word}</a></li>' for key, word in kinds.items()) + "</ul>"
 
 
@@ -94,6 +94,7 @@ def _family(
         table[table["benchmark"] == name].set_index("method")
         for table in (tables["methods"], tables["convention_means"], tables["cost"])
     )
+    means, cost = (table.loc[methods.index] for table in (means, cost))
     parts = [
         f'<h2 id="{escape(name)}">{escape(name)}</h2>',
         _what_was_run(name, members, runs, means, benchmarks),
@@ -236,12 +237,12 @@ def _cost(table: pd.DataFrame) -> str:
         {
             "training, s": shown(table, ["training_seconds"], 1)["training_seconds"],
             "preparation, s": shown(table, ["preparation_seconds"], 1)["preparation_seconds"],
-            "shared base, s": shown(table, ["base_seconds"], 1)["base_seconds"],
-            "peak memory, MiB": shown(table, ["peak_memory_mib"], 0)["peak_memory_mib"],
+            "base, s": shown(table, ["base_seconds"], 1)["base_seconds"],
+            "memory, MiB": shown(table, ["peak_memory_mib"], 0)["peak_memory_mib"],
             "parameters": [f"{count:,.0f}" for count in table["parameters"]],
             **{
                 column: [f"{value:.2f}" if value == value else "" for value in table[f"relative_{short}"]]
-                for column, short in {"× time": "time", "× memory": "memory", "× parameters": "parameters"}.items()
+                for column, short in {"× time": "time", "× memory": "memory", "× param.": "parameters"}.items()
             },
         }
     )
@@ -250,8 +251,9 @@ def _cost(table: pd.DataFrame) -> str:
     viz.cost_bars(axes, table)
     note = (
         "Training: seconds of the method's own steps, preparation (what passes over the data before them) among them, "
-        "without the base step that all share. ×: as a multiple of finetune. Memory: of the GPU, or of the process on "
-        f"a CPU. Seconds of different devices cannot be compared; here: {table['devices'].max()} device(s) a method."
+        "without the base step that they share (base). Memory: the peak, of the GPU, or of the process on a CPU. ×: as "
+        f"a multiple of finetune. Seconds of different devices cannot be compared; here: {table['devices'].max()} "
+        "device(s) a method."
     )
     return (
         _score_table(texts, {})

@@ -13,8 +13,9 @@ from matplotlib.transforms import Bbox
 from ciss.viz.look import COLOURS, MARKERS
 
 JOINT = "joint"
-SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
-AWAY = (7, 14, 24, 36)  # points from a mark to its label
+# from a mark to its label: first beside, over and under it, then askew
+SIDES = [(np.cos(turn), np.sin(turn)) for turn in np.pi / 8 * np.array([0, 8, 4, 12, 2, 6, 14, 10, 1, 7, 15, 9, 3, 5])]
+AWAY = (7, 14, 24, 36, 52, 70, 90)  # points
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, dict]:
@@ -65,7 +66,12 @@ def score_curves(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> 
         if np.isfinite(joint[score]).any():
             ax.axhline(joint[score].mean(), color="black", ls=":", lw=1.2, label="joint (all at once)")
         steps = sorted(int(step) for step in table["step"].unique())
-        ax.set(ylim=(0, top), xlim=(steps[0] - 0.3, steps[-1] + 0.3), xlabel="after step", ylabel="mIoU")
+        ax.set(
+            ylim=(0, top),
+            xlim=(steps[0] - 0.3, steps[-1] + 0.3),
+            xlabel="after step",
+            ylabel="mIoU" if score == "all" else "",
+        )
         ax.set_xticks(steps[:: -(-len(steps) // 8)])
         ax.set_title(f"{title}: {name}" if title and score == "all" else name, fontsize=9, loc="left")
     handles, labels = ax.get_legend_handles_labels()
@@ -216,11 +222,11 @@ def _label(ax: Axes, places: dict[str, tuple[float, float]], marks: list[tuple[f
         near = others[np.hypot(*others.T).argmin()] if len(others) else np.zeros(2)
         if np.hypot(*near) > 8 * half:
             near = np.zeros(2)  # far enough for every side
-        sides = sorted(SIDES, key=lambda side: np.dot(side, near) / np.hypot(*side))
+        sides = sorted(SIDES, key=lambda side: round(float(np.dot(side, near)), 6))
         for away, (right, up) in product(AWAY, sides):
             label = ax.annotate(
                 name, place, (right * away, up * away), textcoords="offset points", fontsize=8.5, zorder=5,
-                ha={1: "left", 0: "center", -1: "right"}[right], va={1: "bottom", 0: "center", -1: "top"}[up],
+                ha=_towards(right, "left", "right"), va=_towards(up, "bottom", "top"),
             )  # fmt: skip
             box = label.get_window_extent()
             within = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
@@ -234,3 +240,8 @@ def _label(ax: Axes, places: dict[str, tuple[float, float]], marks: list[tuple[f
         if away > AWAY[0]:
             line = {"arrowstyle": "-", "lw": 0.6, "color": "#666666", "shrinkA": 0, "shrinkB": 4}
             ax.annotate("", place, (right * away, up * away), textcoords="offset points", arrowprops=line)
+
+
+def _towards(part: float, positive: str, negative: str) -> str:
+    """How a text is aligned that stands on this side of its place."""
+    return "center" if abs(part) < 0.1 else positive if part > 0 else negative
