@@ -1,6 +1,7 @@
 """The pipeline at smoke size, in a repository of its own: what re-runs, and what does not."""
 
 import ast
+import base64
 import json
 import time
 from pathlib import Path
@@ -81,6 +82,9 @@ def test_the_whole_pipeline(clone):
     assert set(metrics["methods"]) == {"finetune", "mib", "joint"}
     assert {"all", "old", "new", "forgetting"} <= set(metrics["methods"]["mib"])
     assert "all" in run(clone, "dvc", "metrics", "show")
+    page = (clone / "reports" / "report.html").read_text(encoding="utf-8")
+    for picture in ("shapes/forgetting.png", "shapes/background.png", "predictions/shapes.steps.png"):
+        assert base64.b64encode((clone / "reports" / picture).read_bytes()).decode() in page, picture
     assert (clone / "reports" / "shapes" / "shapes-s0-mib-2.ipynb").is_file()
     run(clone, "git", "add", ".")
     run(clone, "git", "commit", "-qm", "made")
@@ -110,6 +114,9 @@ def test_the_whole_pipeline(clone):
     ran = run(clone, "dvc", "repro")
     assert "Running stage 'increment@shapes-s0-mib-2'" in ran
     assert "Running stage 'compare'" in ran
+    assert "Running stage 'report'" in ran
+    picture = (clone / "reports" / "shapes" / "forgetting.png").read_bytes()
+    assert base64.b64encode(picture).decode() in (clone / "reports" / "report.html").read_text(encoding="utf-8")
     assert "Running stage 'base" not in ran
     assert "Running stage 'increment@shapes-s0-finetune" not in ran
 

@@ -47,8 +47,8 @@ def shown(table: pd.DataFrame, columns: list[str], digits: int = 3) -> pd.DataFr
 def best(table: pd.DataFrame, column: str) -> set[str]:
     """Methods with the best printed mean of a column, joint training apart: it is no competitor."""
     values = table.loc[table.index != "joint", column].dropna().round(3)
-    if values.empty:
-        return set()
+    if values.nunique() < 2:
+        return set()  # nobody stands out
     top = values.min() if column in LOWER_IS_BETTER else values.max()
     return set(values.index[values == top])
 

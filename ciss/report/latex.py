@@ -16,8 +16,8 @@ SCORES = ("all", "old", "new", "harmonic", "forgetting", "mean_over_steps")
 
 def escape(text: str) -> str:
     """Text as LaTeX prints it; characters that a plain LaTeX font may lack become question marks."""
-    plain = "".join(SPECIAL.get(c, c if c.isascii() and c.isprintable() else "?") for c in text)
-    return " ".join(plain.split())
+    words = " ".join(text.split())
+    return "".join(SPECIAL.get(c, c if c.isascii() and c.isprintable() else "?") for c in words)
 
 
 def tables(methods: pd.DataFrame, conventions: pd.DataFrame, cost: pd.DataFrame, sentences: dict[str, str]) -> str:
@@ -45,9 +45,9 @@ def _like(table: pd.DataFrame, name: str, methods: pd.Index) -> pd.DataFrame:
 
 
 def _methods(name: str, table: pd.DataFrame, caption: str) -> str:
-    counts = [c for c in ("seeds", "orders") if table[c].max() > 1]
+    counts = [c for c in ("seeds", "orders") if table[c].nunique() > 1]  # else the caption says it
     bold = {column: best(table, column) for column in SCORES}
-    head = ["method", *counts, *(HEADS[column] for column in SCORES)]
+    head = ["method", *counts, *("over steps" if c == "mean_over_steps" else HEADS[c] for c in SCORES)]
     rows = {
         method: [
             *(str(int(row[c])) for c in counts),
@@ -95,7 +95,7 @@ def _number(mean: float, deviation: float, digits: int, bold: bool = False) -> s
     if not value:
         return "--"
     value = f"\\mathbf{{{value}}}" if bold else value
-    return f"${value} \\pm {spread}$" if spread else f"${value}$"
+    return f"${value}_{{\\pm {spread}}}$" if spread else f"${value}$"
 
 
 def _table(label: str, caption: str, head: list[str], rows: dict[str, list[str]]) -> str:
@@ -106,8 +106,9 @@ def _table(label: str, caption: str, head: list[str], rows: dict[str, list[str]]
     return "\n".join(
         [
             r"\begin{table}",
-            r"\centering\small\setlength{\tabcolsep}{4pt}",
+            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
             f"\\caption{{{caption}}}",
+            r"\medskip",
             f"\\label{{tab:{label.replace('_', '-')}}}",
             f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
             r"\toprule",

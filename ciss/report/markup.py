@@ -29,7 +29,8 @@ p, li, dd { max-width: 48rem; } .note, figcaption { color: var(--soft); font-siz
 .wide { overflow-x: auto; } .wide img.broad { max-width: none; }
 table { border-collapse: collapse; margin: .6rem 0; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { border-bottom: 2px solid var(--soft); } th:first-child, td:first-child, td.text, th.text { text-align: left; }
+th { border-bottom: 2px solid var(--soft); white-space: normal; vertical-align: bottom; }
+th:first-child, td:first-child, td.text, th.text { text-align: left; }
 td.text { white-space: normal; min-width: 9rem; } tr.apart td { border-top: 2px solid var(--soft); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .9rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -37,8 +38,8 @@ figure { margin: 1rem 0; } img { display: block; max-width: 100%; height: auto; 
   border-radius: 4px; }
 details { margin: .5rem 0; } code { font-size: .9em; overflow-wrap: anywhere; }
 @media print { :root { --ink: #000; --paper: #fff; --soft: #444; --line: #bbb; --tint: #fff; --link: #000; }
-  body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; } h2 { break-before: page; }
-  h2.first { break-before: auto; } figure, tr { break-inside: avoid; } h3, h4 { break-after: avoid; }
+  body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; } h2.next { break-before: page; }
+  figure, tr { break-inside: avoid; } h3, h4 { break-after: avoid; }
   .wide { overflow: visible; } .wide img.broad { max-width: 100%; } table { font-size: 8pt; }
   th, td { padding: 1pt 4pt; } }
 """
@@ -67,18 +68,19 @@ def table(
 
     def cell(row: int, column: int, value: str) -> str:
         inner = f"<strong>{escape(value)}</strong>" if (row, column) in bold else escape(value)
-        return f"<td{_class(column in text)}>{inner}</td>"
+        return f"<td{named(column in text)}>{inner}</td>"
 
-    heads = "".join(f'<th scope="col"{_class(k in text)}>{escape(name)}</th>' for k, name in enumerate(head))
+    heads = "".join(f'<th scope="col"{named(k in text)}>{escape(name)}</th>' for k, name in enumerate(head))
     lines = [
-        f"<tr{_class(k in apart, 'apart')}>{''.join(cell(k, c, value) for c, value in enumerate(row))}</tr>"
+        f"<tr{named(k in apart, 'apart')}>{''.join(cell(k, c, value) for c, value in enumerate(row))}</tr>"
         for k, row in enumerate(rows)
     ]
     body = "\n".join(lines)
     return f'<div class="wide"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
 
 
-def _class(given: bool, name: str = "text") -> str:
+def named(given: bool, name: str = "text") -> str:
+    """The attribute of a tag's class, or nothing."""
     return f' class="{name}"' if given else ""
 
 
@@ -87,7 +89,7 @@ def facts(pairs: dict[str, str]) -> str:
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    return f"<p{_class(bool(kind), kind)}>{escape(text)}</p>"
+    return f"<p{named(bool(kind), kind)}>{escape(text)}</p>"
 
 
 def prose(markdown: str) -> str:

@@ -47,8 +47,9 @@ def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
         f'<nav aria-label="contents">{links}</nav>',
     ]
     if len(families) > 1:
-        parts += ["<h2 class='first'>All benchmarks</h2>", _overview(tables["methods"])]
-    for name, members in families.items():
+        parts += ["<h2>All benchmarks</h2>", _overview(tables["methods"])]
+    for number, (name, members) in enumerate(families.items()):
+        parts.append(f'<h2 id="{escape(name)}"{markup.named(number > 0, "next")}>{escape(name)}</h2>')
         parts.append(_family(folder, name, members.split(), tables, benchmarks))
     return markup.document("Class-incremental segmentation: report", "\n".join(parts))
 
@@ -96,7 +97,6 @@ def _family(
     )
     means, cost = (table.loc[methods.index] for table in (means, cost))
     parts = [
-        f'<h2 id="{escape(name)}">{escape(name)}</h2>',
         _what_was_run(name, members, runs, means, benchmarks),
         f'<h3 id="{escape(name)}-methods">Methods</h3>',
         _methods(methods),
@@ -150,7 +150,9 @@ def _what_was_run(
 
 
 def _methods(table: pd.DataFrame) -> str:
-    counts = [c for c in ("seeds", "orders", "runs") if table[c].max() > 1]
+    counts = [c for c in ("seeds", "orders") if table["runs"].max() > 1]
+    if (table["runs"] != table["seeds"] * table["orders"]).any():
+        counts.append("runs")
     columns = [*counts, *(c for c in SCORES if table[c].notna().any())]
     return _score_table(shown(table, columns), {HEADS[c]: best(table, c) for c in columns if c in HEADS}) + "".join(
         [

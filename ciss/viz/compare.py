@@ -15,7 +15,8 @@ from ciss.viz.look import COLOURS, MARKERS
 JOINT = "joint"
 # from a mark to its label: first beside, over and under it, then askew
 SIDES = [(np.cos(turn), np.sin(turn)) for turn in np.pi / 8 * np.array([0, 8, 4, 12, 2, 6, 14, 10, 1, 7, 15, 9, 3, 5])]
-AWAY = (7, 14, 24, 36, 52, 70, 90)  # points
+AWAY = (8, 14, 24, 36, 52, 70, 90)  # points
+RADIUS = {"mean": 6, "joint": 8, "run": 4}  # points that a mark covers around its place
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, dict]:
@@ -108,8 +109,9 @@ def stability_scatter(ax: Axes, runs: pd.DataFrame, title: str = "") -> None:
         if len(mine):
             places[method] = (mine["old"].mean(), mine["new"].mean())
             ax.plot(*places[method], ls="", ms=14 if method == JOINT else 10, clip_on=False, zorder=3, **style)
-    every = [*places.values(), *zip(runs["old"], runs["new"], strict=True)]
-    _label(ax, {f"{name} (upper bound)" if name == JOINT else name: place for name, place in places.items()}, every)
+    covered = [(place, RADIUS["joint" if name == JOINT else "mean"]) for name, place in places.items()]
+    covered += [(place, RADIUS["run"]) for place in zip(runs["old"], runs["new"], strict=True)]
+    _label(ax, {f"{name} (upper bound)" if name == JOINT else name: place for name, place in places.items()}, covered)
 
 
 def cost_bars(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> None:
@@ -209,18 +211,20 @@ def _harmonics(ax: Axes, top: float) -> None:
     )  # fmt: skip
 
 
-def _label(ax: Axes, places: dict[str, tuple[float, float]], marks: list[tuple[float, float]]) -> None:
+def _label(ax: Axes, places: dict[str, tuple[float, float]], marks: list[tuple[tuple[float, float], int]]) -> None:
     """Names beside their places: at the first distance and side where they cover no mark, no other name and no edge.
     Sides away from the nearest other place come first, and a thin line leads to a name that stands further away, so
     that nobody takes it for the neighbour's."""
     ax.apply_aspect()
-    inside, half = ax.get_window_extent(), 5 * ax.figure.dpi / 72
-    taken = [Bbox.from_extents(x - half, y - half, x + half, y + half) for x, y in ax.transData.transform(marks)]
+    inside, point, taken = ax.get_window_extent(), ax.figure.dpi / 72, []
+    for place, radius in marks:
+        (x, y), half = ax.transData.transform(place), radius * point - 1
+        taken.append(Bbox.from_extents(x - half, y - half, x + half, y + half))
     centres = ax.transData.transform(list(places.values()))
     for k, (name, place) in enumerate(places.items()):
         others = np.delete(centres, k, axis=0) - centres[k]
         near = others[np.hypot(*others.T).argmin()] if len(others) else np.zeros(2)
-        if np.hypot(*near) > 8 * half:
+        if np.hypot(*near) > 40 * point:
             near = np.zeros(2)  # far enough for every side
         sides = sorted(SIDES, key=lambda side: round(float(np.dot(side, near)), 6))
         for away, (right, up) in product(AWAY, sides):
