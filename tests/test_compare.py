@@ -51,7 +51,7 @@ def orders() -> dict:
 
 def test_benchmarks_that_differ_in_order_alone_are_a_family(orders):
     assert analysis.families(orders) == {"b": ["b", "b-order1"]}
-    other = path(order=OTHER)
+    other = path(order=[[2], [3], [1]])
     for each in other:
         each["identity"]["parameters"]["benchmark"]["train"] = {"crop": 32}
     assert analysis.families({**orders, "c": {"x": other}}) == {"b": ["b", "b-order1"], "c": ["c"]}
@@ -316,6 +316,7 @@ def test_cost_bars():
     figure.canvas.draw()
     assert [patch.get_width() for patch in axes[0].patches[:2]] == [10, 20]
     assert [text.get_text() for text in axes[0].texts] == ["10  (×1.00)", "20  (×2.00)"]
+    assert [ax.get_title(loc="left") for ax in axes] == ["b", "", ""]
     assert [patch.get_width() for patch in axes[0].patches[2:]] == [1, 0], "preparation"
 
 

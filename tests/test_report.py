@@ -264,6 +264,17 @@ def test_nothing_from_a_file_is_markup(tmp_path, ends):
     assert "script" not in parsed(text).tags and "&lt;script&gt;" in text
 
 
+def test_names_that_look_like_something_else(tmp_path, ends):
+    """Numbers and missing values, to who reads a CSV."""
+    other = path()
+    for each in other:
+        each["identity"]["parameters"]["benchmark"]["setting"] = "disjoint"
+        each["title"] = "NA"
+    save(tmp_path, {"007": ends["b"], "NA": {"1e3": other}})
+    page = parsed(report.page(tmp_path, benchmarks("007", "NA")))
+    assert {"007-cost", "NA-cost"} <= set(page.ids)
+
+
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"runs.csv: there is no such table. Run: dvc repro compare"):
         report.page(tmp_path, benchmarks("b"))

@@ -17,6 +17,7 @@ from ciss.report.cells import CONVENTION, HEADS, best, runs_words, score, senten
 
 SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]
 TABLES = ("runs", "curves", "methods", "convention_means", "beside_published", "cost")
+WORDS = ("benchmark", "benchmarks", "end", "method", "convention", "order", "arithmetic")  # also one named 007 or NA
 CAPTIONS = {
     "data": "What each step is told, beside the truth.",
     "forgetting": "IoU of every class after every step: what fades.",
@@ -58,7 +59,7 @@ def _read(file: Path) -> pd.DataFrame:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: there is no such table. Run: dvc repro compare")
     try:
-        return pd.read_csv(file)
+        return pd.read_csv(file, dtype=dict.fromkeys(WORDS, str), keep_default_na=False, na_values=[""])
     except pd.errors.EmptyDataError:  # no published result stands beside ours
         return pd.DataFrame()
 
@@ -217,7 +218,10 @@ def _curves(name: str, curves: pd.DataFrame) -> str:
     figure, axes = plt.subplots(1, 3, figsize=(9.4, 2.7), sharey=True)
     figure.subplots_adjust(left=0.07, right=0.83, bottom=0.2, top=0.9, wspace=0.15)
     viz.score_curves(axes, curves)
-    caption = "mIoU after every step, means over runs; whiskers: one standard deviation, where there are several runs."
+    caption = (
+        "mIoU after every step, means over runs; whiskers: one standard deviation, where there are several runs. "
+        "all counts the background, where the data set has one."
+    )
     return markup.picture(figure, f"{name}: mIoU of all, old and new classes after every step, by method", caption)
 
 

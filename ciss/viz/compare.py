@@ -61,7 +61,7 @@ def score_curves(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> 
     methods = [method for method in dict.fromkeys(table["method"]) if method != JOINT]
     joint = table[table["method"] == JOINT]
     top = _top(table[["all", "old", "new"]])
-    names = {"all": "all classes so far, background too", "old": "old: base classes", "new": "new: later classes"}
+    names = {"all": "all: every class so far", "old": "old: base classes", "new": "new: later classes"}
     for ax, (score, name) in zip(axes, names.items(), strict=True):
         method_lines(ax, table[table["method"] != JOINT], "step", score, methods)
         if np.isfinite(joint[score]).any():
@@ -143,10 +143,9 @@ def cost_bars(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> Non
         ax.set_yticks(places if k == 0 else [], table.index if k == 0 else [])
         ax.set(xlim=(0, 1.5 * (reach.max() or 1)), ylim=(len(table) - 0.4, -0.6))
         ax.set_xlabel(label, fontsize=9)
+        ax.set_title(title if k == 0 else "", fontsize=9, loc="left")
         ax.locator_params(axis="x", nbins=5)
         ax.tick_params(axis="x", labelsize=8)
-    if title:
-        ax.figure.suptitle(title, fontsize=10)
 
 
 def step_strips(blocks: list[dict], steps: list[int], size: float = 1.0) -> Figure:
