@@ -68,6 +68,8 @@ def test_means_over_seeds_and_orders(orders):
     # deviations -0.3, -0.1, 0.1, 0.3: 0.2 / 3
     assert table.loc["mib", "all_std"] == pytest.approx((0.2 / 3) ** 0.5)
     assert np.isnan(table.loc["plop", "all_std"])
+    saved = analysis.by_benchmark({"b": table}, analysis.families(orders))
+    assert saved[["benchmark", "benchmarks"]].drop_duplicates().to_numpy().tolist() == [["b", "b b-order1"]]
     document = analysis.metrics_document(tables, {"b": "one"})
     assert document["methods"]["mib"]["orders"] == 2 and document["methods"]["mib"]["all_std"] == 0.2582
     assert "orders" not in analysis.metrics_document({"b": tables["b"][:2]}, {"b": "one"})["methods"]["mib"]
