@@ -231,7 +231,7 @@ def test_the_page_holds_everything(tmp_path, ends):
 
 def test_the_page_of_orders_and_benchmarks(tmp_path, ends):
     ends["b-2"] = {"o": scored(0.7, order=OTHER)}
-    other = path()
+    other = path(seed=7)
     for each in other:
         each["identity"]["parameters"]["benchmark"]["setting"] = "disjoint"
     ends["c"] = {"m": other}
@@ -240,6 +240,7 @@ def test_the_page_of_orders_and_benchmarks(tmp_path, ends):
     page = parsed(text)
     assert {"b", "c", "b-methods", "c-methods"} <= set(page.ids) and "b-2" not in page.ids
     assert "0.600 ± 0.141" in text and "1 | 2 | 3 (b); 3 | 1 | 2 (b-2)" in text
+    assert "<dt>seeds</dt><dd>0</dd>" in text and "<dt>seeds</dt><dd>7</dd>" in text, "each its own runs"
     assert "All benchmarks" in text and "Not here: its stage has not run." in text
 
 
