@@ -17,6 +17,7 @@ ORDER = [
     "engine",
     "execute",
     "progress",
+    "report",
     "analysis",
     "viz",
     "evaluation",

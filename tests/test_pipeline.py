@@ -1,6 +1,7 @@
 """The pipeline at smoke size, in a repository of its own: what re-runs, and what does not."""
 
 import ast
+import base64
 import json
 import time
 from pathlib import Path
@@ -23,8 +24,9 @@ def test_every_stage_of_the_default_plan_is_in_the_lock():
         f"{kind}@{name}" for kind, part in (("base", "bases"), ("joint", "joints")) for name in getattr(settings, part)
     }
     runs |= {f"increment@{name}" for name in settings.chain}
-    analyses = {f"{kind}@{name}" for kind in ("prepare", "forgetting", "background") for name in settings.benchmarks}
-    assert set(lock) == {"source", "check", "shapes", "compare", *runs, *analyses}
+    kinds = ("prepare", "probe", "forgetting", "background", "pictures")
+    analyses = {f"{kind}@{name}" for kind in kinds for name in settings.benchmarks}
+    assert set(lock) == {"source", "check", "shapes", "compare", "report", *runs, *analyses}
 
 
 def test_training_depends_on_all_the_code_that_trains():
@@ -73,6 +75,9 @@ def test_the_whole_pipeline(study, tmp_path):
     assert set(metrics["methods"]) == {"finetune", "mib", "joint"}
     assert {"all", "old", "new", "forgetting"} <= set(metrics["methods"]["mib"])
     assert "all" in run(study, "dvc", "metrics", "show")
+    page = (study / "reports" / "report.html").read_text(encoding="utf-8")
+    for picture in ("shapes/forgetting.png", "shapes/background.png", "predictions/shapes.steps.png"):
+        assert base64.b64encode((study / "reports" / picture).read_bytes()).decode() in page, picture
     assert (study / "reports" / "shapes" / "shapes-s0-mib-2.ipynb").is_file()
 
     # --- again: nothing to do
@@ -97,19 +102,24 @@ def test_the_whole_pipeline(study, tmp_path):
     parameters = clone / "params.yaml"
     before = parameters.read_text()
     parameters.write_text(before.replace("distillation: 10.0", "distillation: 5.0"))
-    assert changed(clone) == {"check", "increment@shapes-s0-mib-1", "increment@shapes-s0-mib-2"}
+    assert changed(clone) == {"check", "probe@shapes", "increment@shapes-s0-mib-1", "increment@shapes-s0-mib-2"}
     ran = run(clone, "dvc", "repro", "compare")
     assert "Running stage 'increment@shapes-s0-mib-2'" in ran
     assert "Running stage 'compare'" in ran
     assert "Running stage 'base" not in ran
     assert "Running stage 'increment@shapes-s0-finetune" not in ran
-    assert changed(clone) == {"forgetting@shapes", "background@shapes"}, "the other analyses read the same results"
+    analyses = {f"{name}@shapes" for name in ("probe", "forgetting", "background")}
+    assert changed(clone) - {"report"} == analyses, "the other analyses read the same results"
 
     # --- back again: from the run cache, without training
     parameters.write_text(before)
     ran = run(clone, "dvc", "repro")
     assert "Running stage 'increment" not in ran
     assert json.loads((clone / "reports" / "metrics.json").read_text()) == metrics
+
+    # --- a picture that is not the one on the page
+    (clone / "reports" / "shapes" / "forgetting.png").write_bytes(b"")
+    assert {"forgetting@shapes", "pictures@shapes"} <= changed(clone)
 
     # --- a real edit of the training code does re-run it
     watch = clone / "ciss" / "watch.py"

@@ -15,34 +15,52 @@ from ciss.analysis.background import (
 from ciss.analysis.compare import (
     ProvenanceError,
     by_convention,
+    check_equal,
     conventions_table,
     curves_table,
     made_with,
-    methods_table,
-    metrics_document,
     ours,
     runs_table,
 )
 from ciss.analysis.findings import background_findings, forgetting_findings
 from ciss.analysis.forgetting import forgetting_summary, forgetting_table, group_table, iou_by_step, pace_table
 from ciss.analysis.pace import FACTORS, interval, pace_factors, prototype_cosines, rank_correlations
+from ciss.analysis.pictures import Pictures, known, predictions, sample_pictures, shown_steps, telling
+from ciss.analysis.tables import (
+    SCORES,
+    by_benchmark,
+    convention_means,
+    cost_table,
+    families,
+    family_tables,
+    methods_table,
+    metrics_document,
+)
 from ciss.analysis.traces import gradient_table, imbalance, token_angles_table
 
 __all__ = [
     "FACTORS",
     "FLOW_GROUPS",
+    "SCORES",
+    "Pictures",
     "ProvenanceError",
     "background_belief",
     "background_errors",
     "background_findings",
     "background_table",
+    "by_benchmark",
     "by_convention",
     "calibration_errors",
     "calibration_table",
+    "check_equal",
     "class_rates",
     "confusion_rates",
+    "convention_means",
     "conventions_table",
+    "cost_table",
     "curves_table",
+    "families",
+    "family_tables",
     "flows",
     "forgetting_findings",
     "forgetting_summary",
@@ -52,6 +70,7 @@ __all__ = [
     "imbalance",
     "interval",
     "iou_by_step",
+    "known",
     "label_rules",
     "made_with",
     "methods_table",
@@ -59,8 +78,12 @@ __all__ = [
     "ours",
     "pace_factors",
     "pace_table",
+    "predictions",
     "prototype_cosines",
     "rank_correlations",
     "runs_table",
+    "sample_pictures",
+    "shown_steps",
+    "telling",
     "token_angles_table",
 ]

@@ -9,25 +9,33 @@ from ciss import documents, metrics, protocol, published
 from ciss.analysis.forgetting import iou_by_step
 from ciss.runs import digest
 
-SCORES = ("all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps")
-
 
 class ProvenanceError(ValueError):
     """Results that must not be put beside each other, or averaged; the message names what differs."""
 
 
 def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
-    """One row for each end: scores after the last step, training seconds of its own runs, peak memory, provenance.
-    Raises ProvenanceError for ends that cannot share a table (see `check_equal`).
+    """One row for each end: scores after the last step, cost of its own runs, provenance. Raises ProvenanceError for
+    ends that cannot share a table (see `check_equal`).
 
-    `holdout_*`: the same scores on the hold-out, on which coefficients may be chosen; NaN without one. `relabelled`,
-    `ignored`, `precision`, `recall`: of the last step's pseudo labels on the hold-out (see `metrics.label_scores`).
-    `token_cosine`, `patch_weight`: means of the last epoch, of new class tokens to the background's and of patches.
-    `preparation_seconds`: what passes over the data before the steps took, part of the training seconds.
-    `forgetting` is the mean over old classes (background apart) of the best earlier IoU minus the last,
-    `backward_transfer` of the last IoU minus that after the step that brought the class, `mean_over_steps` the mean of
-    `all` after every step, the base step included (PLOP's `avg`); NaN for joint. In the domain setting each step is
-    scored on the images of its domains and the earlier ones, so these three compare scores of different images.
+    benchmark, end, method, seed: whose row it is. all, old, new, harmonic: mIoU, see `metrics.scores`. forgetting: the
+    mean over old classes (background apart) of the best earlier IoU minus the last; backward_transfer: of the last IoU
+    minus that after the step that brought the class; mean_over_steps: the mean of `all` after every step, the base step
+    included (PLOP's `avg`); NaN for joint. In the domain setting each step is scored on the images of its domains and
+    the earlier ones, so these three compare scores of different images.
+
+    holdout_all, holdout_old, holdout_new: the same scores on the hold-out, on which coefficients may be chosen; NaN
+    without one. relabelled, ignored, precision, recall: of the last step's pseudo labels on the hold-out (see
+    `metrics.label_scores`). token_cosine, patch_weight: means of the last epoch, of new class tokens to the
+    background's and of patches.
+
+    preparation_seconds: what passes over the data before the steps took, part of training_seconds, those of the
+    method's own steps; base_seconds: of the base step that it continues. peak_memory_mib (MiB): the largest of its own
+    runs. parameters: of the last network.
+
+    order: raw class ids of each step. configuration, code, data: hashes, shortened, of all parameters but order and
+    seed, of the code that trains, of images and masks; weights: the last checkpoint's. versions, device, arithmetic
+    (precision), processes.
     """
     rows = []
     for end, results in ends.items():
@@ -48,6 +56,7 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
                 "patch_weight": _number(last["log"][-1].get("patch/weight")),
                 "preparation_seconds": sum(result["preparation_seconds"] for result in own),
                 "training_seconds": sum(result["training_seconds"] for result in own),
+                "base_seconds": sum(r["training_seconds"] for r in results if not any(r is mine for mine in own)),
                 "peak_memory_mib": max(result["peak_memory_bytes"] for result in own) / 2**20,
                 "parameters": last["parameters"],
                 **_provenance(results),
@@ -59,22 +68,29 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
 
 def check_equal(benchmark: str, ends: dict[str, list[dict]]) -> None:
     """Raises ProvenanceError, naming what differs, for results that cannot stand in one table (other settings, data,
-    code that trains, precision, processes or version of torch), or whose mean over seeds would mean nothing (other
-    coefficients or code of the method; a seed twice)."""
+    code that trains, precision, processes or version of torch), or whose mean would mean nothing (other coefficients
+    or code of the method; a seed twice in one order of classes). Orders may differ: the same seed in another order is
+    another run, and its data are compared with those of its own order alone, since they are listed by classes."""
     results = [(f"{end}, {result['run']}", result) for end, found in ends.items() for result in found]
-    for name, result in results[1:]:
+    orders: dict[str, tuple[str, dict]] = {}
+    for name, result in results:
         first, reference = results[0]
-        if different := documents.differences(_shared(reference), _shared(result)):
+        different = documents.differences(_shared(reference), _shared(result))
+        if not different:
+            first, reference = orders.setdefault(str(result["groups"]), (name, result))
+            different = documents.differences(*({"data": each["identity"]["data"]} for each in (reference, result)))
+        if different:
             raise ProvenanceError(
                 f"{benchmark}: {first} and {name} cannot share a table: {'; '.join(different)}. Run: dvc repro"
             )
-    by_method: dict[str, tuple[str, list[dict], set[int]]] = {}
+    by_method: dict[str, tuple[str, list[dict]]] = {}
+    seen: dict[tuple, str] = {}
     for end, found in ends.items():
         method, seed = found[-1]["method"], found[-1]["seed"]
-        first, reference, seeds = by_method.setdefault(method, (end, found, set()))
-        if seed in seeds:
+        first = seen.setdefault((method, seed, str(found[-1]["groups"])), end)
+        if first != end:
             raise ProvenanceError(f"{benchmark}: {first} and {end} are both {method} with seed {seed}. Remove one end.")
-        seeds.add(seed)
+        first, reference = by_method.setdefault(method, (end, found))
         one, other = ([_own(result) for result in path] for path in (reference, found))
         if different := documents.differences(dict(enumerate(one)), dict(enumerate(other))):
             raise ProvenanceError(
@@ -170,8 +186,7 @@ def _own_convention(result: dict) -> metrics.Convention:
 def _shared(result: dict) -> dict:
     made = result["identity"]
     return {
-        "settings": made["parameters"]["benchmark"],
-        "data": made["data"],
+        "settings": {**made["parameters"]["benchmark"], "order": None},
         "code": made["code"]["training"],
         "torch": result["versions"]["torch"],
         **{name: result[name] for name in ("precision", "processes")},
@@ -184,8 +199,7 @@ def _own(result: dict) -> dict:
 
 
 def _provenance(results: list[dict]) -> dict[str, Any]:
-    """Where a row comes from; hashes shortened. `configuration`: all parameters but order and seed, which have columns
-    of their own; `weights`: the last checkpoint's."""
+    """Where a row comes from."""
     last, made = results[-1], [result["identity"] for result in results]
     parameters = [{**each["parameters"], "seed": None, "groups": None} for each in made]
     for each in parameters:
@@ -213,22 +227,6 @@ def made_with(runs: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def methods_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard deviation over seeds for each method of a benchmark, best `all` last.
-
-    Columns: seeds, then for each score its mean and `<score>_std` (sample deviation; NaN for one seed), and the mean
-    training seconds and peak memory.
-    """
-    grouped = runs.groupby("method")
-    table = pd.DataFrame({"seeds": grouped.size()})
-    for name in SCORES:
-        table[name] = grouped[name].mean()
-        table[f"{name}_std"] = grouped[name].std()
-    for name in ("training_seconds", "peak_memory_mib"):
-        table[name] = grouped[name].mean()
-    return table.sort_values("all")
-
-
 def curves_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     """Scores after every step. Columns: benchmark, end, method, seed, step, all, old, new."""
     return pd.DataFrame(
@@ -243,31 +241,6 @@ def curves_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
         for end, results in ends.items()
         for result in results
     )
-
-
-def metrics_document(tables: dict[str, pd.DataFrame], conventions: dict[str, str]) -> dict[str, Any]:
-    """What `reports/metrics.json` holds: convention and methods of the first benchmark; every benchmark by name when
-    there are several. Numbers 0 to 1, means over seeds; null where a score does not exist. `conventions`: a sentence
-    for each benchmark."""
-    by_benchmark = {name: _scores(methods_table(table)) for name, table in tables.items()}
-    first = next(iter(by_benchmark))
-    document = {"convention": conventions[first], "benchmark": first, "methods": by_benchmark[first]}
-    if len(tables) == 1:
-        return document
-    return {**document, "benchmarks": by_benchmark, "conventions": conventions}
-
-
-def _scores(table: pd.DataFrame) -> dict[str, dict]:
-    columns = ["all", "old", "new", "forgetting", "mean_over_steps"]
-    if table["seeds"].max() > 1:
-        columns += [f"{name}_std" for name in columns]
-    return {
-        method: {
-            **{c: None if pd.isna(row[c]) else round(float(row[c]), 4) for c in columns},
-            "seeds": int(row["seeds"]),
-        }
-        for method, row in table.iterrows()
-    }
 
 
 def _holdout(result: dict) -> dict[str, float]:

@@ -12,15 +12,8 @@ from ciss.viz.background import (
     reliability,
     rule_points,
 )
-from ciss.viz.compare import method_lines
-from ciss.viz.forgetting import (
-    forgetting_bars,
-    gradient_panels,
-    group_panels,
-    iou_heatmaps,
-    pace_panels,
-    pace_scatter,
-)
+from ciss.viz.compare import cost_bars, method_lines, method_styles, score_curves, stability_scatter, step_strips
+from ciss.viz.forgetting import forgetting_bars, gradient_panels, group_panels, iou_heatmaps, pace_panels, pace_scatter
 from ciss.viz.look import COLOURS, MARKERS, legend_below, lowest, note, panels, style
 from ciss.viz.pictures import DOTS, OVERLAY, VOID, class_legend, colour, overlay, percent, show, strips
 from ciss.viz.training import TRACES, iou_bars, loss_curve, token_angles, trace_panels
@@ -39,6 +32,7 @@ __all__ = [
     "class_legend",
     "class_rate_map",
     "colour",
+    "cost_bars",
     "error_bars",
     "flow_panels",
     "flow_ribbons",
@@ -51,6 +45,7 @@ __all__ = [
     "loss_curve",
     "lowest",
     "method_lines",
+    "method_styles",
     "note",
     "overlay",
     "pace_panels",
@@ -59,7 +54,10 @@ __all__ = [
     "percent",
     "reliability",
     "rule_points",
+    "score_curves",
     "show",
+    "stability_scatter",
+    "step_strips",
     "strips",
     "style",
     "token_angles",

@@ -1,0 +1,7 @@
+"""What the analyses leave, for reading: LaTeX tables and one page. Made from the files in `reports/` alone."""
+
+from ciss.report.cells import CONVENTION, runs_words, score, shown
+from ciss.report.latex import tables
+from ciss.report.page import page, pictures
+
+__all__ = ["CONVENTION", "page", "pictures", "runs_words", "score", "shown", "tables"]

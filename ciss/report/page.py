@@ -1,0 +1,298 @@
+"""`reports/report.html`: everything that the analyses found, in one file without a link to anywhere."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from ciss import viz
+from ciss.config import Benchmark
+from ciss.report import markup
+from ciss.report.cells import CONVENTION, HEADS, best, runs_words, score, sentence, shown
+
+SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]
+TABLES = ("runs", "curves", "methods", "convention_means", "beside_published", "cost")
+WORDS = ("benchmark", "benchmarks", "end", "method", "convention", "order", "arithmetic")  # also one named 007 or NA
+CAPTIONS = {
+    "data": "What each step is told, beside the truth.",
+    "forgetting": "IoU of every class after every step: what fades.",
+    "pace": "How fast classes fall within a step, on the hold-out.",
+    "background": "Where the pixels of background, old, new and future classes go.",
+}
+PARTS = {"forgetting": "Forgetting", "background": "Background shift", "data": "Data"}
+
+
+def pictures(folder: Path, benchmark: str) -> str:
+    """Names and hashes of what the page takes from `<folder>/<benchmark>/`: a file with this text changes when one of
+    them does."""
+    found = sorted([*(folder / benchmark).glob("*.png"), *(folder / benchmark).glob("*.md")])
+    return "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in found)
+
+
+def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
+    """The page, from the tables and figures in `folder`. Raises FileNotFoundError naming a table that is missing."""
+    tables = {name: _read(folder / f"{name}.csv") for name in TABLES}
+    families = dict(tables["methods"].groupby("benchmark", sort=False)["benchmarks"].first())
+    links = "".join(_links(name) for name in families)
+    parts = [
+        "<h1>Class-incremental segmentation: the methods side by side</h1>",
+        markup.paragraph(
+            "One data set, protocol, network, schedule and metric for all methods of a benchmark. Scores are mIoU from "
+            "0 to 1 after the last step unless it says otherwise; each benchmark says how they are counted."
+        ),
+        f'<nav aria-label="contents">{links}</nav>',
+    ]
+    if len(families) > 1:
+        parts += ["<h2>All benchmarks</h2>", _overview(tables["methods"])]
+    for number, (name, members) in enumerate(families.items()):
+        parts.append(f'<h2 id="{escape(name)}"{markup.named(number > 0, "next")}>{escape(name)}</h2>')
+        parts.append(_family(folder, name, members.split(), tables, benchmarks))
+    return markup.document("Class-incremental segmentation: report", "\n".join(parts))
+
+
+def _read(file: Path) -> pd.DataFrame:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: there is no such table. Run: dvc repro compare")
+    try:
+        return pd.read_csv(file, dtype=dict.fromkeys(WORDS, str), keep_default_na=False, na_values=[""])
+    except pd.errors.EmptyDataError:  # no published result stands beside ours
+        return pd.DataFrame()
+
+
+def _links(name: str) -> str:
+    kinds = {"": name, "-methods": "methods", "-conventions": "conventions", "-published": "published"}
+    kinds |= {"-steps": "over steps", "-predictions": "predictions", "-cost": "cost", "-forgetting": "forgetting"}
+    kinds |= {"-background": "background", "-data": "data"}
+    return "<ul>" + "".join(f'<li><a href="#{name}{key}">{word}</a></li>' for key, word in kinds.items()) + "</ul>"
+
+
+def _overview(methods: pd.DataFrame) -> str:
+    """`all` of every method and benchmark."""
+    names = list(dict.fromkeys(methods["benchmark"]))
+    rows = {method: [""] * len(names) for method in dict.fromkeys(methods["method"])}
+    for _, row in methods.iterrows():
+        rows[row["method"]][names.index(row["benchmark"])] = score(row["all"], row["all_std"])
+    note = "mIoU of all classes after the last step, each benchmark by its own convention sentence below."
+    return markup.table(["method", *names], [[m, *cells] for m, cells in rows.items()]) + markup.paragraph(note, "note")
+
+
+def _family(
+    folder: Path,
+    name: str,
+    members: list[str],
+    tables: dict[str, pd.DataFrame],
+    benchmarks: Mapping[str, Benchmark],
+) -> str:
+    runs, curves, beside = (
+        table[table["benchmark"].isin(members)] if len(table) else table
+        for table in (tables["runs"], tables["curves"], tables["beside_published"])
+    )
+    methods, means, cost = (
+        table[table["benchmark"] == name].set_index("method")
+        for table in (tables["methods"], tables["convention_means"], tables["cost"])
+    )
+    means, cost = (table.loc[methods.index] for table in (means, cost))
+    parts = [
+        _what_was_run(name, members, runs, means, benchmarks),
+        f'<h3 id="{escape(name)}-methods">Methods</h3>',
+        _methods(methods),
+        _stability(name, runs),
+        f'<h3 id="{escape(name)}-conventions">The same predictions, counted as papers count</h3>',
+        _conventions(means),
+        f'<h3 id="{escape(name)}-published">Beside what papers print</h3>',
+        _published(beside),
+        f'<h3 id="{escape(name)}-steps">After every step</h3>',
+        _curves(name, curves),
+        f'<h3 id="{escape(name)}-predictions">Predictions</h3>',
+        *(_predictions(folder, member) for member in members),
+        f'<h3 id="{escape(name)}-cost">Cost</h3>',
+        _cost(cost),
+    ]
+    for part, title in PARTS.items():
+        parts.append(f'<h3 id="{escape(name)}-{part}">{title}</h3>')
+        parts += [_analysis(folder, member, part, len(members) > 1) for member in members]
+    return "\n".join(parts)
+
+
+def _what_was_run(
+    name: str, members: list[str], runs: pd.DataFrame, means: pd.DataFrame, benchmarks: Mapping[str, Benchmark]
+) -> str:
+    settings = json.loads(json.dumps(asdict(benchmarks[name])))
+    train = settings["train"]
+    phases = (f"{train[k]['epochs']} epochs at {train[k]['lr']:g} ({k})" for k in ("base", "increment"))
+    orders = runs.groupby("order", sort=False)["benchmark"].first()
+    facts = {
+        "data": f"{settings['dataset']}, protocol {settings['protocol']}, {settings['setting']}",
+        "order of classes" if len(orders) == 1 else "orders of classes": "; ".join(
+            f"{order}{f' ({benchmark})' if len(orders) > 1 else ''}" for order, benchmark in orders.items()
+        ),
+        "seeds": ", ".join(str(seed) for seed in sorted(runs["seed"].unique())),
+        "network": f"{settings['model']['encoder']}, {settings['model']['decoder']}",
+        "training": f"{'; '.join(phases)}; crops of {train['crop']} pixels, batches of {train['batch']}",
+        "versions": _counted(runs["versions"]),
+        "device": _counted(runs["device"]),
+        "arithmetic": f"{_counted(runs['arithmetic'])}; processes: {_counted(runs['processes'].astype(str))}",
+    }
+    every = {"; ".join(members): ""} if len(members) > 1 else {}
+    every |= {key: str(value) for key, value in _flat(settings).items() if not (key == "order" and len(orders) > 1)}
+    counted = means[means["convention"] == "ciss"]["sentence"].iloc[0]
+    return "\n".join(
+        [
+            markup.facts(facts),
+            markup.prose(f"**How scores are counted.** {counted}"),
+            f"<details><summary>Every setting of the benchmark</summary>{markup.facts(every)}</details>",
+        ]
+    )
+
+
+def _methods(table: pd.DataFrame) -> str:
+    counts = [c for c in ("seeds", "orders") if table["runs"].max() > 1]
+    if (table["runs"] != table["seeds"] * table["orders"]).any():
+        counts.append("runs")
+    columns = [*counts, *(c for c in SCORES if table[c].notna().any())]
+    return _score_table(shown(table, columns), {HEADS[c]: best(table, c) for c in columns if c in HEADS}) + "".join(
+        [
+            markup.paragraph(f"{sentence(runs_words(table))} Bold: the best, joint training apart.", "note"),
+            markup.paragraph(" ".join(sentence(CONVENTION[c]) for c in columns if c in CONVENTION), "note"),
+        ]
+    )
+
+
+def _score_table(texts: pd.DataFrame, bold: dict[str, set[str]]) -> str:
+    """Methods by row, joint training last and apart."""
+    methods = sorted(texts.index, key=lambda method: method == "joint")
+    rows = [[method, *texts.loc[method]] for method in methods]
+    marked = {
+        (k, c)
+        for k, method in enumerate(methods)
+        for c, column in enumerate(texts.columns, start=1)
+        if method in bold.get(column, ())
+    }
+    apart = {k for k, method in enumerate(methods) if method == "joint" and k}
+    return markup.table(["method", *texts.columns], rows, bold=marked, apart=apart)
+
+
+def _stability(name: str, runs: pd.DataFrame) -> str:
+    figure, ax = plt.subplots(figsize=(4.8, 4.4))
+    figure.subplots_adjust(left=0.13, right=0.86, bottom=0.12, top=0.97)
+    viz.stability_scatter(ax, runs)
+    caption = (
+        "What is kept against what is learnt, after the last step. Grey lines: equal harmonic mean of the two. Large "
+        "marks are means over runs, small ones the runs, where there are several; the star is joint training."
+    )
+    return markup.picture(figure, f"{name}: mIoU of new classes against that of old ones, by method", caption, 32)
+
+
+def _conventions(means: pd.DataFrame) -> str:
+    names, columns, bold = list(dict.fromkeys(means["convention"])), {}, {}
+    for name in names:
+        column = means[means["convention"] == name]
+        columns[name] = shown(column, ["all"])["all"]
+        bold[name] = best(column, "all")
+    items = [f"- **{name}**: {means[means['convention'] == name]['sentence'].iloc[0]}" for name in names]
+    return (
+        _score_table(pd.DataFrame(columns), bold)
+        + markup.paragraph("all, after the last step. What differs between columns differs between papers too.", "note")
+        + f"<details><summary>What each convention counts</summary>{markup.prose(chr(10).join(items))}</details>"
+    )
+
+
+def _published(beside: pd.DataFrame) -> str:
+    if beside.empty:
+        return markup.paragraph("No published result has this data set, protocol and setting.")
+    columns = [c for c in beside.columns if beside[c].notna().any()]
+    words = {"backbone", "convention", "resolution", "differs", "source"}
+    rows = [["" if pd.isna(row[c]) else _short(row[c]) for c in columns] for _, row in beside.iterrows()]
+    note = "In percent. Ours stand there only where convention and resolution are the same; differs: what else is not."
+    heads = [c.replace("_", " ") for c in columns]
+    text = {k for k, c in enumerate(columns) if c in words}
+    return markup.table(heads, rows, text=text) + markup.paragraph(note, "note")
+
+
+def _curves(name: str, curves: pd.DataFrame) -> str:
+    figure, axes = plt.subplots(1, 3, figsize=(9.4, 2.7), sharey=True)
+    figure.subplots_adjust(left=0.07, right=0.83, bottom=0.2, top=0.9, wspace=0.15)
+    viz.score_curves(axes, curves)
+    caption = (
+        "mIoU after every step, means over runs; whiskers: one standard deviation, where there are several runs. "
+        "all counts the background, where the data set has one."
+    )
+    return markup.picture(figure, f"{name}: mIoU of all, old and new classes after every step, by method", caption)
+
+
+def _predictions(folder: Path, benchmark: str) -> str:
+    places = {
+        folder / "predictions" / f"{benchmark}.png": "what each method says of the same images after the last step",
+        folder / "predictions" / f"{benchmark}.steps.png": "the same images after every step; classes that come later, "
+        "which are not scored yet, are void in the row of the truth",
+    }
+    return "\n".join(
+        markup.picture(file, f"{benchmark}: {words}", f"{benchmark}: {words}. One seed.")
+        for file, words in places.items()
+        if file.is_file()
+    )
+
+
+def _cost(table: pd.DataFrame) -> str:
+    texts = pd.DataFrame(
+        {
+            "training, s": shown(table, ["training_seconds"], 1)["training_seconds"],
+            "preparation, s": shown(table, ["preparation_seconds"], 1)["preparation_seconds"],
+            "base, s": shown(table, ["base_seconds"], 1)["base_seconds"],
+            "memory, MiB": shown(table, ["peak_memory_mib"], 0)["peak_memory_mib"],
+            "parameters": [f"{count:,.0f}" for count in table["parameters"]],
+            **{
+                column: [f"{value:.2f}" if value == value else "" for value in table[f"relative_{short}"]]
+                for column, short in {"× time": "time", "× memory": "memory", "× param.": "parameters"}.items()
+            },
+        }
+    )
+    figure, axes = plt.subplots(1, 3, figsize=(9, 0.7 + 0.32 * len(table)))
+    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.62 / (0.7 + 0.32 * len(table)), top=0.98, wspace=0.2)
+    viz.cost_bars(axes, table)
+    note = (
+        "Training: seconds of the method's own steps, preparation (what passes over the data before them) among them, "
+        "without the base step that they share (base). Memory: the peak, of the GPU, or of the process on a CPU. ×: as "
+        f"a multiple of finetune. Seconds of different devices cannot be compared; here: {table['devices'].max()} "
+        "device(s) a method."
+    )
+    return (
+        _score_table(texts, {})
+        + markup.paragraph(note, "note")
+        + markup.picture(figure, "training seconds, peak memory and parameters by method", "The same as bars.")
+    )
+
+
+def _analysis(folder: Path, benchmark: str, part: str, named: bool) -> str:
+    """Findings and figures of one notebook; a file belongs to the part whose name it starts with, or to forgetting."""
+    parts = [f"<h4>{escape(benchmark)}</h4>"] if named else []
+    if (text := folder / benchmark / f"{part}.md").is_file():
+        parts.append(markup.prose(text.read_text(encoding="utf-8")))
+    for file in sorted((folder / benchmark).glob("*.png"), key=lambda f: (f.stem != part, f.stem)):
+        if next((other for other in PARTS if file.stem.startswith(other)), "forgetting") == part:
+            caption = CAPTIONS.get(file.stem, f"{file.stem.replace('_', ' ')}.")
+            parts.append(markup.picture(file, f"{benchmark}: {caption}", caption))
+    return "\n".join(parts) or markup.paragraph("Not here: its stage has not run.", "note")
+
+
+def _flat(settings: dict, place: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{place}{key}.") if isinstance(value, dict) else {f"{place}{key}": value}
+    return found
+
+
+def _counted(column: pd.Series) -> str:
+    counts = column.value_counts(sort=False)
+    if len(counts) == 1:
+        return str(counts.index[0])
+    return "; ".join(f"{value} ({count} of {len(column)} runs)" for value, count in counts.items())
+
+
+def _short(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,361 @@
+"""Tables for a paper and the page: numbers as text, nothing fetched, everything escaped."""
+
+import base64
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from test_compare import OTHER, path, scored
+
+from ciss import analysis, config, paths, published, report, viz
+from ciss.report import latex, markup
+from ciss.report.__main__ import main
+from ciss.report.cells import best
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    viz.style()
+    yield
+    plt.close("all")
+
+
+def save(folder: Path, ends: dict, beside: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
+    """What notebook 6 saves, of these ends by benchmark."""
+    tables, members = analysis.family_tables(ends), analysis.families(ends)
+    counted = pd.concat(analysis.conventions_table(name, found) for name, found in ends.items())
+    made = {
+        "runs": pd.concat(tables.values()),
+        "curves": pd.concat(analysis.curves_table(name, found) for name, found in ends.items()),
+        "methods": {name: analysis.methods_table(table) for name, table in tables.items()},
+        "convention_means": {name: analysis.convention_means(counted, mine) for name, mine in members.items()},
+        "cost": {name: analysis.cost_table(table) for name, table in tables.items()},
+        "beside_published": pd.DataFrame(columns=[*published.COLUMNS, "benchmark"]) if beside is None else beside,
+    }
+    made = {k: analysis.by_benchmark(v, members) if isinstance(v, dict) else v for k, v in made.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in made.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    return made
+
+
+def benchmarks(*names: str) -> dict:
+    phase = config.Phase(epochs=2, lr=0.1)
+    train = config.Train(base=phase, increment=phase, crop=64, batch=8)
+    return {name: config.Benchmark(dataset="shapes", protocol="4-2", train=train) for name in names}
+
+
+@pytest.fixture
+def ends() -> dict:
+    joint = {"all": 0.9, "old": 0.9, "new": 0.8, "harmonic": 0.85}
+    return {
+        "b": {
+            "f": scored(0.1, method="finetune"),
+            "m": scored(0.5),
+            "p": scored(0.4, method="plop"),
+            "j": [{**path(scores=joint, method="joint")[2], "after": None}],
+        }
+    }
+
+
+# --- numbers as text
+
+
+def test_scores_as_text():
+    assert report.score(0.5) == "0.500"
+    assert report.score(0.5, 0.0125) == "0.500 ± 0.013"
+    assert report.score(float("nan"), 0.1) == "" and report.score(0.5, float("nan")) == "0.500"
+    assert (
+        report.score(-0.0001) == "0.000"
+        and report.score(-0.02) == "-0.020"
+        and report.score(1055.94, digits=0) == "1056"
+    )
+
+
+def test_a_table_as_text():
+    table = pd.DataFrame(
+        {"seeds": [1, 3], "all": [0.1, 0.2], "all_std": [np.nan, 0.05], "mean_over_steps": [np.nan, 0.3]}
+    )
+    text = report.shown(table, ["seeds", "all", "mean_over_steps"])
+    assert text.to_dict("list") == {
+        "seeds": ["1", "3"], "all": ["0.100", "0.200 ± 0.050"], "mean over steps": ["", "0.300"],
+    }  # fmt: skip
+
+
+def test_the_best_of_a_column():
+    table = pd.DataFrame({"all": [0.5, 0.50004, 0.9, 0.4], "forgetting": [0.1, 0.2, np.nan, np.nan]})
+    table.index = ["a", "b", "joint", "c"]
+    assert best(table, "all") == {"a", "b"}, "as printed"
+    assert best(table, "forgetting") == {"a"}, "the lowest"
+    assert best(table.loc[["joint"]], "all") == best(table.loc[["a", "joint"]], "all") == set(), "no competitor"
+    assert best(table.assign(all=0.5), "all") == set(), "nobody stands out"
+
+
+def test_what_a_mean_is_over():
+    def words(*rows: tuple[int, int, int]) -> str:
+        return report.runs_words(pd.DataFrame(rows, columns=["runs", "seeds", "orders"]))
+
+    assert words((1, 1, 1)) == "one run each (one seed, one order of classes)"
+    assert words((6, 3, 2), (6, 3, 2)).endswith("over 6 runs (3 seeds, 2 orders of classes)")
+    assert words((3, 3, 1)).endswith("over 3 runs (3 seeds, 1 order of classes)")
+    assert words((3, 3, 1), (1, 1, 1)).endswith("over the runs that each row counts")
+
+
+# --- LaTeX
+
+
+def latex_tables(made: dict[str, pd.DataFrame]) -> str:
+    sentences = dict.fromkeys(made["methods"]["benchmark"], "mIoU in 0..1, 100 % of `all` & nothing_else")
+    return report.tables(made["methods"], made["convention_means"], made["cost"], sentences)
+
+
+def test_tables_for_a_paper(tmp_path, ends):
+    text = latex_tables(save(tmp_path, ends))
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 3
+    first = text.split(r"\end{table}")[0]
+    assert r"100 \% of all \& nothing\_else One run each" in first
+    rows = [line.split(" & ")[0] for line in first.splitlines() if " & " in line]
+    assert rows == ["method", "finetune", "plop", "mib", "joint"], "best last, joint apart"
+    lines = first.splitlines()
+    assert lines[lines.index(next(line for line in lines if line.startswith("joint"))) - 1] == r"\midrule"
+    assert r"mib & $\mathbf{0.500}$" in first and r"joint & $0.900$" in first and "joint & $\\mathbf" not in text
+    assert r"-- & -- \\" in first, "no forgetting of joint training"
+    for line in text.splitlines():
+        if line.endswith(r"\\"):
+            columns = next(part for part in reversed(text[: text.index(line)].splitlines()) if "tabular}{" in part)
+            assert line.count(" & ") == columns.count("r", columns.index("{l"))
+
+
+def test_tables_of_several_runs(tmp_path):
+    orders = {"b_1": {"a": scored(0.2), "c": scored(0.4, seed=1)}, "b-2": {"o": scored(0.6, order=OTHER)}}
+    text = latex_tables(save(tmp_path, orders))
+    assert r"$0.400_{\pm 0.200}$" in text and r"\caption{b\_1: methods" in text and r"\label{tab:b-1-methods}" in text
+    assert "over 3 runs (2 seeds, 2 orders of classes)" in text
+
+
+def test_special_characters_are_escaped():
+    assert latex.escape(r"a_b & 5% $x$ #1 {y} ~ ^ \cmd") == (
+        r"a\_b \& 5\% \$x\$ \#1 \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}cmd"
+    )
+    assert latex.escape("é\n\t`code` ± \x07") == r"? code $\pm$ ?"
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs LaTeX")
+def test_tables_compile(tmp_path, ends):
+    ends["b-2"] = {"x_y": scored(0.3, order=OTHER, seed=1)}
+    (tmp_path / "tables.tex").write_text(latex_tables(save(tmp_path, ends)))
+    (tmp_path / "main.tex").write_text(
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{tables}\end{document}"
+    )
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+# --- the page
+
+
+class Page(HTMLParser):
+    """Tags that are left open, addresses, pictures without words."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.ids, self.targets, self.sources, self.wordless, self.tags = [], [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append(tag)
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+        if "id" in found:
+            self.ids.append(found["id"])
+        if tag == "a":
+            self.targets.append(found["href"])
+        if tag == "img":
+            self.sources.append(found["src"])
+            if not found.get("alt"):
+                self.wordless.append(found["src"][:40])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def parsed(text: str) -> Page:
+    page = Page(text)
+    assert not page.open and not page.wordless
+    assert all(source.startswith("data:image/") for source in page.sources)
+    assert {target.removeprefix("#") for target in page.targets} <= set(page.ids), "links lead somewhere"
+    assert len(page.ids) == len(set(page.ids))
+    assert not re.search(r"https?:|//[a-z]|url\(|<script|<link|@import", text)
+    return page
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_page_holds_everything(tmp_path, ends):
+    save(tmp_path, ends)
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "b").mkdir()
+    for name in ("predictions/b.png", "predictions/b.steps.png", "b/forgetting.png", "b/background.png", "b/data.png"):
+        (tmp_path / name).write_bytes(PIXEL)
+    (tmp_path / "b/more.png").write_bytes(PIXEL + b"more")
+    (tmp_path / "b/forgetting.md").write_text("**plain disc** fades & [why](https://example.org) <i>x</i> `y`\n")
+    text = report.page(tmp_path, benchmarks("b"))
+    page = parsed(text)
+    assert len(page.sources) == 6 + 3, "files, and the figures drawn from the tables"
+    assert "<strong>plain disc</strong> fades &amp; why &lt;i&gt;x&lt;/i&gt; <code>y</code>" in text
+    assert text.index(base64.b64encode(PIXEL + b"more").decode()) < text.index("Background shift"), "with forgetting"
+    assert "<strong>0.500</strong>" in text and "<strong>0.900</strong>" not in text
+    assert "future classes&#x27; pixels ignored" in text or "future classes' pixels ignored" in text
+    for words in ("1 | 2 | 3", "a processor, 2 threads", "torch 2.15.0", "One run each", "train.batch", "float32"):
+        assert words in text, words
+    assert "All benchmarks" not in text
+    assert text == report.page(tmp_path, benchmarks("b")), "the same bytes each time"
+
+
+def test_the_page_of_orders_and_benchmarks(tmp_path, ends):
+    ends["b-2"] = {"o": scored(0.7, order=OTHER)}
+    other = path(seed=7)
+    for each in other:
+        each["identity"]["parameters"]["benchmark"]["setting"] = "disjoint"
+    ends["c"] = {"m": other}
+    save(tmp_path, ends)
+    text = report.page(tmp_path, benchmarks("b", "b-2", "c"))
+    page = parsed(text)
+    assert {"b", "c", "b-methods", "c-methods"} <= set(page.ids) and "b-2" not in page.ids
+    assert "0.600 ± 0.141" in text and "1 | 2 | 3 (b); 3 | 1 | 2 (b-2)" in text
+    assert "<dt>seeds</dt><dd>0</dd>" in text and "<dt>seeds</dt><dd>7</dd>" in text, "each its own runs"
+    assert "All benchmarks" in text and "Not here: its stage has not run." in text
+
+
+def test_results_beside_published_ones(tmp_path, ends):
+    row = {"method": "mib", "convention": "mib", "published_all": 48.0, "ours_all": 50.04, "benchmark": "b"}
+    beside = pd.DataFrame([{**row, "source": "MiB <2020> & more"}], columns=[*published.COLUMNS, "benchmark"])
+    save(tmp_path, ends, beside)
+    text = report.page(tmp_path, benchmarks("b"))
+    parsed(text)
+    assert "<td>48.0</td>" in text and "<td>50.0</td>" in text and "MiB &lt;2020&gt; &amp; more" in text
+    assert "published old" not in text, "nothing stands there"
+
+
+def test_nothing_from_a_file_is_markup(tmp_path, ends):
+    evil = "<script>alert('x')</script>"
+    for found in ends["b"].values():
+        for each in found:
+            each["device"] = evil
+            each["title"] += evil
+    save(tmp_path, ends)
+    text = report.page(tmp_path, benchmarks("b"))
+    assert "script" not in parsed(text).tags and "&lt;script&gt;" in text
+
+
+def test_names_that_look_like_something_else(tmp_path, ends):
+    """Numbers and missing values, to who reads a CSV."""
+    other = path()
+    for each in other:
+        each["identity"]["parameters"]["benchmark"]["setting"] = "disjoint"
+        each["title"] = "NA"
+    save(tmp_path, {"007": ends["b"], "NA": {"1e3": other}})
+    page = parsed(report.page(tmp_path, benchmarks("007", "NA")))
+    assert {"007-cost", "NA-cost"} <= set(page.ids)
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"runs.csv: there is no such table. Run: dvc repro compare"):
+        report.page(tmp_path, benchmarks("b"))
+
+
+def test_tables_stand_out_and_apart():
+    text = markup.table(["m", "x"], [["a", "<1>"], ["joint", "2"]], bold={(0, 1)}, apart={1})
+    assert "<td>a</td><td><strong>&lt;1&gt;</strong></td>" in text and '<tr class="apart"><td>joint</td>' in text
+
+
+def test_findings_are_plain():
+    text = markup.prose("# A *title*\n\nOne\nparagraph, **bold *x* y**.\n\n- a\n- b <c>\n\n![p](q.png)\n\n\n")
+    assert "<h4>A <em>title</em></h4>" in text and "<ul><li>a</li><li>b &lt;c&gt;</li></ul>" in text
+    assert "<p>One\nparagraph" in text and "<p>p</p>" in text and "q.png" not in text
+    assert markup.prose("  \n") == ""
+
+
+def test_broad_pictures_can_be_moved(tmp_path):
+    file = tmp_path / "a.png"
+    file.write_bytes(PIXEL[:16] + (4000).to_bytes(4, "big") + PIXEL[20:])
+    assert 'class="broad" style="width: 124rem"' in markup.picture(file, "a", "b")
+    file.write_bytes(PIXEL)
+    assert "broad" not in markup.picture(file, "a", 'b "c" <d>') and "<d>" not in markup.picture(file, "<d>", "<d>")
+
+
+# --- the command
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, ends):
+    """A folder with the smoke configuration of a benchmark `b`, and its tables."""
+    text = (paths.project() / "tests" / "smoke.yaml").read_text(encoding="utf-8")
+    text = (
+        text.replace("output: .smoke\n", "").replace("benchmark: smoke", "benchmark: b").replace("  smoke:\n", "  b:\n")
+    )
+    (tmp_path / "params.yaml").write_text(text)
+    (tmp_path / "dvc.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "reports", ends)
+    return tmp_path
+
+
+def call(monkeypatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["report", *arguments])
+    main()
+
+
+def test_the_command_writes_the_page(project, monkeypatch, capsys):
+    (project / ".pictures").mkdir()
+    for name in ("b", "gone", ".gitignore"):
+        (project / ".pictures" / name).touch()
+    call(monkeypatch)
+    assert capsys.readouterr().out.startswith("reports/report.html: 0.")
+    parsed((project / "reports" / "report.html").read_text(encoding="utf-8"))
+    assert {file.name for file in (project / ".pictures").iterdir()} == {"b", ".gitignore"}, "others are forgotten"
+    assert not list((project / "reports").glob(".*"))
+
+
+def test_what_the_page_looks_at(project, monkeypatch):
+    """The pipeline's dependency: it changes with a picture and with the findings, not with a notebook."""
+    folder, file = project / "reports" / "b", project / ".pictures" / "b"
+    call(monkeypatch, "--look", "b")
+    assert file.read_text() == "", "nothing yet"
+    folder.mkdir()
+    (folder / "forgetting.png").write_bytes(PIXEL)
+    (folder / "4_forgetting.ipynb").write_text("{}")
+    call(monkeypatch, "--look", "b")
+    before = file.read_text()
+    assert before.endswith("  forgetting.png\n") and len(before.splitlines()) == 1
+    (folder / "4_forgetting.ipynb").write_text("{ }")
+    call(monkeypatch, "--look", "b")
+    assert file.read_text() == before
+    (folder / "forgetting.md").write_text("It fades.")
+    call(monkeypatch, "--look", "b")
+    assert len(file.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("arguments", [("--config", "nowhere.yaml"), ()])
+def test_errors_are_one_line(project, monkeypatch, arguments):
+    (project / "reports" / "cost.csv").unlink()
+    with pytest.raises(SystemExit, match=r"^error: .*(nowhere.yaml|cost.csv: there is no such table)") as caught:
+        call(monkeypatch, *arguments)
+    assert "\n" not in str(caught.value)
