@@ -7,9 +7,11 @@ from html import escape
 from pathlib import Path
 
 import matplotlib as mpl
+import mistune
 from matplotlib.figure import Figure
 
 KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
+TEXT = mistune.create_markdown(escape=True)
 BROAD = 2000  # pixels, at 160 an inch: more cannot be read at the page's width
 
 STYLE = """
@@ -93,20 +95,8 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def prose(markdown: str) -> str:
-    """Paragraphs, lists, headings, **bold**, *emphasis* and `code` of plain Markdown; of links the words alone."""
-    parts = []
-    for block in re.split(r"\n\s*\n", markdown.strip()):
-        text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", block.strip())
-        text = escape(text, quote=False)
-        for mark, tag in ((r"`([^`]+)`", "code"), (r"\*\*(\S[^*]*)\*\*", "strong"), (r"\*(\S[^*]*)\*", "em")):
-            text = re.sub(mark, rf"<{tag}>\1</{tag}>", text)
-        if items := re.findall(r"^[-*] +(.*)$", text, re.MULTILINE):
-            parts.append("<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>")
-        elif heading := re.match(r"#+ +(.*)", text):
-            parts.append(f"<h4>{heading[1]}</h4>")
-        elif text:
-            parts.append(f"<p>{text}</p>")
-    return "\n".join(parts)
+    """Markdown; of links the words alone, and tags as they are written."""
+    return TEXT(re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", markdown))
 
 
 def picture(source: Path | Figure, alt: str, caption: str, width: float | None = None) -> str:

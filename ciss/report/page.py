@@ -18,13 +18,27 @@ from ciss.report.cells import CONVENTION, HEADS, best, runs_words, score, senten
 SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]
 TABLES = ("runs", "curves", "methods", "convention_means", "beside_published", "cost")
 WORDS = ("benchmark", "benchmarks", "end", "method", "convention", "order", "arithmetic")  # also one named 007 or NA
-CAPTIONS = {
-    "data": "What each step is told, beside the truth.",
-    "forgetting": "IoU of every class after every step: what fades.",
-    "pace": "How fast classes fall within a step, on the hold-out.",
-    "background": "Where the pixels of background, old, new and future classes go.",
+FIGURES = {  # of each notebook's folder, in their order
+    "forgetting": {
+        "forgetting": "IoU of every class after every step: what fades.",
+        "forgetting_groups": "Mean IoU of the classes that each step brought, after every step.",
+        "forgetting_classes": "Forgetting of each old class: best earlier IoU minus the last.",
+        "pace": "How fast classes fall within the first incremental step, on the hold-out.",
+        "pace_factors": "What each old class lost an epoch against what might explain it, with rank correlations.",
+        "gradients": "Mean gradient magnitude of pixels by the step that brought their label, over the last step.",
+    },
+    "background": {
+        "background": "Where the pixels of background, old, new and future classes go.",
+        "background_rates": "The rates of background shift after every step.",
+        "background_classes": "The same by class, after the last step.",
+        "background_errors": "What the background's errors consist of, after the last step.",
+        "calibration": "Whether the background's probability can be believed, and what it gives each kind of pixel.",
+        "label_rules": "Labels for the background by four rules from the same teachers: precision and recall.",
+        "token_angles": "Angles of new class tokens, or classifier rows, over each step.",
+    },
+    "data": {"data": "What each step is told, beside the truth."},
 }
-PARTS = {"forgetting": "Forgetting", "background": "Background shift", "data": "Data"}
+TITLES = {"forgetting": "Forgetting", "background": "Background shift", "data": "Data"}
 
 
 def pictures(folder: Path, benchmark: str) -> str:
@@ -113,7 +127,7 @@ def _family(
         f'<h3 id="{escape(name)}-cost">Cost</h3>',
         _cost(cost),
     ]
-    for part, title in PARTS.items():
+    for part, title in TITLES.items():
         parts.append(f'<h3 id="{escape(name)}-{part}">{title}</h3>')
         parts += [_analysis(folder, member, part, len(members) > 1) for member in members]
     return "\n".join(parts)
@@ -269,15 +283,21 @@ def _cost(table: pd.DataFrame) -> str:
 
 
 def _analysis(folder: Path, benchmark: str, part: str, named: bool) -> str:
-    """Findings and figures of one notebook; a file belongs to the part whose name it starts with, or to forgetting."""
+    """Findings and figures of one notebook; other figures come last, where the beginning of their names says."""
     parts = [f"<h4>{escape(benchmark)}</h4>"] if named else []
     if (text := folder / benchmark / f"{part}.md").is_file():
         parts.append(markup.prose(text.read_text(encoding="utf-8")))
-    for file in sorted((folder / benchmark).glob("*.png"), key=lambda f: (f.stem != part, f.stem)):
-        if next((other for other in PARTS if file.stem.startswith(other)), "forgetting") == part:
-            caption = CAPTIONS.get(file.stem, f"{file.stem.replace('_', ' ')}.")
-            parts.append(markup.picture(file, f"{benchmark}: {caption}", caption))
+    order = list(FIGURES[part])
+    files = [file for file in (folder / benchmark).glob("*.png") if _part(file.stem) == part]
+    for file in sorted(files, key=lambda f: (order.index(f.stem) if f.stem in order else len(order), f.stem)):
+        caption = FIGURES[part].get(file.stem, f"{file.stem.replace('_', ' ')}.")
+        parts.append(markup.picture(file, f"{benchmark}: {caption}", caption))
     return "\n".join(parts) or markup.paragraph("Not here: its stage has not run.", "note")
+
+
+def _part(stem: str) -> str:
+    known = (part for part, figures in FIGURES.items() if stem in figures)
+    return next(known, next((part for part in FIGURES if stem.startswith(part)), "forgetting"))
 
 
 def _flat(settings: dict, place: str = "") -> dict[str, object]:
