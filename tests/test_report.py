@@ -208,6 +208,19 @@ def parsed(text: str) -> Page:
 
 
 @pytest.mark.filterwarnings("error")
+def test_figures_stand_in_the_order_of_their_notebooks(tmp_path, ends):
+    save(tmp_path, ends)
+    (tmp_path / "b").mkdir()
+    order = ["forgetting", "pace", "gradients", "another", "background", "calibration", "token_angles", "data"]
+    for name in sorted(order):
+        (tmp_path / "b" / f"{name}.png").write_bytes(PIXEL + name.encode())
+    text = report.page(tmp_path, benchmarks("b"))
+    places = [text.index(base64.b64encode(PIXEL + name.encode()).decode()) for name in order]
+    assert places == sorted(places)
+    assert places[3] < text.index("Background shift</h3>") < places[4] < places[6] < text.index("Data</h3>") < places[7]
+
+
+@pytest.mark.filterwarnings("error")
 def test_the_page_holds_everything(tmp_path, ends):
     save(tmp_path, ends)
     (tmp_path / "predictions").mkdir()
