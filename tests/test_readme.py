@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ciss import paths
+from ciss import analysis, paths
 from ciss.methods import METHODS, code_of
 from ciss.plan import presets
 
@@ -110,3 +110,17 @@ def test_the_example_method_works():
     losses = method.losses(student, Output(logits[:, :2], logits, [], logits, logits), batch)
     assert losses["cross_entropy"].item() == pytest.approx(1.0986, abs=1e-4)  # log 3
     assert losses["distillation"].item() == pytest.approx(2 * 0.6931 / 2, abs=1e-3)  # 2 log 2, mean over 2 channels
+
+
+def test_tables_of_a_benchmark_have_the_documented_columns():
+    """Those that the pipeline made, in `reports/shapes`: each is documented, and its function says what columns mean."""
+    text = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
+    rows = text.split("<!-- benchmark -->")[1].split("<!-- end -->")[0].strip().splitlines()[2:]
+    documented = {}
+    for row in rows:
+        file, function, _, columns = (cell.strip() for cell in row.strip("|").split(" | "))
+        documented[file.strip(" `")] = names = re.findall(r"`(\w+)`", columns)
+        words = re.findall(r"\w+", getattr(analysis, function.strip("`")).__doc__)
+        assert not [name for name in names if name not in words and "_to_" not in name], file
+    made = {file.name: file.read_text().splitlines()[0].split(",") for file in (ROOT / "reports/shapes").glob("*.csv")}
+    assert documented == made

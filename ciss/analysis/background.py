@@ -43,7 +43,10 @@ def confusion_rates(confusion: np.ndarray, groups: list[list[int]], step: int) -
 
 
 def background_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
-    """One row for each end and incremental step with the rates of `confusion_rates`. Joint runs are left out."""
+    """One row for each end and incremental step. Joint runs are left out.
+
+    Columns: end, method, seed, step, and the rates of `confusion_rates`.
+    """
     return pd.DataFrame(
         {**_who(end, result), **confusion_rates(result["confusion"], result["groups"], result["step"])}
         for end, result in _increments(ends)
