@@ -113,7 +113,7 @@ def test_the_example_method_works():
 
 
 def test_tables_of_a_benchmark_have_the_documented_columns():
-    """Those that the pipeline made, in `reports/shapes`: each is documented, and its function says what columns mean."""
+    """Those that the pipeline made, in `reports/shapes`: each is documented, its columns by its function too."""
     text = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
     rows = text.split("<!-- benchmark -->")[1].split("<!-- end -->")[0].strip().splitlines()[2:]
     documented = {}
