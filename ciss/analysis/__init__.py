@@ -13,8 +13,22 @@ from ciss.analysis.compare import (
     runs_table,
 )
 from ciss.analysis.forgetting import forgetting_table, iou_by_step, pace_table
+from ciss.analysis.gradients import gradient_conflict, gradient_table, gradients_by_step, term_cosines
+from ciss.analysis.prototypes import (
+    FATES,
+    distance_maps,
+    distances,
+    drift_table,
+    nearest_confusions,
+    principal_components,
+    projection_table,
+    relabel_table,
+    relabelled,
+    tsne,
+)
 
 __all__ = [
+    "FATES",
     "FLOW_GROUPS",
     "ProvenanceError",
     "background_table",
@@ -22,13 +36,26 @@ __all__ = [
     "confusion_rates",
     "conventions_table",
     "curves_table",
+    "distance_maps",
+    "distances",
+    "drift_table",
     "flows",
     "forgetting_table",
+    "gradient_conflict",
+    "gradient_table",
+    "gradients_by_step",
     "iou_by_step",
     "made_with",
     "methods_table",
     "metrics_document",
+    "nearest_confusions",
     "ours",
     "pace_table",
+    "principal_components",
+    "projection_table",
+    "relabel_table",
+    "relabelled",
     "runs_table",
+    "term_cosines",
+    "tsne",
 ]
