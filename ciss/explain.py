@@ -108,8 +108,8 @@ def telling_images(run: Run, count: int, among: list[int] | None = None) -> list
     index = run.index()
     old, new = {c for group in run.groups[: run.step] for c in group}, set(run.new_classes)
 
-    def wealth(number: int) -> tuple[bool, int]:
+    def wealth(number: int) -> tuple[bool, bool, int]:
         found = set(index.classes["train"][number])
-        return bool(old & found), len((old | new) & found)
+        return bool(old & found), bool(new & found), len((old | new) & found)
 
     return sorted(run.images(index) if among is None else among, key=wealth, reverse=True)[:count]

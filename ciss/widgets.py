@@ -1,10 +1,12 @@
 """Widgets over a function that draws: the same figure without them, where nobody can turn them."""
 
+import io
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import matplotlib.pyplot as plt
-from IPython.display import display
+from IPython.display import Image, display
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ciss.documents import ConfigError
@@ -42,7 +44,7 @@ class Panel:
         self.lists, self.busy = {}, False
         for name, wanted in options.items():
             found = ipywidgets.Dropdown(
-                options=_pairs(wanted, values), value=values[name], description=name,
+                options=_pairs(wanted, values), value=values[name], description=name.rstrip("_"),
                 layout={"width": "300px"}, style={"description_width": "70px"},
             )  # fmt: skip
             found.observe(self._changed, names="value")
@@ -56,7 +58,7 @@ class Panel:
         self.busy = True
         try:
             self._follow()
-            self.handle.update(_closed(self.draw(**self.values)))
+            self.handle.update(picture(self.draw(**self.values)))
         except self.errors as error:
             self.handle.update({"text/plain": f"error: {error}"}, raw=True)
         finally:
@@ -84,9 +86,12 @@ def _pairs(options: Iterable | Callable, values: dict) -> list[tuple[str, Any]]:
 
 
 def _show(figure: Figure):
-    return display(_closed(figure), display_id=True)
+    return display(picture(figure), display_id=True)
 
 
-def _closed(figure: Figure) -> Figure:
+def picture(figure: Figure) -> Image:
+    """A figure as PNG, closed; drawn once, where the notebook's own way, which trims its margins, draws it twice."""
     plt.close(figure)  # or the notebook shows it a second time
-    return figure
+    stream = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(stream)
+    return Image(stream.getvalue())

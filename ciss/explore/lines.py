@@ -92,9 +92,10 @@ class Line:
         return self._steps[step]
 
     def known(self, step: int) -> list[tuple[str, int]]:
-        """Names and positions of the classes that the network knows after a step, the background last."""
-        channels = self.at(step).channels
-        return [(self.classes[position], position) for position in [*range(1, channels), 0]]
+        """Names and positions of the classes that the network knows after a step: its new ones, old ones, and the
+        background."""
+        channels, old = self.at(step).channels, self.at(step).old
+        return [(self.classes[position], position) for position in [*range(old, channels), *range(1, old), 0]]
 
     def prototypes(self, layer: str, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of steps 0..last: means (S,T,D) of the features of each true class, counts (S,T), spreads (S,T)."""

@@ -1,5 +1,6 @@
 """One step of a run: its networks, labels, gradients and features on a few images, kept in memory."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -146,17 +147,10 @@ class Step:
         network = self.network(moment)
         layers = layer_groups(network)
         sums: dict[str, list[Tensor]] = {}
-        for batch, truth, old in self.batches[: self.first_lot]:
-            with torch.enable_grad():
-                output = self._forward(moment, batch)
-                terms = self._parts(output, batch, truth)
-                with self.trained.autocast():
-                    teacher = old and replace(old, _full={})
-                    own = self.trained.method.losses(output, teacher, replace(batch, logs={}))
-                terms |= {f"{name} (method)": value for name, value in own.items()}
-                for name, value in terms.items():
-                    found = _by_parameter(value, network)
-                    sums[name] = [a + b for a, b in zip(sums[name], found, strict=True)] if name in sums else found
+        for losses in self._losses(moment):
+            for name, value in losses.items():
+                found = _by_parameter(value, network)
+                sums[name] = [a + b for a, b in zip(sums[name], found, strict=True)] if name in sums else found
         order = {id(p): k for k, p in enumerate(network.parameters())}
         return {
             name: {
@@ -165,6 +159,17 @@ class Step:
             }
             for name, found in sums.items()
         }
+
+    def _losses(self, moment: str) -> Iterator[dict[str, Tensor]]:
+        """Named scalars of each batch of the first lot."""
+        for batch, truth, old in self.batches[: self.first_lot]:
+            with torch.enable_grad():
+                output = self._forward(moment, batch)
+                losses = self._parts(output, batch, truth)
+                with self.trained.autocast():
+                    teacher = old and replace(old, _full={})
+                    own = self.trained.method.losses(output, teacher, replace(batch, logs={}))
+            yield losses | {f"{name} (method)": value for name, value in own.items()}
 
     def _parts(self, output: Output, batch: Batch, truth: Tensor) -> dict[str, Tensor]:
         logits, old = output.upsample(batch.size), self.old
@@ -181,18 +186,19 @@ class Step:
             if where.any()
         }
 
+    @cached_property
     def terms(self) -> list[str]:
         """Names of the losses."""
-        return list(self.gradients(MOMENTS[0]))
+        return list(dict.fromkeys(name for losses in self._losses(MOMENTS[0]) for name in losses))
 
     def parameter_layers(self) -> list[str]:
         return ["all layers", *layer_groups(self.network(MOMENTS[0]))]
 
     def sides(self) -> tuple[list[str], list[str]]:
         """Losses to set against each other, old classes first in one list and new ones first in the other."""
-        names = self.terms()
+        names = self.terms
         wanted = (["old classes", "old classes, truth", "background"], ["new classes"])
-        return tuple(sorted(names, key=lambda name: name not in side) for side in wanted)
+        return tuple([n for n in side if n in names] + [n for n in names if n not in side] for side in wanted)
 
     # --- features
 

@@ -12,52 +12,80 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ciss.viz.look import COLOURS, MARKERS, note
-from ciss.viz.pictures import show
+from ciss.viz.pictures import colour, show
 
 MOST = 24  # classes in one figure
 HATCHES = ("", "//", "xx", "..", "\\\\", "++")
-# what became of a pixel, as `ciss.analysis.FATES` numbers it; from light to dark and back, told apart in grey
-FATE_COLOURS = ("#FFFFFF", "#CCCCCC", "#56B4E9", "#E69F00", "#A01030", "#303030")
+# what became of a pixel, as `ciss.analysis.FATES` numbers it; in grey some 45 of 255 apart
+FATE_COLOURS = ("#FFFFFF", "#D0D0D0", "#005A8C", "#E69F00", "#D55E00", "#000000")
 
 
-def panels(parts: Sequence[tuple], size: float = 1.9) -> Figure:
-    """Pictures and maps of one image beside each other, four in a row.
+def panels(
+    parts: Sequence[tuple],
+    names: Sequence[str] = (),
+    colours: np.ndarray | None = None,
+    *,
+    handles: Sequence[Patch] = (),
+    size: float = 1.75,
+) -> Figure:
+    """Pictures, masks and maps of one image beside each other, at most four in a row.
 
-    `parts`: (title, RGB picture (H,W,3)), or (title, map (h,w) of numbers, unit, largest value or None[, outline (H,W)
-    bool]). A map has a bar with its unit, from 0 to the largest value (None: its own 99th percentile). Pixels that the
-    outline holds are framed.
+    `parts`: (title, RGB picture (H,W,3)); (title, mask (H,W) of integers: positions, 255 void); or (title, map (h,w) of
+    floats, unit, largest value or None[, outline (H,W) bool]). A map has a bar with its unit, from 0 to the largest
+    value (None: its own 99th percentile). Pixels that the outline holds are framed. Below, the classes of `names` and
+    `colours` (T,3) that the masks show, and in lines of their own `handles`.
     """
-    columns = min(4, max(1, len(parts)))
-    rows = -(-len(parts) // columns)
-    tall = max([part[1].shape[0] / part[1].shape[1] for part in parts], default=1)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=((size + 0.75) * columns, (size * min(tall, 1.5) + 0.5) * rows), squeeze=False,
-        layout="constrained",
+    rows = -(-len(parts) // 4)
+    columns = -(-len(parts) // rows)
+    tall = min(1.5, max(part[1].shape[0] / part[1].shape[1] for part in parts))
+    masks = [part[1] for part in parts if part[1].ndim == 2 and np.issubdtype(part[1].dtype, np.integer)]
+    found = [k for k in np.unique(np.concatenate([m.ravel() for m in masks])) if k < len(names)] if masks else []
+    classes = [Patch(fc=colours[k] / 255, ec="#444444", label=names[k]) for k in found[:MOST]]
+    across = max(1, int((size + 0.75) * columns / 1.65))  # entries of a legend beside each other
+    lines = [0.2 * -(-len(entries) // across) for entries in (classes, handles)]  # inches
+    width, height = (size + 0.75) * columns, (size * tall + 0.28) * rows + sum(lines) + 0.15
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
+    figure.subplots_adjust(
+        left=0.02, right=1 - 0.7 / width, top=1 - 0.26 / height, bottom=(sum(lines) + 0.15) / height,
+        wspace=0.7 / size, hspace=0.3 / (size * tall),
     )  # fmt: skip
+    for entries, place in ((classes, (sum(lines) + 0.1) / height), (handles, (lines[1] + 0.03) / height)):
+        options = {"loc": "upper center", "bbox_to_anchor": (0.5, place), "borderaxespad": 0, "borderpad": 0}
+        if entries:
+            figure.legend(handles=entries, ncols=min(across, len(entries)), frameon=False, fontsize=8, **options)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, (title, picture, *rest) in zip(axes.flat, parts, strict=False):
         if picture.ndim == 3:
             show(ax, picture, title)
-            continue
-        unit, top, outline = (*rest, None, None, None)[:3]
-        picture = np.asarray(picture, float)
-        if top is None:
-            finite = picture[np.isfinite(picture)]
-            top = float(np.percentile(finite, 99)) if finite.size else 0.0
-        height, width = picture.shape
-        drawn = ax.imshow(
-            picture, cmap="cividis", vmin=0, vmax=top or 1.0, interpolation="nearest", extent=(0, width, height, 0)
-        )
-        ax.set_title(title, fontsize=9)
-        bar = figure.colorbar(
-            drawn, ax=ax, shrink=0.85, extend="max" if np.nanmax(picture, initial=0) > top else "neither"
-        )
-        bar.set_label(unit, fontsize=8)
-        bar.ax.tick_params(labelsize=7)
-        if outline is not None:
-            _frame(ax, np.asarray(outline), height, width)
+        elif np.issubdtype(picture.dtype, np.integer):
+            show(ax, colour(picture, colours), title)
+        else:
+            _map(ax, title, picture, *rest)
     return figure
+
+
+def _map(
+    ax: Axes,
+    title: str,
+    values: np.ndarray,
+    unit: str = "",
+    top: float | None = None,
+    outline: np.ndarray | None = None,
+) -> None:
+    """A map of numbers from 0 with its bar."""
+    finite = values[np.isfinite(values)]
+    if top is None:
+        top = float(np.percentile(finite, 99)) if finite.size else 0.0
+    top, (height, width) = top or 1.0, values.shape
+    drawn = ax.imshow(values, cmap="cividis", vmin=0, vmax=top, interpolation="nearest", extent=(0, width, height, 0))
+    ax.set_title(title, fontsize=9)
+    bar = ax.inset_axes((1.03, 0.05, 0.05, 0.9))
+    ax.figure.colorbar(drawn, cax=bar, extend="max" if (finite > top).any() else "neither")
+    bar.set_ylabel(unit, fontsize=8)
+    bar.tick_params(labelsize=7)
+    if outline is not None:
+        _frame(ax, np.asarray(outline), height, width)
 
 
 def _frame(ax: Axes, inside: np.ndarray, height: int, width: int) -> None:
@@ -65,8 +93,8 @@ def _frame(ax: Axes, inside: np.ndarray, height: int, width: int) -> None:
     if inside.any() and not inside.all():
         rows, columns = (np.arange(n) + 0.5 for n in inside.shape)
         at = columns * width / inside.shape[1], rows * height / inside.shape[0]
-        for colour, wide in (("black", 2.2), ("white", 1.0)):
-            ax.contour(*at, inside.astype(float), levels=[0.5], colors=colour, linewidths=wide)
+        for paint, wide in (("black", 2.2), ("white", 1.0)):
+            ax.contour(*at, inside.astype(float), levels=[0.5], colors=paint, linewidths=wide)
 
 
 def gradient_bars(table: pd.DataFrame) -> Figure:
@@ -85,8 +113,8 @@ def gradient_bars(table: pd.DataFrame) -> Figure:
         axes, ("gradient", "weight", "share"), ("mean gradient |∂CE/∂z|", "mean weight", "share of all gradients"),
         strict=True,
     ):  # fmt: skip
-        for k, (value, (colour, hatch)) in enumerate(zip(table[column], looks, strict=True)):
-            ax.barh(k, np.nan_to_num(value), color=colour, hatch=hatch, edgecolor="white")
+        for k, (value, (paint, hatch)) in enumerate(zip(table[column], looks, strict=True)):
+            ax.barh(k, np.nan_to_num(value), color=paint, hatch=hatch, edgecolor="white")
         ax.set(xlabel=label, xlim=(0, None))
     axes[0].set_yticks(range(len(table)), table["class"])
     axes[1].axvline(1, color="black", lw=0.8, ls=":")
@@ -111,8 +139,8 @@ def conflict_bars(ax: Axes, table: pd.DataFrame, title: str = "") -> None:
         if np.isnan(value):
             ax.text(0, k, " no gradient", va="center", fontsize=7)
             continue
-        colour, hatch = (COLOURS[4], "//") if value < 0 else (COLOURS[5], "")
-        ax.barh(k, value, color=colour, hatch=hatch, edgecolor="white")
+        paint, hatch = (COLOURS[4], "//") if value < 0 else (COLOURS[5], "")
+        ax.barh(k, value, color=paint, hatch=hatch, edgecolor="white")
         ax.text(1.04, k, f"{value:+.2f}", va="center", fontsize=7)
     ax.set_yticks(range(len(table)), table["layer"], fontsize=7)
     ax.axvline(0, color="black", lw=0.8)
@@ -122,22 +150,34 @@ def conflict_bars(ax: Axes, table: pd.DataFrame, title: str = "") -> None:
 
 def cosine_heatmap(ax: Axes, cosines: pd.DataFrame, title: str = "") -> None:
     """Cosines between the gradients of all losses, each with its number; empty where there is none."""
-    sns.heatmap(
-        cosines, ax=ax, vmin=-1, vmax=1, cmap="cividis", annot=True, fmt=".2f", annot_kws={"fontsize": 7},
-        linewidths=0.5, cbar_kws={"label": "cosine", "ticks": [-1, 0, 1]}, mask=cosines.isna(),
-    )  # fmt: skip
-    places = np.arange(len(cosines)) + 0.5
+    values = cosines.to_numpy(float)
+    drawn = ax.imshow(values, vmin=-1, vmax=1, cmap="cividis", aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            shade = "black" if value > 0.2 else "white"
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=shade)
+    places = np.arange(len(cosines))
     ax.set_xticks(places, list(cosines.columns), rotation=40, ha="right", fontsize=8)
-    ax.set_yticks(places, list(cosines.index), rotation=0, fontsize=8)
+    ax.set_yticks(places, list(cosines.index), fontsize=8)
     ax.set_title(title, fontsize=9)
+    ax.spines[:].set_visible(False)
+    bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((1.03, 0, 0.04, 1)), ticks=[-1, 0, 1])
+    bar.set_label("cosine", fontsize=8)
 
 
 def conflict_figure(table: pd.DataFrame, cosines: pd.DataFrame, titles: tuple[str, str] = ("", "")) -> Figure:
     """`conflict_bars` beside `cosine_heatmap`."""
-    tall = max(0.19 * len(table) + 0.9, 0.42 * len(cosines) + 1.6)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, tall), layout="constrained")
-    conflict_bars(left, table, titles[0])
-    cosine_heatmap(right, cosines, titles[1])
+    names = max(map(len, table["layer"])), max(map(len, cosines.columns), default=1)
+    left, gap = (0.062 * names[0] + 0.15, 0.068 * names[1] + 0.6)  # inches that the names take
+    below = max(0.5, 0.05 * names[1] + 0.1)
+    inside = max(0.18 * len(table), 0.34 * len(cosines))
+    width, height = left + 3.0 + gap + 3.6 + 0.75, inside + below + 0.3
+    figure = plt.figure(figsize=(width, height))
+    rows = below / height, inside / height
+    bars = figure.add_axes((left / width, rows[0], 3.0 / width, rows[1]))
+    cells = figure.add_axes(((left + 3.0 + gap) / width, rows[0], 3.6 / width, rows[1]))
+    conflict_bars(bars, table, titles[0])
+    cosine_heatmap(cells, cosines, titles[1])
     return figure
 
 
@@ -153,15 +193,14 @@ def projection(ax: Axes, table: pd.DataFrame, names: Sequence[str], axes: tuple[
     `table`: see `ciss.analysis.projection_table`.
     """
     for position, mine in table.groupby("position"):
-        colour, marker = look_of(position)
+        paint, marker = look_of(position)
         pixels = mine[mine["step"] < 0]
-        ax.scatter(pixels["x"], pixels["y"], s=9, color=colour, marker=marker, alpha=0.45, linewidths=0)
+        ax.scatter(pixels["x"], pixels["y"], s=12, color=paint, marker=marker, alpha=0.5, linewidths=0)
         path = mine[mine["step"] >= 0].sort_values("step")
         ax.plot(path["x"], path["y"], color="black", lw=1.2, zorder=3)
-        ax.scatter(path["x"], path["y"], s=10, color="black", zorder=3)
-        if len(path):
-            last = path.iloc[-1:]
-            ax.scatter(last["x"], last["y"], s=95, color=colour, marker=marker, edgecolors="black", zorder=4)
+        for size, places in ((22, path[:-1]), (95, path[-1:])):
+            edge = "black" if paint != "#000000" else "white"
+            ax.scatter(places["x"], places["y"], s=size, color=paint, marker=marker, edgecolors=edge, zorder=4)
     handles = [
         Line2D([], [], ls="", color=look_of(p)[0], marker=look_of(p)[1], mec="black", ms=7, label=names[p])
         for p in sorted(set(table["position"]))[:MOST]
@@ -204,19 +243,19 @@ def confusion_bars(ax: Axes, table: pd.DataFrame) -> None:
         return
     rest = (1 - table["own"] - table["confused"]).clip(lower=0)
     left = np.zeros(len(table))
-    for values, colour, hatch, label in (
+    for values, paint, hatch, label in (
         (table["own"], COLOURS[2], "", "its own"),
         (table["confused"], COLOURS[4], "xx", "the one named"),
         (rest, "#BBBBBB", "", "others"),
     ):
-        ax.barh(range(len(table)), values, left=left, color=colour, hatch=hatch, edgecolor="white", label=label)
+        ax.barh(range(len(table)), values, left=left, color=paint, hatch=hatch, edgecolor="white", label=label)
         left = left + values.to_numpy(float)
     for k, row in table.iterrows():
         if row["confused with"]:
             ax.text(1.02, k, f"{row['confused with']} {row['confused']:.2f}", va="center", fontsize=8)
     ax.set_yticks(range(len(table)), table["class"])
     ax.set(xlim=(0, 1), xlabel="share of pixels nearest to the prototype of ...")
-    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, fontsize=8)
+    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
 
 
 def fate_picture(fates: np.ndarray) -> np.ndarray:
@@ -225,9 +264,9 @@ def fate_picture(fates: np.ndarray) -> np.ndarray:
     return table[fates]
 
 
-def fate_legend(figure: Figure, names: Sequence[str]) -> None:
-    patches = [Patch(facecolor=c, edgecolor="#444444", label=n) for c, n in zip(FATE_COLOURS, names, strict=True)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+def fate_handles(names: Sequence[str]) -> list[Patch]:
+    """What the colours of `fate_picture` mean, for a legend."""
+    return [Patch(facecolor=c, edgecolor="#444444", label=n) for c, n in zip(FATE_COLOURS, names, strict=True)]
 
 
 def relabel_bars(ax: Axes, table: pd.DataFrame) -> None:
@@ -248,4 +287,4 @@ def relabel_bars(ax: Axes, table: pd.DataFrame) -> None:
         left = left + table[name].to_numpy(float)
     ax.set_yticks(range(len(table)), table["class"])
     ax.set(xlim=(0, 1), xlabel="share of the true class's pixels among what is told as background")
-    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3, fontsize=8)
+    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, fontsize=8)
