@@ -124,6 +124,16 @@ class Step:
         stages = len(self._outputs[0].stages)
         return ["features"] + [f"stage {k}" for k in range(stages, 0, -1)]
 
+    def reached_layers(self) -> list[str]:
+        """Those of `layer_names` that a gradient arrives at. Of a vision transformer the deepest stage alone: the
+        others are copies of what its next block sees, as a mask transformer's features are of what becomes logits."""
+        names = self.layer_names()
+        with torch.enable_grad():
+            output = self._forward(MOMENTS[0], self._one(0)[0])
+            layers = [_layer(output, name) for name in names]
+            found = torch.autograd.grad(output.logits.sum(), layers, allow_unused=True)
+        return [name for name, gradient in zip(names, found, strict=True) if gradient is not None]
+
     def arriving(self, image: int, position: int | None, layer: str, moment: str = MOMENTS[0]) -> np.ndarray:
         """(h,w) |dL/df_i|: how hard the pixels labelled as a class, or all, pull on each place of a layer. L is the sum
         of their cross-entropies, so a map says the same whatever the class's size."""

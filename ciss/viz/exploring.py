@@ -116,6 +116,7 @@ def gradient_bars(table: pd.DataFrame) -> Figure:
         for k, (value, (paint, hatch)) in enumerate(zip(table[column], looks, strict=True)):
             ax.barh(k, np.nan_to_num(value), color=paint, hatch=hatch, edgecolor="white")
         ax.set(xlabel=label, xlim=(0, None))
+        ax.locator_params(axis="x", nbins=4, prune="upper")
     axes[0].set_yticks(range(len(table)), table["class"])
     axes[1].axvline(1, color="black", lw=0.8, ls=":")
     axes[2].plot(table["weighted share"], range(len(table)), "D", color="white", mec="black", ms=6, label="weighted")
@@ -171,7 +172,7 @@ def conflict_figure(table: pd.DataFrame, cosines: pd.DataFrame, titles: tuple[st
     left, gap = (0.062 * names[0] + 0.15, 0.068 * names[1] + 0.6)  # inches that the names take
     below = max(0.5, 0.05 * names[1] + 0.1)
     inside = max(0.18 * len(table), 0.34 * len(cosines))
-    width, height = left + 3.0 + gap + 3.6 + 0.75, inside + below + 0.3
+    width, height = left + 3.0 + gap + 3.6 + 0.9, inside + below + 0.3
     figure = plt.figure(figsize=(width, height))
     rows = below / height, inside / height
     bars = figure.add_axes((left / width, rows[0], 3.0 / width, rows[1]))
@@ -186,11 +187,11 @@ def look_of(position: int) -> tuple[str, str]:
     return COLOURS[position % 8], MARKERS[(position + position // 8) % 8]
 
 
-def projection(ax: Axes, table: pd.DataFrame, names: Sequence[str], axes: tuple[str, str] = ("", "")) -> None:
+def projection(ax: Axes, table: pd.DataFrame, names: Sequence[str], shares: Sequence[float] = (0, 0)) -> None:
     """Pixels and prototypes in a plane, a colour and marker a class; a line follows a prototype from step to step, and
     the large mark is where it is last.
 
-    `table`: see `ciss.analysis.projection_table`.
+    `table`, `shares`: see `ciss.analysis.projection_table`.
     """
     for position, mine in table.groupby("position"):
         paint, marker = look_of(position)
@@ -207,7 +208,10 @@ def projection(ax: Axes, table: pd.DataFrame, names: Sequence[str], axes: tuple[
     ]
     if handles:
         ax.legend(handles=handles, frameon=False, bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
-    ax.set(xlabel=axes[0], ylabel=axes[1], xticks=[], yticks=[])
+    said = [f"component {k + 1}: {share:.0%} of the variance" for k, share in enumerate(shares)]
+    if not any(shares):  # t-SNE's axes mean nothing
+        said = ["nearness only: no axis, no unit", ""]
+    ax.set(xlabel=said[0], ylabel=said[1], xticks=[], yticks=[])
 
 
 def drift_heatmap(ax: Axes, table: pd.DataFrame, column: str = "relative") -> None:
