@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-VOID = 255
-
 
 def gradient_table(
     magnitudes: Sequence[np.ndarray],
@@ -25,7 +23,7 @@ def gradient_table(
     """
     size, weight, label = (np.concatenate([np.ravel(a) for a in arrays]) for arrays in (magnitudes, weights, labels))
     size, weight = size.astype(float), weight.astype(float)
-    kept = (label < len(introduced)) & (label != VOID)
+    kept = label < len(introduced)  # 255 is none of them
     size, weight, label = size[kept], weight[kept], label[kept]
 
     def sums(values: np.ndarray) -> np.ndarray:

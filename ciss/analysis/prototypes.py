@@ -213,7 +213,7 @@ def relabel_table(
     fates, true = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     rows = []
     for position, name in enumerate(names):
-        counts = np.bincount(fates[(true == position) & (fates > 0)], minlength=len(FATES))[1:]
+        counts = np.bincount(fates[true == position], minlength=len(FATES))[1:]  # what is told counts nowhere
         if pixels := counts.sum():
             rows.append({"class": name, "pixels": int(pixels), **dict(zip(FATES[1:], counts / pixels, strict=True))})
     return pd.DataFrame(rows, columns=["class", "pixels", *FATES[1:]])

@@ -1,5 +1,6 @@
 """Which runs there are to look into, and the steps of one, seen through the same images."""
 
+import gc
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -42,7 +43,9 @@ class Explorer:
         return list(self.runs)
 
     def _open(self, run: str) -> "Line":
-        return Line(self.runs[run], run)
+        line = Line(self.runs[run], run)
+        gc.freeze()  # or Python walks through all of torch, for half a second, every few figures
+        return line
 
 
 class Line:

@@ -200,8 +200,7 @@ def projection(ax: Axes, table: pd.DataFrame, names: Sequence[str], shares: Sequ
         path = mine[mine["step"] >= 0].sort_values("step")
         ax.plot(path["x"], path["y"], color="black", lw=1.2, zorder=3)
         for size, places in ((22, path[:-1]), (95, path[-1:])):
-            edge = "black" if paint != "#000000" else "white"
-            ax.scatter(places["x"], places["y"], s=size, color=paint, marker=marker, edgecolors=edge, zorder=4)
+            ax.scatter(places["x"], places["y"], s=size, color=paint, marker=marker, edgecolors="black", zorder=4)
     handles = [
         Line2D([], [], ls="", color=look_of(p)[0], marker=look_of(p)[1], mec="black", ms=7, label=names[p])
         for p in sorted(set(table["position"]))[:MOST]
