@@ -1,18 +1,72 @@
-"""What a trained increment's method sees in training images: labels before and after, and the method's own maps."""
+"""A finished run opened again: its networks and its method, and what the method sees in training images: labels before
+and after, and the method's own maps."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ciss import checkpoint, distributed
 from ciss.data import evaluation_loader, training_loader
 from ciss.data.loaders import stable_seed
 from ciss.engine import BatchMaker, predecessor, previous_batches
 from ciss.evaluation import precision_of
-from ciss.models import Network
+from ciss.methods import Batch
+from ciss.models import Network, Output
 from ciss.runs import Run
+
+
+class Trained:
+    """A finished run in memory, in evaluation mode: the network after it (`student`), the one it continues (`teacher`;
+    None for a base or joint run), and its method, which prepares itself anew (prototypes, thresholds), as it did at the
+    start of the step.
+
+    Raises CheckpointError for a missing run or predecessor, DataError for data that are not prepared.
+    """
+
+    def __init__(self, run: Run):
+        self.run, self.index, self.device = run, run.index(), distributed.device()
+        self.method = run.build_method()
+        self.precision = precision_of(run.settings.train, self.device)
+        self.teacher = self._load(run.build_network(run.step - 1), predecessor(run)) if run.after else None
+        self.student = self._load(run.build_network(), run.folder / "weights.safetensors")
+        self.maker = BatchMaker(run, self.index, self.teacher, self.device)
+        self._prepared = self.teacher is None  # without a teacher there is nothing to prepare
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the training."""
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    @torch.no_grad()
+    def see(self, numbers: list[int]) -> Iterator[tuple[Batch, Tensor, Output | None]]:
+        """Training images (`numbers` of the index) as the step learns them, those of one size together in batches of
+        `evaluation.batch`: the batch with the method's labels, true labels (B,H,W), and the teacher's output."""
+        self._prepare()
+        run, truth = self.run, self.run.label_table(training=False)
+        for item in evaluation_loader(run.settings, self.index, "train", numbers, truth):
+            batch, true = self.maker.hide(item)
+            with self.autocast():
+                old = self.teacher(batch.images) if self.teacher is not None else None
+                batch.labels = batch.given if old is None else self.method.labels(batch, old)
+            yield batch, true, old
+
+    def _prepare(self) -> None:
+        if self._prepared:
+            return
+        run, told = self.run, self.run.label_table(training=True)
+        seed = stable_seed("data", run.seed, run.step)
+        loader = training_loader(run.settings, self.index, run.images(self.index), told, seed)
+        with self.autocast():
+            before = previous_batches(run, self.index, self.maker)
+            self.method.before_step(self.maker.read(loader, epoch=0), self.teacher, before)
+        self._prepared = True
+
+    def _load(self, network: Network, weights: Path) -> Network:
+        checkpoint.restore(network, weights)
+        return network.to(self.device).eval().requires_grad_(False)
 
 
 @dataclass
@@ -31,46 +85,31 @@ class Explanation:
 def explain(run: Run, numbers: list[int]) -> Explanation:
     """A finished increment's method on training images (`numbers` of the index), with the networks before and after.
 
-    The method prepares itself anew (prototypes, thresholds), as it did at the start of the step. Raises CheckpointError
-    for a missing run or predecessor, ValueError for a run that continues none.
+    Raises CheckpointError for a missing run or predecessor, ValueError for a run that continues none.
     """
     if run.after is None:
         raise ValueError(f"{run.name} continues no run: there is no teacher to explain. Name an increment.")
-    index, device, method = run.index(), distributed.device(), run.build_method()
-    teacher = _load(run.build_network(run.step - 1), predecessor(run)).to(device)
-    student = _load(run.build_network(), run.folder / "weights.safetensors").to(device)
-    maker, precision = BatchMaker(run, index, teacher, device), precision_of(run.settings.train, device)
-    told, truth = run.label_table(training=True), run.label_table(training=False)
-    seed = stable_seed("data", run.seed, run.step)
-    found = Explanation()
-    with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        batches = maker.read(training_loader(run.settings, index, run.images(index), told, seed), epoch=0)
-        method.before_step(batches, teacher, previous_batches(run, index, maker))
-        for number in numbers:  # one by one: their sizes may differ
-            (item,) = evaluation_loader(run.settings, index, "train", [number], truth)
-            batch, true = maker.hide(item)
-            old, new = teacher(batch.images), student(batch.images)
-            batch.labels = method.labels(batch, old)
+    trained, found = Trained(run), Explanation()
+    for number in numbers:  # one by one: their sizes may differ
+        for batch, true, old in trained.see([number]):
+            with trained.autocast():
+                new = trained.student(batch.images)
+                maps = trained.method.maps(new, old, batch)
             found.tokens = new.class_tokens.float().cpu().numpy()
             for labels, into in ((batch.given, found.given), (batch.labels, found.labels), (true, found.truth)):
                 into.append(labels[0].cpu().numpy().astype(np.uint8))
-            for name, values in method.maps(new, old, batch).items():
+            for name, values in maps.items():
                 found.maps.setdefault(name, []).append(values[0].float().cpu().numpy())
     return found
 
 
-def telling_images(run: Run, count: int) -> list[int]:
-    """Training images of the step with old and new classes in them, those with most first."""
+def telling_images(run: Run, count: int, among: list[int] | None = None) -> list[int]:
+    """Training images of the step (or `among` others) with old and new classes in them, those with most first."""
     index = run.index()
     old, new = {c for group in run.groups[: run.step] for c in group}, set(run.new_classes)
 
-    def wealth(number: int) -> tuple[bool, int]:
+    def wealth(number: int) -> tuple[bool, bool, int]:
         found = set(index.classes["train"][number])
-        return bool(old & found), len((old | new) & found)
+        return bool(old & found), bool(new & found), len((old | new) & found)
 
-    return sorted(run.images(index), key=wealth, reverse=True)[:count]
-
-
-def _load(network: Network, weights: Path) -> Network:
-    checkpoint.restore(network, weights)
-    return network.eval().requires_grad_(False)
+    return sorted(run.images(index) if among is None else among, key=wealth, reverse=True)[:count]

@@ -24,8 +24,21 @@ from ciss.analysis.compare import (
 )
 from ciss.analysis.findings import background_findings, forgetting_findings
 from ciss.analysis.forgetting import forgetting_summary, forgetting_table, group_table, iou_by_step, pace_table
+from ciss.analysis.gradients import gradient_conflict, gradients_by_class, gradients_by_step, term_cosines
 from ciss.analysis.pace import FACTORS, interval, pace_factors, prototype_cosines, rank_correlations
 from ciss.analysis.pictures import Pictures, known, predictions, sample_pictures, shown_steps, telling
+from ciss.analysis.prototypes import (
+    FATES,
+    distance_maps,
+    distances,
+    drift_table,
+    nearest_confusions,
+    principal_components,
+    projection_table,
+    relabel_table,
+    relabelled,
+    tsne,
+)
 from ciss.analysis.tables import (
     SCORES,
     by_benchmark,
@@ -40,6 +53,7 @@ from ciss.analysis.traces import gradient_table, imbalance, token_angles_table
 
 __all__ = [
     "FACTORS",
+    "FATES",
     "FLOW_GROUPS",
     "SCORES",
     "Pictures",
@@ -59,13 +73,19 @@ __all__ = [
     "conventions_table",
     "cost_table",
     "curves_table",
+    "distance_maps",
+    "distances",
+    "drift_table",
     "families",
     "family_tables",
     "flows",
     "forgetting_findings",
     "forgetting_summary",
     "forgetting_table",
+    "gradient_conflict",
     "gradient_table",
+    "gradients_by_class",
+    "gradients_by_step",
     "group_table",
     "imbalance",
     "interval",
@@ -75,15 +95,22 @@ __all__ = [
     "made_with",
     "methods_table",
     "metrics_document",
+    "nearest_confusions",
     "ours",
     "pace_factors",
     "pace_table",
     "predictions",
+    "principal_components",
+    "projection_table",
     "prototype_cosines",
     "rank_correlations",
+    "relabel_table",
+    "relabelled",
     "runs_table",
     "sample_pictures",
     "shown_steps",
     "telling",
+    "term_cosines",
     "token_angles_table",
+    "tsne",
 ]

@@ -1,0 +1,205 @@
+"""Figures of the exploring notebooks on degenerate input: drawn without a warning, showing what the arrays hold."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+from ciss import analysis, viz
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.colors import to_rgb
+
+pytestmark = pytest.mark.filterwarnings("error")
+NAN = np.nan
+COLOURS = np.array([[0, 0, 0], [128, 0, 0]], np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    viz.style()
+    yield
+    plt.close("all")
+
+
+def drawn(figure=None):
+    figure = figure or plt.gcf()
+    figure.canvas.draw()
+    return figure
+
+
+def boxes(figure) -> list[tuple]:
+    """Every text that is drawn, of all axes and legends, with its place in pixels."""
+    renderer = drawn(figure).canvas.get_renderer()
+    off = [ax for ax in figure.findobj(mpl.axes.Axes) if not ax.axison]
+    hidden = {text for ax in off for text in (*ax.get_xticklabels(), *ax.get_yticklabels())}
+    texts = [text for text in figure.findobj(mpl.text.Text) if text.get_text().strip() and text not in hidden]
+    return [(text.get_text(), text.get_window_extent(renderer)) for text in texts if text.get_visible()]
+
+
+def clean(figure) -> None:
+    """No text lies over another, or over the figure's edge."""
+    found, (width, height) = boxes(figure), figure.canvas.get_width_height()
+    small = [(text, box.shrunk(0.95, 0.8)) for text, box in found]
+    assert not [(a, b) for k, (a, one) in enumerate(small) for b, other in small[:k] if one.overlaps(other)]
+    assert not [text for text, b in found if b.x0 < -1 or b.y0 < -1 or b.x1 > width + 1 or b.y1 > height + 1]
+
+
+# --- pictures and maps
+
+
+def test_panels_of_a_picture_a_mask_and_a_map():
+    mask, values = np.array([[0, 1], [255, 1]], np.uint8), np.array([[0.0, 0.5], [1.0, 4.0]])
+    parts = [("image", np.zeros((2, 2, 3), np.uint8)), ("truth", mask), ("weight", values, "weight", 2.0)]
+    figure = viz.picture_row(parts, ["background", "a"], COLOURS, handles=viz.fate_handles(analysis.FATES))
+    clean(figure)
+    truth, weight = (ax.images[0] for ax in figure.axes[1:3])
+    assert truth.get_array()[0, 1].tolist() == [128, 0, 0] and truth.get_array()[1, 0].tolist() == list(viz.VOID)
+    assert weight.get_clim() == (0, 2)
+    classes, fates = figure.legends
+    assert [text.get_text() for text in classes.texts] == ["background", "a"]
+    assert [text.get_text() for text in fates.texts] == list(analysis.FATES)
+
+
+@pytest.mark.parametrize("values", [np.zeros((2, 3)), np.full((2, 3), NAN), np.array([[NAN, np.inf, 2.0]])])
+def test_a_map_of_nothing_or_without_numbers(values):
+    figure = viz.picture_row([("map", values, "unit", None, np.ones(values.shape, bool))])
+    clean(figure)
+    assert np.isfinite(figure.axes[0].images[0].get_clim()).all()
+
+
+def test_a_frame_on_a_coarser_map():
+    inside = np.zeros((8, 8), bool)
+    inside[2:4, 4:6] = True
+    figure = drawn(
+        viz.picture_row([("map", np.ones((2, 2)), "", 1, inside), ("map", np.ones((2, 2)), "", 1, ~inside[:0])])
+    )
+    edge = np.concatenate(figure.axes[0].collections[0].get_paths()[0].to_polygons())
+    assert edge.mean(axis=0) == pytest.approx([1.25, 0.75], abs=0.05), "in the map's pixels: x, y"
+    assert not figure.axes[1].collections, "nothing to frame"
+
+
+def test_many_panels_and_tall_pictures():
+    parts = [(f"panel {k}", np.zeros((30, 10, 3), np.uint8)) for k in range(9)]
+    figure = viz.picture_row(parts)
+    clean(figure)
+    assert len(figure.axes) == 9
+
+
+# --- gradients
+
+
+def gradients(pixels: list[int], introduced: list[int]) -> pd.DataFrame:
+    values = [0.5 if p else NAN for p in pixels]
+    shares = [0.1] * len(pixels)
+    names = [f"class {k}" for k in range(len(pixels))]
+    table = {"class": names, "introduced": introduced, "pixels": pixels, "gradient": values, "share": shares}
+    return pd.DataFrame({**table, "weight": values, "weighted share": [NAN] * len(pixels)})
+
+
+def test_bars_of_present_classes():
+    figure = viz.gradient_bars(gradients([5, 0, 3], [0, 0, 1]))
+    clean(figure)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["class 2", "class 0"]
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [0.5, 0.5]
+    looks = {(bar.get_facecolor(), bar.get_hatch()) for bar in figure.axes[0].patches}
+    assert len(looks) == 2, "steps have a colour and a hatch"
+
+
+def test_bars_of_no_class_and_of_very_many():
+    drawn(viz.gradient_bars(gradients([0, 0], [0, 1])))
+    figure = viz.gradient_bars(gradients(list(range(151)), [0] * 101 + [1] * 50))
+    assert len(figure.axes[0].patches) == viz.MOST
+    assert figure.axes[0].get_yticklabels()[0].get_text() == "class 150"
+
+
+def test_conflict_says_the_sign_and_what_has_no_gradient():
+    table = pd.DataFrame({"layer": ["a", "b", "c"], "cosine": [-0.5, 0.25, NAN]})
+    cosines = pd.DataFrame([[1, NAN], [NAN, NAN]], index=["old", "new"], columns=["old", "new"])
+    figure = viz.conflict_figure(table, cosines, ("old and new", "a"))
+    clean(figure)
+    bars, cells = figure.axes[:2]
+    assert [bar.get_width() for bar in bars.patches] == [0.25, -0.5]
+    assert bars.patches[1].get_hatch() and not bars.patches[0].get_hatch(), "told apart in grey"
+    assert {"-0.50", "+0.25", " no gradient"} <= {text.get_text() for text in bars.texts}
+    assert [text.get_text() for text in cells.texts] == ["1.00"]
+
+
+def test_conflict_of_one_layer_and_one_loss():
+    table = pd.DataFrame({"layer": ["all layers"], "cosine": [1.0]})
+    clean(viz.conflict_figure(table, pd.DataFrame([[1.0]], index=["x"], columns=["x"])))
+
+
+# --- prototypes
+
+
+def test_sixty_four_classes_look_different():
+    from ciss.viz.exploring import look_of
+
+    assert len({look_of(position) for position in range(64)}) == 64
+
+
+def test_projection_follows_a_prototype():
+    table = pd.DataFrame({"x": [0.0, 1, 2, 5], "y": [0.0, 1, 2, 5], "position": [0, 0, 0, 6], "step": [-1, 0, 1, -1]})
+    figure, ax = plt.subplots(layout="constrained")
+    viz.projection(ax, table, [f"class {k}" for k in range(7)], (0.75, 0.2))
+    clean(figure)
+    assert ax.get_xlabel() == "component 1: 75% of the variance"
+    assert ax.lines[0].get_xydata().tolist() == [[1, 1], [2, 2]]
+    assert [text.get_text() for text in ax.get_legend().texts] == ["class 0", "class 6"]
+
+
+def test_projection_of_nothing():
+    figure, ax = plt.subplots()
+    viz.projection(ax, pd.DataFrame({"x": [], "y": [], "position": [], "step": []}), [])
+    drawn(figure)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_drift_with_an_absent_class(steps):
+    means, counts = np.arange(2 * steps).reshape(steps, 2, 1), np.array([[1, 0]] * steps)
+    figure, ax = plt.subplots()
+    names = ["a", "absent"]
+    viz.drift_heatmap(ax, analysis.drift_table(means, counts, np.ones((steps, 2)), np.zeros(2), names))
+    drawn(figure)
+    said = [text.get_text() for text in ax.texts]
+    assert said == (["one step: nothing drifts"] if steps == 1 else ["2.00"])
+
+
+def test_confusions_name_the_other_class():
+    table = {"class": ["a", "b", "c"], "pixels": [4, 1, 0], "own": [0.25, 1.0, NAN], "confused": [0.5, 0.0, NAN]}
+    figure, ax = plt.subplots(layout="constrained")
+    viz.confusion_bars(ax, pd.DataFrame({**table, "confused with": ["b", "", ""]}))
+    clean(figure)
+    assert [text.get_text() for text in ax.texts] == ["b 0.50"]
+    assert [round(bar.get_width(), 2) for bar in ax.patches] == [1, 0.25, 0, 0.5, 0, 0.25]
+    _, empty = plt.subplots()
+    viz.confusion_bars(empty, pd.DataFrame({**table, "confused with": [""] * 3}).assign(pixels=0))
+    drawn()
+
+
+# --- labels
+
+
+def grey(colour: str) -> float:
+    return float(np.dot(to_rgb(colour), (0.299, 0.587, 0.114)))
+
+
+def test_fates_are_told_apart_in_grey():
+    shades = sorted(grey(colour) for colour in viz.FATE_COLOURS)
+    assert min(np.diff(shades)) > 0.15
+    picture = viz.fate_picture(np.arange(len(analysis.FATES)))
+    assert picture.shape == (6, 3) and picture[0].tolist() == [255] * 3 and picture[5].tolist() == [0] * 3
+
+
+def test_relabel_bars_add_up_and_may_be_empty():
+    told = np.zeros((1, 2), int)
+    table = analysis.relabel_table([told], [told], [np.array([[0, 1]])], 2, ["background", "a"])
+    figure, ax = plt.subplots(figsize=(7, 2.5), layout="constrained")
+    viz.relabel_bars(ax, table)
+    clean(figure)
+    assert sum(bar.get_width() for bar in ax.patches) == 2
+    _, empty = plt.subplots()
+    viz.relabel_bars(empty, table[:0])
+    assert drawn() and empty.texts[0].get_text() == "no pixel is told as background"
