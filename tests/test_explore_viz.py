@@ -105,6 +105,7 @@ def test_bars_of_present_classes():
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.5, 0.5]
     looks = {(bar.get_facecolor(), bar.get_hatch()) for bar in figure.axes[0].patches}
     assert len(looks) == 2, "steps have a colour and a hatch"
+    assert figure.axes[2].get_xlim()[1] > figure.axes[2].lines[0].get_xdata().max(), "no mark is cut off"
 
 
 def test_bars_of_no_class_and_of_very_many():

@@ -120,6 +120,8 @@ def gradient_bars(table: pd.DataFrame) -> Figure:
     axes[0].set_yticks(range(len(table)), table["class"])
     axes[1].axvline(1, color="black", lw=0.8, ls=":")
     axes[2].plot(table["weighted share"], range(len(table)), "D", color="white", mec="black", ms=6, label="weighted")
+    widest = np.nan_to_num(table[["share", "weighted share"]]).max()
+    axes[2].set_xlim(0, 1.05 * widest if widest > 0 else 1)
     marks = [Patch(facecolor=COLOURS[k % 8], hatch=HATCHES[k % len(HATCHES)], edgecolor="white", label=f"step {s}")
              for k, s in enumerate(steps)]  # fmt: skip
     figure.legend(
