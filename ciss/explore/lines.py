@@ -1,5 +1,6 @@
 """Which runs there are to look into, and the steps of one, seen through the same images."""
 
+import atexit
 import gc
 from functools import cached_property, lru_cache
 
@@ -45,6 +46,7 @@ class Explorer:
     def _open(self, run: str) -> "Line":
         line = Line(self.runs[run], run)
         gc.freeze()  # or Python walks through all of torch, for half a second, every few figures
+        atexit.register(gc.unfreeze)  # what is frozen at the end is reported as a leak
         return line
 
 
