@@ -117,6 +117,7 @@ def test_rules_are_judged_once_for_runs_with_one_teacher(finished, monkeypatch):
     assert (first["background"] != second["background"]).any()
     probe.probe(finished.config, "tune-2", judged)
     assert calls[-1] == "tune-2", "another teacher"
+    assert set(judged) == {("tiny", 0, "base", 1), ("tiny", 0, "tune-1", 2)}, "of this benchmark and seed"
 
 
 def test_without_a_hold_out_validation_images(project, monkeypatch):

@@ -180,6 +180,12 @@ def test_ribbons_fill_both_ends():
     left = sum(bar.get_height() for bar in bars if bar.get_x() < 0.5)
     right = sum(bar.get_height() for bar in bars if bar.get_x() > 0.5)
     assert left == pytest.approx(right) == pytest.approx(3)
+    # at either end, ribbons lie side by side, each as high as its share
+    ribbons = [patch.get_path().vertices for patch in ax.patches if isinstance(patch, mpl.patches.PathPatch)]
+    for end in (0.05, 0.95):
+        spans = sorted(tuple(np.unique(path[path[:, 0] == end, 1])) for path in ribbons)
+        assert sum(high - low for low, high in spans) == pytest.approx(3)
+        assert all(low >= high - 1e-9 for (_, high), (low, _) in zip(spans, spans[1:], strict=False))
 
 
 def test_flows_of_methods_with_fewer_steps():
