@@ -125,7 +125,7 @@ def _family(
         f'<h3 id="{escape(name)}-predictions">Predictions</h3>',
         *(_predictions(folder, member) for member in members),
         f'<h3 id="{escape(name)}-cost">Cost</h3>',
-        _cost(cost),
+        _cost(cost, list(dict.fromkeys(runs["method"]))),
     ]
     for part, title in TITLES.items():
         parts.append(f'<h3 id="{escape(name)}-{part}">{title}</h3>')
@@ -252,7 +252,8 @@ def _predictions(folder: Path, benchmark: str) -> str:
     )
 
 
-def _cost(table: pd.DataFrame) -> str:
+def _cost(table: pd.DataFrame, order: list[str]) -> str:
+    """`order`: of the methods in other figures, which gives each its colour."""
     texts = pd.DataFrame(
         {
             "training, s": shown(table, ["training_seconds"], 1)["training_seconds"],
@@ -268,7 +269,7 @@ def _cost(table: pd.DataFrame) -> str:
     )
     figure, axes = plt.subplots(1, 3, figsize=(9, 0.7 + 0.32 * len(table)))
     figure.subplots_adjust(left=0.13, right=0.97, bottom=0.62 / (0.7 + 0.32 * len(table)), top=0.98, wspace=0.2)
-    viz.cost_bars(axes, table)
+    viz.cost_bars(axes, table.loc[order])
     note = (
         "Training: seconds of the method's own steps, preparation (what passes over the data before them) among them, "
         "without the base step that they share (base). Memory: the peak, of the GPU, or of the process on a CPU. ×: as "
