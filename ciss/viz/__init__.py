@@ -12,7 +12,7 @@ from ciss.viz.background import (
     reliability,
     rule_points,
 )
-from ciss.viz.compare import cost_bars, method_lines, method_styles, score_curves, stability_scatter, step_strips
+from ciss.viz.compare import cost_bars, method_lines, score_curves, stability_scatter, step_strips
 from ciss.viz.exploring import (
     FATE_COLOURS,
     MOST,
@@ -29,7 +29,7 @@ from ciss.viz.exploring import (
     relabel_bars,
 )
 from ciss.viz.forgetting import forgetting_bars, gradient_panels, group_panels, iou_heatmaps, pace_panels, pace_scatter
-from ciss.viz.look import COLOURS, MARKERS, legend_below, lowest, note, panels, style
+from ciss.viz.look import COLOURS, MARKERS, legend_below, lowest, mark, method_styles, note, panels, style
 from ciss.viz.pictures import DOTS, OVERLAY, VOID, class_legend, colour, overlay, percent, show, strips
 from ciss.viz.training import TRACES, iou_bars, loss_curve, token_angles, trace_panels
 
@@ -69,6 +69,7 @@ __all__ = [
     "legend_below",
     "loss_curve",
     "lowest",
+    "mark",
     "method_lines",
     "method_styles",
     "note",

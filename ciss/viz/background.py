@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, PathPatch, Rectangle
 from matplotlib.path import Path
 
-from ciss.viz.look import COLOURS, MARKERS, legend_below, lowest, note, panels
+from ciss.viz.look import legend_below, lowest, mark, method_styles, note, panels
 
 FLOWS = {"background": ("#BBBBBB", ""), "right": ("#009E73", ""), "old": ("#56B4E9", "//"), "new": ("#D55E00", "xx")}
 CALLED = {"background": "background", "right": "its own class", "old": "another old class", "new": "another new class"}
@@ -119,12 +119,13 @@ def reliability(ax: Axes, table: pd.DataFrame, methods: list[str]) -> None:
     """Of the pixels that get the background with some probability, the share that is background (or a future class,
     which the step teaches as such). `table`: `ciss.analysis.calibration_table` of one step."""
     ax.plot([0, 1], [0, 1], color="#888888", lw=1, ls=":", label="calibrated")
-    for k, method in enumerate(methods):
+    styles = method_styles(methods)
+    for method in methods:
         mine = table[(table["method"] == method) & (table["pixels"] > 0)]
         weights = mine["pixels"].groupby(mine["low"]).sum()
         right = ((mine["background"] + mine["future"]) * mine["pixels"]).groupby(mine["low"]).sum() / weights
         believed = (mine["probability"] * mine["pixels"]).groupby(mine["low"]).sum() / weights
-        ax.plot(believed, right, color=COLOURS[k % 8], marker=MARKERS[k % 8], ms=4, lw=1.2, label=method)
+        ax.plot(believed, right, **styles[method], ms=4, lw=1.2, label=method)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the background", ylabel="share that is background")
     ax.set_aspect("equal")
 
@@ -147,7 +148,7 @@ def rule_points(ax: Axes, table: pd.DataFrame) -> None:
     `table`: `ciss.analysis.label_rules`.
     """
     for k, (rule, mine) in enumerate(table.groupby("rule", sort=False)):
-        look = {"color": COLOURS[k % 8], "marker": MARKERS[k % 8], "edgecolors": "white", "clip_on": False}
+        look = {**mark(k), "edgecolors": "white", "clip_on": False}
         ax.scatter(mine["recall"], mine["precision"], s=22, alpha=0.55, lw=0.4, **look)
         ax.scatter(mine["recall"].mean(), mine["precision"].mean(), s=110, lw=0.8, label=rule, **look)
     ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall of old classes", ylabel="precision")
@@ -163,13 +164,14 @@ def angle_panels(table: pd.DataFrame, methods: list[str]) -> Figure:
     if table.empty:
         return note("no new classes: there are no angles")
     pairs, steps = {"background": "to the background's", "old": "to the nearest old class's"}, table["step"].unique()
+    styles = method_styles(methods)
     figure, axes = panels(len(pairs) * len(steps), (2.9, 2.1), len(steps), sharey="row")
     for line, (pair, name) in zip(np.reshape(axes, (len(pairs), -1)), pairs.items(), strict=True):
         for ax, step in zip(line, steps, strict=True):
             mine = table[(table["pair"] == pair) & (table["step"] == step)]
-            for k, method in enumerate(methods):
+            for method in methods:
                 means = mine[mine["method"] == method].groupby("epochs")["angle"].mean()
-                ax.plot(means.index, means, color=COLOURS[k % 8], marker=MARKERS[k % 8], ms=4, lw=1.2, label=method)
+                ax.plot(means.index, means, **styles[method], ms=4, lw=1.2, label=method)
             ax.set(title=f"step {step}: {name}")
         line[0].set_ylabel("angle (degrees)")
     for ax in lowest(axes):

@@ -10,26 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from ciss.viz.look import COLOURS, MARKERS
+from ciss.viz.look import JOINT, method_styles
 
-JOINT = "joint"
 # from a mark to its label: first beside, over and under it, then askew
 SIDES = [(np.cos(turn), np.sin(turn)) for turn in np.pi / 8 * np.array([0, 8, 4, 12, 2, 6, 14, 10, 1, 7, 15, 9, 3, 5])]
 AWAY = (8, 14, 24, 36, 52, 70, 90)  # points
 RADIUS = {"mean": 6, "joint": 8, "run": 4}  # points that a mark covers around its place
-
-
-def method_styles(methods: Iterable[str]) -> dict[str, dict]:
-    """Colour and marker by method, the same in every figure of the same methods; joint training, the upper bound, is
-    a black star. From the eighth on colours come again, with other markers."""
-    others = [method for method in dict.fromkeys(methods) if method != JOINT]
-    colours = [colour for colour in COLOURS if colour != "#000000"]
-    markers = MARKERS.replace("*", "")
-    found = {
-        method: {"color": colours[k % 7], "marker": markers[(k + k // 7) % 7], "markeredgecolor": "#333333"}
-        for k, method in enumerate(others)
-    }
-    return {**found, JOINT: {"color": "#000000", "marker": "*", "markeredgecolor": "#000000"}}
 
 
 def method_lines(ax: Axes, table: pd.DataFrame, x: str, y: str, methods: list[str] | None = None) -> None:

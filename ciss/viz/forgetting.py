@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ciss.viz.look import COLOURS, MARKERS, legend_below, lowest, note, panels
+from ciss.viz.look import legend_below, lowest, mark, method_styles, note, panels
 
 FACTOR_NAMES = {
     "pixel_share": "share of labelled training pixels",
@@ -44,6 +44,7 @@ def forgetting_bars(ax: Axes, table: pd.DataFrame) -> None:
     """
     classes, methods = list(dict.fromkeys(table["class"])), list(dict.fromkeys(table["method"]))
     width = 0.8 / max(1, len(methods))
+    styles = method_styles(methods)
     for k, method in enumerate(methods):
         means = table[table["method"] == method].groupby("class")["forgetting"].mean().reindex(classes)
         positions = np.arange(len(classes)) + (k - (len(methods) - 1) / 2) * width
@@ -52,7 +53,7 @@ def forgetting_bars(ax: Axes, table: pd.DataFrame) -> None:
             means,
             width,
             label=method,
-            color=COLOURS[k % 8],
+            color=styles[method]["color"],
             hatch=("", "//", "..", "xx", "\\\\", "++")[k % 6],
             edgecolor="white",
         )
@@ -72,7 +73,7 @@ def pace_panels(table: pd.DataFrame, methods: list[str]) -> Figure:
         mine = table[table["method"] == method]
         for k, name in enumerate(names):
             means = mine[mine["class"] == name].groupby("epochs")["iou"].mean()
-            ax.plot(means.index, means, color=COLOURS[k % 8], marker=MARKERS[k % 8], ms=4, lw=1.2, label=name)
+            ax.plot(means.index, means, **mark(k), ms=4, lw=1.2, label=name)
         ax.set_xscale("symlog", linthresh=0.05, base=2)
         ticks = [0, 0.1, 0.5, 2, 8]
         ax.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -86,7 +87,7 @@ def pace_panels(table: pd.DataFrame, methods: list[str]) -> Figure:
 
 
 def _line(k: int, name: str) -> Line2D:
-    return Line2D([], [], color=COLOURS[k % 8], marker=MARKERS[k % 8], ms=5, label=name)
+    return Line2D([], [], **mark(k), ms=5, label=name)
 
 
 def group_panels(table: pd.DataFrame, methods: list[str]) -> Figure:
@@ -98,7 +99,7 @@ def group_panels(table: pd.DataFrame, methods: list[str]) -> Figure:
         for k, group in enumerate(groups):
             found = mine[mine["introduced"] == group].groupby("step")["iou"]
             means, spread = found.mean(), found.std()
-            look = {"color": COLOURS[k % 8], "marker": MARKERS[k % 8], "ms": 5, "capsize": 3}
+            look = {**mark(k), "ms": 5, "capsize": 3}
             bars = spread.fillna(0) if spread.notna().any() else None
             ax.errorbar(means.index, means, yerr=bars, **look)
         ax.set(ylim=(0, 1), title=method, xticks=steps)
@@ -117,14 +118,15 @@ def pace_scatter(table: pd.DataFrame, correlations: pd.DataFrame, methods: list[
     """
     if table.empty:
         return note("no hold-out: set `holdout` of the benchmark to see what the pace goes with")
+    styles = method_styles(methods)
     figure, axes = panels(len(FACTOR_NAMES), (2.5, 3.4), sharex=False)
     for ax, (factor, name) in zip(axes, FACTOR_NAMES.items(), strict=True):
-        for k, method in enumerate(methods):
+        for method in methods:
             mine = table[table["method"] == method]
             found = correlations[(correlations["method"] == method) & (correlations["factor"] == factor)]
             label = f"{method}: {_said(found.iloc[0])}" if len(found) else method
-            look = {"color": COLOURS[k % 8], "marker": MARKERS[k % 8], "s": 26, "lw": 0.5, "edgecolors": "white"}
-            ax.scatter(mine[factor], mine["pace"], label=label, **look)
+            look = {key: styles[method][key] for key in ("color", "marker")}
+            ax.scatter(mine[factor], mine["pace"], label=label, s=26, lw=0.5, edgecolors="white", **look)
         ax.axhline(0, color="black", lw=0.6)
         ax.set_xlabel(name)
         drawn = table.dropna(subset=[factor, "pace"])[factor]
@@ -160,8 +162,8 @@ def gradient_panels(table: pd.DataFrame, methods: list[str], step: int) -> Figur
         for (kind, group), line in mine[mine["method"] == method].groupby(["kind", "group"], sort=False):
             means, k = line.groupby("epochs")["value"].mean().dropna(), groups.index(group)
             dashed = {"ls": "--", "lw": 1.2} if kind == "compensated" else {"lw": 1.6}
-            ends = {"marker": MARKERS[k % 8], "ms": 4, "markevery": max(1, len(means) // 5)}
-            ax.plot(means.index, means, color=COLOURS[k % 8], **dashed, **ends)
+            ends = {**mark(k), "ms": 4, "markevery": max(1, len(means) // 5)}
+            ax.plot(means.index, means, **dashed, **ends)
         ax.set(title=method)
     for ax in lowest(axes):
         ax.set_xlabel(f"epochs into step {step}")

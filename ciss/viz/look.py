@@ -1,6 +1,8 @@
 """What all figures share. Colours are told apart by the colour-blind and in grey: markers, hatches or numbers go with
 them."""
 
+from collections.abc import Iterable
+
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -9,6 +11,7 @@ from matplotlib.figure import Figure
 # Okabe and Ito's colours, dark and light in turn
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vP*X"
+JOINT = "joint"
 
 
 def style() -> None:
@@ -24,6 +27,24 @@ def style() -> None:
             "text.parse_math": False,  # class names may have any characters
         }
     )
+
+
+def mark(k: int) -> dict[str, str]:
+    """Colour and marker of the k-th line; from the ninth on colours come again, with other markers."""
+    return {"color": COLOURS[k % 8], "marker": MARKERS[(k + k // 8) % 8]}
+
+
+def method_styles(methods: Iterable[str]) -> dict[str, dict]:
+    """Colour and marker by method, the same in every figure of the same methods; joint training, the upper bound, is
+    a black star. From the eighth on colours come again, with other markers."""
+    others = [method for method in dict.fromkeys(methods) if method != JOINT]
+    colours = [colour for colour in COLOURS if colour != "#000000"]
+    markers = MARKERS.replace("*", "")
+    found = {
+        method: {"color": colours[k % 7], "marker": markers[(k + k // 7) % 7], "markeredgecolor": "#333333"}
+        for k, method in enumerate(others)
+    }
+    return {**found, JOINT: {"color": "#000000", "marker": "*", "markeredgecolor": "#000000"}}
 
 
 def panels(count: int, size: tuple[float, float] = (2.3, 2.1), columns: int = 3, **shared) -> tuple[Figure, list[Axes]]:
