@@ -527,7 +527,8 @@ def test_runs_leave_traces_and_judged_labels(steps, decoder):
             assert list(result["trace"]) == ["loss/cross_entropy"] and result["pseudo_labels"] == {}
             continue
         terms = without("orthogonality") if name == "mbs-off-1" else TERMS
-        assert list(result["trace"]) == [*(f"loss/{term}" for term in terms), *LOGS]
+        gradients = [f"gradient/{group}" for group in ("background", *(f"step{s}" for s in range(run.step + 1)))]
+        assert list(result["trace"]) == [*(f"loss/{term}" for term in terms), *LOGS, *gradients]
         trace = {column: values.astype(float) for column, values in result["trace"].items()}
         shares = sum(trace[name] for name in LOGS[:3])
         assert np.allclose(shares[~np.isnan(shares)], 1)

@@ -223,7 +223,7 @@ def test_every_method_learns_the_same_in_two_processes(trained, alone, monkeypat
     for row, other in zip(log, there, strict=True):
         assert row.keys() == other.keys()
         for key, value in row.items():
-            assert value == pytest.approx(other[key], rel=1e-6, abs=1e-7), key
+            assert value == other[key] or value == pytest.approx(other[key], rel=1e-6, abs=1e-7), key
     if run.after:
         assert 1e-3 < moved(mine, weights(alone, run.after)) < 10, "something was learnt, nothing diverged"
     # what was made of the teacher before the step, and how its labels were judged
