@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from test_viz import _close, draw  # noqa: F401
 
 from ciss import analysis, viz
 
@@ -14,17 +15,6 @@ import matplotlib.pyplot as plt
 
 pytestmark = pytest.mark.filterwarnings("error")
 NAN = np.nan
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    viz.style()
-    yield
-    plt.close("all")
-
-
-def draw(figure=None) -> None:
-    (figure or plt.gcf()).canvas.draw()
 
 
 def texts(figure) -> list[str]:
