@@ -22,7 +22,8 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 section = dataclass(frozen=True, kw_only=True, config=STRICT)
 
 
-def _rising(values: tuple) -> tuple:
+def rising(values: tuple) -> tuple:
+    """Bounds from small to large, checked."""
     if list(values) != sorted(values):
         raise ValueError("should go from small to large")
     return values
@@ -87,7 +88,7 @@ class Train:
     accumulate: Count = 1  # forward passes per update
     resize: Pixels | None = None  # of the shorter side, before anything else; null: as it is
     augmentation: Literal["none", "resized_crop", "scaled_crop"] = "none"
-    scale: Annotated[tuple[Scale, Scale], AfterValidator(_rising)] = (0.5, 2.0)
+    scale: Annotated[tuple[Scale, Scale], AfterValidator(rising)] = (0.5, 2.0)
     flip: bool = True
     transpose: bool = False
     schedule: Literal["poly", "constant"] = "poly"
@@ -102,7 +103,8 @@ class Train:
     processes: Few = 1  # of this machine, a batch and a GPU each, as many more images an update
     workers: Annotated[int, Field(ge=0, le=1_024)] = 0  # loader processes; does not change the result
     cache: bool = False  # keep decoded images in memory
-    curve: tuple[Positive, ...] = (1.0,)  # when the hold-out is scored: epochs into the step, then every full epoch
+    curve: tuple[Positive, ...] = (1.0,)  # when the hold-out is scored: epochs into the step ...
+    curve_every: Count = 1  # ... then after every so many full epochs, and after the last
 
 
 @section

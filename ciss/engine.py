@@ -159,7 +159,7 @@ def _train(run: Run, index: Index, identity: dict) -> None:
             if past["prepared"] > 0.1:  # a pass over the data, not nothing
                 distributed.say(f"{run.name}: prepared from the step's images; {past['prepared']:.1f} s")
             if index.holdout and type(method).labels is not Method.labels:
-                past["made"] = judge_labels(run, method, teacher, map(batches.hide, holdout))
+                past["made"] = judge_labels(run, {"method": method}, teacher, map(batches.hide, holdout))
     first, log, trace = past["epoch"], past["log"], past["trace"]
 
     def look(epochs: float) -> None:
@@ -205,7 +205,8 @@ def _train(run: Run, index: Index, identity: dict) -> None:
             seconds = time.perf_counter() - clock
             past["seconds"] += seconds
             log.append({"epoch": epoch + 1, "updates": done, "lr": schedule.get_last_lr()[-1], **means})
-            look(float(epoch + 1))
+            if (epoch + 1) % options.curve_every == 0 or epoch + 1 == phase.epochs or done in marks:
+                look(float(epoch + 1))
             past["epoch"] = epoch + 1
             if distributed.is_main():
                 checkpoint.save_state(file, shared, parts, past)

@@ -52,21 +52,23 @@ def token_cosines(network: Network, new: int) -> Tensor:
 
 @torch.no_grad()
 def judge_labels(
-    run: Run, method: Method, teacher: Network, pairs: Iterable[tuple[Batch, Tensor]]
+    run: Run, methods: dict[str, Method], teacher: Network, pairs: Iterable[tuple[Batch, Tensor]]
 ) -> dict[str, np.ndarray]:
-    """A method's labels for the background, and the teacher's plain argmax, against the truth.
+    """Methods' labels for the background, and the teacher's plain argmax, against the truth, in one pass.
 
-    `pairs`: batches as the step is told them, each with true positions (B,H,W). Returns, under `method` and `argmax`,
-    (T,K+1) int64 counts of the pixels given as background: rows true classes, columns labels, the last one ignored.
+    `methods`: by name, prepared for the step. `pairs`: batches as the step is told them, each with true positions
+    (B,H,W). Returns, under the methods' names and `argmax`, (T,K+1) int64 counts of the pixels given as background:
+    rows true classes, columns labels, the last one ignored.
     """
     classes, device = 1 + sum(len(group) for group in run.groups), next(teacher.parameters()).device
     precision, columns = precision_of(run.settings.train, device), run.old_channels + 1
     # made first: a process may have no batch, and has to add nothing then
-    counts = {name: torch.zeros(classes, columns, dtype=torch.int64, device=device) for name in ("method", "argmax")}
+    counts = {name: torch.zeros(classes, columns, dtype=torch.int64, device=device) for name in (*methods, "argmax")}
     for batch, truth in pairs:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             output = teacher(batch.images)
-        found = {"method": method.labels(batch, output), "argmax": output.upsample(batch.size).argmax(dim=1)}
+        found = {name: method.labels(batch, output) for name, method in methods.items()}
+        found["argmax"] = output.upsample(batch.size).argmax(dim=1)
         asked = (batch.given == 0) & (truth != protocol.VOID)
         for name, labels in found.items():
             cell = truth * columns + labels.clamp(max=columns - 1)

@@ -33,6 +33,7 @@ HEADER = (
     "Every key is checked before anything runs: python -m ciss.plan --check"
 )
 INCREMENTAL = [name for name in METHODS if not METHODS[name].sees_all]
+USUAL = [name for name in INCREMENTAL if METHODS[name].usual]
 ABOUT = {
     "benchmarks": "what the runs share: data, protocol, network, schedule",
     "methods": "coefficients of each method",
@@ -278,9 +279,9 @@ def main() -> None:
     add(
         "--methods",
         nargs="*",
-        default=INCREMENTAL,
+        default=USUAL,
         metavar="METHOD",
-        help="of %(default)s (default: all), or a variant: plop-released",
+        help=f"of {', '.join(INCREMENTAL)} (default: {', '.join(USUAL)}), or a variant: plop-released",
     )
     add("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="one chain each (default: 0)")
     orders = parser.add_mutually_exclusive_group().add_argument

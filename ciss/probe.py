@@ -29,6 +29,7 @@ from ciss.methods import METHODS
 from ciss.models import Network, Output
 from ciss.protocol import VOID
 from ciss.prototypes import ClassPrototypes
+from ciss.pseudo_labels import patch_labels
 from ciss.runs import Run
 
 BINS = 10  # of the background's probability, equally wide from 0 to 1
@@ -75,15 +76,14 @@ def probe(settings: Config, name: str, judged: dict[tuple, Probe] | None = None)
 
 def _judge(settings: Config, run: Run, teacher: Network, maker: BatchMaker, loader: Loader) -> Probe:
     """Every rule's labels from one teacher against the truth."""
-    index, found = run.index(), {}
+    index, methods = run.index(), {}
     seed, table = stable_seed("data", run.seed, run.step), run.label_table(training=True)
     for rule in RULES:
-        method = METHODS[rule](**settings.methods.get(rule, {}))
+        methods[rule] = METHODS[rule](**settings.methods.get(rule, {}))
         told = training_loader(run.settings, index, run.images(index), table, seed)
-        method.before_step(maker.read(told, epoch=0), teacher, previous_batches(run, index, maker))
-        counts = judge_labels(run, method, teacher, map(maker.hide, loader))
-        found |= {"labels_argmax": counts["argmax"], f"labels_{rule}": counts["method"]}
-    return found
+        methods[rule].before_step(maker.read(told, epoch=0), teacher, previous_batches(run, index, maker))
+    counts = judge_labels(run, methods, teacher, map(maker.hide, loader))
+    return {f"labels_{rule}": found for rule, found in counts.items()}
 
 
 @dataclass
@@ -125,11 +125,7 @@ class Sums:
             known = real & (truth < logits.shape[1])
             magnitude = gradient_magnitude(logits, torch.where(known, truth, VOID))
             gradients.add(magnitude[known], truth[known])
-            rows, columns = (
-                (torch.arange(small, device=truth.device) * large // small)
-                for small, large in zip(output.features.shape[-2:], size, strict=True)
-            )
-            centres.update(output.features, torch.where(real, truth, VOID)[:, rows[:, None], columns])
+            centres.update(output.features, patch_labels(torch.where(real, truth, VOID), output.features.shape[-2:]))
 
     def arrays(self) -> Probe:
         shape = (self.classes, BINS)

@@ -43,6 +43,9 @@ def write(root: Path) -> None:
     target = root / ".source"
     sources = [*_modules(root / "ciss"), *sorted((root / "notebooks").glob("*.ipynb"))]
     wanted = {target / path.relative_to(root): _reduced(path) for path in sources}
+    methods = target / "ciss" / "methods"
+    for path in (path for path in list(wanted) if path.parent == methods):  # a stage depends on one method's file
+        wanted[path] += b"".join(_reduced(other) for other in _siblings(root / path.relative_to(target)))
     for path, reduced in wanted.items():
         if not (path.is_file() and path.read_bytes() == reduced):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +72,21 @@ def digest(root: Path, paths: Iterable[str]) -> str:
         reduced = _reduced(file)
         total.update(f"{file.relative_to(package).as_posix()} {len(reduced)}\n".encode() + reduced)
     return total.hexdigest()
+
+
+def _siblings(path: Path) -> list[Path]:
+    """The modules beside one that it stands on, by its imports, but for `base.py`."""
+    modules = [
+        node.module or ""
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8-sig")))
+        if isinstance(node, ast.ImportFrom)
+    ]
+    found, package = [], f"{path.parent.parent.name}.{path.parent.name}."
+    for module in sorted(set(modules)):
+        beside = path.with_name(f"{module.removeprefix(package)}.py")
+        if module.startswith(package) and beside.is_file() and path.stem not in ("__init__",) and beside.stem != "base":
+            found += [beside, *_siblings(beside)]
+    return found
 
 
 def _modules(path: Path) -> list[Path]:

@@ -451,7 +451,7 @@ def test_runs_leave_traces_and_judged_labels(steps):
 def test_a_process_without_a_batch_judges_nothing(steps):
     """It has to join the sum of all processes with zeros."""
     run = steps.run("gsc-1")
-    matrices = evaluation.judge_labels(run, run.build_method(), run.build_network(0), [])
+    matrices = evaluation.judge_labels(run, {"method": run.build_method()}, run.build_network(0), [])
     assert {name: (matrix.shape, matrix.sum()) for name, matrix in matrices.items()} == {
         "method": ((9, 6), 0),
         "argmax": ((9, 6), 0),

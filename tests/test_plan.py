@@ -99,12 +99,12 @@ def test_what_is_written_is_right(planned, arguments, name, steps):
     settings = planned.config
     assert list(settings.benchmarks) == [name]
     assert list(settings.bases) == [f"{name}-s0"] and list(settings.joints) == [f"{name}-s0-joint"]
-    assert list(settings.ends) == [f"{name}-s0-{method}" for method in (*plan.INCREMENTAL, "joint")]
+    assert list(settings.ends) == [f"{name}-s0-{method}" for method in (*plan.USUAL, "joint")]
     for end in settings.ends:
         path = settings.path(end)
         assert len(path) == (1 if end.endswith("-joint") else steps)
         assert [runs.resolve(settings, run).step for run in path] == list(range(len(path)))
-    assert len(settings.chain) == (steps - 1) * len(plan.INCREMENTAL)
+    assert len(settings.chain) == (steps - 1) * len(plan.USUAL)
     first = planned.text
     planned(*arguments)
     assert planned.text == first
@@ -309,7 +309,7 @@ def test_a_file_with_sections_missing_is_completed(planned):
         (["shapes", "--methods", "mb"], "--methods: no incremental method 'mb'. Did you mean 'mib'?"),
         (
             ["shapes", "--methods", "joint"],
-            "--methods: no incremental method 'joint'. There are: finetune, gsc, mbs, mib",
+            "--methods: no incremental method 'joint'. There are: finetune, frozen, gsc, gsc_mbs, mbs, mib",
         ),
         (["shapes", "--methods", "gsc-x"], "--methods: gsc has no preset 'x'. There are: clamped, code, no-"),
         (

@@ -13,7 +13,12 @@ Target = Literal["sigmoid_softmax", "softmax", "binary"]
 
 
 def soft_relation_loss(
-    logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, target: Target = "sigmoid_softmax"
+    logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    target: Target = "sigmoid_softmax",
+    guided: bool = False,
 ) -> Tensor:
     """Cross-entropy to a soft label: the teacher's relations on old channels, the one-hot label on new ones.
 
@@ -21,22 +26,24 @@ def soft_relation_loss(
     ones have no one-hot) and over the C channels. No gradient through the target. `target`: `sigmoid_softmax` is a
     softmax of sigmoids, so no class is more than e times another (code of RDP and FISS, identical); `softmax` the
     teacher's probabilities beside the one-hot, renormalised; `binary` a cross-entropy of each channel's sigmoid with
-    the teacher's (GLFC).
+    the teacher's (GLFC). `guided`: where the label is new, the teacher's background is no class the pixel may be (what
+    MBS's distillation does with the labels), and its entry is 0.
     """
     old, channels = _old_channels(logits, teacher_logits), logits.shape[1]
     logits, teacher = at_least_float32(logits), at_least_float32(teacher_logits.detach())
     new = torch.arange(old, channels, device=labels.device)
     onehot = (labels[:, None] == new[:, None, None]).to(teacher.dtype)
-    if target == "binary":
-        return F.binary_cross_entropy_with_logits(logits, torch.cat([teacher.sigmoid(), onehot], dim=1))
-    if target == "sigmoid_softmax":
-        # Ytil = softmax([ sigma(z'_{0..K-1}) ; onehot(y)_{K..C-1} ])
-        soft = torch.cat([teacher.sigmoid(), onehot], dim=1).softmax(dim=1)
-    elif target == "softmax":
-        soft = torch.cat([teacher.softmax(dim=1), onehot], dim=1)
-        soft = soft / soft.sum(dim=1, keepdim=True)
-    else:
+    if target not in ("sigmoid_softmax", "softmax", "binary"):
         raise ValueError(f"target is {target!r}. Use 'sigmoid_softmax', 'softmax' or 'binary'.")
+    relations = teacher.softmax(dim=1) if target == "softmax" else teacher.sigmoid()
+    if guided:
+        background = torch.arange(old, device=labels.device)[:, None, None] == 0
+        relations = relations.masked_fill(background & onehot.any(dim=1, keepdim=True), 0)
+    soft = torch.cat([relations, onehot], dim=1)
+    if target == "binary":
+        return F.binary_cross_entropy_with_logits(logits, soft)
+    # Ytil = softmax([ sigma(z'_{0..K-1}) ; onehot(y)_{K..C-1} ]), or [ P' ; onehot(y) ] over its sum
+    soft = soft.softmax(dim=1) if target == "sigmoid_softmax" else soft / soft.sum(dim=1, keepdim=True)
     # L = -1/(N C) sum_i sum_c Ytil_{i,c} log P_{i,c}
     return -(soft * logits.log_softmax(dim=1)).mean()
 

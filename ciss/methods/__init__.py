@@ -2,7 +2,9 @@
 
 from ciss.methods.base import Batch, Method
 from ciss.methods.finetune import Finetune
+from ciss.methods.frozen import Frozen
 from ciss.methods.gsc import GSC
+from ciss.methods.gsc_mbs import GSCMBS
 from ciss.methods.joint import Joint
 from ciss.methods.mbs import MBS
 from ciss.methods.mib import MiB
@@ -11,10 +13,12 @@ from ciss.methods.plop import PLOP
 METHODS: dict[str, type[Method]] = {
     "finetune": Finetune,
     "joint": Joint,
+    "frozen": Frozen,
     "mib": MiB,
     "plop": PLOP,
     "gsc": GSC,
     "mbs": MBS,
+    "gsc_mbs": GSCMBS,
 }
 
 __all__ = ["METHODS", "Batch", "Method", "code_of"]

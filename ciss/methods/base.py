@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from ciss.config import STRICT
-from ciss.losses import gradient_magnitude, pod_distillation, sum_by_step
+from ciss.losses import compensation_weights, gradient_magnitude, pod_distillation, sum_by_step
 from ciss.models import Network, Output
 from ciss.protocol import VOID as IGNORE
 
@@ -67,6 +67,13 @@ class Batch:
             means = sums / counts
             self.logs |= {f"{kind}/step{s}": means[s] for s in range(self.step + 1)}
 
+    def compensate(self, logits: Tensor, **options: Any) -> Tensor:
+        """Compensation weights (B,H,W) of `labels` by the gradients of logits (B,C,H,W), kept and logged. Options: see
+        `compensation_weights`."""
+        self.weights = compensation_weights(logits, self.labels, self.class_steps, **options)
+        self.log_weights(self.weights)
+        return self.weights
+
     @torch.no_grad()
     def log_weights(self, weights: Tensor) -> None:
         """Logs quantiles of the weights (B,H,W) of old pixels, by every eighth pixel of every eighth row; the largest
@@ -85,6 +92,7 @@ class Method:
 
     sees_all: ClassVar[bool] = False  # joint training: every class at once, with all labels
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # named coefficients: `name-preset` under methods
+    usual: ClassVar[bool] = True  # planned when no methods are named
     decoder: ClassVar[str | None] = None  # the one it was published on; tables call it "(adapted)" on another
 
     def initialise(self, network: Network, classes: int) -> None:

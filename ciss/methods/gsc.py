@@ -13,12 +13,12 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from ciss import distributed
+from ciss.config import rising
 from ciss.losses import (
     cross_entropy,
     gradient_magnitude,
     sharp_loss,
     soft_relation_loss,
-    weigh_by_step,
 )
 from ciss.losses.compensation import Grouping, Probability
 from ciss.losses.relations import Target
@@ -33,15 +33,9 @@ from ciss.pseudo_labels import (
     argmax_labels,
     confident,
     entropy_labels,
+    patch_labels,
     reweighted_labels,
 )
-
-
-def _bounds(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] > value[1]:
-        raise ValueError("should go from small to large")
-    return value
-
 
 # Chosen on the hold-out of `shapes` (reports/gsc): prototypes of the decoder's features, bounded weights, more of the
 # soft-sharp distillation.
@@ -81,7 +75,7 @@ class GSC(Host):
     logarithm: bool = False  # log(|G| + 1): HFC
     grouping: Grouping = "per_step"  # KBK, HFC; cumulative: FISS, LGA; together: GLFC
     new_weight: Literal["one", "mean"] = "one"  # FISS, KBK; mean (over their mean gradient): GLFC, LGA, HFC
-    clamp: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_bounds)] | None = None  # [0.5, 5]: LGA
+    clamp: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(rising)] | None = None  # [0.5, 5]: LGA
     divisor: Literal["valid", "all"] = "valid"  # of L_GC; all pixels, ignored ones too: FISS
     statistics: Literal["process", "global"] = "process"  # whose pixels the mean gradients are of; FISS
 
@@ -134,11 +128,7 @@ class GSC(Host):
         centres = centres or ClassPrototypes(batch.old_channels, features.shape[1], features.device)
         # q_i = y_i where it is not background, else argmax_c P'_{i,c}; then the nearest pixel of each feature
         given = argmax_labels(batch.given, output.upsample(batch.size))
-        rows, columns = (
-            (torch.arange(small, device=given.device) * large // small)
-            for small, large in zip(features.shape[-2:], batch.size, strict=True)
-        )
-        centres.update(features, given[:, rows[:, None], columns])
+        centres.update(features, patch_labels(given, features.shape[-2:]))
         return centres
 
     def _features(self, output: Output) -> Tensor:
@@ -210,22 +200,16 @@ class GSC(Host):
         """Compensation weights (B,H,W), or ones; logs them."""
         if not self.compensation:
             return torch.ones_like(logits[:, 0])
-        exponent = batch.old_channels / batch.channels if self.exponent == "old_share" else self.exponent
-        size = gradient_magnitude(
-            logits, batch.labels, probability=self.probability, exponent=exponent, logarithm=self.logarithm
-        )
-        weights = weigh_by_step(
-            size,
-            batch.labels,
-            batch.class_steps,
+        return batch.compensate(
+            logits,
+            probability=self.probability,
+            exponent=batch.old_channels / batch.channels if self.exponent == "old_share" else self.exponent,
+            logarithm=self.logarithm,
             grouping=self.grouping,
             new=self.new_weight,
             clamp=self.clamp,
             reduce=distributed.all_sum if self.statistics == "global" else None,
         )
-        batch.weights = weights
-        batch.log_weights(weights)
-        return weights
 
     def _sharp_pixels(self, batch: Batch, teacher: Output) -> Tensor | None:
         if self.sharp_where == "all":

@@ -89,8 +89,15 @@ class MBS(Balanced):
         if teacher is None:
             return {"cross_entropy": cross_entropy(student.upsample(batch.size), batch.labels)}
         batch.log_labels()
-        log_p = student.log_probabilities(batch.size)
-        losses = {"cross_entropy": negative_log_likelihood(log_p, batch.labels)}
+        return self.classification(student, teacher, batch) | self.preservation(student, teacher, batch)
+
+    def classification(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        """What is learnt from the labels."""
+        return {"cross_entropy": negative_log_likelihood(student.log_probabilities(batch.size), batch.labels)}
+
+    def preservation(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        """What is kept of the teacher, and apart from each other."""
+        losses, log_p = {}, student.log_probabilities(batch.size)
         if self.features != "none" and self.patches:
             new, old = (output.features.flatten(2).transpose(1, 2) for output in (student, teacher))
             weights = self.weights(teacher, batch).flatten(1)

@@ -38,6 +38,10 @@ class DeepLabV3(nn.Module):
         """See `ciss.models.transfer`."""
         transfer(self.classifier)
 
+    def rows(self, new: bool = False) -> list[nn.Parameter]:
+        """The classifier's parameters, or those of the newest classes alone."""
+        return list((self.classifier.groups[-1] if new else self.classifier).parameters())
+
     @property
     def tokens(self) -> Tensor:
         """The classifier's weight rows (C,D), biases apart."""

@@ -107,6 +107,10 @@ class MaskTransformer(nn.Module):
             raise ValueError("the start from the background needs a group of new classes. Grow the decoder first.")
         self.class_tokens[-1].copy_(self.class_tokens[0][:1].expand_as(self.class_tokens[-1]))
 
+    def rows(self, new: bool = False) -> list[nn.Parameter]:
+        """Class tokens, scales and shifts, or those of the newest classes alone."""
+        return [p for group in (self.class_tokens, self.scales, self.shifts) for p in (group[-1:] if new else group)]
+
     @property
     def tokens(self) -> Tensor:
         """The class tokens (C,D)."""

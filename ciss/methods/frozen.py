@@ -1,0 +1,42 @@
+"""The control: the network of the base step stays, only the classifier learns."""
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal
+
+from pydantic import NonNegativeFloat
+from torch import Tensor, nn
+
+from ciss.losses import cross_entropy, unbiased_cross_entropy, unbiased_distillation
+from ciss.methods.base import Balanced, Batch, coefficients
+from ciss.models import Network, Output
+
+
+@coefficients
+class Frozen(Balanced):
+    """Only the classifier's rows learn (class tokens, their scales and shifts), on features that never change.
+
+    What a method gains over it, it gains by features that follow the new classes. `cross_entropy`: plain, as in
+    fine-tuning, or MiB's. `rows`: all of them, or those of the new classes alone, so that no old row ever moves.
+    Normalisation by batch statistics (`train.increment.norm: batch`) would still move the features: use `frozen`.
+    """
+
+    usual: ClassVar = False
+    presets: ClassVar = {"unbiased": {"cross_entropy": "unbiased"}, "plain": {"initialisation": "default"}}
+
+    cross_entropy: Literal["plain", "unbiased"] = "plain"
+    rows: Literal["all", "new"] = "all"
+    distillation: NonNegativeFloat = 0.0  # weight of MiB's
+
+    def trainable(self, network: Network) -> Iterable[nn.Parameter]:
+        return network.decoder.rows(new=self.rows == "new")
+
+    def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        logits = student.upsample(batch.size)
+        if teacher is None or self.cross_entropy == "plain":
+            losses = {"cross_entropy": cross_entropy(logits, batch.labels)}
+        else:
+            losses = {"cross_entropy": unbiased_cross_entropy(logits, batch.labels, batch.old_channels)}
+        if teacher is not None and self.distillation:
+            unbiased = unbiased_distillation(logits, teacher.upsample(batch.size))
+            losses["distillation"] = self.distillation * unbiased
+        return losses

@@ -1,0 +1,102 @@
+"""GSC and MBS in one method; this project's own. Each choice is argued by an ablation in reports/study."""
+
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
+from torch import Tensor, nn, where
+
+from ciss.config import rising
+from ciss.losses import cross_entropy, sharp_loss, soft_relation_loss
+from ciss.methods.base import Batch, coefficients
+from ciss.methods.mbs import MBS
+from ciss.models import Output
+from ciss.protocol import VOID as IGNORE
+from ciss.prototypes import ClassPrototypes, Scaling, distance_weights
+from ciss.pseudo_labels import patch_labels, reweighted_labels
+
+
+@coefficients
+class GSCMBS(MBS):
+    """MBS, in which GSC's gradients weigh the cross-entropy, its prototypes decide what MBS would ignore, and its
+    soft-sharp relations stand beside the label-guided distillation, guided as well.
+
+        L = L_GC + L_patch + L_cls + distillation L_LGKD + soft L_soft + sharp L_sharp + (n / C) L_ortho
+
+    Parts are switched off by compensation: false, doubtful: ignored, soft: 0 and sharp: 0; then it is MBS to the bit.
+    """
+
+    usual: ClassVar = False
+    decoder: ClassVar = None
+    presets: ClassVar = {
+        "no-compensation": {"compensation": False},
+        "no-prototypes": {"doubtful": "ignored"},
+        "no-relations": {"soft": 0.0, "sharp": 0.0},
+        "no-guidance": {"guided": False},
+        "no-orthogonality": {"orthogonality": 0.0},
+        "no-features": {"features": "none", "class_features": 0.0},
+        "no-outputs": {"outputs": "none"},
+    }
+
+    # --- GSC's step-aware gradient compensation, of the cross-entropy of the labels made here
+    compensation: bool = True
+    clamp: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(rising)] | None = (0.5, 5.0)
+
+    # --- GSC's prototypes decide what is neither given, nor confident, nor background to the teacher
+    doubtful: Literal["prototypes", "ignored"] = "prototypes"
+    agreement: Annotated[float, Field(ge=0, lt=1)] = 0.5  # least normalised product of probability and nearness
+    scaling: Scaling = "none"
+    distance_scale: PositiveFloat = 1.0
+
+    # --- GSC's soft-sharp relations
+    soft: NonNegativeFloat = 0.3
+    sharp: NonNegativeFloat = 0.1
+    guided: bool = True  # where the label is new, the teacher's background is no relation
+
+    def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
+        """Prototypes of the old classes, of the decoder's features, where MBS is sure of them."""
+        if self.doubtful == "ignored":
+            return
+        centres = None
+        for batch in batches:
+            output = teacher(batch.images)
+            features, labels = output.features, super().labels(batch, output)
+            centres = centres or ClassPrototypes(batch.old_channels, features.shape[1], features.device)
+            centres.update(features, patch_labels(labels, features.shape[-2:]))
+        if centres is not None:
+            centres.all_reduce()
+            self.means, self.counts = centres.means.float(), centres.counts
+
+    def labels(self, batch: Batch, teacher: Output) -> Tensor:
+        labels = super().labels(batch, teacher)
+        if self.doubtful == "ignored":
+            return labels
+        near = distance_weights(
+            teacher.features, self.means, self.counts, distance_scale=self.distance_scale, scaling=self.scaling
+        )
+        decided = reweighted_labels(batch.given, teacher.upsample(batch.size), near, threshold=self.agreement)
+        doubtful = (labels == IGNORE) & (batch.given == 0)
+        batch.logs["background/decided"] = (doubtful & (decided != IGNORE)).sum() / doubtful.sum()
+        return where(doubtful, decided, labels)
+
+    def classification(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        if not self.compensation:
+            return super().classification(student, teacher, batch)
+        logits = student.upsample(batch.size)
+        weights = batch.compensate(logits, clamp=self.clamp)
+        return {"compensated": cross_entropy(logits, batch.labels, weights=weights)}
+
+    def preservation(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        losses, logits = super().preservation(student, teacher, batch), student.upsample(batch.size)
+        if self.soft:
+            soft = soft_relation_loss(logits, teacher.upsample(batch.size), batch.given, guided=self.guided)
+            losses["soft"] = self.soft * soft
+        if self.sharp:
+            losses["sharp"] = self.sharp * sharp_loss(logits)
+        return losses
+
+    def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        maps = super().maps(student, teacher, batch)
+        if self.compensation:
+            maps["weight"] = batch.compensate(student.upsample(batch.size), clamp=self.clamp)
+        return maps
