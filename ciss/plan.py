@@ -80,7 +80,8 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
             settings = old["benchmarks"][name]
         else:
             settings = _preset(arguments)
-            settings.pop("methods", None)
+            for key in ("methods", "runs"):
+                settings.pop(key, None)
             document["benchmarks"].ca.items.pop(name, None)
         for key in ("dataset", "protocol", "setting"):
             settings[key] = getattr(arguments, key)
@@ -134,37 +135,49 @@ def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, arg
 
 def _unedited(method: str, mine: dict) -> bool:
     """Whether coefficients are as some preset has them: nobody's own."""
-    code, _, variant = method.partition("-")
-    if variant and variant not in METHODS[code].presets:
-        return False
-    texts = (file.read_text(encoding="utf-8") for file in presets().values())
-    return any(mine == _coefficients(method, YAML(typ="safe", pure=True).load(text)) for text in texts)
+    for file in presets().values():
+        with suppress(ConfigError):  # a variant that this preset does not know
+            if mine == _coefficients(method, YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))):
+                return True
+    return False
 
 
 def _tell_differences(method: str, mine: dict, preset: dict) -> None:
     """Coefficients stay as the file has them; another benchmark's may be among them, so that is said."""
-    code, _, variant = method.partition("-")
-    if variant and variant not in METHODS[code].presets:
+    try:
+        theirs = _coefficients(method, preset)
+    except ConfigError:
         return  # numbers of one's own
-    theirs = _coefficients(method, preset)
     kept = ", ".join(f"{key} {mine[key]} (preset: {theirs[key]})" for key in mine if mine[key] != theirs.get(key))
     if kept:
         print(f"methods.{method} stays as the file has it: {kept}. Remove the section to take the preset's.")
 
 
 def _coefficients(name: str, preset: dict) -> dict:
-    """A method's defaults, changed by the benchmark's preset, and for a variant by the method's own preset."""
+    """A method's defaults, changed by the benchmark's preset, and for a variant by the method's own preset.
+
+    A variant that the benchmark's preset spells out is the defaults changed by that alone.
+    """
     code, _, variant = name.partition("-")
-    method = METHODS[code]
-    if variant and variant not in method.presets:
+    method, theirs = METHODS[code], preset.get("methods", {})
+    spelt = name in theirs
+    if variant and not spelt and variant not in method.presets:
         raise ConfigError(
             f"--methods: {code} has no preset {variant!r}. {config.choose(variant, method.presets)} "
             f"Or write methods.{name} into the file first, with the numbers you want."
         )
-    values = {**preset.get("methods", {}).get(code, {}), **method.presets.get(variant, {})}
+    values = theirs[name] if spelt else {**theirs.get(code, {}), **method.presets.get(variant, {})}
     defaults = json.loads(json.dumps(asdict(method())))
     own_first = [key for kind in method.__mro__ for key in vars(kind).get("__annotations__", {}) if key in defaults]
     return {**{key: defaults[key] for key in own_first}, **values}
+
+
+def _unnamed(arguments: argparse.Namespace) -> None:
+    """What the command does not say the preset's `runs` say: methods and seeds of a whole study."""
+    runs = _preset(arguments).get("runs", {})
+    arguments.methods = list(runs.get("methods", USUAL)) if arguments.methods is None else arguments.methods
+    arguments.seeds = list(runs.get("seeds", [0])) if arguments.seeds is None else arguments.seeds
+    arguments.joint = arguments.joint and runs.get("joint", True)
 
 
 def _name(arguments: argparse.Namespace) -> str:
@@ -279,11 +292,10 @@ def main() -> None:
     add(
         "--methods",
         nargs="*",
-        default=USUAL,
         metavar="METHOD",
-        help=f"of {', '.join(INCREMENTAL)} (default: {', '.join(USUAL)}), or a variant: plop-released",
+        help=f"of {', '.join(INCREMENTAL)} (default: the preset's, or {', '.join(USUAL)}), or a variant: plop-released",
     )
-    add("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="one chain each (default: 0)")
+    add("--seeds", nargs="+", type=int, metavar="SEED", help="one chain each (default: the preset's, or 0)")
     orders = parser.add_mutually_exclusive_group().add_argument
     orders(
         "--orders",
@@ -322,6 +334,7 @@ def main() -> None:
         data_set(arguments.dataset)  # is there one?
         arguments.protocol = arguments.protocol or _preset(arguments)["protocol"]
         arguments.setting = arguments.setting or _preset(arguments)["setting"]
+        _unnamed(arguments)
         unknown = [m for m in arguments.methods if code_of(m) not in INCREMENTAL]
         if unknown:
             raise ConfigError(

@@ -125,7 +125,8 @@ class Sums:
             known = real & (truth < logits.shape[1])
             magnitude = gradient_magnitude(logits, torch.where(known, truth, VOID))
             gradients.add(magnitude[known], truth[known])
-            centres.update(output.features, patch_labels(torch.where(real, truth, VOID), output.features.shape[-2:]))
+            grid, covered = output.features.shape[-2:], output.covered_by(size)
+            centres.update(output.features, patch_labels(torch.where(real, truth, VOID), grid, covered=covered))
 
     def arrays(self) -> Probe:
         shape = (self.classes, BINS)

@@ -72,6 +72,7 @@ def reweighted_labels(
     background_prototype: bool = True,
     threshold: float = 0.0,
     resolution: Resolution = "full",
+    covered: tuple[int, int] | None = None,
     ignore_index: int = IGNORE,
 ) -> Tensor:
     """Background pixels take the argmax of the teacher's probabilities times the distance weights.
@@ -80,9 +81,12 @@ def reweighted_labels(
     logits' size and multiplied there (`full`), both at a quarter of the labels' size (`quarter`), or both on the
     weights' grid (`grid`); the product comes to full size in the end. `background_prototype` off: where the teacher
     says background it stays, elsewhere the weights decide among the old classes. `threshold`: a pixel whose largest
-    normalised product is below it is ignored.
+    normalised product is below it is ignored. `covered`: pixels that the grid stands for, where it reaches beyond the
+    image.
     """
     size, classes = labels.shape[-2:], teacher_logits.shape[1]
+    if covered is not None and covered != tuple(size):
+        weights = _resize(weights, covered)[..., : size[0], : size[1]]
     if resolution not in ("full", "quarter", "grid"):
         raise ValueError(f"resolution is {resolution!r}. Use 'full', 'quarter' or 'grid'.")
     if resolution != "full":

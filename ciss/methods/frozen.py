@@ -16,7 +16,8 @@ class Frozen(Balanced):
     """Only the classifier's rows learn (class tokens, their scales and shifts), on features that never change.
 
     What a method gains over it, it gains by features that follow the new classes. `cross_entropy`: plain, as in
-    fine-tuning, or MiB's. `rows`: all of them, or those of the new classes alone, so that no old row ever moves.
+    fine-tuning, or MiB's. `rows`: all of them, or those of the new classes alone, so that no old row learns (a balanced
+    start still shares the background's bias once).
     Normalisation by batch statistics (`train.increment.norm: batch`) would still move the features: use `frozen`.
     """
 
@@ -35,7 +36,8 @@ class Frozen(Balanced):
         if teacher is None or self.cross_entropy == "plain":
             losses = {"cross_entropy": cross_entropy(logits, batch.labels)}
         else:
-            losses = {"cross_entropy": unbiased_cross_entropy(logits, batch.labels, batch.old_channels)}
+            folded = batch.old_channels if len(batch.new_classes) else 1  # as in MiB
+            losses = {"cross_entropy": unbiased_cross_entropy(logits, batch.labels, folded)}
         if teacher is not None and self.distillation:
             unbiased = unbiased_distillation(logits, teacher.upsample(batch.size))
             losses["distillation"] = self.distillation * unbiased

@@ -128,7 +128,7 @@ class GSC(Host):
         centres = centres or ClassPrototypes(batch.old_channels, features.shape[1], features.device)
         # q_i = y_i where it is not background, else argmax_c P'_{i,c}; then the nearest pixel of each feature
         given = argmax_labels(batch.given, output.upsample(batch.size))
-        centres.update(features, patch_labels(given, features.shape[-2:]))
+        centres.update(features, patch_labels(given, features.shape[-2:], covered=output.covered_by(batch.size)))
         return centres
 
     def _features(self, output: Output) -> Tensor:
@@ -164,6 +164,7 @@ class GSC(Host):
             background_prototype=self.background_prototype,
             threshold=self.threshold,
             resolution=self.resolution,
+            covered=teacher.covered_by(batch.size),
         )
         if self.gate == "none":
             return found

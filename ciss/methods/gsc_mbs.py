@@ -62,7 +62,8 @@ class GSCMBS(MBS):
             output = teacher(batch.images)
             features, labels = output.features, super().labels(batch, output)
             centres = centres or ClassPrototypes(batch.old_channels, features.shape[1], features.device)
-            centres.update(features, patch_labels(labels, features.shape[-2:]))
+            covered = output.covered_by(batch.size)
+            centres.update(features, patch_labels(labels, features.shape[-2:], covered=covered))
         if centres is not None:
             centres.all_reduce()
             self.means, self.counts = centres.means.float(), centres.counts
@@ -74,7 +75,13 @@ class GSCMBS(MBS):
         near = distance_weights(
             teacher.features, self.means, self.counts, distance_scale=self.distance_scale, scaling=self.scaling
         )
-        decided = reweighted_labels(batch.given, teacher.upsample(batch.size), near, threshold=self.agreement)
+        decided = reweighted_labels(
+            batch.given,
+            teacher.upsample(batch.size),
+            near,
+            threshold=self.agreement,
+            covered=teacher.covered_by(batch.size),
+        )
         doubtful = (labels == IGNORE) & (batch.given == 0)
         batch.logs["background/decided"] = (doubtful & (decided != IGNORE)).sum() / doubtful.sum()
         return where(doubtful, decided, labels)

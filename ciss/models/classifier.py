@@ -38,15 +38,16 @@ def transfer(classifier: Classifier) -> None:
 
     Source: MBS (Park et al. 2024), whose code does it with class tokens; this is the same for rows of a classifier.
     """
-    background, new = _background_and_new(classifier)
+    background, new = classifier.groups[0], new_group(classifier)
     new.weight.copy_(background.weight[:1].expand_as(new.weight))
     new.bias.fill_(background.bias[0])
 
 
-def _background_and_new(classifier: Classifier) -> tuple[nn.Conv2d, nn.Conv2d]:
+def new_group(classifier: Classifier) -> nn.Conv2d:
+    """The newest group. Raises ValueError where there is only the base step's."""
     if len(classifier.groups) == 1:
-        raise ValueError("the start from the background needs a group of new classes. Grow the classifier first.")
-    return classifier.groups[0], classifier.groups[-1]
+        raise ValueError("there is no group of new classes to start from the background or to train alone. Grow first.")
+    return classifier.groups[-1]
 
 
 @torch.no_grad()
@@ -57,7 +58,7 @@ def balance(classifier: Classifier) -> None:
     probabilities sum to the background's old one.
     """
     transfer(classifier)
-    background, new = _background_and_new(classifier)
+    background, new = classifier.groups[0], new_group(classifier)
     # b_new = b_bg = b_bg - log(C_new + 1)
     shared = background.bias[0] - math.log(new.out_channels + 1)
     new.bias.fill_(shared)

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 
-from ciss.models.classifier import Classifier, balance, transfer
+from ciss.models.classifier import Classifier, balance, new_group, transfer
 
 
 class DeepLabV3(nn.Module):
@@ -40,7 +40,7 @@ class DeepLabV3(nn.Module):
 
     def rows(self, new: bool = False) -> list[nn.Parameter]:
         """The classifier's parameters, or those of the newest classes alone."""
-        return list((self.classifier.groups[-1] if new else self.classifier).parameters())
+        return list((new_group(self.classifier) if new else self.classifier).parameters())
 
     @property
     def tokens(self) -> Tensor:

@@ -103,13 +103,20 @@ class MaskTransformer(nn.Module):
     @torch.no_grad()
     def transfer(self) -> None:
         """Background weight transfer (MBS): the newest tokens are the background's; scale and shift stay 1 and 0."""
-        if len(self.class_tokens) == 1:
-            raise ValueError("the start from the background needs a group of new classes. Grow the decoder first.")
+        self._require_new()
         self.class_tokens[-1].copy_(self.class_tokens[0][:1].expand_as(self.class_tokens[-1]))
 
     def rows(self, new: bool = False) -> list[nn.Parameter]:
         """Class tokens, scales and shifts, or those of the newest classes alone."""
+        if new:
+            self._require_new()
         return [p for group in (self.class_tokens, self.scales, self.shifts) for p in (group[-1:] if new else group)]
+
+    def _require_new(self) -> None:
+        if len(self.class_tokens) == 1:
+            raise ValueError(
+                "there is no group of new classes to start from the background or to train alone. Grow first."
+            )
 
     @property
     def tokens(self) -> Tensor:
