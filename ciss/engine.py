@@ -86,8 +86,12 @@ def complete(settings: Config, names: Iterable[str] | None = None) -> None:
 
     `names`: default all runs.
     """
-    if not settings.complete:
-        return
+    if settings.complete:
+        train_all(settings, names)
+
+
+def train_all(settings: Config, names: Iterable[str] | None = None) -> None:
+    """Prepares the data and trains the runs that are missing or outdated, with what they continue; default all runs."""
     wanted: dict[str, None] = {}  # in order, predecessors first
     for name in settings.runs() if names is None else names:
         line = [name]

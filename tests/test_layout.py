@@ -15,6 +15,7 @@ ORDER = [
     "explore",
     "explain",
     "probe",
+    "tuning",
     "engine",
     "execute",
     "progress",

@@ -50,6 +50,7 @@ from ciss.analysis.tables import (
     metrics_document,
 )
 from ciss.analysis.traces import gradient_table, imbalance, token_angles_table
+from ciss.analysis.tuning import tuning_table
 
 __all__ = [
     "FACTORS",
@@ -113,4 +114,5 @@ __all__ = [
     "term_cosines",
     "token_angles_table",
     "tsne",
+    "tuning_table",
 ]

@@ -50,7 +50,7 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
                 "seed": last["seed"],
                 **{name: _number(last["scores"][name]) for name in ("all", "old", "new", "harmonic")},
                 **_over_steps(results),
-                **_holdout(last),
+                **{f"holdout_{name}": score for name, score in holdout_scores(last).items()},
                 **{name: _number(labels.get(name)) for name in ("relabelled", "ignored", "precision", "recall")},
                 "token_cosine": _number(last["log"][-1].get("cosine/background")),
                 "patch_weight": _number(last["log"][-1].get("patch/weight")),
@@ -243,12 +243,13 @@ def curves_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     )
 
 
-def _holdout(result: dict) -> dict[str, float]:
+def holdout_scores(result: dict) -> dict[str, float]:
+    """all, old, new on the hold-out at a run's end; NaN without one."""
     if not len(result["curve_confusions"]):
-        return {f"holdout_{name}": np.nan for name in ("all", "old", "new")}
+        return dict.fromkeys(("all", "old", "new"), np.nan)
     sizes = [len(group) for group in result["groups"]]
     scores = metrics.scores(result["curve_confusions"][-1], sizes, result["reached"], _own_convention(result))
-    return {f"holdout_{name}": float(scores[name]) for name in ("all", "old", "new")}
+    return {name: float(scores[name]) for name in ("all", "old", "new")}
 
 
 def _number(value: float | None) -> float:
