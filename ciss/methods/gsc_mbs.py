@@ -41,6 +41,8 @@ class GSCMBS(MBS):
     # --- GSC's step-aware gradient compensation, of the cross-entropy of the labels made here
     compensation: bool = True
     clamp: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(rising)] | None = (0.5, 5.0)
+    exponent: PositiveFloat = 1.0  # of the gradients: below 1 the weights lie closer together
+    new_weight: Literal["one", "mean"] = "one"  # of new pixels; mean: by their gradients too, over their mean
 
     # --- GSC's prototypes decide what is neither given, nor confident, nor background to the teacher
     doubtful: Literal["prototypes", "ignored"] = "prototypes"
@@ -90,8 +92,12 @@ class GSCMBS(MBS):
         if not self.compensation:
             return super().classification(student, teacher, batch)
         logits = student.upsample(batch.size)
-        weights = batch.compensate(logits, clamp=self.clamp)
+        weights = self.weights_of(logits, batch)
         return {"compensated": cross_entropy(logits, batch.labels, weights=weights)}
+
+    def weights_of(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Compensation weights (B,H,W)."""
+        return batch.compensate(logits, clamp=self.clamp, exponent=self.exponent, new=self.new_weight)
 
     def preservation(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         losses, logits = super().preservation(student, teacher, batch), student.upsample(batch.size)
@@ -105,5 +111,5 @@ class GSCMBS(MBS):
     def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         maps = super().maps(student, teacher, batch)
         if self.compensation:
-            maps["weight"] = batch.compensate(student.upsample(batch.size), clamp=self.clamp)
+            maps["weight"] = self.weights_of(student.upsample(batch.size), batch)
         return maps
