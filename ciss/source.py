@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -75,18 +75,32 @@ def digest(root: Path, paths: Iterable[str]) -> str:
 
 
 def _siblings(path: Path) -> list[Path]:
-    """The modules beside one that it stands on, by its imports, but for `base.py`."""
-    modules = [
-        node.module or ""
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8-sig")))
-        if isinstance(node, ast.ImportFrom)
-    ]
-    found, package = [], f"{path.parent.parent.name}.{path.parent.name}."
-    for module in sorted(set(modules)):
-        beside = path.with_name(f"{module.removeprefix(package)}.py")
-        if module.startswith(package) and beside.is_file() and path.stem not in ("__init__",) and beside.stem != "base":
-            found += [beside, *_siblings(beside)]
-    return found
+    """The modules beside one that it stands on, by its imports and by theirs, sorted; `base.py` is no news to any."""
+    if path.stem == "__init__":
+        return []
+    package, beside = (
+        f"{path.parent.parent.name}.{path.parent.name}",
+        {file.stem: file for file in path.parent.glob("*.py")},
+    )
+    found, asked = {path}, [path]
+    while asked:  # each once: two may import each other
+        names = {name.removeprefix(f"{package}.") for name in _imports(asked.pop(), package)}
+        new = {beside[name] for name in names & set(beside) - {"base"}} - found
+        found |= new
+        asked += new
+    return sorted(found - {path})
+
+
+def _imports(path: Path, package: str) -> Iterator[str]:
+    """Dotted names that a module of a package imports; of `from a import b` also a.b, which may be a module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8-sig"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            module = f"{above}.{node.module or ''}".strip(".")
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def _modules(path: Path) -> list[Path]:
