@@ -26,8 +26,8 @@ def soft_relation_loss(
     ones have no one-hot) and over the C channels. No gradient through the target. `target`: `sigmoid_softmax` is a
     softmax of sigmoids, so no class is more than e times another (code of RDP and FISS, identical); `softmax` the
     teacher's probabilities beside the one-hot, renormalised; `binary` a cross-entropy of each channel's sigmoid with
-    the teacher's (GLFC). `guided`: where the label is new, the teacher's background is no class the pixel may be (what
-    MBS's distillation does with the labels), and its entry is 0.
+    the teacher's (GLFC). `guided`: where the label is new, the teacher's background was that class, so its entry is 0
+    before any softmax (MBS's distillation goes by the labels, too; it moves the background's probability there).
     """
     old, channels = _old_channels(logits, teacher_logits), logits.shape[1]
     logits, teacher = at_least_float32(logits), at_least_float32(teacher_logits.detach())

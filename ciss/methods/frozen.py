@@ -17,12 +17,16 @@ class Frozen(Balanced):
 
     What a method gains over it, it gains by features that follow the new classes. `cross_entropy`: plain, as in
     fine-tuning, or MiB's. `rows`: all of them, or those of the new classes alone, so that no old row learns (a balanced
-    start still shares the background's bias once).
-    Normalisation by batch statistics (`train.increment.norm: batch`) would still move the features: use `frozen`.
+    start still shares the background's bias once). On a mask transformer patches attend to the tokens, so old logits
+    may move all the same. Batch statistics (`train.increment.norm: batch`) would move the features: use `frozen`.
     """
 
     usual: ClassVar = False
-    presets: ClassVar = {"unbiased": {"cross_entropy": "unbiased"}, "plain": {"initialisation": "default"}}
+    presets: ClassVar = {
+        "unbiased": {"cross_entropy": "unbiased"},
+        "new-rows": {"rows": "new"},
+        "random-start": {"initialisation": "default"},
+    }
 
     cross_entropy: Literal["plain", "unbiased"] = "plain"
     rows: Literal["all", "new"] = "all"

@@ -32,7 +32,7 @@ class GSCMBS(MBS):
         "no-compensation": {"compensation": False},
         "no-prototypes": {"doubtful": "ignored"},
         "no-relations": {"soft": 0.0, "sharp": 0.0},
-        "no-guidance": {"guided": False},
+        "unguided": {"guided": False},
         "no-orthogonality": {"orthogonality": 0.0},
         "no-features": {"features": "none", "class_features": 0.0},
         "no-outputs": {"outputs": "none"},
@@ -85,7 +85,7 @@ class GSCMBS(MBS):
             covered=teacher.covered_by(batch.size),
         )
         doubtful = (labels == IGNORE) & (batch.given == 0)
-        batch.logs["background/decided"] = (doubtful & (decided != IGNORE)).sum() / doubtful.sum()
+        batch.logs["doubtful/decided"] = (doubtful & (decided != IGNORE)).sum() / doubtful.sum()
         return where(doubtful, decided, labels)
 
     def classification(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ TRACES = {
     "compensated/": "gradient times weight",
     "weight/": "weight of old pixels",
     "background/": "share of the background",
+    "doubtful/": "share of the doubtful",
     "distance/": "distance weights",
     "patch/": "weight of patches",
     "cosine/": "cosine of new tokens",
