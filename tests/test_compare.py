@@ -142,6 +142,7 @@ def test_columns_are_those_that_are_documented(orders):
         "runs": (tables["b"], [analysis.runs_table]),
         "curves": (analysis.curves_table("b", orders["b"]), [analysis.curves_table]),
         "methods": (analysis.by_benchmark(methods, members), [analysis.methods_table, analysis.by_benchmark]),
+        "paired": (analysis.paired_table(tables), [analysis.paired_table]),
         "conventions": (counted, [analysis.conventions_table]),
         "convention_means": (
             analysis.by_benchmark(means, members), [analysis.convention_means, analysis.by_benchmark]

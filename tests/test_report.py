@@ -43,6 +43,7 @@ def save(folder: Path, ends: dict, beside: pd.DataFrame | None = None) -> dict[s
         "curves": pd.concat(analysis.curves_table(name, found) for name, found in ends.items()),
         "methods": {name: analysis.methods_table(table) for name, table in tables.items()},
         "convention_means": {name: analysis.convention_means(counted, mine) for name, mine in members.items()},
+        "paired": analysis.paired_table(tables),
         "cost": {name: analysis.cost_table(table) for name, table in tables.items()},
         "beside_published": pd.DataFrame(columns=[*published.COLUMNS, "benchmark"]) if beside is None else beside,
     }
@@ -120,7 +121,7 @@ def test_what_a_mean_is_over():
 
 def latex_tables(made: dict[str, pd.DataFrame]) -> str:
     sentences = dict.fromkeys(made["methods"]["benchmark"], "mIoU in 0..1, 100 % of `all` & nothing_else")
-    return report.tables(made["methods"], made["convention_means"], made["cost"], sentences)
+    return report.tables(made["methods"], made["paired"], made["convention_means"], made["cost"], sentences)
 
 
 def test_tables_for_a_paper(tmp_path, ends):
@@ -147,6 +148,27 @@ def test_tables_of_several_runs(tmp_path):
     assert "over 3 runs (2 seeds, 2 orders of classes)" in text
 
 
+@pytest.fixture
+def seeds(ends) -> dict:
+    """A second seed of two of the methods: mib is above finetune by 0.4 and 0.5."""
+    second = {"f1": scored(0.2, method="finetune", seed=1), "m1": scored(0.7, seed=1)}
+    return {"b": {**ends["b"], **second}}
+
+
+def test_differences_of_several_seeds_in_a_paper(tmp_path, seeds):
+    text = latex_tables(save(tmp_path, seeds))
+    assert text.count(r"\begin{table}") == 4
+    (part,) = (each for each in text.split(r"\end{table}") if r"\label{tab:b-paired}" in each)
+    rows = [line.split(" & ") for line in part.splitlines() if " & " in line]
+    assert [row[0] for row in rows] == ["method", "finetune", "plop", "mib", "joint"]
+    assert rows[0][1:] == ["minus finetune", r"minus mib \\"]
+    # 0.45 +- 12.7062 * 0.05
+    assert rows[3][1:] == [r"$+0.450\ [-0.185,\ +1.085]\ 2/2$", r"-- \\"] and rows[2][1] == "$+0.300$"
+    plain = {"m": scored(0.1, method="gsc"), "m1": scored(0.2, method="gsc", seed=1)}
+    plain |= {"p": scored(0.1, method="plop"), "p1": scored(0.2, method="plop", seed=1)}
+    assert "tab:b-paired" not in latex_tables(save(tmp_path, {"b": plain})), "neither reference is there"
+
+
 def test_special_characters_are_escaped():
     assert latex.escape(r"a_b & 5% $x$ #1 {y} ~ ^ \cmd") == (
         r"a\_b \& 5\% \$x\$ \#1 \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}cmd"
@@ -155,9 +177,9 @@ def test_special_characters_are_escaped():
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs LaTeX")
-def test_tables_compile(tmp_path, ends):
-    ends["b-2"] = {"x_y": scored(0.3, order=OTHER, seed=1)}
-    (tmp_path / "tables.tex").write_text(latex_tables(save(tmp_path, ends)))
+def test_tables_compile(tmp_path, seeds):
+    seeds["b-2"] = {"x_y": scored(0.3, order=OTHER, seed=1)}
+    (tmp_path / "tables.tex").write_text(latex_tables(save(tmp_path, seeds)))
     (tmp_path / "main.tex").write_text(
         r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{tables}\end{document}"
     )
@@ -242,6 +264,26 @@ def test_the_page_holds_everything(tmp_path, ends):
     assert text == report.page(tmp_path, benchmarks("b")), "the same bytes each time"
 
 
+@pytest.mark.filterwarnings("error")
+def test_differences_of_several_seeds_on_the_page(tmp_path, seeds):
+    save(tmp_path, seeds)
+    text = report.page(tmp_path, benchmarks("b"))
+    page = parsed(text)
+    assert len(page.sources) == 4, "one figure more"
+    assert "<td>mib</td><td>+0.450 [-0.185, +1.085] 2/2</td>" in text and "<td>plop</td><td>+0.300</td>" in text
+    assert "<h4>Minus finetune</h4>" in text and "<h4>Minus mib</h4>" in text
+    every = text[text.index("<summary>Every two methods") :]
+    assert '<th scope="col">method</th><th scope="col">finetune</th><th scope="col">mib</th>' in every
+    assert "<td>mib</td><td>+0.450</td><td></td>" in every, "no star: 0 is inside"
+    assert text == report.page(tmp_path, benchmarks("b")), "the same bytes each time"
+
+
+def test_one_seed_is_said_in_a_line(tmp_path, ends):
+    save(tmp_path, ends)
+    text = report.page(tmp_path, benchmarks("b"))
+    assert "so no difference has an interval" in text and "Minus finetune" not in text
+
+
 def test_the_page_of_orders_and_benchmarks(tmp_path, ends):
     ends["b-2"] = {"o": scored(0.7, order=OTHER)}
     other = path(seed=7)
@@ -287,6 +329,12 @@ def test_names_that_look_like_something_else(tmp_path, ends):
     save(tmp_path, {"007": ends["b"], "NA": {"1e3": other}})
     page = parsed(report.page(tmp_path, benchmarks("007", "NA")))
     assert {"007-cost", "NA-cost"} <= set(page.ids)
+    numbers = {f"{title}-{seed}": path(seed=seed) for title in ("007", "1e3") for seed in (0, 1)}
+    for end, found in numbers.items():
+        for each in found:
+            each |= {"title": end[:3], "method": end[:3]}
+    save(tmp_path, {"b": numbers})
+    assert '<th scope="col">007</th><th scope="col">1e3</th>' in report.page(tmp_path, benchmarks("b"))
 
 
 def test_a_missing_table_is_named(tmp_path):

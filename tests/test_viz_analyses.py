@@ -220,6 +220,7 @@ def test_calibration_counts_future_classes_as_background():
     viz.reliability(ax, bins(), ["a", "b"])
     draw(figure)
     assert ax.lines[1].get_xdata().tolist() == [0.9] and ax.lines[1].get_ydata().tolist() == [0.75]
+    assert not ax.lines[1].get_clip_on(), "marks at 1 are whole"
 
 
 def test_beliefs_without_future_classes():

@@ -26,6 +26,7 @@ from ciss.analysis.findings import background_findings, forgetting_findings
 from ciss.analysis.forgetting import forgetting_summary, forgetting_table, group_table, iou_by_step, pace_table
 from ciss.analysis.gradients import gradient_conflict, gradients_by_class, gradients_by_step, term_cosines
 from ciss.analysis.pace import FACTORS, interval, pace_factors, prototype_cosines, rank_correlations
+from ciss.analysis.paired import paired_table
 from ciss.analysis.pictures import Pictures, known, predictions, sample_pictures, shown_steps, telling
 from ciss.analysis.prototypes import (
     FATES,
@@ -100,6 +101,7 @@ __all__ = [
     "ours",
     "pace_factors",
     "pace_table",
+    "paired_table",
     "predictions",
     "principal_components",
     "projection_table",

@@ -1,11 +1,10 @@
 """Background shift: where the pixels of background, old, new and future classes go."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pandas as pd
 
 from ciss import metrics, protocol
+from ciss.analysis.rows import increments, whose_step
 
 FLOW_GROUPS = ("background", "old", "new", "future")
 LABEL_RULES = ("argmax", "plop", "gsc", "mbs")
@@ -48,8 +47,8 @@ def background_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
     Columns: end, method, seed, step, and the rates of `confusion_rates`.
     """
     return pd.DataFrame(
-        {**_who(end, result), **confusion_rates(result["confusion"], result["groups"], result["step"])}
-        for end, result in _increments(ends)
+        {**whose_step(end, result), **confusion_rates(result["confusion"], result["groups"], result["step"])}
+        for end, result in increments(ends)
     )
 
 
@@ -61,7 +60,7 @@ def class_rates(ends: dict[str, list[dict]]) -> pd.DataFrame:
     out.
     """
     rows = []
-    for end, result in _increments(ends):
+    for end, result in increments(ends):
         confusion, kinds = np.asarray(result["confusion"], float), _kinds(result["groups"], result["step"])
         for position, name in enumerate(result["classes"]):
             line, total = confusion[position], confusion[position].sum()
@@ -72,7 +71,7 @@ def class_rates(ends: dict[str, list[dict]]) -> pd.DataFrame:
             shares = dict(zip(("background", "old", "new"), parts, strict=True))
             rows.append(
                 {
-                    **_who(end, result),
+                    **whose_step(end, result),
                     "class": name,
                     "kind": FLOW_GROUPS[kinds[position]],
                     "pixels": int(total),
@@ -90,14 +89,14 @@ def background_errors(ends: dict[str, list[dict]]) -> pd.DataFrame:
     called background, which the step teaches to be right, over the same four together. Joint is left out.
     """
     rows = []
-    for end, result in _increments(ends):
+    for end, result in increments(ends):
         confusion, kinds = np.asarray(result["confusion"], float), _kinds(result["groups"], result["step"])
         errors = {f"{name} called background": confusion[kinds == k, 0].sum() for k, name in ((1, "old"), (2, "new"))}
         errors |= {f"background called {name}": confusion[0, kinds == k].sum() for k, name in ((1, "old"), (2, "new"))}
         total, future = sum(errors.values()), confusion[kinds == 3, 0].sum()
         rows += [
             {
-                **_who(end, result),
+                **whose_step(end, result),
                 "error": error,
                 "pixels": int(pixels),
                 "share": pixels / total if total else np.nan,
@@ -115,7 +114,7 @@ def calibration_table(ends: dict[str, list[dict]], probes: dict[str, dict[str, n
     truly are background, old, new, future; NaN in empty bins. Images: those of `ciss.probe`.
     """
     rows = []
-    for end, result in _increments(ends):
+    for end, result in increments(ends):
         counts, sums = (probes[result["run"]][name] for name in ("background", "background_sums"))
         kinds, bins = _kinds(result["groups"], result["step"]), counts.shape[1]
         for number in range(bins):
@@ -126,7 +125,7 @@ def calibration_table(ends: dict[str, list[dict]], probes: dict[str, dict[str, n
             }
             rows.append(
                 {
-                    **_who(end, result),
+                    **whose_step(end, result),
                     "low": number / bins,
                     "high": (number + 1) / bins,
                     "pixels": int(total),
@@ -161,13 +160,13 @@ def background_belief(ends: dict[str, list[dict]], probes: dict[str, dict[str, n
     Columns: end, method, seed, step, kind (background, old, new, future), probability; NaN without pixels.
     """
     rows = []
-    for end, result in _increments(ends):
+    for end, result in increments(ends):
         counts, sums = (probes[result["run"]][name].sum(axis=1) for name in ("background", "background_sums"))
         kinds = _kinds(result["groups"], result["step"])
         for k, name in enumerate(FLOW_GROUPS):
             total = counts[kinds == k].sum()
             mean = sums[kinds == k].sum() / total if total else np.nan
-            rows.append({**_who(end, result), "kind": name, "probability": mean})
+            rows.append({**whose_step(end, result), "kind": name, "probability": mean})
     return pd.DataFrame(rows)
 
 
@@ -179,7 +178,7 @@ def label_rules(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.ndar
     precision, recall, relabelled, ignored; see `metrics.label_scores`.
     """
     rows: dict[tuple, dict] = {}
-    for _, result in _increments(ends):
+    for _, result in increments(ends):
         place = (result["after"], result["step"])
         shared = (*place, "argmax") in rows
         for rule in LABEL_RULES:
@@ -191,15 +190,6 @@ def label_rules(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.ndar
                 **metrics.label_scores(probes[result["run"]][f"labels_{rule}"]),
             }
     return pd.DataFrame(rows.values())
-
-
-def _increments(ends: dict[str, list[dict]]) -> Iterator[tuple[str, dict]]:
-    for end, results in ends.items():
-        yield from ((end, result) for result in results if result["after"] is not None and result["method"] != "joint")
-
-
-def _who(end: str, result: dict) -> dict:
-    return {"end": end, "method": result["title"], "seed": result["seed"], "step": result["step"]}
 
 
 def _kinds(groups: list[list[int]], step: int) -> np.ndarray:

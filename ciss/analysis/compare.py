@@ -7,6 +7,7 @@ import pandas as pd
 
 from ciss import documents, metrics, protocol, published
 from ciss.analysis.forgetting import iou_by_step
+from ciss.analysis.rows import whose
 from ciss.runs import digest
 
 
@@ -45,9 +46,7 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
         rows.append(
             {
                 "benchmark": benchmark,
-                "end": end,
-                "method": last["title"],
-                "seed": last["seed"],
+                **whose(end, last),
                 **{name: _number(last["scores"][name]) for name in ("all", "old", "new", "harmonic")},
                 **_over_steps(results),
                 **{f"holdout_{name}": score for name, score in holdout_scores(last).items()},
@@ -116,9 +115,7 @@ def conventions_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFra
             rows.append(
                 {
                     "benchmark": benchmark,
-                    "end": end,
-                    "method": last["title"],
-                    "seed": last["seed"],
+                    **whose(end, last),
                     "convention": name,
                     **found[-1],
                     "mean_over_steps": np.mean([scores["all"] for scores in found]) if len(results) > 1 else np.nan,

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ciss import metrics, protocol
+from ciss.analysis.rows import increments, whose, whose_step
 
 
 def iou_by_step(confusions: list[np.ndarray], groups: list[list[int]]) -> np.ndarray:
@@ -48,9 +49,7 @@ def forgetting_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
                 best = np.nanmax(earlier) if np.isfinite(earlier).any() else np.nan
                 rows.append(
                     {
-                        "end": end,
-                        "method": results[-1]["title"],
-                        "seed": results[-1]["seed"],
+                        **whose(end, results[-1]),
                         "class": name,
                         "introduced": int(introduced[position]),
                         "step": step,
@@ -69,29 +68,21 @@ def pace_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
     for benchmarks without a hold-out.
     """
     rows = []
-    for end, results in ends.items():
-        groups, names = results[-1]["groups"], results[-1]["classes"]
-        introduced = protocol.class_steps(groups)
-        for result in results:
-            if result["method"] == "joint" or result["after"] is None:
-                continue
-            known = protocol.channels(groups, result["step"])
-            for epochs, confusion in zip(result["curve_epochs"], result["curve_confusions"], strict=True):
-                ious = _ious(confusion, known)
-                rows += [
-                    {
-                        "end": end,
-                        "method": result["title"],
-                        "seed": result["seed"],
-                        "step": result["step"],
-                        "epochs": float(epochs),
-                        "class": names[position],
-                        "introduced": int(introduced[position]),
-                        "iou": ious[position],
-                    }
-                    for position in range(known)
-                    if position or not np.isnan(ious[0])
-                ]
+    for end, result in increments(ends):
+        introduced, known = protocol.class_steps(result["groups"]), protocol.channels(result["groups"], result["step"])
+        for epochs, confusion in zip(result["curve_epochs"], result["curve_confusions"], strict=True):
+            ious = _ious(confusion, known)
+            rows += [
+                {
+                    **whose_step(end, result),
+                    "epochs": float(epochs),
+                    "class": result["classes"][position],
+                    "introduced": int(introduced[position]),
+                    "iou": ious[position],
+                }
+                for position in range(known)
+                if position or not np.isnan(ious[0])
+            ]
     return pd.DataFrame(rows)
 
 
@@ -123,9 +114,7 @@ def forgetting_summary(ends: dict[str, list[dict]]) -> pd.DataFrame:
         worst = int(np.nanargmax(lost)) if np.isfinite(lost).any() else None
         rows.append(
             {
-                "end": end,
-                "method": last["title"],
-                "seed": last["seed"],
+                **whose(end, last),
                 "forgetting": metrics.mean_forgetting(ious, introduced),
                 "backward_transfer": metrics.mean_backward_transfer(ious, introduced),
                 "worst": "" if worst is None else last["classes"][worst],

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from ciss.analysis.rows import increments, whose_step
+
 KINDS = ("gradient", "compensated")
 
 
@@ -14,30 +16,24 @@ def gradient_table(ends: dict[str, list[dict]], points: int = 40) -> pd.DataFram
     that weigh pixels also `compensated`: times the weight), value. Groups that had no pixel in a stretch are NaN.
     """
     rows = []
-    for end, results in ends.items():
-        for result in results:
-            if result["method"] == "joint" or result["after"] is None:
+    for end, result in increments(ends):
+        epochs = result["log"][-1]["epoch"]
+        for name, values in result["trace"].items():
+            kind, _, group = name.partition("/")
+            if kind not in KINDS:
                 continue
-            epochs = result["log"][-1]["epoch"]
-            for name, values in result["trace"].items():
-                kind, _, group = name.partition("/")
-                if kind not in KINDS:
-                    continue
-                parts = np.array_split(np.asarray(values, float), min(points, len(values)))
-                until = np.cumsum([len(part) for part in parts]) * epochs / len(values)
-                rows += [
-                    {
-                        "end": end,
-                        "method": result["title"],
-                        "seed": result["seed"],
-                        "step": result["step"],
-                        "epochs": stop,
-                        "group": group,
-                        "kind": kind,
-                        "value": part[np.isfinite(part)].mean() if np.isfinite(part).any() else np.nan,
-                    }
-                    for stop, part in zip(until, parts, strict=True)
-                ]
+            parts = np.array_split(np.asarray(values, float), min(points, len(values)))
+            until = np.cumsum([len(part) for part in parts]) * epochs / len(values)
+            rows += [
+                {
+                    **whose_step(end, result),
+                    "epochs": stop,
+                    "group": group,
+                    "kind": kind,
+                    "value": part[np.isfinite(part)].mean() if np.isfinite(part).any() else np.nan,
+                }
+                for stop, part in zip(until, parts, strict=True)
+            ]
     return pd.DataFrame(rows)
 
 
@@ -60,28 +56,19 @@ def token_angles_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
     `old`: to the nearest old class's; `new`: to the nearest other new one's, NaN for a single one), angle.
     """
     rows = []
-    for end, results in ends.items():
-        for result in results:
-            cosines = np.asarray(result["token_cosines"], float)  # (Q,N,C)
-            if result["method"] == "joint" or result["after"] is None or not cosines.size:
-                continue
-            angles = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
-            new = angles.shape[1]
-            others = angles[:, :, -new:] + np.where(np.eye(new, dtype=bool), np.inf, 0)
-            pairs = {"background": angles[:, :, 0], "old": angles[:, :, 1:-new].min(axis=2, initial=np.inf)}
-            pairs["new"] = others.min(axis=2)
-            for pair, values in pairs.items():
-                means = np.where(np.isfinite(values), values, np.nan).mean(axis=1)
-                rows += [
-                    {
-                        "end": end,
-                        "method": result["title"],
-                        "seed": result["seed"],
-                        "step": result["step"],
-                        "epochs": float(epochs),
-                        "pair": pair,
-                        "angle": angle,
-                    }
-                    for epochs, angle in zip(result["token_epochs"], means, strict=True)
-                ]
+    for end, result in increments(ends):
+        cosines = np.asarray(result["token_cosines"], float)  # (Q,N,C)
+        if not cosines.size:
+            continue
+        angles = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+        new = angles.shape[1]
+        others = angles[:, :, -new:] + np.where(np.eye(new, dtype=bool), np.inf, 0)
+        pairs = {"background": angles[:, :, 0], "old": angles[:, :, 1:-new].min(axis=2, initial=np.inf)}
+        pairs["new"] = others.min(axis=2)
+        for pair, values in pairs.items():
+            means = np.where(np.isfinite(values), values, np.nan).mean(axis=1)
+            rows += [
+                {**whose_step(end, result), "epochs": float(epochs), "pair": pair, "angle": angle}
+                for epochs, angle in zip(result["token_epochs"], means, strict=True)
+            ]
     return pd.DataFrame(rows)

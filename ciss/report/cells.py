@@ -53,6 +53,40 @@ def best(table: pd.DataFrame, column: str) -> set[str]:
     return set(values.index[values == top])
 
 
+def difference(row: pd.Series) -> str:
+    """A row of `paired_table` as text: the mean difference and, of several pairs, its 95 % interval and how many are
+    above 0."""
+    if row["pairs"] < 2:
+        return signed(row["mean"])
+    return f"{signed(row['mean'])} [{signed(row['low'])}, {signed(row['high'])}] {row['above']}/{row['pairs']}"
+
+
+def differences(pairs: pd.DataFrame, against: str) -> pd.DataFrame:
+    """Of a benchmark's rows of `paired_table` those against one method, as text: methods by row, metrics by column."""
+    mine = pairs[pairs["against"] == against]
+    return _by(mine, "metric", [difference(row) for _, row in mine.iterrows()]).rename(columns=HEADS)
+
+
+def every_difference(pairs: pd.DataFrame, metric: str = "all") -> pd.DataFrame:
+    """Of a benchmark's rows of `paired_table` the mean differences in one metric, as text: the method of the row minus
+    that of the column; a star where the 95 % interval is on one side of 0."""
+    mine = pairs[pairs["metric"] == metric]
+    texts = [signed(row["mean"]) + "*" * (row["low"] > 0 or row["high"] < 0) for _, row in mine.iterrows()]
+    table = _by(mine, "against", texts)
+    return table[table.index]
+
+
+def signed(value: float) -> str:
+    return f"{round(value, 3) + 0.0:+.3f}"
+
+
+def _by(rows: pd.DataFrame, column: str, texts: list[str]) -> pd.DataFrame:
+    """Texts of rows by method and another column, in the order of the rows; empty where there is none."""
+    orders = [dict.fromkeys(rows[name]) for name in ("method", column)]
+    table = rows.assign(text=texts).pivot(index="method", columns=column, values="text")
+    return table.loc[list(orders[0]), list(orders[1])].fillna("")
+
+
 def runs_words(table: pd.DataFrame) -> str:
     """How many runs a row stands for: "mean ± standard deviation over 6 runs (3 seeds, 2 orders of classes)"."""
     kinds = table[["runs", "seeds", "orders"]].drop_duplicates()

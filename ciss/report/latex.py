@@ -4,7 +4,8 @@ import math
 
 import pandas as pd
 
-from ciss.report.cells import CONVENTION, HEADS, best, runs_words, score, sentence
+from ciss.report.cells import CONVENTION, HEADS, best, differences, runs_words, score, sentence
+from ciss.viz import REFERENCES
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -20,11 +21,19 @@ def escape(text: str) -> str:
     return "".join(SPECIAL.get(c, c if c.isascii() and c.isprintable() else "?") for c in words)
 
 
-def tables(methods: pd.DataFrame, conventions: pd.DataFrame, cost: pd.DataFrame, sentences: dict[str, str]) -> str:
-    """Three tables for each benchmark: methods, conventions, cost. The best incremental method of a column is bold;
-    joint training stands apart. `sentences`: the convention in words, by benchmark.
+def tables(
+    methods: pd.DataFrame,
+    paired: pd.DataFrame,
+    conventions: pd.DataFrame,
+    cost: pd.DataFrame,
+    sentences: dict[str, str],
+) -> str:
+    """Tables for each benchmark: methods, differences to finetune and mib where there are several pairs, conventions,
+    cost. The best incremental method of a column is bold; joint training stands apart. `sentences`: the convention in
+    words, by benchmark.
 
-    The others as `analysis.by_benchmark` gives `methods_table`, `convention_means` and `cost_table`.
+    `paired`: `analysis.paired_table`. The others as `analysis.by_benchmark` gives `methods_table`, `convention_means`
+    and `cost_table`.
     """
     parts = ["% Needs \\usepackage{booktabs}. Written by notebooks/6_compare.ipynb."]
     for name, mine in methods.groupby("benchmark", sort=False):
@@ -32,6 +41,9 @@ def tables(methods: pd.DataFrame, conventions: pd.DataFrame, cost: pd.DataFrame,
         explained = [sentence(CONVENTION[c]) for c in SCORES if c in CONVENTION]
         words = escape(" ".join([sentences[name], sentence(runs_words(mine)), *explained]))
         parts.append(_methods(name, mine, f"{every}methods after the last step. {words}"))
+        pairs = paired[(paired["benchmark"] == name) & paired["against"].isin(REFERENCES)]
+        if pairs["pairs"].max() > 1:
+            parts.append(_paired(name, pairs, list(mine.index), every))
         caption = f"{every}\\emph{{all}} of the same predictions, after the last step, as different papers count it."
         parts.append(_conventions(name, _like(conventions, name, mine.index), caption))
         parts.append(_cost(name, _like(cost, name, mine.index).set_index("method"), every))
@@ -56,6 +68,21 @@ def _methods(name: str, table: pd.DataFrame, caption: str) -> str:
         for method, row in table.iterrows()
     }
     return _table(f"{name}-methods", caption, head, rows)
+
+
+def _paired(name: str, pairs: pd.DataFrame, methods: list[str], every: str) -> str:
+    caption = (
+        f"{every}differences in \\emph{{all}} on the same seed and order of classes: mean, its 95\\,\\% interval by "
+        "Student's t, and pairs above zero. Each interval is for itself."
+    )
+    found = {against: differences(pairs, against)["all"] for against in REFERENCES if against in set(pairs["against"])}
+    rows = {method: [_math(column.get(method, "")) for column in found.values()] for method in methods}
+    return _table(f"{name}-paired", caption, ["method", *(f"minus {against}" for against in found)], rows)
+
+
+def _math(text: str) -> str:
+    """A difference: its minus signs are no hyphens."""
+    return "$" + text.replace(" ", r"\ ") + "$" if text else "--"
 
 
 def _conventions(name: str, counted: pd.DataFrame, caption: str) -> str:

@@ -13,11 +13,12 @@ import pandas as pd
 from ciss import viz
 from ciss.config import Benchmark
 from ciss.report import markup
-from ciss.report.cells import CONVENTION, HEADS, best, runs_words, score, sentence, shown
+from ciss.report.cells import CONVENTION, HEADS, best, differences, every_difference, runs_words, score, sentence, shown
 
 SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]
-TABLES = ("runs", "curves", "methods", "convention_means", "beside_published", "cost")
-WORDS = ("benchmark", "benchmarks", "end", "method", "convention", "order", "arithmetic")  # also one named 007 or NA
+TABLES = ("runs", "curves", "methods", "paired", "convention_means", "beside_published", "cost")
+# also one named 007 or NA
+WORDS = ("benchmark", "benchmarks", "end", "method", "against", "convention", "order", "arithmetic")
 FIGURES = {  # of each notebook's folder, in their order
     "forgetting": {
         "forgetting": "IoU of every class after every step: what fades.",
@@ -79,9 +80,9 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def _links(name: str) -> str:
-    kinds = {"": name, "-methods": "methods", "-conventions": "conventions", "-published": "published"}
-    kinds |= {"-steps": "over steps", "-predictions": "predictions", "-cost": "cost", "-forgetting": "forgetting"}
-    kinds |= {"-background": "background", "-data": "data"}
+    kinds = {"": name, "-methods": "methods", "-paired": "seed by seed", "-conventions": "conventions"}
+    kinds |= {"-published": "published", "-steps": "over steps", "-predictions": "predictions", "-cost": "cost"}
+    kinds |= {"-forgetting": "forgetting", "-background": "background", "-data": "data"}
     return "<ul>" + "".join(f'<li><a href="#{name}{key}">{word}</a></li>' for key, word in kinds.items()) + "</ul>"
 
 
@@ -110,12 +111,15 @@ def _family(
         table[table["benchmark"] == name].set_index("method")
         for table in (tables["methods"], tables["convention_means"], tables["cost"])
     )
+    paired = tables["paired"][tables["paired"]["benchmark"] == name]
     means, cost = (table.loc[methods.index] for table in (means, cost))
     parts = [
         _what_was_run(name, members, runs, means, benchmarks),
         f'<h3 id="{escape(name)}-methods">Methods</h3>',
         _methods(methods),
         _stability(name, runs),
+        f'<h3 id="{escape(name)}-paired">Seed by seed</h3>',
+        _paired(name, runs, paired),
         f'<h3 id="{escape(name)}-conventions">The same predictions, counted as papers count</h3>',
         _conventions(means),
         f'<h3 id="{escape(name)}-published">Beside what papers print</h3>',
@@ -200,6 +204,28 @@ def _stability(name: str, runs: pd.DataFrame) -> str:
         "marks are means over runs, small ones the runs, where there are several; the star is joint training."
     )
     return markup.picture(figure, f"{name}: mIoU of new classes against that of old ones, by method", caption, 32)
+
+
+def _paired(name: str, runs: pd.DataFrame, pairs: pd.DataFrame) -> str:
+    if not pairs["pairs"].max() > 1:
+        return markup.paragraph("No two methods share more than one seed and order, so no difference has an interval.")
+    methods = runs["method"].nunique()
+    figure, axes = plt.subplots(1, 2, figsize=(9.4, 0.9 + 0.3 * methods), layout="constrained")
+    viz.paired_points(axes, runs, pairs)
+    words = (
+        "Differences between two methods on the same seed and order of classes: mean, its 95 % interval (Student's t), "
+        "and in how many pairs it is above 0. Each interval is for itself: of many, some leave 0 out by chance. Less "
+        "forgetting is better."
+    )
+    parts = [markup.paragraph(words, "note")]
+    for against in viz.REFERENCES:
+        if against in set(pairs["against"]):
+            parts += [f"<h4>Minus {against}</h4>", _score_table(differences(pairs, against), {})]
+    caption = "all, against both: a dot a seed (and order), and the 95 % interval of their mean."
+    parts.append(markup.picture(figure, f"{name}: paired differences in mIoU by method", caption))
+    every = _score_table(every_difference(pairs), {})
+    note = markup.paragraph("Row minus column in all; a star: the 95 % interval is on one side of 0.", "note")
+    return "\n".join([*parts, f"<details><summary>Every two methods</summary>{every}{note}</details>"])
 
 
 def _conventions(means: pd.DataFrame) -> str:

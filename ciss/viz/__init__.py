@@ -12,7 +12,15 @@ from ciss.viz.background import (
     reliability,
     rule_points,
 )
-from ciss.viz.compare import cost_bars, method_lines, score_curves, stability_scatter, step_strips
+from ciss.viz.compare import (
+    REFERENCES,
+    cost_bars,
+    method_lines,
+    paired_points,
+    score_curves,
+    stability_scatter,
+    step_strips,
+)
 from ciss.viz.exploring import (
     FATE_COLOURS,
     MOST,
@@ -42,6 +50,7 @@ __all__ = [
     "MARKERS",
     "MOST",
     "OVERLAY",
+    "REFERENCES",
     "TRACES",
     "VOID",
     "angle_panels",
@@ -76,6 +85,7 @@ __all__ = [
     "overlay",
     "pace_panels",
     "pace_scatter",
+    "paired_points",
     "panels",
     "percent",
     "picture_row",

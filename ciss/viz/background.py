@@ -125,7 +125,7 @@ def reliability(ax: Axes, table: pd.DataFrame, methods: list[str]) -> None:
         weights = mine["pixels"].groupby(mine["low"]).sum()
         right = ((mine["background"] + mine["future"]) * mine["pixels"]).groupby(mine["low"]).sum() / weights
         believed = (mine["probability"] * mine["pixels"]).groupby(mine["low"]).sum() / weights
-        ax.plot(believed, right, **styles[method], ms=4, lw=1.2, label=method)
+        ax.plot(believed, right, **styles[method], ms=4, lw=1.2, label=method, clip_on=False)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the background", ylabel="share that is background")
     ax.set_aspect("equal")
 

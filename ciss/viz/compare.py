@@ -16,6 +16,7 @@ from ciss.viz.look import JOINT, method_styles
 SIDES = [(np.cos(turn), np.sin(turn)) for turn in np.pi / 8 * np.array([0, 8, 4, 12, 2, 6, 14, 10, 1, 7, 15, 9, 3, 5])]
 AWAY = (8, 14, 24, 36, 52, 70, 90)  # points
 RADIUS = {"mean": 6, "joint": 8, "run": 4}  # points that a mark covers around its place
+REFERENCES = ("finetune", "mib")  # what differences are shown to
 
 
 def method_lines(ax: Axes, table: pd.DataFrame, x: str, y: str, methods: list[str] | None = None) -> None:
@@ -132,6 +133,72 @@ def cost_bars(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> Non
         ax.set_title(title if k == 0 else "", fontsize=9, loc="left")
         ax.locator_params(axis="x", nbins=5)
         ax.tick_params(axis="x", labelsize=8)
+
+
+def paired_points(axes: Iterable[Axes], runs: pd.DataFrame, pairs: pd.DataFrame, title: str = "") -> None:
+    """Differences in `all` to each of REFERENCES, an axis each and a row a method: a small dot for each seed (and order
+    of classes), and where there are several a bar for the 95 % interval of their mean, which is the line in it; behind
+    them the mean as a number and how many pairs are above 0. Joint training, which is no competitor, is left out.
+
+    `runs`: columns method, seed, order, all; `pairs`: `ciss.analysis.paired_table` of the same runs. An arrow stands
+    where an interval is broader than the axis, which is made for the dots.
+    """
+    methods = [method for method in dict.fromkeys(runs["method"]) if method != JOINT]
+    scores = runs.pivot(index=["order", "seed"], columns="method", values="all")
+    same = "same seed and order" if runs["order"].nunique() > 1 else "same seed"
+    for k, (ax, against) in enumerate(zip(axes, REFERENCES, strict=True)):
+        mine = pairs[(pairs["metric"] == "all") & (pairs["against"] == against)].set_index("method")
+        apart = {m: (scores[m] - scores[against]).dropna().to_numpy() for m in methods if m in mine.index}
+        ax.set_xlim(*_spread(np.concatenate([[0.0], *apart.values()]), mine.loc[list(apart), ["low", "high"]]))
+        ax.set(ylim=(len(methods) - 0.4, -0.6), xlabel=f"difference in mIoU, {same}")
+        ax.set_yticks(range(len(methods)), methods if k == 0 else [])
+        ax.set_title(f"{title}: all, against {against}" if title and k == 0 else f"all, against {against}", loc="left")
+        ax.locator_params(axis="x", nbins=5)
+        ax.grid(axis="y", color="#E5E5E5", lw=0.6)
+        ax.set_axisbelow(True)
+        for place, (method, style) in enumerate(zip(methods, method_styles(methods).values(), strict=False)):
+            if method in apart:
+                _differences(ax, place, apart[method], mine.loc[method], style)
+            elif method == against:
+                _beside(ax, place, "the reference", color="#666666")
+        if apart:
+            ax.axvline(0, color="#666666", lw=1, zorder=0)
+        else:
+            words = "nothing else here" if against in methods else f"no {against} here"
+            ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center")
+            ax.set_xticks([])
+
+
+def _spread(dots: np.ndarray, ends: pd.DataFrame) -> tuple[float, float]:
+    """The ends of an axis that holds all dots, and intervals as far as they leave the dots half of its width."""
+    room = float(np.ptp(dots)) or 0.1
+    low = max(np.nanmin([dots.min(), *ends["low"]]), dots.min() - room / 2)
+    high = min(np.nanmax([dots.max(), *ends["high"]]), dots.max() + room / 2)
+    return low - 0.05 * room, high + 0.05 * room
+
+
+def _differences(ax: Axes, place: int, dots: np.ndarray, row: pd.Series, style: dict) -> None:
+    """A row of `paired_points`."""
+    several, (left, right) = len(dots) > 1, ax.get_xlim()
+    ax.plot(dots, np.full(len(dots), place + 0.27 * several), ls="", ms=4.5, mew=0.5, zorder=3, **style)
+    if several:
+        dark = {"color": "#222222", "zorder": 3}
+        width = row["high"] - row["low"]
+        ax.barh(place, width, 0.26, left=row["low"], color=style["color"], edgecolor="#333333", lw=0.5, zorder=2)
+        ax.plot(row["mean"], place, ls="", marker="|", ms=10, mew=1.8, **dark)
+        for beyond, edge, marker in ((row["low"] < left, left, "<"), (row["high"] > right, right, ">")):
+            if beyond:
+                ax.plot(edge, place, ls="", marker=marker, ms=6, clip_on=False, **dark)
+    counts = f"  {row['above']}/{row['pairs']}" if several else ""
+    _beside(ax, place, f"{round(row['mean'], 3) + 0.0:+.3f}{counts}")
+
+
+def _beside(ax: Axes, place: int, text: str, **options) -> None:
+    """Text right of the axes, at the height of a row."""
+    ax.annotate(
+        text, (1, place), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center",
+        fontsize=7.5, annotation_clip=False, **options,
+    )  # fmt: skip
 
 
 def step_strips(blocks: list[dict], steps: list[int], size: float = 1.0) -> Figure:
