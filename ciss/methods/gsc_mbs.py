@@ -29,6 +29,8 @@ class GSCMBS(MBS):
     usual: ClassVar = False
     decoder: ClassVar = None
     presets: ClassVar = {
+        "prototypes": {"compensation": False, "soft": 0.0, "sharp": 0.0},  # what helped on the hold-out of `shapes`
+        "new-one": {"new_weight": "one"},
         "no-compensation": {"compensation": False},
         "no-prototypes": {"doubtful": "ignored"},
         "no-relations": {"soft": 0.0, "sharp": 0.0},
@@ -42,7 +44,7 @@ class GSCMBS(MBS):
     compensation: bool = True
     clamp: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(rising)] | None = (0.5, 5.0)
     exponent: PositiveFloat = 1.0  # of the gradients: below 1 the weights lie closer together
-    new_weight: Literal["one", "mean"] = "one"  # of new pixels; mean: by their gradients too, over their mean
+    new_weight: Literal["one", "mean"] = "mean"  # of new pixels: 1, or by their gradients too, over their mean
 
     # --- GSC's prototypes decide what is neither given, nor confident, nor background to the teacher
     doubtful: Literal["prototypes", "ignored"] = "prototypes"
