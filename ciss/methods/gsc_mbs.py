@@ -15,33 +15,38 @@ from ciss.protocol import VOID as IGNORE
 from ciss.prototypes import ClassPrototypes, Scaling, distance_weights
 from ciss.pseudo_labels import patch_labels, reweighted_labels
 
+# GSC's coefficients for what the default leaves out: on the hold-out of `shapes` prototypes helped, these did not.
+ALL = {"compensation": True, "soft": 0.3, "sharp": 0.1}
+LEFT_OUT = {
+    "no-prototypes": {"doubtful": "ignored"},
+    "no-orthogonality": {"orthogonality": 0.0},
+    "new-one": {"new_weight": "one"},
+    "unguided": {"guided": False},
+}
+
 
 @coefficients
 class GSCMBS(MBS):
-    """MBS, in which GSC's gradients weigh the cross-entropy, its prototypes decide what MBS would ignore, and its
-    soft-sharp relations stand beside the label-guided distillation, guided as well.
+    """MBS, in which GSC's prototypes decide what MBS would ignore, and, if asked, GSC's gradients weigh the
+    cross-entropy and its soft-sharp relations, guided as well, stand beside the label-guided distillation.
 
         L = L_GC + L_patch + L_cls + distillation L_LGKD + soft L_soft + sharp L_sharp + (n / C) L_ortho
 
-    Parts are switched off by compensation: false, doubtful: ignored, soft: 0 and sharp: 0; then it is MBS to the bit.
+    With compensation: false, doubtful: ignored, soft: 0 and sharp: 0 it is MBS to the bit. Preset `all`: every part.
     """
 
     usual: ClassVar = False
     decoder: ClassVar = None
     presets: ClassVar = {
-        "prototypes": {"compensation": False, "soft": 0.0, "sharp": 0.0},  # what helped on the hold-out of `shapes`
-        "new-one": {"new_weight": "one"},
-        "no-compensation": {"compensation": False},
-        "no-prototypes": {"doubtful": "ignored"},
-        "no-relations": {"soft": 0.0, "sharp": 0.0},
-        "unguided": {"guided": False},
-        "no-orthogonality": {"orthogonality": 0.0},
-        "no-features": {"features": "none", "class_features": 0.0},
-        "no-outputs": {"outputs": "none"},
+        "all": ALL,
+        "compensation": {"compensation": True},
+        "relations": {"soft": 0.3, "sharp": 0.1},
+        "no-prototypes": {"doubtful": "ignored"},  # MBS
+        **{f"all-{name}": {**ALL, **values} for name, values in LEFT_OUT.items()},
     }
 
     # --- GSC's step-aware gradient compensation, of the cross-entropy of the labels made here
-    compensation: bool = True
+    compensation: bool = False
     clamp: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(rising)] | None = (0.5, 5.0)
     exponent: PositiveFloat = 1.0  # of the gradients: below 1 the weights lie closer together
     new_weight: Literal["one", "mean"] = "mean"  # of new pixels: 1, or by their gradients too, over their mean
@@ -53,8 +58,8 @@ class GSCMBS(MBS):
     distance_scale: PositiveFloat = 1.0
 
     # --- GSC's soft-sharp relations
-    soft: NonNegativeFloat = 0.3
-    sharp: NonNegativeFloat = 0.1
+    soft: NonNegativeFloat = 0.0  # GSC: 0.3
+    sharp: NonNegativeFloat = 0.0  # GSC: 0.1
     guided: bool = True  # where the label is new, the teacher's background is no relation
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
