@@ -16,7 +16,6 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from ruamel.yaml import YAML
@@ -26,8 +25,8 @@ from ciss import checkpoint, config, documents, paths, protocol, runs
 from ciss.config import ConfigError
 from ciss.data import DATASETS, data_set
 from ciss.methods import METHODS, code_of
+from ciss.presets import load, presets
 
-PRESETS = Path(__file__).with_name("presets")
 HEADER = (
     "The only place for numbers. Written by `python -m ciss.plan`, made to be edited: comments survive the next plan.\n"
     "Every key is checked before anything runs: python -m ciss.plan --check"
@@ -42,10 +41,6 @@ ABOUT = {
     "chain": "every later step, naming the run it continues",
     "ends": "what the analyses compare",
 }
-
-
-def presets() -> dict[str, Path]:
-    return {file.stem: file for file in sorted(PRESETS.glob("*.yaml"))}
 
 
 def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
@@ -135,9 +130,9 @@ def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, arg
 
 def _unedited(method: str, mine: dict) -> bool:
     """Whether coefficients are as some preset has them: nobody's own."""
-    for file in presets().values():
+    for name in presets():
         with suppress(ConfigError):  # a variant that this preset does not know
-            if mine == _coefficients(method, YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))):
+            if mine == _coefficients(method, load(name)):
                 return True
     return False
 
@@ -182,26 +177,26 @@ def _unnamed(arguments: argparse.Namespace) -> None:
 
 def _name(arguments: argparse.Namespace) -> str:
     """The preset's own data set and protocol go by its name; others carry what differs."""
-    file, preset = _preset_file(arguments), _preset(arguments)
+    stem, preset = _preset_name(arguments), _preset(arguments)
     own = (preset["dataset"], preset["protocol"]) == (arguments.dataset, arguments.protocol)
-    kind = file.stem if file.stem.startswith(f"{arguments.dataset}-") else arguments.dataset
-    name = file.stem if own else f"{kind}-{arguments.protocol}"
+    kind = stem if stem.startswith(f"{arguments.dataset}-") else arguments.dataset
+    name = stem if own else f"{kind}-{arguments.protocol}"
     return name if arguments.setting == preset["setting"] else f"{name}-{arguments.setting}"
 
 
-def _preset_file(arguments: argparse.Namespace) -> Path:
+def _preset_name(arguments: argparse.Namespace) -> str:
     """The data set's own; of `--preset mbs` what the data set has by that name (voc-mbs), or the preset itself."""
     wanted = arguments.preset or (arguments.dataset if arguments.dataset in DATASETS else "own")
     for name in (f"{arguments.dataset}-{wanted}", wanted):
         if name in presets():
-            return presets()[name]
+            return name
     known = [name for name in presets() if "-" not in name or name.startswith(f"{arguments.dataset}-")]
     raise ConfigError(f"no preset {wanted!r}. {config.choose(wanted, known)}")
 
 
 def _preset(arguments: argparse.Namespace) -> CommentedMap:
     """A preset, its head comment (source, expected result, wall time) indented as it will stand in the file."""
-    settings = _yaml().load(_preset_file(arguments).read_text(encoding="utf-8"))
+    settings = load(_preset_name(arguments))
     for line in settings.ca.comment[1]:
         line.start_mark.column = 4
     return settings

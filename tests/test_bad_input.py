@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import datetime
 import functools
+import json
 import math
 import random
 import re
@@ -18,19 +19,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciss import config, paths, plan, runs
+from ciss import config, paths, plan, presets, runs
 from ciss.config import ConfigError
 from ciss.models import create_network
 
 FILES = ("params.yaml", "tests/smoke.yaml")
 TEXTS = {file: (paths.project() / file).read_bytes() for file in FILES}
 DOCUMENTS = {file: config.read_yaml(paths.project() / file) for file in FILES}
-for preset in plan.presets().values():  # a preset in the place of a file's benchmark
+for preset in presets.presets():  # a preset in the place of a file's benchmark
     document = copy.deepcopy(DOCUMENTS["params.yaml"])
-    settings_, methods = config.read_yaml(preset), {}
+    settings_ = json.loads(json.dumps(presets.load(preset)))
     document["methods"] |= settings_.pop("methods", {})
+    settings_.pop("runs", None)
     document["benchmarks"]["shapes"] = settings_
-    DOCUMENTS[preset.stem] = document
+    DOCUMENTS[preset] = document
 
 NAMES = ["", "other", "a.b", "seed", "mib", "a\nb", "\x1b[31m", "x" * 3000, "a\0", "\ud800", "ä", 7, None, True, (1, 2)]
 NUMBERS = [-1, 0, 1, 2, 3, 8, 16, 64, 4096, 10**6, 10**9, 10**12, 2**63, 10**30, 10**5000, 1.5, 1e300, 1e-300]

@@ -14,12 +14,13 @@ from test_mbs import choose, network, step
 from test_methods import NEW, OLD, make_batch, output
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ciss import distributed, engine, plan, results, source
+from ciss import distributed, engine, plan, presets, results, source
 from ciss.data import evaluation_loader
 from ciss.losses import sharp_loss, soft_relation_loss
 from ciss.methods import GSCMBS, MBS, METHODS, Batch, Frozen, MiB
 from ciss.models import Output
 
+ALL = GSCMBS.presets["all"]
 OFF = {"compensation": False, "doubtful": "ignored", "soft": 0.0, "sharp": 0.0}
 DECODERS = ["deeplabv3", "mask_transformer"]
 planned = test_plan.planned
@@ -65,7 +66,7 @@ def test_without_its_parts_it_is_mbs_to_the_bit(decoder, changes):
 def test_each_part_changes_something(part):
     """Each of the four, put back alone, is no longer MBS."""
     found = []
-    for method in (GSCMBS(**OFF | {name: getattr(GSCMBS(), name) for name in OFF if name == part}), MBS()):
+    for method in (GSCMBS(**OFF | {name: getattr(GSCMBS(**ALL), name) for name in OFF if name == part}), MBS()):
         student, teacher, batch = prepared(method)
         found.append((batch.labels, sum(method.losses(student, teacher, batch).values())))
     (labels, loss), (kept, theirs) = found
@@ -153,16 +154,26 @@ def test_the_compensated_cross_entropy(clamp, weights):
     student, batch = line(chances, [0.0] * 4, [0, 0, 2, 255], classes=(0, 0, 1))
     teacher, _ = line([chance[:2] for chance in chances], [0.0] * 4, [0] * 4)
     batch.labels = torch.tensor([[[1, 0, 2, 255]]])
-    losses = GSCMBS(clamp=clamp).losses(student, teacher, batch)
+    method = GSCMBS(**ALL, clamp=clamp, new_weight="one", doubtful="ignored")
+    losses = method.losses(student, teacher, batch)
     own = [-math.log(chance) for chance in (0.5, 0.9, 0.8)]
     assert losses["compensated"].item() == pytest.approx(sum(w * e for w, e in zip(weights, own, strict=False)) / 3)
     assert "cross_entropy" not in losses
     assert batch.weights[0, 0].tolist() == pytest.approx(weights, abs=1e-6)
     assert batch.logs["weight/largest"].item() == pytest.approx(max(weights[:2]))
-    assert GSCMBS(clamp=clamp, doubtful="ignored").maps(student, teacher, batch)["weight"].equal(batch.weights)
+    assert method.maps(student, teacher, batch)["weight"].equal(batch.weights)
     batch.log_gradients(student)  # of every fourth pixel
     assert batch.logs["gradient/step0"].item() == pytest.approx(0.5)
     assert batch.logs["compensated/step0"].item() == pytest.approx(0.5 * weights[0])
+
+
+def test_new_pixels_are_weighed_too():
+    """|G| is .2 and .4 on new pixels, .3 on average; .3 to the power of one half for the old one alone."""
+    student, batch = line([(0.1, 0.1, 0.8), (0.2, 0.2, 0.6), (0.7, 0.2, 0.1)], [0.0] * 3, [2, 2, 0], classes=(0, 0, 1))
+    assert GSCMBS().weights_of(student.logits, batch)[0, 0].tolist() == pytest.approx([2 / 3, 4 / 3, 1])
+    halved = GSCMBS(exponent=0.5).weights_of(student.logits, batch)[0, 0].tolist()
+    mean = (0.2**0.5 + 0.4**0.5) / 2
+    assert halved == pytest.approx([0.2**0.5 / mean, 0.4**0.5 / mean, 1])
 
 
 # --- guided relations
@@ -209,7 +220,7 @@ def test_relations_of_the_given_labels(guided):
 def test_nothing_waits_for_the_device():
     """Fake tensors have shapes and no values: `.item()`, boolean indexing and `unique` fail on them."""
     with FakeTensorMode(allow_non_fake_inputs=False):
-        method, student, teacher, batch = GSCMBS(), fake(OLD + NEW), fake(OLD), fake_batch()
+        method, student, teacher, batch = GSCMBS(**ALL), fake(OLD + NEW), fake(OLD), fake_batch()
         method.means, method.counts = torch.zeros(OLD, 5), torch.ones(OLD, dtype=torch.int64)
         with torch.no_grad():
             batch.labels = method.labels(batch, teacher)
@@ -284,7 +295,7 @@ def test_runs_of_both_in_one(project, decoder):
     engine.train(plain := add(project, "mbs", threshold=0.3))
     engine.train(off := add(project, "gsc_mbs-off", threshold=0.3, **OFF))
     same(weights(plain), weights(off))
-    run = add(project, "gsc_mbs", threshold=0.3)
+    run = add(project, "gsc_mbs", threshold=0.3, **ALL)
     with stopped(GSCMBS, 2):  # in its second epoch: prototypes are read back
         engine.train(run)
     engine.train(run)
@@ -384,14 +395,14 @@ def test_what_is_planned(planned):
     planned("shapes", "--no-joint")
     usual = ["finetune", "mib", "plop", "gsc", "mbs"]
     assert list(planned.config.ends) == [f"shapes-s0-{method}" for method in usual] and usual == plan.USUAL
-    planned("shapes", "--no-joint", "--fresh", "--methods", "gsc_mbs", "frozen", "gsc_mbs-no-relations")
+    planned("shapes", "--no-joint", "--fresh", "--methods", "gsc_mbs", "frozen", "gsc_mbs-all")
     chain = planned.config.chain
-    codes = {"gsc_mbs": "gsc_mbs", "frozen": "frozen", "gsc_mbs-no-relations": "gsc_mbs"}
+    codes = {"gsc_mbs": "gsc_mbs", "frozen": "frozen", "gsc_mbs-all": "gsc_mbs"}
     assert {run.method: run.code for run in chain.values()} == codes
 
 
 @pytest.mark.parametrize("preset", ["ade20k", "ade20k-mbs"])
 def test_presets_keep_what_is_compared_comparable(preset):
-    settings = plan.YAML(typ="safe", pure=True).load((plan.PRESETS / f"{preset}.yaml").read_text())
+    settings = presets.load(preset)
     mbs, both = (plan._coefficients(name, settings) for name in ("mbs", "gsc_mbs"))
     assert both == both | mbs

@@ -34,6 +34,7 @@ ORDER = [
     "prototypes",
     "models",
     "data",
+    "presets",
     "published",
     "protocol",
     "metrics",

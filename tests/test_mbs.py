@@ -9,13 +9,12 @@ import pytest
 import test_plan
 import torch
 import torch.nn.functional as F
-from ruamel.yaml import YAML
 from test_gsc_plop import fake, fake_batch, on_gpu
 from test_methods import NEW, OLD, SIZE, full, make_batch, output
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision import tv_tensors
 
-from ciss import config, engine, plan, results, runs, viz
+from ciss import config, engine, presets, results, runs, viz
 from ciss.config import Model
 from ciss.data import evaluation_loader
 from ciss.data.transforms import training_transform
@@ -789,7 +788,7 @@ def test_what_cannot_be_planned_is_named(planned, arguments, message):
 
 def test_ade20k():
     """Its data set is not read yet; its numbers are there."""
-    document = YAML(typ="safe", pure=True).load((plan.PRESETS / "ade20k-mbs.yaml").read_text())
+    document = presets.load("ade20k-mbs")
     methods = document.pop("methods")
     benchmark = config.validate(config.Benchmark, document, "ade20k-mbs.yaml", "")
     assert (benchmark.dataset, benchmark.protocol, benchmark.setting) == ("ade20k", "100-50", "overlapped")
