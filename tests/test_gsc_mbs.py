@@ -20,7 +20,7 @@ from ciss.losses import sharp_loss, soft_relation_loss
 from ciss.methods import GSCMBS, MBS, METHODS, Batch, Frozen, MiB
 from ciss.models import Output
 
-ALL = GSCMBS.presets["all"]
+ALL = GSCMBS.presets["relations"]  # every part
 OFF = {"compensation": False, "doubtful": "ignored", "soft": 0.0, "sharp": 0.0}
 DECODERS = ["deeplabv3", "mask_transformer"]
 planned = test_plan.planned
@@ -154,7 +154,7 @@ def test_the_compensated_cross_entropy(clamp, weights):
     student, batch = line(chances, [0.0] * 4, [0, 0, 2, 255], classes=(0, 0, 1))
     teacher, _ = line([chance[:2] for chance in chances], [0.0] * 4, [0] * 4)
     batch.labels = torch.tensor([[[1, 0, 2, 255]]])
-    method = GSCMBS(**ALL, clamp=clamp, new_weight="one", doubtful="ignored")
+    method = GSCMBS(**ALL, clamp=clamp, new_weight="one", background_weight="mean", doubtful="ignored")
     losses = method.losses(student, teacher, batch)
     own = [-math.log(chance) for chance in (0.5, 0.9, 0.8)]
     assert losses["compensated"].item() == pytest.approx(sum(w * e for w, e in zip(weights, own, strict=False)) / 3)
@@ -167,13 +167,17 @@ def test_the_compensated_cross_entropy(clamp, weights):
     assert batch.logs["compensated/step0"].item() == pytest.approx(0.5 * weights[0])
 
 
-def test_new_pixels_are_weighed_too():
-    """|G| is .2 and .4 on new pixels, .3 on average; .3 to the power of one half for the old one alone."""
-    student, batch = line([(0.1, 0.1, 0.8), (0.2, 0.2, 0.6), (0.7, 0.2, 0.1)], [0.0] * 3, [2, 2, 0], classes=(0, 0, 1))
-    assert GSCMBS().weights_of(student.logits, batch)[0, 0].tolist() == pytest.approx([2 / 3, 4 / 3, 1])
-    halved = GSCMBS(exponent=0.5).weights_of(student.logits, batch)[0, 0].tolist()
-    mean = (0.2**0.5 + 0.4**0.5) / 2
-    assert halved == pytest.approx([0.2**0.5 / mean, 0.4**0.5 / mean, 1])
+def test_objects_are_weighed_and_the_background_is_not():
+    """|G| is .2 and .4 on new pixels, .3 on average; .3 and .9 on those of an old class, .6; the background is apart."""
+    chances = [(0.1, 0.1, 0.8), (0.2, 0.2, 0.6), (0.2, 0.7, 0.1), (0.8, 0.1, 0.1), (0.3, 0.5, 0.2)]
+    student, batch = line(chances, [0.0] * 5, [2, 2, 1, 1, 0], classes=(0, 0, 1))
+    found = GSCMBS().weights_of(student.logits, batch)
+    assert found[0, 0].tolist() == pytest.approx([2 / 3, 4 / 3, 0.5, 1.5, 1]) and batch.weights.equal(found)
+    assert batch.labels[0, 0].tolist() == [2, 2, 1, 1, 0] and batch.logs["weight/largest"].item() == pytest.approx(1.5)
+    with_background = GSCMBS(background_weight="mean").weights_of(student.logits, batch)  # .3, .9, .7: .6333
+    assert with_background[0, 0].tolist() == pytest.approx([2 / 3, 4 / 3, 9 / 19, 27 / 19, 21 / 19])
+    halved = GSCMBS(exponent=0.5).weights_of(student.logits, batch)[0, 0]
+    assert halved[0] == pytest.approx(2 * 0.2**0.5 / (0.2**0.5 + 0.4**0.5))
 
 
 # --- guided relations
@@ -395,9 +399,9 @@ def test_what_is_planned(planned):
     planned("shapes", "--no-joint")
     usual = ["finetune", "mib", "plop", "gsc", "mbs"]
     assert list(planned.config.ends) == [f"shapes-s0-{method}" for method in usual] and usual == plan.USUAL
-    planned("shapes", "--no-joint", "--fresh", "--methods", "gsc_mbs", "frozen", "gsc_mbs-all")
+    planned("shapes", "--no-joint", "--fresh", "--methods", "gsc_mbs", "frozen", "gsc_mbs-relations")
     chain = planned.config.chain
-    codes = {"gsc_mbs": "gsc_mbs", "frozen": "frozen", "gsc_mbs-all": "gsc_mbs"}
+    codes = {"gsc_mbs": "gsc_mbs", "frozen": "frozen", "gsc_mbs-relations": "gsc_mbs"}
     assert {run.method: run.code for run in chain.values()} == codes
 
 

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn, where
 
 from ciss.config import rising
-from ciss.losses import cross_entropy, sharp_loss, soft_relation_loss
+from ciss.losses import compensation_weights, cross_entropy, sharp_loss, soft_relation_loss
 from ciss.methods.base import Batch, coefficients
 from ciss.methods.mbs import MBS
 from ciss.models import Output
@@ -15,41 +15,38 @@ from ciss.protocol import VOID as IGNORE
 from ciss.prototypes import ClassPrototypes, Scaling, distance_weights
 from ciss.pseudo_labels import patch_labels, reweighted_labels
 
-# GSC's coefficients for what the default leaves out: on the hold-out of `shapes` prototypes helped, these did not.
-ALL = {"compensation": True, "soft": 0.3, "sharp": 0.1}
-LEFT_OUT = {
-    "no-prototypes": {"doubtful": "ignored"},
-    "no-orthogonality": {"orthogonality": 0.0},
-    "new-one": {"new_weight": "one"},
-    "unguided": {"guided": False},
-}
+RELATIONS = {"soft": 0.3, "sharp": 0.1}  # GSC's coefficients
 
 
 @coefficients
 class GSCMBS(MBS):
-    """MBS, in which GSC's prototypes decide what MBS would ignore, and, if asked, GSC's gradients weigh the
-    cross-entropy and its soft-sharp relations, guided as well, stand beside the label-guided distillation.
+    """MBS, in which GSC's prototypes decide what MBS would ignore, and GSC's gradients weigh the cross-entropy of
+    objects. If asked, GSC's soft-sharp relations, guided as well, stand beside the label-guided distillation.
 
         L = L_GC + L_patch + L_cls + distillation L_LGKD + soft L_soft + sharp L_sharp + (n / C) L_ortho
 
-    With compensation: false, doubtful: ignored, soft: 0 and sharp: 0 it is MBS to the bit. Preset `all`: every part.
+    With compensation: false, doubtful: ignored, soft: 0 and sharp: 0 it is MBS to the bit.
     """
 
     usual: ClassVar = False
     decoder: ClassVar = None
     presets: ClassVar = {
-        "all": ALL,
-        "compensation": {"compensation": True},
-        "relations": {"soft": 0.3, "sharp": 0.1},
-        "no-prototypes": {"doubtful": "ignored"},  # MBS
-        **{f"all-{name}": {**ALL, **values} for name, values in LEFT_OUT.items()},
+        "no-compensation": {"compensation": False},
+        "no-prototypes": {"doubtful": "ignored"},
+        "no-orthogonality": {"orthogonality": 0.0},
+        "no-guidance": {"outputs": "plain"},
+        "with-background": {"background_weight": "mean"},  # weighed as GSC does
+        "new-one": {"new_weight": "one"},  # new pixels as GSC's default has them
+        "relations": RELATIONS,
+        "relations-unguided": {**RELATIONS, "guided": False},
     }
 
     # --- GSC's step-aware gradient compensation, of the cross-entropy of the labels made here
-    compensation: bool = False
+    compensation: bool = True
     clamp: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(rising)] | None = (0.5, 5.0)
     exponent: PositiveFloat = 1.0  # of the gradients: below 1 the weights lie closer together
     new_weight: Literal["one", "mean"] = "mean"  # of new pixels: 1, or by their gradients too, over their mean
+    background_weight: Literal["one", "mean"] = "one"  # of background pixels; mean: one group with step 0, as in GSC
 
     # --- GSC's prototypes decide what is neither given, nor confident, nor background to the teacher
     doubtful: Literal["prototypes", "ignored"] = "prototypes"
@@ -104,7 +101,14 @@ class GSCMBS(MBS):
 
     def weights_of(self, logits: Tensor, batch: Batch) -> Tensor:
         """Compensation weights (B,H,W)."""
-        return batch.compensate(logits, clamp=self.clamp, exponent=self.exponent, new=self.new_weight)
+        options = {"clamp": self.clamp, "exponent": self.exponent, "new": self.new_weight}
+        if self.background_weight == "mean":
+            return batch.compensate(logits, **options)
+        apart = batch.labels == 0  # in no group
+        weights = compensation_weights(logits, batch.labels.masked_fill(apart, IGNORE), batch.class_steps, **options)
+        batch.weights = weights.masked_fill(apart, 1)
+        batch.log_weights(batch.weights)
+        return batch.weights
 
     def preservation(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         losses, logits = super().preservation(student, teacher, batch), student.upsample(batch.size)
