@@ -168,7 +168,7 @@ def test_the_compensated_cross_entropy(clamp, weights):
 
 
 def test_objects_are_weighed_and_the_background_is_not():
-    """|G| is .2 and .4 on new pixels, .3 on average; .3 and .9 on those of an old class, .6; the background is apart."""
+    """|G| is .2 and .4 on new pixels, .3 on average; .3 and .9 on an old class's, .6; the background is apart."""
     chances = [(0.1, 0.1, 0.8), (0.2, 0.2, 0.6), (0.2, 0.7, 0.1), (0.8, 0.1, 0.1), (0.3, 0.5, 0.2)]
     student, batch = line(chances, [0.0] * 5, [2, 2, 1, 1, 0], classes=(0, 0, 1))
     found = GSCMBS().weights_of(student.logits, batch)
