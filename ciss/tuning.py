@@ -4,7 +4,7 @@
     python -m ciss.tuning                       # trains what is missing, then writes reports/tuning.csv
     python -m ciss.tuning --only mib plop       # trains those alone; another terminal may train the rest
 
-Nothing of the validation images is read here.
+The validation images have no say.
 """
 
 import argparse
