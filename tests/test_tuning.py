@@ -140,7 +140,7 @@ def test_the_trials_are_planned(planned):
     for name in wanted:
         by_code.setdefault(name.rpartition("-")[0], []).append(settings.methods[name])
     del by_code[""]  # fine-tuning has no coefficient
-    assert {len(trials) for trials in by_code.values()} == {4}, "as many for every method"
+    assert {len(trials) for trials in by_code.values()} == {5}, "as many for every method"
     for trials in by_code.values():
         assert all(one not in trials[:number] for number, one in enumerate(trials))
 
