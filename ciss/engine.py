@@ -49,6 +49,9 @@ class MemoryShort(Exception):
     """The device or the machine has no memory left; the message says what needs less."""
 
 
+RUN_ERRORS = (*USER_ERRORS, DivergenceError, MemoryShort, distributed.Lost)  # one message each, and no traceback
+
+
 def train(run: Run) -> Path:
     """Trains a run, or continues it where it stopped. Returns its folder.
 
@@ -352,7 +355,7 @@ def main() -> None:
             settings = config.load(arguments.config)
             runs.check(settings)
             train(runs.resolve(settings, arguments.run))
-    except (*USER_ERRORS, DivergenceError, MemoryShort, distributed.Lost) as error:
+    except RUN_ERRORS as error:
         distributed.leave(f"error: {error}")
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":

@@ -15,6 +15,7 @@ import shutil
 import sys
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -62,13 +63,13 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
             for name in list(document[section]):
                 del document[section][name]
     for method in [*arguments.methods, "finetune", *(["joint"] if arguments.joint else [])]:
-        mine = document["methods"].get(method)
-        if mine is None or (not arguments.add and _unedited(method, mine)):
-            theirs = _coefficients(method, _preset(arguments))
+        mine, preset = document["methods"].get(method), _preset(arguments)
+        if mine is None or (_knows(preset, method) and not arguments.add and _unedited(method, mine)):
+            theirs = _coefficients(method, preset)
             if mine != theirs:
                 document["methods"][method] = _flow(theirs)
-        else:
-            _tell_differences(method, document["methods"][method], _preset(arguments))
+        elif _knows(preset, method):
+            _tell_differences(method, mine, preset)
     for number, order in enumerate(_orders(arguments)):
         name = first if number == 0 else f"{first}-order{number}"
         if name in old["benchmarks"] and not arguments.fresh:
@@ -78,6 +79,8 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
             for key in ("methods", "runs"):
                 settings.pop(key, None)
             document["benchmarks"].ca.items.pop(name, None)
+        if (settings["dataset"], settings["protocol"]) != (arguments.dataset, arguments.protocol):
+            settings.pop("groups", None)  # they are of the other protocol
         for key in ("dataset", "protocol", "setting"):
             settings[key] = getattr(arguments, key)
         if order:
@@ -128,21 +131,26 @@ def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, arg
         document["ends"][f"{base}-joint"] = _flow({"run": f"{base}-joint", "benchmark": benchmark})
 
 
+def _knows(preset: dict, method: str) -> bool:
+    """Whether the name has numbers without the file: a method's, a variant's of its own or of the preset's."""
+    code, _, variant = method.partition("-")
+    return not variant or variant in METHODS[code].presets or method in preset.get("methods", {})
+
+
 def _unedited(method: str, mine: dict) -> bool:
     """Whether coefficients are as some preset has them: nobody's own."""
-    for name in presets():
-        with suppress(ConfigError):  # a variant that this preset does not know
-            if mine == _coefficients(method, load(name)):
-                return True
-    return False
+    known = (preset for preset in map(_plain, presets()) if _knows(preset, method))
+    return any(mine == _coefficients(method, preset) for preset in known)
+
+
+@cache
+def _plain(name: str) -> dict:
+    return json.loads(json.dumps(load(name)))
 
 
 def _tell_differences(method: str, mine: dict, preset: dict) -> None:
     """Coefficients stay as the file has them; another benchmark's may be among them, so that is said."""
-    try:
-        theirs = _coefficients(method, preset)
-    except ConfigError:
-        return  # numbers of one's own
+    theirs = _coefficients(method, preset)
     kept = ", ".join(f"{key} {mine[key]} (preset: {theirs[key]})" for key in mine if mine[key] != theirs.get(key))
     if kept:
         print(f"methods.{method} stays as the file has it: {kept}. Remove the section to take the preset's.")
@@ -156,7 +164,7 @@ def _coefficients(name: str, preset: dict) -> dict:
     code, _, variant = name.partition("-")
     method, theirs = METHODS[code], preset.get("methods", {})
     spelt = name in theirs
-    if variant and not spelt and variant not in method.presets:
+    if not _knows(preset, name):
         raise ConfigError(
             f"--methods: {code} has no preset {variant!r}. {config.choose(variant, method.presets)} "
             f"Or write methods.{name} into the file first, with the numbers you want."
@@ -169,10 +177,10 @@ def _coefficients(name: str, preset: dict) -> dict:
 
 def _unnamed(arguments: argparse.Namespace) -> None:
     """What the command does not say the preset's `runs` say: methods and seeds of a whole study."""
-    runs = _preset(arguments).get("runs", {})
-    arguments.methods = list(runs.get("methods", USUAL)) if arguments.methods is None else arguments.methods
-    arguments.seeds = list(runs.get("seeds", [0])) if arguments.seeds is None else arguments.seeds
-    arguments.joint = arguments.joint and runs.get("joint", True)
+    theirs = _preset(arguments).get("runs", {})
+    arguments.methods = list(theirs.get("methods", USUAL)) if arguments.methods is None else arguments.methods
+    arguments.seeds = list(theirs.get("seeds", [0])) if arguments.seeds is None else arguments.seeds
+    arguments.joint = arguments.joint and theirs.get("joint", True)
 
 
 def _name(arguments: argparse.Namespace) -> str:
@@ -185,9 +193,15 @@ def _name(arguments: argparse.Namespace) -> str:
 
 
 def _preset_name(arguments: argparse.Namespace) -> str:
-    """The data set's own; of `--preset mbs` what the data set has by that name (voc-mbs), or the preset itself."""
+    """The data set's own, or that of the asked protocol or setting if it has one (voc8-4-2); of `--preset mbs` what the
+    data set has by that name (voc-mbs), or the preset itself."""
     wanted = arguments.preset or (arguments.dataset if arguments.dataset in DATASETS else "own")
-    for name in (f"{arguments.dataset}-{wanted}", wanted):
+    special = (
+        []
+        if arguments.preset
+        else [f"{arguments.dataset}-{arguments.protocol}", f"{arguments.dataset}-{arguments.setting}"]
+    )
+    for name in (*special, f"{arguments.dataset}-{wanted}", wanted):
         if name in presets():
             return name
     known = [name for name in presets() if "-" not in name or name.startswith(f"{arguments.dataset}-")]

@@ -84,13 +84,13 @@ def reweighted_labels(
     normalised product is below it is ignored. `covered`: pixels that the grid stands for, where it reaches beyond the
     image.
     """
-    size, classes = labels.shape[-2:], teacher_logits.shape[1]
+    size, grid, classes = labels.shape[-2:], weights.shape[-2:], teacher_logits.shape[1]
     if covered is not None and covered != tuple(size):
         weights = _resize(weights, covered)[..., : size[0], : size[1]]
     if resolution not in ("full", "quarter", "grid"):
         raise ValueError(f"resolution is {resolution!r}. Use 'full', 'quarter' or 'grid'.")
     if resolution != "full":
-        small = weights.shape[-2:] if resolution == "grid" else tuple(-(-side // 4) for side in size)
+        small = grid if resolution == "grid" else tuple(-(-side // 4) for side in size)
         teacher_logits = _resize(teacher_logits, small)
     # log r_{i,c} = log om_{i,c} + log P'_{i,c} (+ constant): in logarithms, so that no small P' vanishes
     log_p = teacher_logits.float().log_softmax(dim=1)

@@ -272,6 +272,16 @@ def _network_problems(model: Model) -> list[str]:
     return problems
 
 
+def _unsuited(config: Config, run: Increment) -> tuple[str, str] | None:
+    """What a method has against its benchmark; its coefficients' mistakes are said elsewhere."""
+    if code_of(run.method) not in METHODS:
+        return None
+    try:
+        return METHODS[code_of(run.method)](**config.methods[run.method]).unsuited(config.benchmarks[run.benchmark])
+    except (ValueError, TypeError):
+        return None
+
+
 def _problems(config: Config) -> Iterator[str]:
     for name, values in config.methods.items():
         place = f"methods.{name}"
@@ -307,6 +317,9 @@ def _problems(config: Config) -> Iterator[str]:
         if run.step >= counts.get(run.benchmark, run.step + 1):
             last = counts[run.benchmark] - 1
             yield f"{config.file}: chain.{name}.step: {run.step}, but {run.benchmark} ends with step {last}. Remove it."
+        if unsuited := _unsuited(config, run):
+            place = f"{config.file}: benchmarks.{run.benchmark}.{unsuited[0]}"
+            yield f"{place}: for {run.method}, {unsuited[1]}. Change it."
         if sees_all(run.method):
             yield f"{config.file}: chain.{name}.method: {run.method} sees all classes at once. Name it under joints."
     for part in ("bases", "joints"):

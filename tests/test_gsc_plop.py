@@ -373,7 +373,7 @@ def test_quantiles_are_of_old_pixels():
     batch.labels = torch.full((2, 64, 64), OLD)
     batch.labels[:, :32] = 1
     weights = torch.where(batch.labels == 1, torch.arange(64.0), 1e6)
-    batch.log_weights(weights)
+    batch.log_weights(weights, batch.labels)
     columns = torch.arange(0, 64, 8.0)
     assert batch.logs["weight/median"].item() == pytest.approx(columns.median().item() + 4)
     assert batch.logs["weight/q05"].item() == pytest.approx(torch.quantile(columns.repeat(8), 0.05).item())

@@ -212,8 +212,8 @@ def test_camvid_and_own_follow_voc8():
         assert not methods and benchmark.evaluation.size == "full"
         for key in ("encoder", "output_stride", "decoder", "width", "atrous_rates"):
             assert getattr(benchmark.model, key) == getattr(reference.model, key)
+        assert benchmark.train.encoder_lr == {"camvid": 0.2, "own": reference.train.encoder_lr}[name]
         assert benchmark.train.increment.norm == "frozen"
         assert benchmark.train.augmentation == "scaled_crop"
-    assert load("own")[0].train.encoder_lr == reference.train.encoder_lr
     assert load("camvid")[0].model.weights == reference.model.weights
     assert load("own")[0].model.pretrained and load("own")[0].model.weights is None and load("own")[0].holdout == 0

@@ -8,7 +8,7 @@ import pytest
 
 from ciss import analysis, paths
 from ciss.methods import METHODS, code_of
-from ciss.plan import presets
+from ciss.presets import presets
 
 ROOT = paths.project()
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import pytest
 import test_plan
 from test_analysis import result
 
-from ciss import analysis, config, paths, presets, tuning
+from ciss import analysis, paths, presets, tuning
 
 planned = test_plan.planned
 
@@ -46,9 +46,8 @@ def test_the_best_on_the_hold_out_is_chosen():
         results[-1]["confusion"] = counts(1, 0, 0, 0) if results is ends["a"] else counts(1, 1, 1, 1)
     ends["a"][1]["curve_confusions"][-1] = counts(1, 1, 1, 0)
     ends["b"][1]["curve_confusions"][-1] = counts(1, 0, 1, 0)
-    for each in ("d",):
-        for one in ends[each]:
-            one["identity"]["parameters"]["coefficients"] = {"pod": 0.01, "bins": 100}
+    for one in ends["d"]:
+        one["identity"]["parameters"]["coefficients"] = {"pod": 0.01, "bins": 100}
     table = analysis.tuning_table("b", ends)
     assert list(table["trial"]) == ["mib-1", "mib-22", "mib-22", "plop-1"] and set(table["benchmark"]) == {"b"}
     # a: all three right, then the background 1/2 and a missed class; b: 1/2, 0, 1, then 1/2, 1, 1, 0
@@ -67,11 +66,13 @@ def test_the_best_on_the_hold_out_is_chosen():
     ]
 
 
-def test_without_a_hold_out_nothing_can_be_chosen():
+def test_without_a_hold_out_nothing_is_chosen():
     ends = {"a": trial("mib-1", (1, 1, 1), (1, 1, 1, 1))}
-    ends["a"][1]["curve_confusions"] = ends["a"][1]["curve_confusions"][:0]
-    with pytest.raises(ValueError, match=r"a: there is no hold-out to choose on. Set benchmarks.b.holdout."):
-        analysis.tuning_table("b", ends)
+    for each in ends["a"]:
+        each["curve_confusions"] = each["curve_confusions"][:0]
+    table = analysis.tuning_table("b", ends)
+    assert table["mean"].isna().all() and not table["chosen"].any()
+    assert list(analysis.tuning_table("b", {}).columns) == list(table.columns), "of no trial, too"
 
 
 def run(monkeypatch, capsys, *arguments: str) -> str:
@@ -101,12 +102,38 @@ def test_trials_are_trained_once_and_written(project, monkeypatch, capsys):
     assert out.splitlines()[-1].endswith(", ".join(table[table["chosen"]]["trial"]))
 
 
-def test_what_is_wrong_is_one_line(project, monkeypatch, capsys):
-    project.set("methods.mib.distillation", -1.0)
+@pytest.mark.parametrize(
+    ("key", "value", "arguments", "message"),
+    [
+        ("methods.mib.distillation", -1.0, [], "params.yaml: methods.mib.distillation: "),
+        (
+            "benchmarks.tiny.holdout",
+            0,
+            [],
+            "params.yaml: benchmarks.tiny.holdout: 0, so there is nothing to choose by.",
+        ),
+        ("ends", {"all": {"run": "all", "benchmark": "tiny"}}, [], "params.yaml: ends: there is no trial"),
+        ("methods.joint", {}, ["--only", "mbi"], "--only: params.yaml has no trial of 'mbi'."),
+        ("chain.tune-1.after", "nobody", [], "params.yaml: chain.tune-1.after: "),
+    ],
+)
+def test_what_is_wrong_is_one_line_before_anything_is_trained(
+    project, monkeypatch, capsys, key, value, arguments, message
+):
+    project.set(key, value)
+    project.write()
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, capsys, *arguments)
+    assert str(caught.value).startswith(f"error: {message}") and not (project.folder / "runs" / "tiny").exists()
+
+
+def test_a_trial_that_diverges_is_one_line(project, monkeypatch, capsys):
+    project.document["ends"] = {"mib": {"run": "mib-1", "benchmark": "tiny"}}
+    project.set("train.increment.lr", 1e30)
     project.write()
     with pytest.raises(SystemExit) as caught:
         run(monkeypatch, capsys)
-    assert str(caught.value).startswith("error: params.yaml: methods.mib.distillation: ")
+    assert str(caught.value).startswith("error: mib-1: ") and "\n" not in str(caught.value)
 
 
 # --- presets that are like another
@@ -157,5 +184,23 @@ def test_the_study_and_its_trials_share_all_but_the_steps():
 def test_named_methods_and_seeds_go_before_the_presets(planned):
     planned("voc8", "--preset", "tuning", "--methods", "mib-2", "--seeds", "3")
     assert list(planned.config.ends) == ["voc8-tuning-s3-mib-2"]
-    planned("shapes", "--no-joint")
-    assert isinstance(planned.config, config.Config) and not planned.config.joints
+    planned("voc8", "4-2", "--preset", "tuning", "--methods", "mib-2")
+    benchmark = planned.document["benchmarks"]["voc8-4-2"]
+    assert "groups" not in benchmark and benchmark["protocol"] == "4-2", "groups are of the preset's protocol"
+
+
+def test_a_trial_is_a_variant_of_ones_own_to_another_preset(planned):
+    """Planned again without the preset that spells it, it stays as the file has it."""
+    planned("voc8", "--preset", "tuning")
+    planned("voc8", "--methods", "mib-1", "mib-2", "--seeds", "0", "--no-joint")
+    assert list(planned.config.ends) == ["voc8-s0-mib-1", "voc8-s0-mib-2"]
+    assert planned.config.methods["mib-2"]["distillation"] == 30.0
+    assert "no preset '7'" in planned.fails("voc8", "--methods", "mib-7")
+
+
+@pytest.mark.parametrize(("arguments", "seeds"), [(["4-2"], [0]), (["--setting", "disjoint"], [0])])
+def test_a_protocol_or_setting_with_a_preset_has_its_runs(planned, arguments, seeds):
+    planned("voc8", *arguments)
+    (name,) = planned.config.benchmarks
+    wanted = presets.load(name)["runs"]["methods"]
+    assert list(planned.config.ends) == [*(f"{name}-s0-{method}" for method in wanted), f"{name}-s0-joint"]

@@ -7,40 +7,40 @@ import numpy as np
 import pandas as pd
 
 from ciss.analysis.compare import holdout_scores
+from ciss.analysis.rows import increments
 from ciss.methods import METHODS, code_of
+
+COLUMNS = ["benchmark", "code", "trial", "seed", "coefficients", "mean", "all", "old", "new", "chosen"]
 
 
 def tuning_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
-    """One row for each trial, an end with some coefficients of a method; nothing of the validation images is read.
+    """One row for each trial, an end with some coefficients of a method; by the hold-out alone.
 
     Columns: benchmark, code (the method), trial (its section under `methods`), seed; coefficients: those that are not
     the method's defaults, as JSON; mean: mIoU of all classes so far on the hold-out at each step's end, mean over the
     incremental steps, by which is chosen; all, old, new: at the end of the last step; chosen: the best of its method
-    and seed. Joint training has no trials. Raises ValueError without a hold-out.
+    and seed, the first of equals. Joint training has no trials. NaN without a hold-out.
     """
     rows = []
     for end, results in ends.items():
-        if not results[-1]["after"]:
+        steps = [holdout_scores(result) for _, result in increments({end: results})]
+        if not steps:
             continue
-        steps = [holdout_scores(result) for result in results if result["after"]]
-        if np.isnan(steps[-1]["all"]):
-            raise ValueError(f"{end}: there is no hold-out to choose on. Set benchmarks.{benchmark}.holdout.")
-        method, parameters = results[-1]["method"], results[-1]["identity"]["parameters"]["coefficients"]
-        defaults = json.loads(json.dumps(asdict(METHODS[code_of(method)]())))
-        changed = {key: value for key, value in parameters.items() if value != defaults[key]}
+        last = results[-1]
+        coefficients = last["identity"]["parameters"]["coefficients"]
+        defaults = json.loads(json.dumps(asdict(METHODS[code_of(last["method"])]())))
         rows.append(
             {
                 "benchmark": benchmark,
-                "code": code_of(method),
-                "trial": method,
-                "seed": results[-1]["seed"],
-                "coefficients": json.dumps(changed),
+                "code": code_of(last["method"]),
+                "trial": last["method"],
+                "seed": last["seed"],
+                "coefficients": json.dumps({k: v for k, v in coefficients.items() if v != defaults[k]}),
                 "mean": np.mean([scores["all"] for scores in steps]),
-                **{name: steps[-1][name] for name in ("all", "old", "new")},
+                **steps[-1],
+                "chosen": False,
             }
         )
-    table = pd.DataFrame(rows)
-    if len(table):
-        best = table.groupby(["code", "seed"], sort=False)["mean"].transform("max")
-        table["chosen"] = table["mean"] == best
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    table.loc[table.dropna(subset="mean").groupby(["code", "seed"])["mean"].idxmax(), "chosen"] = True
     return table

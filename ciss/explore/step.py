@@ -17,6 +17,7 @@ from ciss.methods import Batch
 from ciss.methods.gsc import GSC
 from ciss.models import Network, Output
 from ciss.prototypes import ClassPrototypes
+from ciss.pseudo_labels import patch_labels
 from ciss.runs import Run
 
 LOT = 16  # images of a batch; gradients by the parameters are of the first one
@@ -219,12 +220,10 @@ class Step:
         for image in range(len(self.numbers)):
             number, row = self.places[image]
             truth = self.batches[number][1][row]
-            features = _layer(self._outputs[number], layer)[row]
-            rows, columns = (
-                torch.arange(small, device=truth.device) * large // small
-                for small, large in zip(features.shape[-2:], truth.shape, strict=True)
-            )
-            found.append((_array(features), truth[rows[:, None], columns].cpu().numpy().astype(np.uint8)))
+            output = self._outputs[number]
+            features = _layer(output, layer)[row]
+            near = patch_labels(truth[None], features.shape[-2:], covered=output.covered_by(tuple(truth.shape)))
+            found.append((_array(features), near[0].cpu().numpy().astype(np.uint8)))
         return found
 
     @cached_property

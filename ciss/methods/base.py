@@ -9,7 +9,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
-from ciss.config import STRICT
+from ciss.config import STRICT, Benchmark
 from ciss.losses import compensation_weights, gradient_magnitude, pod_distillation, sum_by_step
 from ciss.models import Network, Output
 from ciss.protocol import VOID as IGNORE
@@ -67,18 +67,27 @@ class Batch:
             means = sums / counts
             self.logs |= {f"{kind}/step{s}": means[s] for s in range(self.step + 1)}
 
-    def compensate(self, logits: Tensor, **options: Any) -> Tensor:
-        """Compensation weights (B,H,W) of `labels` by the gradients of logits (B,C,H,W), kept and logged. Options: see
-        `compensation_weights`."""
-        self.weights = compensation_weights(logits, self.labels, self.class_steps, **options)
-        self.log_weights(self.weights)
+    @property
+    def folded(self) -> int:
+        """Channels that stand for the background in MiB's losses: the old ones; of domains, where no class is new and
+        none hides in the background, its own."""
+        return self.old_channels if len(self.new_classes) else 1
+
+    def compensate(self, logits: Tensor, background: bool = True, **options: Any) -> Tensor:
+        """Compensation weights (B,H,W) of `labels` by the gradients of logits (B,C,H,W), kept and logged. Without
+        `background` its pixels weigh 1, count in no group and are not logged. Options: see `compensation_weights`."""
+        apart = torch.zeros_like(self.labels, dtype=torch.bool) if background else self.labels == 0
+        labels = self.labels.masked_fill(apart, IGNORE)
+        weights = compensation_weights(logits, labels, self.class_steps, **options)
+        self.weights = weights.masked_fill(apart, 1)
+        self.log_weights(self.weights, labels)
         return self.weights
 
     @torch.no_grad()
-    def log_weights(self, weights: Tensor) -> None:
-        """Logs quantiles of the weights (B,H,W) of old pixels, by every eighth pixel of every eighth row; the largest
-        by all of them."""
-        old = (self.labels < self.old_channels) & (self.labels != IGNORE)
+    def log_weights(self, weights: Tensor, labels: Tensor) -> None:
+        """Logs quantiles of the weights (B,H,W) of pixels whose labels (B,H,W) are old, by every eighth pixel of every
+        eighth row; the largest by all of them."""
+        old = (labels < self.old_channels) & (labels != IGNORE)
         picked = torch.where(old, weights, torch.nan)[:, ::8, ::8].flatten()
         shares = torch.arange(1, 20, 9, device=picked.device) / 20  # made there, so that nobody waits
         low, middle, high = torch.nanquantile(picked, shares.to(picked.dtype))
@@ -94,6 +103,9 @@ class Method:
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # named coefficients: `name-preset` under methods
     usual: ClassVar[bool] = True  # planned when no methods are named
     decoder: ClassVar[str | None] = None  # the one it was published on; tables call it "(adapted)" on another
+
+    def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
+        """A key of the benchmark under which the method is not what it says, and why with the remedy; or None."""
 
     def initialise(self, network: Network, classes: int) -> None:
         """Grows the network by this step's classes."""

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
+from ciss.config import Benchmark
 from ciss.losses import cross_entropy, unbiased_cross_entropy, unbiased_distillation
 from ciss.methods.base import Balanced, Batch, coefficients
 from ciss.models import Network, Output
@@ -18,7 +19,7 @@ class Frozen(Balanced):
     What a method gains over it, it gains by features that follow the new classes. `cross_entropy`: plain, as in
     fine-tuning, or MiB's. `rows`: all of them, or those of the new classes alone, so that no old row learns (a balanced
     start still shares the background's bias once). On a mask transformer patches attend to the tokens, so old logits
-    may move all the same. Batch statistics (`train.increment.norm: batch`) would move the features: use `frozen`.
+    may move all the same.
     """
 
     usual: ClassVar = False
@@ -32,6 +33,13 @@ class Frozen(Balanced):
     rows: Literal["all", "new"] = "all"
     distillation: NonNegativeFloat = 0.0  # weight of MiB's
 
+    def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
+        if benchmark.train.increment.norm != "frozen":
+            return "train.increment.norm", "other statistics than `frozen` ones move the features that shall not change"
+        if self.rows == "new" and benchmark.setting == "domain":
+            return "setting", "no class is new in a new domain, so `rows: new` has nothing to learn. Use `rows: all`"
+        return None
+
     def trainable(self, network: Network) -> Iterable[nn.Parameter]:
         return network.decoder.rows(new=self.rows == "new")
 
@@ -40,8 +48,7 @@ class Frozen(Balanced):
         if teacher is None or self.cross_entropy == "plain":
             losses = {"cross_entropy": cross_entropy(logits, batch.labels)}
         else:
-            folded = batch.old_channels if len(batch.new_classes) else 1  # as in MiB
-            losses = {"cross_entropy": unbiased_cross_entropy(logits, batch.labels, folded)}
+            losses = {"cross_entropy": unbiased_cross_entropy(logits, batch.labels, batch.folded)}
         if teacher is not None and self.distillation:
             unbiased = unbiased_distillation(logits, teacher.upsample(batch.size))
             losses["distillation"] = self.distillation * unbiased

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn, where
 
 from ciss.config import rising
-from ciss.losses import compensation_weights, cross_entropy, sharp_loss, soft_relation_loss
+from ciss.losses import cross_entropy, sharp_loss, soft_relation_loss
 from ciss.methods.base import Batch, coefficients
 from ciss.methods.mbs import MBS
 from ciss.models import Output
@@ -96,19 +96,13 @@ class GSCMBS(MBS):
         if not self.compensation:
             return super().classification(student, teacher, batch)
         logits = student.upsample(batch.size)
-        weights = self.weights_of(logits, batch)
+        weights = self.object_weights(logits, batch)
         return {"compensated": cross_entropy(logits, batch.labels, weights=weights)}
 
-    def weights_of(self, logits: Tensor, batch: Batch) -> Tensor:
+    def object_weights(self, logits: Tensor, batch: Batch) -> Tensor:
         """Compensation weights (B,H,W)."""
-        options = {"clamp": self.clamp, "exponent": self.exponent, "new": self.new_weight}
-        if self.background_weight == "mean":
-            return batch.compensate(logits, **options)
-        apart = batch.labels == 0  # in no group
-        weights = compensation_weights(logits, batch.labels.masked_fill(apart, IGNORE), batch.class_steps, **options)
-        batch.weights = weights.masked_fill(apart, 1)
-        batch.log_weights(batch.weights)
-        return batch.weights
+        grouped, options = self.background_weight == "mean", {"exponent": self.exponent, "new": self.new_weight}
+        return batch.compensate(logits, background=grouped, clamp=self.clamp, **options)
 
     def preservation(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         losses, logits = super().preservation(student, teacher, batch), student.upsample(batch.size)
@@ -122,5 +116,5 @@ class GSCMBS(MBS):
     def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         maps = super().maps(student, teacher, batch)
         if self.compensation:
-            maps["weight"] = self.weights_of(student.upsample(batch.size), batch)
+            maps["weight"] = self.object_weights(student.upsample(batch.size), batch)
         return maps

@@ -22,11 +22,9 @@ class MiB(Balanced):
         logits = student.upsample(batch.size)
         if teacher is None:
             return {"cross_entropy": cross_entropy(logits, batch.labels)}
-        # of domains, no class is new, and none hides in the background
-        folded = batch.old_channels if len(batch.new_classes) else 1
         # L = L_UNCE + lambda L_UNKD
         return {
-            "cross_entropy": unbiased_cross_entropy(logits, batch.labels, folded),
+            "cross_entropy": unbiased_cross_entropy(logits, batch.labels, batch.folded),
             "distillation": self.distillation
             * unbiased_distillation(logits, teacher.upsample(batch.size), alpha=self.alpha),
         }

@@ -45,9 +45,14 @@ def transfer(classifier: Classifier) -> None:
 
 def new_group(classifier: Classifier) -> nn.Conv2d:
     """The newest group. Raises ValueError where there is only the base step's."""
-    if len(classifier.groups) == 1:
-        raise ValueError("there is no group of new classes to start from the background or to train alone. Grow first.")
-    return classifier.groups[-1]
+    return newest(classifier.groups)
+
+
+def newest(groups: nn.ModuleList | nn.ParameterList):
+    """What a decoder's last growing added. Raises ValueError where it never grew."""
+    if len(groups) == 1:
+        raise ValueError("there is no group of new classes yet. Grow the network first.")
+    return groups[-1]
 
 
 @torch.no_grad()

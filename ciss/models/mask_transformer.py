@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from ciss.models.classifier import newest
 from ciss.precision import at_least_float32
 
 
@@ -103,20 +104,13 @@ class MaskTransformer(nn.Module):
     @torch.no_grad()
     def transfer(self) -> None:
         """Background weight transfer (MBS): the newest tokens are the background's; scale and shift stay 1 and 0."""
-        self._require_new()
-        self.class_tokens[-1].copy_(self.class_tokens[0][:1].expand_as(self.class_tokens[-1]))
+        new = newest(self.class_tokens)
+        new.copy_(self.class_tokens[0][:1].expand_as(new))
 
     def rows(self, new: bool = False) -> list[nn.Parameter]:
         """Class tokens, scales and shifts, or those of the newest classes alone."""
-        if new:
-            self._require_new()
-        return [p for group in (self.class_tokens, self.scales, self.shifts) for p in (group[-1:] if new else group)]
-
-    def _require_new(self) -> None:
-        if len(self.class_tokens) == 1:
-            raise ValueError(
-                "there is no group of new classes to start from the background or to train alone. Grow first."
-            )
+        parts = (self.class_tokens, self.scales, self.shifts)
+        return [newest(part) for part in parts] if new else [p for part in parts for p in part]
 
     @property
     def tokens(self) -> Tensor:

@@ -27,9 +27,13 @@ def load(name: str) -> CommentedMap:
     return whole
 
 
-def _change(document: CommentedMap, changes: dict) -> None:
+def _change(document: CommentedMap, changes: CommentedMap) -> None:
+    """Values with the comments behind them."""
     for key, value in changes.items():
         if isinstance(value, dict) and isinstance(document.get(key), dict):
             _change(document[key], value)
-        else:
-            document[key] = value
+            continue
+        document[key] = value
+        document.ca.items.pop(key, None)
+        if key in changes.ca.items:
+            document.ca.items[key] = changes.ca.items[key]
