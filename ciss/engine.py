@@ -177,7 +177,7 @@ def _train(run: Run, index: Index, identity: dict) -> None:
     if not past["cosines"]:
         look(0.0)
     marks = {max(1, round(point * updates)) for point in options.curve}  # updates after which the network is looked at
-    watch = Watch()
+    watch = Watch(run.name)
 
     with Progress(run.name, phase.epochs, updates, first, enabled=distributed.is_main()) as progress:
         for epoch in range(first, phase.epochs):

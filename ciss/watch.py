@@ -13,9 +13,10 @@ class DivergenceError(Exception):
 
 
 class Watch:
-    """Collects losses and logs on the device and looks at them now and then."""
+    """Collects losses and logs on the device and looks at them now and then. `run`: whose they are, for the message."""
 
-    def __init__(self):
+    def __init__(self, run: str = "a run"):
+        self.run = run
         self.terms: list[Tensor] = []
         self.rows: list[Tensor] = []  # those looked at
         self.ids: list[list[str]] = []
@@ -42,7 +43,7 @@ class Watch:
             values = ", ".join(f"{n} {v:.4g}" for n, v in zip(self.names, losses[bad[0, 0]].tolist(), strict=True))
             batch = sum(len(rows) for rows in self.rows) + int(bad[0, 0]) + 1
             raise DivergenceError(
-                f"the loss is not finite after {batch} batches of this epoch: {values}. "
+                f"{self.run}: the loss is not finite after {batch} batches of this epoch: {values}. "
                 f"Images: {', '.join(self.ids[bad[0, 0]])}. The last finished epoch is kept. "
                 "Lower train.*.lr, or look at these images."
             )

@@ -515,7 +515,7 @@ def test_balance_by_hand():
 def test_a_start_from_the_background_needs_new_classes(start):
     made = decoder((5,))
     before = parameters(made)
-    with pytest.raises(ValueError, match="Grow the decoder first"):
+    with pytest.raises(ValueError, match="Grow the network first"):
         getattr(made, start)()
     assert all(made.state_dict()[name].equal(value) for name, value in before.items())
 

@@ -797,7 +797,8 @@ def test_ade20k():
     assert (train.base.epochs, train.base.lr, train.batch) == (64, 1e-3, 8)
     assert (train.increment.epochs, train.increment.lr) == (64, 5e-4)
     assert benchmark.holdout == 0 and benchmark.evaluation.size == "crop"
-    assert METHODS["mbs"](**methods.pop("mbs")) == MBS(distillation=50.0) and not methods
+    assert METHODS["mbs"](**methods.pop("mbs")) == MBS(distillation=50.0)
+    assert methods == {"gsc_mbs": {"distillation": 50.0}}
     groups = runs.class_groups(benchmark, "ade20k-mbs.yaml")
     assert [len(group) for group in groups] == [100, 50]
 

@@ -110,7 +110,7 @@ def test_balanced_start_by_hand():
 
 
 def test_balanced_start_needs_new_classes():
-    with pytest.raises(ValueError, match="Grow the classifier first"):
+    with pytest.raises(ValueError, match="Grow the network first"):
         balance(Classifier(4, [5]))
 
 

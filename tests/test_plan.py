@@ -89,7 +89,7 @@ def test_the_committed_file_is_the_default_plan(planned):
         (["voc", "15-1"], "voc", 6),
         (["voc", "19-1"], "voc-19-1", 2),
         (["voc8"], "voc8", 5),
-        (["voc8", "4-2", "--name", "mine", "--setting", "sequential"], "mine", 3),
+        (["voc", "10-5", "--name", "mine", "--setting", "sequential"], "mine", 3),
         (["voc8", "joint"], "voc8-joint", 1),
         (["voc8", "15-1", "--preset", "voc", "--set", "dataset=voc"], "voc8-15-1", 6),
     ],

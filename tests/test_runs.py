@@ -115,7 +115,7 @@ def test_presets_are_right(project, name, monkeypatch):
         assert dataset == "own"
         dataset, settings["dataset"], settings["protocol"] = "voc", "voc", "15-1"
     named = "joint" if settings["setting"] == "domain" else settings["protocol"]
-    groups = settings.get("groups") or protocol.class_groups(dataset, named, settings["order"])
+    groups = settings.get("groups") or protocol.class_groups(dataset, named, order=settings["order"])
     settings["model"].pop("weights", None)
     project.document["methods"] |= settings.pop("methods", {})  # coefficients of its own, checked with the rest
     project.document["benchmarks"]["tiny"] = settings

@@ -185,7 +185,7 @@ def test_named_methods_and_seeds_go_before_the_presets(planned):
     planned("voc8", "--preset", "tuning", "--methods", "mib-2", "--seeds", "3")
     assert list(planned.config.ends) == ["voc8-tuning-s3-mib-2"]
     planned("voc8", "4-2", "--preset", "tuning", "--methods", "mib-2")
-    benchmark = planned.document["benchmarks"]["voc8-4-2"]
+    benchmark = planned.document["benchmarks"]["voc8-tuning-4-2"]
     assert "groups" not in benchmark and benchmark["protocol"] == "4-2", "groups are of the preset's protocol"
 
 
