@@ -1,4 +1,4 @@
-"""GSC and MBS in one method; this project's own. Each choice is argued by an ablation in reports/study."""
+"""GSC and MBS in one method; this project's own, its choices made on the hold-out of `shapes` (ablation: still to come)."""
 
 from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
