@@ -1,4 +1,4 @@
-"""GSC and MBS in one method; this project's own, its choices made on the hold-out of `shapes` (ablation: still to come)."""
+"""GSC and MBS in one method, this project's own. Its choices were made on the hold-out of `shapes`; no ablation yet."""
 
 from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
