@@ -79,8 +79,8 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
             for key in ("methods", "runs"):
                 settings.pop(key, None)
             document["benchmarks"].ca.items.pop(name, None)
-        if (settings["dataset"], settings["protocol"]) != (arguments.dataset, arguments.protocol):
-            settings.pop("groups", None)  # they are of the other protocol
+            if (settings["dataset"], settings["protocol"]) != (arguments.dataset, arguments.protocol):
+                settings.pop("groups", None)  # the preset's are of the other protocol; those of the file are somebody's
         for key in ("dataset", "protocol", "setting"):
             settings[key] = getattr(arguments, key)
         if order:
@@ -196,12 +196,8 @@ def _preset_name(arguments: argparse.Namespace) -> str:
     """The data set's own, or that of the asked protocol or setting if it has one (voc8-4-2); of `--preset mbs` what the
     data set has by that name (voc-mbs), or the preset itself."""
     wanted = arguments.preset or (arguments.dataset if arguments.dataset in DATASETS else "own")
-    special = (
-        []
-        if arguments.preset
-        else [f"{arguments.dataset}-{arguments.protocol}", f"{arguments.dataset}-{arguments.setting}"]
-    )
-    for name in (*special, f"{arguments.dataset}-{wanted}", wanted):
+    asked = () if arguments.preset else (arguments.protocol, arguments.setting)
+    for name in (*(f"{arguments.dataset}-{own}" for own in (*asked, wanted)), wanted):
         if name in presets():
             return name
     known = [name for name in presets() if "-" not in name or name.startswith(f"{arguments.dataset}-")]

@@ -187,6 +187,10 @@ def test_named_methods_and_seeds_go_before_the_presets(planned):
     planned("voc8", "4-2", "--preset", "tuning", "--methods", "mib-2")
     benchmark = planned.document["benchmarks"]["voc8-tuning-4-2"]
     assert "groups" not in benchmark and benchmark["protocol"] == "4-2", "groups are of the preset's protocol"
+    mine = [[8, 9], [12], [15]]
+    planned("voc8", "--name", "mine", "--methods", "mib", "--set", f"groups={mine}", "--no-joint")
+    planned("voc8", "4-2", "--name", "mine", "--methods", "mib", "--no-joint")
+    assert planned.document["benchmarks"]["mine"]["groups"] == mine, "those of the file are somebody's"
 
 
 def test_a_trial_is_a_variant_of_ones_own_to_another_preset(planned):
