@@ -13,6 +13,7 @@ from test_analysis import result
 from ciss import analysis, paths, presets, tuning
 
 planned = test_plan.planned
+ROOT = paths.project()
 
 
 def counts(*diagonal: float) -> np.ndarray:
@@ -54,7 +55,7 @@ def test_the_best_on_the_hold_out_is_chosen():
     assert table["mean"].tolist()[:2] == pytest.approx([(1 + 2.5 / 4) / 2, (0.5 + 2.5 / 4) / 2])
     assert table["all"].tolist()[:2] == pytest.approx([2.5 / 4, 2.5 / 4])
     assert table["old"].tolist()[:2] == [0, 1] and table["new"].tolist()[:2] == [1, 0.5]
-    text = (paths.project() / "reports" / "README.md").read_text(encoding="utf-8").partition("`tuning.csv`")[2]
+    text = (ROOT / "reports" / "README.md").read_text(encoding="utf-8").partition("`tuning.csv`")[2]
     told = [name for name in re.findall(r"`(\w+)`", text) if name in table.columns]
     assert list(dict.fromkeys(told)) == list(table.columns)
     assert table["chosen"].tolist() == [True, False, True, True], "of each method and seed"
@@ -179,6 +180,43 @@ def test_the_study_and_its_trials_share_all_but_the_steps():
         for key in ("runs", "methods", "groups"):
             document.pop(key, None)
     assert study == trials
+
+
+def committed_trials() -> pd.DataFrame:
+    return pd.read_csv(ROOT / "reports" / "study" / "tuning.csv").set_index("trial")
+
+
+def test_the_committed_trials_are_those_of_the_preset():
+    table = committed_trials()
+    assert set(table.index) == set(presets.load("voc8-tuning")["runs"]["methods"])
+    for trial, row in table.iterrows():
+        asked = presets.load("voc8-tuning")["methods"].get(trial, {})
+        assert json.loads(json.dumps(asked)) == json.loads(row["coefficients"]), trial
+
+
+def test_the_study_takes_what_was_chosen(planned):
+    """Of every method the coefficients of its best trial, as committed; those that are not named are the defaults."""
+    planned("voc8")
+    table, preset = committed_trials(), presets.load("voc8")
+    assert set(table["code"]) | {"gsc-paper"} == set(preset["runs"]["methods"])
+    for code, trials in table.groupby("code"):
+        assert trials["chosen"].tolist() == (trials["mean"] == trials["mean"].max()).tolist()
+        chosen = json.loads(trials[trials["chosen"]]["coefficients"].item())
+        assert json.loads(json.dumps(preset["methods"].get(code, {}))) == chosen, code
+    planned("voc8", "--preset", "tuning", "--methods", "gsc-1", "--add")
+    assert planned.config.methods["gsc-paper"] == planned.config.methods["gsc-1"], "the first trial is the paper's"
+
+
+@pytest.mark.parametrize("dataset", ["shapes", "voc8"])
+def test_what_terms_are_worth_is_asked_of_the_chosen_coefficients(planned, dataset):
+    planned(dataset, "--preset", "terms")
+    settings, seeds = planned.config, set(presets.load(f"{dataset}-terms")["runs"]["seeds"])
+    assert not seeds & set(presets.load(dataset).get("runs", {}).get("seeds", [0])) and not settings.joints
+    left_out = {name: code for name in settings.methods if (code := name.partition("-")[0]) != name}
+    assert left_out
+    for name, code in left_out.items():
+        differs = {key for key, value in settings.methods[name].items() if value != settings.methods[code][key]}
+        assert 1 <= len(differs) <= 3, f"{name}: {differs}"
 
 
 def test_named_methods_and_seeds_go_before_the_presets(planned):
