@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -20,33 +21,69 @@ def table(file: str, text: str = README) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in rows}
 
 
-@pytest.mark.parametrize("file", ["reports/metrics.json", "reports/voc8/metrics.json"])
-def test_tables_are_the_committed_metrics(file):
-    methods = json.loads((ROOT / file).read_text())["methods"]
-    rows = table(file)
+def shown(scores: dict, key: str) -> str:
+    """Mean and, of several seeds, sample deviation."""
+    if scores[key] is None:
+        return ""
+    return f"{scores[key]:.3f}" + (f" ± {scores[f'{key}_std']:.3f}" if scores["seeds"] > 1 else "")
+
+
+def check_metrics(file: Path, rows: dict[str, list[str]]) -> None:
+    methods = json.loads(file.read_text())["methods"]
     assert set(rows) == set(methods)
     for method, scores in methods.items():
         for cell, key in zip(rows[method], ("all", "old", "new", "forgetting"), strict=False):
-            assert cell == ("" if scores[key] is None else f"{scores[key]:.3f}"), f"{method}: {key}"
+            assert cell == shown(scores, key), f"{method}: {key}"
+
+
+@pytest.mark.parametrize("file", ["reports/study/metrics.json", "reports/metrics.json"])
+def test_tables_are_the_committed_metrics(file):
+    check_metrics(ROOT / file, table(file))
+
+
+def test_the_first_table_is_the_studys():
+    assert README.split("<!-- table of ")[1].startswith("reports/study/metrics.json")
 
 
 @pytest.mark.parametrize(
-    ("method", "file"),
-    [("gsc", "metrics.json"), ("mbs", "metrics.json"), ("mbs", "transformer/metrics.json"), ("camvid", "metrics.json")],
+    ("report", "file"),
+    [
+        ("study", "metrics.json"),
+        ("gsc", "metrics.json"),
+        ("mbs", "metrics.json"),
+        ("mbs", "transformer/metrics.json"),
+        ("camvid", "metrics.json"),
+    ],
 )
-def test_the_tables_of_a_report_are_its_metrics(method, file):
-    """Mean and, of several seeds, sample deviation."""
-    folder = ROOT / "reports" / method
-    methods = json.loads((folder / file).read_text())["methods"]
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    rows = table(file, text)
-    assert set(rows) == set(methods)
-    for method, scores in methods.items():
-        for cell, key in zip(rows[method], ("all", "old", "new", "forgetting"), strict=False):
-            value = "" if scores[key] is None else f"{scores[key]:.3f}"
-            if value and scores["seeds"] > 1:
-                value += f" ± {scores[f'{key}_std']:.3f}"
-            assert cell == value, f"{method}: {key}"
+def test_the_tables_of_a_report_are_its_metrics(report, file):
+    folder = ROOT / "reports" / report
+    check_metrics(folder / file, table(file, (folder / "README.md").read_text(encoding="utf-8")))
+
+
+def test_the_tables_of_trials_are_the_committed_scores():
+    """Rows of `tuning.csv`: the mean by which is chosen, then all, old and new; of several seeds their mean."""
+    study = (ROOT / "reports/study/README.md").read_text(encoding="utf-8")
+    for file in re.findall(r"<!-- table of (\S*(?:tuning|terms)\.csv) -->", study):
+        with open(ROOT / "reports/study" / file, newline="") as stream:
+            trials = list(csv.DictReader(stream))
+        rows = table(file, study)
+        assert set(rows) == {trial["trial"] for trial in trials}
+        for name, cells in rows.items():
+            mine = [trial for trial in trials if trial["trial"] == name]
+            means = [sum(float(trial[key]) for trial in mine) / len(mine) for key in ("mean", "all", "old", "new")]
+            assert cells[: len(means)] == [f"{mean:.3f}" for mean in means], name
+
+
+def test_the_table_of_paired_differences_is_the_committed_one():
+    study = (ROOT / "reports/study/README.md").read_text(encoding="utf-8")
+    with open(ROOT / "reports/study/paired.csv", newline="") as stream:
+        pairs = {(row["method"], row["against"]): row for row in csv.DictReader(stream) if row["metric"] == "all"}
+    rows = table("paired.csv", study)
+    for method, cells in rows.items():
+        for cell, against in zip(cells, ("finetune", "mib"), strict=True):
+            row = pairs.get((method, against))
+            mean, low, high = (float(row[key]) for key in ("mean", "low", "high")) if row else (0, 0, 0)
+            assert cell == (f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if row else ""), f"{method}, {against}"
 
 
 def test_the_table_of_kills_is_the_campaigns():
