@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ciss import config, paths, plan, runs
+from ciss import config, paths, plan, presets, runs
 from ciss.methods import METHODS, Method
 from ciss.methods.base import coefficients
 
@@ -88,9 +88,8 @@ def test_the_committed_file_is_the_default_plan(planned):
         (["shapes", "7-1", "--setting", "disjoint"], "shapes-7-1-disjoint", 2),
         (["voc", "15-1"], "voc", 6),
         (["voc", "19-1"], "voc-19-1", 2),
-        (["voc8"], "voc8", 5),
         (["voc", "10-5", "--name", "mine", "--setting", "sequential"], "mine", 3),
-        (["voc8", "joint"], "voc8-joint", 1),
+        (["camvid", "joint"], "camvid-joint", 1),
         (["voc8", "15-1", "--preset", "voc", "--set", "dataset=voc"], "voc8-15-1", 6),
     ],
 )
@@ -420,13 +419,29 @@ def test_check_forgets_results_that_the_file_no_longer_names(planned):
     ]
 
 
+def test_a_preset_may_be_a_whole_study(planned):
+    """`voc8` says its seeds and methods; arguments say others."""
+    planned("voc8")
+    settings, methods = planned.config, presets.load("voc8")["runs"]["methods"]
+    seeds = [f"voc8-s{seed}" for seed in (0, 1, 2)]
+    assert list(settings.bases) == seeds and list(settings.joints) == [f"{base}-joint" for base in seeds]
+    assert list(settings.ends) == [f"{base}-{method}" for base in seeds for method in (*methods, "joint")]
+    assert len(settings.chain) == 3 * len(methods) * 4
+    assert all(len(settings.path(end)) == (1 if end.endswith("-joint") else 5) for end in settings.ends)
+    first = planned.text
+    planned("voc8")
+    assert planned.text == first
+    planned("voc8", "--seeds", "4", "--methods", "mib")
+    assert list(planned.config.ends) == ["voc8-s4-mib", "voc8-s4-joint"]
+
+
 def test_checking_another_file_forgets_nothing(planned):
     """Its runs are other runs; those of params.yaml are not in the way."""
     planned("shapes")
     planned("voc8", "--output", "studies/other.yaml", "--set", "model.weights=null")
     (planned.folder / "results" / "shapes" / "shapes-s0").mkdir(parents=True)
     before = planned.files()
-    assert "22 runs" in planned("--check", "--output", "studies/other.yaml")
+    assert "102 runs" in planned("--check", "--output", "studies/other.yaml")
     assert planned.files() == before
     planned("--check", "--output", str(planned.file))
     assert (planned.folder / ".checked").is_file()
