@@ -1,6 +1,7 @@
 """What becomes of a training of two processes when one of them, a node or torchrun itself fails."""
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -118,12 +119,32 @@ def whole(tmp_path_factory, tiny_data, frozen_code):
         return left_by(project)
 
 
+@pytest.fixture(scope="module")
+def loss_of_a_process(tmp_path_factory, tiny_data, frozen_code):
+    """A training that lost a process in its second epoch: folder, exit status, message, seconds."""
+    with environment(tiny_data) as patch:
+        project = prepared(make(tmp_path_factory.mktemp("killed") / "project", frozen_code, patch))
+        began = time.monotonic()
+        code, _, error = ended(project, *TWO, "failing.py", "kill", "base")
+        return project.folder, code, error, time.monotonic() - began
+
+
+@pytest.fixture
+def killed(two, loss_of_a_process):
+    """killed(name) -> a project where that has happened."""
+
+    def copied(name: str = "project"):
+        project = two(name)
+        shutil.copytree(loss_of_a_process[0] / "runs", project.folder / "runs")
+        return project
+
+    return copied
+
+
 @pytest.mark.slow
-def test_a_killed_process_ends_the_run_which_then_goes_on(two, whole):
-    project = two()
-    began = time.monotonic()
-    code, _, error = ended(project, *TWO, "failing.py", "kill", "base")
-    assert code != 0 and time.monotonic() - began < 30
+def test_a_killed_process_ends_the_run_which_then_goes_on(killed, loss_of_a_process, whole):
+    project, (_, code, error, seconds) = killed(), loss_of_a_process
+    assert code != 0 and seconds < 30
     assert "Signal 9 (SIGKILL)" in error and "process 0" not in error, "torchrun names the cause, nobody else a symptom"
     assert (project.run().resume / "state.safetensors").exists() and not project.run().folder.exists()
     assert not unfinished(project)
@@ -155,10 +176,9 @@ def test_nodes_are_processes(two, whole):
 
 
 @pytest.mark.slow
-def test_nodes_without_a_shared_folder_do_not_start_at_different_epochs(two):
+def test_nodes_without_a_shared_folder_do_not_start_at_different_epochs(two, killed):
     """One has a stopped training, the other has not."""
-    here, there = two("here"), two("there")
-    ended(here, *TWO, "failing.py", "kill", "base")
+    here, there = killed("here"), two("there")
     (code, out, error), (code_there, _, error_there) = on_two_nodes(here, there)
     assert code != 0 and code_there != 0
     said = error + error_there

@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import psutil
 import repository
 from repository import copy
@@ -114,17 +113,10 @@ class Project:
         for file in sorted((self.folder / "runs" / "shapes" / run).glob("*")):
             found[f"weights of {run}"] = "there"
             found[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted((self.folder / "results" / "shapes" / run).glob("*")):
+        made = {file.name: file.read_bytes() for file in sorted((self.folder / "results" / "shapes" / run).glob("*"))}
+        if made:
             found[f"results of {run}"] = "there"
-            if file.suffix == ".npz":
-                with np.load(file) as arrays:
-                    for name in arrays.files:
-                        values = arrays[name]
-                        content = repr((values.dtype, values.shape)).encode() + values.tobytes()
-                        found[f"{file.name}:{name}"] = hashlib.sha256(content).hexdigest()
-            else:
-                result = json.loads(file.read_text())
-                found |= {f"{file.name}:{k}": v for k, v in result.items() if not k.endswith(("_seconds", "_bytes"))}
+        found |= repository.numbers(made)
         return found
 
     def files(self, run: str) -> set[str]:
