@@ -16,6 +16,7 @@ ORDER = [
     "explain",
     "probe",
     "tuning",
+    "train",
     "engine",
     "execute",
     "progress",

@@ -1,0 +1,175 @@
+"""Several runs at once: each after the one it continues, on a device of its own, and a failure takes only its own."""
+
+import json
+import os
+import signal
+import sys
+import time
+
+import pytest
+from test_engine import left_by
+
+from ciss import config, engine, train
+
+# A process in the place of a training: notes when it begins and ends, and on which device; does what its name says.
+STAND_IN = """
+import json, os, signal, sys, time
+name, folder = sys.argv[1:]
+def note(what):
+    with open(os.path.join(folder, f"{time.monotonic_ns()}"), "w") as file:
+        json.dump([what, name, os.environ.get("CUDA_VISIBLE_DEVICES")], file)
+note("begins")
+try:
+    time.sleep(30 if "slow" in name else 0.15)
+    if "bad" in name:
+        sys.exit(f"error: {name}: a loss is not finite.")
+    if "killed" in name:
+        os.kill(os.getpid(), signal.SIGKILL)
+finally:
+    note("ends")
+"""
+
+
+@pytest.fixture
+def crew(project, tmp_path, monkeypatch):
+    """crew(chain, jobs, devices, trained=()) -> (trained, failed, notes): runs are stand-ins; those of `trained` are
+    there already. `chain`: the run that each continues."""
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    monkeypatch.setattr(train, "command", lambda settings, name: [sys.executable, "-c", STAND_IN, name, str(notes)])
+
+    def carry_out(chain: dict[str, str], jobs: int, devices: list[str] = (), trained: tuple = ()):
+        monkeypatch.setattr(train, "finished", lambda run: run.name in trained)
+        settings = planned(project, chain)
+        done = train.Crew(settings, jobs, list(devices)).train(train.order(settings))
+        return *done, [json.loads(file.read_text()) for file in sorted(notes.iterdir(), key=lambda f: int(f.name))]
+
+    return carry_out
+
+
+def planned(project, chain: dict[str, str]) -> config.Config:
+    steps = {"base": 0}
+    for name, after in chain.items():
+        steps[name] = steps[after] + 1
+    project.document["chain"] = {
+        name: {"benchmark": "tiny", "method": "finetune", "seed": 0, "after": after, "step": steps[name]}
+        for name, after in chain.items()
+    }
+    project.document["ends"] = {}
+    project.set("benchmarks.tiny.protocol", "2-1")
+    return project.config
+
+
+def at_once(notes: list) -> list[set]:
+    """The runs under way after every note."""
+    found, now = [], set()
+    for what, name, _ in notes:
+        now = now | {name} if what == "begins" else now - {name}
+        found.append(now)
+    return found
+
+
+def test_each_after_the_one_it_continues(crew):
+    chain = {"a-1": "base", "a-2": "a-1", "b-1": "base", "b-2": "b-1", "c-1": "base"}
+    trained, failed, notes = crew(chain, jobs=2)
+    assert not failed and sorted(trained) == sorted(["base", "all", *chain])
+    order = [(what, name) for what, name, _ in notes]
+    for name, after in chain.items():
+        assert order.index(("ends", after)) < order.index(("begins", name))
+    under_way = at_once(notes)
+    assert max(map(len, under_way)) == 2, "two at a time, and no more"
+    assert {"a-1", "b-1"} in under_way or {"a-2", "b-1"} in under_way
+    assert {device for *_, device in notes} == {os.environ.get("CUDA_VISIBLE_DEVICES")}, "left as it is"
+
+
+def test_most_is_waiting_for_what_comes_first(project):
+    settings = planned(project, {"a-1": "base", "b-1": "base", "b-2": "b-1", "b-3": "b-2"})
+    # joint training is as long as the seven steps of its benchmark
+    assert train.order(settings) == ["all", "base", "b-1", "b-2", "a-1", "b-3"]
+
+
+def test_a_failure_takes_only_what_continues_it(crew):
+    chain = {"bad-1": "base", "bad-2": "bad-1", "bad-3": "bad-2", "b-1": "base", "b-2": "b-1", "killed": "base"}
+    trained, failed, _ = crew(chain, jobs=3)
+    assert sorted(trained) == ["all", "b-1", "b-2", "base"]
+    assert failed["bad-1"] == "bad-1: a loss is not finite."
+    assert failed["bad-2"] == "left out: it continues bad-1." and failed["bad-3"] == "left out: it continues bad-2."
+    assert failed["killed"].startswith("its process was killed (SIGKILL)") and len(failed) == 4
+
+
+def test_what_is_trained_is_left_alone(crew):
+    trained, failed, notes = crew({"a-1": "base", "a-2": "a-1"}, jobs=2, trained=("base", "all", "a-1"))
+    assert (trained, failed) == (["a-2"], {}) and {name for _, name, _ in notes} == {"a-2"}
+
+
+def test_each_job_has_a_device_of_its_own(crew):
+    chain = {f"m{number}-1": "base" for number in range(6)}
+    trained, _, notes = crew(chain, jobs=2, devices=["3", "5"])
+    assert len(trained) == 8
+    now: dict[str, str] = {}
+    for what, name, device in notes:
+        if what == "ends":
+            del now[name]
+            continue
+        assert device in ("3", "5") and device not in now.values()
+        now[name] = device
+
+
+def test_ctrl_c_reaches_every_process(crew):
+    """Once: the terminal's own does not."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 1.5)
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        crew({"slow-1": "base", "slow-2": "base"}, jobs=2)
+    signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 10
+
+
+def test_devices(project, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert train.gpus(project.config) == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, 3")
+    assert train.gpus(project.config) == ["GPU-a", "3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert train.gpus(project.config) == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    project.set("train.processes", 2)  # takes several by itself
+    assert train.gpus(project.config) == []
+
+
+def test_too_many_threads_are_remarked_on(project):
+    project.set("train.threads", 2)
+    assert train.crowded(project.config, 2, 4) is None and train.crowded(project.config, 1, 1) is None
+    assert train.crowded(project.config, 2, 2).startswith("2 jobs of 2 threads on 2 cores wait for each other")
+
+
+def test_the_command_says_what_is_wrong(project, monkeypatch):
+    project.write()
+    for arguments, message in (
+        (["--jobs", "0"], "error: --jobs 0: there should be one or more. Leave it out for one a GPU."),
+        (["--config", "other.yaml"], "error: .*/other.yaml: there is no such file."),
+    ):
+        monkeypatch.setattr(sys, "argv", ["ciss.train", *arguments])
+        with pytest.raises(SystemExit, match=f"^{message}"):
+            train.main()
+
+
+@pytest.mark.slow
+def test_runs_trained_together_are_those_trained_alone(make_project):
+    """Weights, losses and results; a second time there is nothing to do."""
+    alone, together = make_project("alone"), make_project("together")
+    for project in (alone, together):
+        project.document["joints"], project.document["ends"] = {}, {}
+        del project.document["chain"]["tune-2"]
+    for name in alone.config.runs():
+        engine.train(alone.run(name))
+    for trained, there in ((3, 0), (0, 3)):
+        process = together.command("-m", "ciss.train", "--jobs", "2")
+        out, error = process.communicate(timeout=200)
+        assert process.returncode == 0, error
+        assert out.endswith(f"{trained} runs trained, {there} were there. Next: dvc repro\n")
+        assert ("mib-1: epoch 2/2" in out) == bool(trained)
+    for name in alone.config.runs():
+        assert left_by(alone.run(name)) == left_by(together.run(name)), name
