@@ -43,8 +43,8 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def run(folder: Path, *command: str) -> str:
-    """What a command prints; it must succeed."""
-    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
+    """What a command prints; it must succeed, and end."""
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -38,7 +38,7 @@ def projects(tmp_path_factory) -> list[trials.Project]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 60 * KILLS)
+@pytest.mark.timeout(120 + 60 * KILLS, func_only=True)  # the projects are no part of it
 def test_killed_runs_end_as_undisturbed_ones(projects, tmp_path, capsys):
     """One kill of each kind of process; more with CISS_KILLS=100."""
     command = f"--kills {KILLS} --again 0 --runs {RUN} --workers 2 --out {tmp_path}".split()
