@@ -4,9 +4,9 @@
     python -m ciss.train --jobs 2    # on two cores, two runs of one thread are sooner done than one after the other
     dvc repro                        # finds every run trained: notebooks, tables and figures are left to make
 
-A run starts as soon as the one it continues has ended. With several GPUs each job has one to itself (those that
-CUDA_VISIBLE_DEVICES names, where it is set). A run that fails takes with it what continues it; all others go on, and
-its message comes last. Ctrl-C stops all; the same command goes on after the last finished epoch of each.
+A run starts as soon as there is a free job and the run it continues has ended. With several GPUs each job has one to
+itself, as long as there are no more jobs than GPUs (CUDA_VISIBLE_DEVICES says which). A run that fails takes with it
+what continues it; all others go on. Ctrl-C stops all; the same command goes on after the last finished epoch of each.
 """
 
 import argparse
@@ -21,10 +21,13 @@ from queue import SimpleQueue
 
 import torch
 
-from ciss import config, results, runs
+from ciss import config, paths, results, runs
 from ciss.config import Config, ConfigError
 from ciss.data import prepare
 from ciss.engine import USER_ERRORS, predecessor
+
+STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # the word of a scheduler or of a closed terminal
+CHANGED = "ended, but is not what this file asks for: parameters or code changed meanwhile. Run the command again."
 
 
 class Crew:
@@ -41,43 +44,54 @@ class Crew:
 
     def train(self, names: list[str]) -> tuple[list[str], dict[str, str]]:
         """Trains what is missing or outdated of these runs, each after the one it continues, which must be among them
-        or trained. Returns (those trained now, messages of those that failed, by name)."""
+        or trained. Returns (those trained now, messages of those that failed, by name); a message is printed when the
+        run fails, too."""
         waiting, jobs, trained, failed = list(names), dict[Future, str](), [], {}
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 while waiting or jobs:
-                    for name in [name for name in waiting if self._after(name) not in {*waiting, *jobs.values()}]:
-                        if len(jobs) == self.jobs:
-                            break
+                    ready = [name for name in waiting if self._after(name) not in {*waiting, *jobs.values()}]
+                    for name in ready[: self.jobs - len(jobs)]:
                         waiting.remove(name)
                         if self._after(name) in failed:
                             failed[name] = f"left out: it continues {self._after(name)}."
-                        elif not finished(runs.resolve(self.settings, name)):
+                        elif not self._finished(name):
                             jobs[pool.submit(self._run, name)] = name
-                    if jobs:
+                    if jobs and (not ready or len(jobs) == self.jobs):  # else there is more to start
                         for job in wait(jobs, return_when=FIRST_COMPLETED).done:
                             name, message = jobs.pop(job), job.result()
-                            if message is None:
+                            if message is None and self._finished(name):
                                 trained.append(name)
                             else:
-                                failed[name] = message
+                                failed[name] = message or CHANGED
+                                print(f"{name} failed: {failed[name]}", flush=True)
             except BaseException:
-                self.stop()
+                self.stopped = True
+                while self.processes:  # until they have ended, whatever else is pressed
+                    with suppress(KeyboardInterrupt):
+                        self.stop()
+                        wait(jobs)
                 raise
         return trained, failed
 
     def stop(self) -> None:
         """As Ctrl-C would stop each; a terminal's own does not reach them, so that it comes once."""
-        self.stopped = True
         for process in list(self.processes.values()):
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGINT)
+            _interrupt(process)
 
     def _after(self, name: str) -> str | None:
         return self.settings.chain[name].after if name in self.settings.chain else None
 
+    def _finished(self, name: str) -> bool:
+        try:
+            return finished(runs.resolve(self.settings, name))
+        except USER_ERRORS:
+            return False  # its own process says what is wrong
+
     def _run(self, name: str) -> str | None:
         """Trains one run. Returns what its process said in the end where it failed."""
+        if self.stopped:
+            return "stopped"
         device = self.free.get()
         environment = {**os.environ, **({} if device is None else {"CUDA_VISIBLE_DEVICES": device})}
         options = {"stderr": subprocess.PIPE, "text": True, "errors": "replace", "start_new_session": True}
@@ -85,14 +99,24 @@ class Crew:
             with subprocess.Popen(command(self.settings, name), env=environment, **options) as process:
                 self.processes[name] = process
                 if self.stopped:  # while it was started
-                    self.stop()
+                    _interrupt(process)
                 said = process.communicate()[1].strip()
+        except OSError as error:
+            return f"its process could not be started: {error}"
         finally:
             self.processes.pop(name, None)
             self.free.put(device)
-        if process.returncode < 0:
-            return f"its process was killed ({signal.Signals(-process.returncode).name}); is there memory enough?"
-        return (said.removeprefix("error: ") or f"exit status {process.returncode}") if process.returncode else None
+        if process.returncode >= 0:
+            said = said.rpartition("error: ")[2].removeprefix(f"{name}: ") or f"exit status {process.returncode}"
+            return said if process.returncode else None
+        number = -process.returncode
+        doubt = "; is there memory enough?" if number == signal.SIGKILL else ""
+        return f"its process was killed ({signal.strsignal(number) or number}){doubt} {said}".strip()
+
+
+def _interrupt(process: subprocess.Popen) -> None:
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
 
 
 def command(settings: Config, name: str) -> list[str]:
@@ -100,18 +124,20 @@ def command(settings: Config, name: str) -> list[str]:
 
 
 def finished(run: runs.Run) -> bool:
-    """Whether there is a training of it by these parameters, this code, data and teacher."""
+    """Whether there is a training of it by these parameters, this code, data and teacher; then it is also kept where
+    no pipeline removes it. Raises OSError, DataError, CheckpointError."""
     before = predecessor(run)
-    if before and not before.is_file():
-        return False
-    teacher = results.file_hash(before) if before else None
-    return results.finished(run, run.identity(run.index().fingerprint, teacher))
+    identity = run.identity(run.index().fingerprint, results.file_hash(before) if before else None)
+    if found := results.finished(run, identity):
+        results.keep(run, identity)
+    return found
 
 
 def order(settings: Config) -> list[str]:
     """All runs, those first that most is waiting for: the longest line of runs behind them, counted in steps."""
     behind = dict.fromkeys(settings.runs(), 1)
-    behind |= {name: len(runs.resolve(settings, name).groups) for name in settings.joints}  # as long as all steps
+    for name, joint in settings.joints.items():  # as long as all steps
+        behind[name] = runs.steps(settings.benchmarks[joint.benchmark], settings.file)
     for name in settings.chain:
         length = 1
         while name in settings.chain:
@@ -124,27 +150,30 @@ def gpus(settings: Config) -> list[str]:
     """One for each job; none where a training takes several (`train.processes`), or there is none."""
     if any(benchmark.train.processes > 1 for benchmark in settings.benchmarks.values()):
         return []
-    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [device.strip() for device in named.split(",") if device.strip()]
-    return [str(number) for number in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()  # by CUDA's own reading of the variable
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = map(str, range(count)) if named is None else named.split(",")
+    return [device.strip() for device in devices][:count]
 
 
 def crowded(settings: Config, jobs: int, cores: int) -> str | None:
     """A remark where processes would wait for each other: their threads are more than the cores."""
-    threads = max(benchmark.train.threads for benchmark in settings.benchmarks.values())
-    if jobs == 1 or jobs * threads <= cores:
+    each = max(benchmark.train.threads * benchmark.train.processes for benchmark in settings.benchmarks.values())
+    if jobs == 1 or jobs * each <= cores:
         return None
-    return f"{jobs} jobs of {threads} threads on {cores} cores wait for each other. Plan with --set train.threads=1."
+    return f"{jobs} jobs of {each} threads on {cores} cores wait for each other. Take fewer, or train.threads=1."
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m ciss.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", default="params.yaml", help="parameter file (default: %(default)s)")
+    parser.add_argument(
+        "--config", default="params.yaml", help="parameter file, relative to the project (default: %(default)s)"
+    )
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one a GPU, or one)")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's word, as good as Ctrl-C
+    _hear_signals()
     try:
         settings = config.load(options.config)
         runs.check(settings)
@@ -152,20 +181,30 @@ def main() -> None:
         jobs = max(1, len(devices)) if options.jobs is None else options.jobs
         if jobs < 1:
             raise ConfigError(f"--jobs {jobs}: there should be one or more. Leave it out for one a GPU.")
-        names = order(settings)
-        root = runs.resolve(settings, names[0]).root if names else None
-        for name, benchmark in settings.benchmarks.items():
-            prepare(benchmark, runs.index_folder(root, name), progress=False)
-        if not devices and (remark := crowded(settings, jobs, os.cpu_count() or 1)):
+        names, root = order(settings), (paths.project() / settings.output).resolve()
+        for name in dict.fromkeys(run.benchmark for run in settings.runs().values()):
+            prepare(settings.benchmarks[name], runs.index_folder(root, name), progress=False)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if not torch.cuda.is_available() and (remark := crowded(settings, jobs, cores)):
             print(remark, flush=True)
         trained, failed = Crew(settings, jobs, devices).train(names)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\nStopped. The same command goes on after the last finished epoch of each run.")
+        print("\nStopped. The same command goes on after the last finished epoch of each run.", file=sys.stderr)
+        sys.exit(130)
     print(f"{len(trained)} runs trained, {len(names) - len(trained) - len(failed)} were there. Next: dvc repro")
     if failed:
-        sys.exit("\n".join(f"error: {name}: {message.removeprefix(f'{name}: ')}" for name, message in failed.items()))
+        sys.exit("\n".join(f"error: {name}: {message}" for name, message in failed.items()))
+
+
+def _hear_signals() -> None:
+    """Whatever asks this process to end is Ctrl-C. A shell that starts it in the background has it ignore Ctrl-C, and
+    with it all that it starts: they must not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in STOPPING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,20 @@ def note(what):
     with open(os.path.join(folder, f"{time.monotonic_ns()}"), "w") as file:
         json.dump([what, name, os.environ.get("CUDA_VISIBLE_DEVICES")], file)
 note("begins")
+sys.stderr.write("a warning\\n" * 9999)  # more than a pipe holds
 try:
     time.sleep(30 if "slow" in name else 0.15)
     if "bad" in name:
         sys.exit(f"error: {name}: a loss is not finite.")
     if "killed" in name:
         os.kill(os.getpid(), signal.SIGKILL)
+    if "aborted" in name:
+        sys.stderr.write("CUDA says why")
+        sys.stderr.flush()
+        os.abort()
+except KeyboardInterrupt:
+    note("stopped")
+    time.sleep(0.3)  # a second one would be seen
 finally:
     note("ends")
 """
@@ -36,14 +44,19 @@ def crew(project, tmp_path, monkeypatch):
     there already. `chain`: the run that each continues."""
     notes = tmp_path / "notes"
     notes.mkdir()
+
+    def noted() -> list:
+        return [json.loads(file.read_text()) for file in sorted(notes.iterdir(), key=lambda file: int(file.name))]
+
     monkeypatch.setattr(train, "command", lambda settings, name: [sys.executable, "-c", STAND_IN, name, str(notes)])
 
     def carry_out(chain: dict[str, str], jobs: int, devices: list[str] = (), trained: tuple = ()):
-        monkeypatch.setattr(train, "finished", lambda run: run.name in trained)
+        done = lambda run: run.name in trained or ["ends", run.name] in [note[:2] for note in noted()]  # noqa: E731
+        monkeypatch.setattr(train, "finished", lambda run: done(run) and "other" not in run.name)
         settings = planned(project, chain)
-        done = train.Crew(settings, jobs, list(devices)).train(train.order(settings))
-        return *done, [json.loads(file.read_text()) for file in sorted(notes.iterdir(), key=lambda f: int(f.name))]
+        return *train.Crew(settings, jobs, list(devices)).train(train.order(settings)), noted()
 
+    carry_out.noted = noted
     return carry_out
 
 
@@ -88,13 +101,37 @@ def test_most_is_waiting_for_what_comes_first(project):
     assert train.order(settings) == ["all", "base", "b-1", "b-2", "a-1", "b-3"]
 
 
-def test_a_failure_takes_only_what_continues_it(crew):
-    chain = {"bad-1": "base", "bad-2": "bad-1", "bad-3": "bad-2", "b-1": "base", "b-2": "b-1", "killed": "base"}
+def test_a_failure_takes_only_what_continues_it(crew, capsys):
+    chain = {"bad-1": "base", "bad-2": "bad-1", "bad-3": "bad-2", "b-1": "base", "b-2": "b-1"}
+    chain |= {"killed": "base", "aborted": "base", "other": "base"}
     trained, failed, _ = crew(chain, jobs=3)
     assert sorted(trained) == ["all", "b-1", "b-2", "base"]
-    assert failed["bad-1"] == "bad-1: a loss is not finite."
+    assert failed["bad-1"] == "a loss is not finite."
+    assert capsys.readouterr().out.count("bad-1 failed: a loss is not finite.\n") == 1, "said at once, too"
     assert failed["bad-2"] == "left out: it continues bad-1." and failed["bad-3"] == "left out: it continues bad-2."
-    assert failed["killed"].startswith("its process was killed (SIGKILL)") and len(failed) == 4
+    assert failed["killed"].startswith("its process was killed (Killed); is there memory enough? a warning")
+    assert failed["aborted"].startswith("its process was killed (Aborted) a warning")
+    assert failed["aborted"].endswith("CUDA says why")
+    assert failed["other"].startswith("ended, but is not what this file asks for") and len(failed) == 6
+
+
+def test_a_process_that_cannot_be_started_stops_no_other(crew, project, monkeypatch):
+    started = train.command
+
+    def command(settings, name):
+        return ["/nowhere/python"] if name == "a-1" else started(settings, name)
+
+    monkeypatch.setattr(train, "command", command)
+    trained, failed, _ = crew({"a-1": "base", "b-1": "base"}, jobs=2)
+    assert sorted(trained) == ["all", "b-1", "base"] and list(failed) == ["a-1"]
+    assert failed["a-1"].startswith("its process could not be started: ") and "/nowhere/python" in failed["a-1"]
+
+
+def test_nothing_waits_for_what_it_does_not_continue(crew):
+    """The base is there, joint training is long: the increments begin at once."""
+    chain = {"a-1": "base", "a-2": "a-1", "a-3": "a-2", "a-4": "a-3"}
+    *_, notes = crew(chain, jobs=2, trained=("base",))
+    assert {"all", "a-1"} in at_once(notes)
 
 
 def test_what_is_trained_is_left_alone(crew):
@@ -116,14 +153,31 @@ def test_each_job_has_a_device_of_its_own(crew):
 
 
 def test_ctrl_c_reaches_every_process(crew):
-    """Once: the terminal's own does not."""
+    """Once: the terminal's own does not. A run that waits is not begun."""
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 1.5)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        crew({"slow-1": "base", "slow-2": "base"}, jobs=2)
+        crew({"slow-1": "base", "slow-2": "base", "slow-3": "base"}, jobs=2)
     signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - began < 10
+    assert [name for what, name, _ in crew.noted() if what == "stopped"] in (["slow-1", "slow-2"], ["slow-2", "slow-1"])
+    assert [what for what, *_ in crew.noted()].count("begins") == [what for what, *_ in crew.noted()].count("ends") == 4
+
+
+def test_whatever_asks_it_to_end_is_heard():
+    """Also where Ctrl-C is ignored by who started it, but for what `nohup` wants."""
+    numbers = (signal.SIGINT, *train.STOPPING)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        train._hear_signals()
+        found = {number: signal.getsignal(number) for number in numbers}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert found == {**dict.fromkeys(numbers, signal.default_int_handler), signal.SIGHUP: signal.SIG_IGN}
 
 
 def test_devices(project, monkeypatch):
@@ -132,8 +186,14 @@ def test_devices(project, monkeypatch):
     assert train.gpus(project.config) == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, 3")
     assert train.gpus(project.config) == ["GPU-a", "3"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert train.gpus(project.config) == []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,7")  # where there is one
+    assert train.gpus(project.config) == ["0"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    for nothing in ("", "-1", "0,1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
+        assert train.gpus(project.config) == []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     project.set("train.processes", 2)  # takes several by itself
     assert train.gpus(project.config) == []
@@ -146,6 +206,7 @@ def test_too_many_threads_are_remarked_on(project):
 
 
 def test_the_command_says_what_is_wrong(project, monkeypatch):
+    monkeypatch.setattr(train, "_hear_signals", lambda: None)
     project.write()
     for arguments, message in (
         (["--jobs", "0"], "error: --jobs 0: there should be one or more. Leave it out for one a GPU."),
@@ -154,6 +215,20 @@ def test_the_command_says_what_is_wrong(project, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["ciss.train", *arguments])
         with pytest.raises(SystemExit, match=f"^{message}"):
             train.main()
+
+
+def test_the_command_when_it_is_stopped(project, monkeypatch, capsys):
+    def stopped(crew, names):
+        raise KeyboardInterrupt
+
+    project.write()
+    monkeypatch.setattr(train, "_hear_signals", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["ciss.train"])
+    monkeypatch.setattr(train.Crew, "train", stopped)
+    with pytest.raises(SystemExit) as caught:
+        train.main()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.startswith("\nStopped. The same command goes on after the last finished epoch")
 
 
 @pytest.mark.slow
