@@ -1,4 +1,5 @@
-"""GSC and MBS in one method, this project's own. Its choices were made on the hold-out of `shapes`; no ablation yet."""
+"""GSC and MBS in one method, this project's own. Its choices were made on the hold-out of `shapes`; what they are worth
+on photographs is in reports/study (terms.csv)."""
 
 from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
