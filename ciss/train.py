@@ -137,7 +137,9 @@ def order(settings: Config) -> list[str]:
     """All runs, those first that most is waiting for: the longest line of runs behind them, counted in steps."""
     behind = dict.fromkeys(settings.runs(), 1)
     for name, joint in settings.joints.items():  # as long as all steps
-        behind[name] = runs.steps(settings.benchmarks[joint.benchmark], settings.file)
+        behind[name] = runs.steps(
+            settings.benchmarks[joint.benchmark], f"{settings.file}: benchmarks.{joint.benchmark}"
+        )
     for name in settings.chain:
         length = 1
         while name in settings.chain:
