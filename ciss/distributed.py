@@ -60,7 +60,9 @@ def launch(processes: int, *command: str) -> None:
                 said.append(text)
                 print(text, end="", flush=True)
         except BaseException:
-            process.terminate()  # torchrun ends its processes
+            process.terminate()  # torchrun ends its processes; with them goes the lock
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
             raise
     if process.returncode:
         errors = [text.partition(" error: ")[2] for text in said if " error: " in text and text.startswith("process ")]

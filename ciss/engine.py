@@ -49,7 +49,8 @@ class MemoryShort(Exception):
     """The device or the machine has no memory left; the message says what needs less."""
 
 
-RUN_ERRORS = (*USER_ERRORS, DivergenceError, MemoryShort, distributed.Lost)  # one message each, and no traceback
+# one message each, and no traceback
+RUN_ERRORS = (*USER_ERRORS, DivergenceError, MemoryShort, distributed.Lost, distributed.WorkerError)
 
 
 def train(run: Run) -> Path:

@@ -192,10 +192,12 @@ def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     name = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration):  # Linux
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{name}, {torch.get_num_threads()} threads"
+    with suppress(OSError, KeyError):  # Linux; clouds give generations of processors one name
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        name = f"{facts['model name']} (family {facts['cpu family']}, model {facts['model']})"
+    vectors = torch.backends.cpu.get_cpu_capability()  # what the kernels use, AVX2 or AVX512, say
+    return f"{name}, {vectors}, {torch.get_num_threads()} threads"
 
 
 def peak_memory() -> int:

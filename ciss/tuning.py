@@ -13,7 +13,6 @@ import sys
 from ciss import checkpoint, config, results, runs
 from ciss.analysis import tuning_table
 from ciss.config import Config, ConfigError
-from ciss.distributed import WorkerError
 from ciss.engine import RUN_ERRORS, train_all
 from ciss.methods import code_of
 
@@ -31,7 +30,7 @@ def main() -> None:
         train_all(settings, _trials(settings, options.only))
         if options.only is None:
             write(settings)
-    except (*RUN_ERRORS, WorkerError) as error:
+    except RUN_ERRORS as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("\nStopped. The same command goes on after the last finished epoch.")

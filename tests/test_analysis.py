@@ -114,6 +114,22 @@ def test_flows_of_groups_without_pixels_are_nan():
     np.testing.assert_allclose(table.loc["old"].tolist(), [13 / 18, 5 / 18, 0, 0])
 
 
+def test_mean_flows_are_means_over_seeds(ends):
+    other = AFTER_1.copy()
+    other[0] = [0, 0, 0, other[0].sum()]
+    more = {
+        **ends,
+        "f": [result(0, AFTER_0, seed=1), result(1, other, seed=1)],
+        "j": [result(0, AFTER_2, method="joint")],
+    }
+    found = {(method, step): table for method, step, table in analysis.mean_flows(more)}
+    assert list(found) == [("mib", 1), ("mib", 2)]
+    at_first = [analysis.flows(confusion, GROUPS, step=1) for confusion in (AFTER_1, other)]
+    np.testing.assert_allclose(found["mib", 1], (at_first[0] + at_first[1]) / 2)
+    assert found["mib", 1].loc["background", "background"] == pytest.approx(0.3)
+    assert found["mib", 2].loc["future"].isna().all()
+
+
 def test_background_table_names_rates(ends):
     row = analysis.background_table(ends).iloc[0]
     assert row["old_to_background"] == 0.5

@@ -1,6 +1,7 @@
 """Calls that several processes share, in one; shares of images in any number of them."""
 
 import shutil
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -46,6 +47,39 @@ def test_the_group_is_left_after_an_error(monkeypatch):
     with pytest.raises(KeyError), distributed.session():
         raise KeyError
     assert not torch.distributed.is_initialized()
+
+
+def test_a_worker_that_failed_is_one_message(project, monkeypatch, capsys):
+    """What the processes of `train.processes` said, not a traceback around it."""
+    project.set("train.processes", 2)
+    project.write()
+    program = project.folder / "torchrun"
+    program.write_text("#!/bin/sh\necho 'process 1 of 2 on here: error: no memory left'\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(sys, "argv", ["ciss.engine", "base"])
+    with pytest.raises(SystemExit) as caught:
+        engine.main()
+    assert str(caught.value) == "error: no memory left"
+    assert capsys.readouterr().out == "process 1 of 2 on here: error: no memory left\n"
+
+
+def test_control_c_waits_for_the_processes(tmp_path, monkeypatch):
+    """They hold the run's lock: the same command at once would be refused."""
+    program = tmp_path / "torchrun"
+    program.write_text(
+        f"#!/bin/sh\ntrap 'sleep 0.6; touch {tmp_path}/ended; exit 0' TERM\necho begun\nwhile :; do sleep 0.02; done\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(distributed, "print", interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        distributed.launch(2, "ciss.engine", "base")
+    assert (tmp_path / "ended").exists()
 
 
 # --- every image once, whatever the number of processes

@@ -170,8 +170,22 @@ def test_a_result_says_what_made_it(project):
     assert set(result["identity"]) == {"parameters", "code", "data", "teacher", "torch", "device"}
     assert result["identity"]["data"] == project.run().index().fingerprint
     assert set(result["versions"]) == {"python", "torch", "torchvision", "timm", "numpy"}
-    assert result["device"].endswith(", 1 threads") and len(result["device"]) > len(", 1 threads")
+    assert result["device"] == results.device_name() and result["device"].endswith(", 1 threads")
     assert result["precision"] == "float32" and result["processes"] == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is named alone")
+def test_a_device_tells_kinds_of_processor_apart(monkeypatch):
+    """Clouds call generations of them by one name; their last digits differ."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    lines = "cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nstepping\t: 1\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"{lines}\nmodel\t\t: 99\nmodel name\t: other\n")
+    assert results.device_name() == "AMD EPYC (family 25, model 17), AVX2, 3 threads"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "Processor\t: ARMv8\n")
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert results.device_name() == "aarch64, AVX2, 3 threads"
 
 
 def test_training_again_says_why(project, capsys):

@@ -83,6 +83,17 @@ def test_forgetting_bars_of_a_class_that_never_was():
     assert ax.patches[1].get_height() == pytest.approx(0.3)
 
 
+def test_forgetting_bars_of_eight_methods():
+    """All told apart in grey, and no bar under the legend."""
+    figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    methods = [f"method {k}" for k in range(8)]
+    viz.forgetting_bars(ax, pd.DataFrame({"class": "x", "method": methods, "forgetting": 0.5}))
+    draw(figure)
+    assert len({bar.get_hatch() for bar in ax.patches}) == 8
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+    assert ax.get_legend().get_window_extent().x1 <= figure.bbox.x1
+
+
 @pytest.mark.parametrize("table", [ONE, SOME], ids=["one class and step", "some"])
 def test_groups_over_steps(table):
     methods = list(dict.fromkeys(table["method"]))

@@ -11,6 +11,7 @@ from ciss.analysis.background import (
     confusion_rates,
     flows,
     label_rules,
+    mean_flows,
 )
 from ciss.analysis.compare import (
     ProvenanceError,
@@ -95,6 +96,7 @@ __all__ = [
     "known",
     "label_rules",
     "made_with",
+    "mean_flows",
     "methods_table",
     "metrics_document",
     "nearest_confusions",

@@ -41,6 +41,15 @@ def confusion_rates(confusion: np.ndarray, groups: list[list[int]], step: int) -
     }
 
 
+def mean_flows(ends: dict[str, list[dict]]) -> list[tuple[str, int, pd.DataFrame]]:
+    """Method, incremental step, and the mean over seeds of its `flows`. Joint runs are left out."""
+    found: dict[tuple[str, int], list[pd.DataFrame]] = {}
+    for _, result in increments(ends):
+        table = flows(result["confusion"], result["groups"], result["step"])
+        found.setdefault((result["title"], result["step"]), []).append(table)
+    return [(*key, sum(tables) / len(tables)) for key, tables in found.items()]
+
+
 def background_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
     """One row for each end and incremental step. Joint runs are left out.
 

@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ciss.viz.look import COLOURS, MARKERS, note
+from ciss.viz.look import COLOURS, HATCHES, MARKERS, note
 from ciss.viz.pictures import colour, show
 
 MOST = 24  # classes in one figure
-HATCHES = ("", "//", "xx", "..", "\\\\", "++")
 # what became of a pixel, as `ciss.analysis.FATES` numbers it; in grey some 45 of 255 apart
 FATE_COLOURS = ("#FFFFFF", "#D0D0D0", "#005A8C", "#E69F00", "#D55E00", "#000000")
 

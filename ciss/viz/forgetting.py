@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ciss.viz.look import legend_below, lowest, mark, method_styles, note, panels
+from ciss.viz.look import HATCHES, legend_below, lowest, mark, method_styles, note, panels
 
 FACTOR_NAMES = {
     "pixel_share": "share of labelled training pixels",
@@ -54,13 +54,13 @@ def forgetting_bars(ax: Axes, table: pd.DataFrame) -> None:
             width,
             label=method,
             color=styles[method]["color"],
-            hatch=("", "//", "..", "xx", "\\\\", "++")[k % 6],
+            hatch=HATCHES[k % len(HATCHES)],
             edgecolor="white",
         )
     ax.axhline(0, color="black", lw=0.8)
     ax.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
     ax.set(ylabel="forgetting (IoU)")
-    ax.legend(frameon=False, title="method", ncols=2)
+    ax.legend(frameon=False, title="method", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def pace_panels(table: pd.DataFrame, methods: list[str]) -> Figure:

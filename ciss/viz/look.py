@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 # Okabe and Ito's colours, dark and light in turn
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vP*X"
+HATCHES = ("", "//", "xx", "..", "\\\\", "++", "oo", "--")
 JOINT = "joint"
 
 
