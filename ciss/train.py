@@ -1,7 +1,7 @@
 """Trains every run that a parameter file names, several at once, each in a process of its own.
 
     python -m ciss.plan voc8 --set train.threads=1
-    python -m ciss.train --jobs 2    # on two cores, two runs of one thread are sooner done than one after the other
+    python -m ciss.train --jobs 2    # two runs of one thread each, side by side on two cores
     dvc repro                        # finds every run trained: notebooks, tables and figures are left to make
 
 A run starts as soon as there is a free job and the run it continues has ended. With several GPUs each job has one to
