@@ -352,5 +352,6 @@ def test_step_strips_leave_gaps(shape):
 def test_styles_differ():
     styles = viz.method_styles([f"m{k}" for k in range(40)])
     assert len({(s["color"], s["marker"]) for s in styles.values()}) == 41
+    assert len({s["color"] for s in list(styles.values())[:8]} | {styles["joint"]["color"]}) == 9, "the study's methods"
     assert styles["joint"]["marker"] == "*"
     assert viz.method_styles(["joint", "m0"])["m0"] == styles["m0"], "whoever else is there"

@@ -135,6 +135,7 @@ def test_a_row_a_method():
     # a: 6/9 -> 0; b: 9/15 -> 1/2
     assert row["forgetting"] == pytest.approx((6 / 9 + 0.1) / 2) and row["backward_transfer"] == -row["forgetting"]
     assert row["worst"] == "a" and row["worst_forgetting"] == pytest.approx(6 / 9)
+    assert row["spread"] == pytest.approx((6 / 9 - 0.1) / 2)
 
 
 # --- gradients and angles
@@ -208,7 +209,7 @@ def test_steps_without_new_classes_have_no_angles():
 
 
 def summary(**methods: float) -> pd.DataFrame:
-    return pd.DataFrame([{"method": m, "seed": 0, "forgetting": f} for m, f in methods.items()])
+    return pd.DataFrame([{"method": m, "seed": 0, "forgetting": f, "spread": f / 2} for m, f in methods.items()])
 
 
 def lost(**by_method: dict[str, float]) -> pd.DataFrame:
@@ -230,6 +231,7 @@ def test_words_say_which_classes_fade():
     )
     assert "(one seed): after the last step a has forgotten most (0.300 IoU" in text and "b least (0.250)" in text
     assert "Over all methods, cat fades most (0.350) and dog least (0.200). But b loses most on dog." in text
+    assert "most unevenly in a (standard deviation over classes 0.150), most evenly in b (0.125)." in text
     assert "too few old classes, or no hold-out" in text
 
 

@@ -37,6 +37,12 @@ def forgetting_findings(
         others = {method: chosen for method, chosen in worst.items() if chosen != classes.index[-1]}
         if others:
             said.append("But " + _join(f"{method} loses most on {chosen}" for method, chosen in others.items()) + ".")
+        spread = summary.groupby("method", sort=False)["spread"].mean().sort_values()
+        if len(spread) > 1:
+            said.append(
+                f"Old classes fade most unevenly in {spread.index[-1]} (standard deviation over classes "
+                f"{spread.iloc[-1]:.3f}), most evenly in {spread.index[0]} ({spread.iloc[0]:.3f})."
+            )
     return " ".join([*said, *_correlated(correlations), *_unequal(gradients)])
 
 

@@ -99,7 +99,9 @@ def group_table(table: pd.DataFrame) -> pd.DataFrame:
 def forgetting_summary(ends: dict[str, list[dict]]) -> pd.DataFrame:
     """Forgetting and backward transfer of each end over the old classes, background left out (see `ciss.metrics`).
 
-    Columns: end, method, seed, forgetting, backward_transfer, worst (the class that forgot most), worst_forgetting.
+    Columns: end, method, seed, forgetting, backward_transfer, worst (the class that forgot most), worst_forgetting,
+    spread (standard deviation of the forgetting over old classes: 0 where all fade alike; it is small, too, where
+    little is forgotten or everything at once).
     Joint runs and ends of one step are left out.
     """
     rows = []
@@ -119,6 +121,7 @@ def forgetting_summary(ends: dict[str, list[dict]]) -> pd.DataFrame:
                 "backward_transfer": metrics.mean_backward_transfer(ious, introduced),
                 "worst": "" if worst is None else last["classes"][worst],
                 "worst_forgetting": np.nan if worst is None else lost[worst],
+                "spread": np.nan if worst is None else np.nanstd(lost),
             }
         )
     return pd.DataFrame(rows)

@@ -150,10 +150,10 @@ def rule_points(ax: Axes, table: pd.DataFrame) -> None:
     for k, (rule, mine) in enumerate(table.groupby("rule", sort=False)):
         look = {**mark(k), "edgecolors": "white", "clip_on": False}
         ax.scatter(mine["recall"], mine["precision"], s=22, alpha=0.55, lw=0.4, **look)
-        ax.scatter(mine["recall"].mean(), mine["precision"].mean(), s=110, lw=0.8, label=rule, **look)
+        ax.scatter(mine["recall"].mean(), mine["precision"].mean(), s=110, lw=0.8, zorder=3, label=rule, **look)
     ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall of old classes", ylabel="precision")
     ax.set_aspect("equal")
-    ax.legend(frameon=False, loc="lower left", fontsize=8)
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8)
 
 
 def angle_panels(table: pd.DataFrame, methods: list[str]) -> Figure:

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from ciss.viz.look import HATCHES, legend_below, lowest, mark, method_styles, note, panels
 
@@ -119,7 +120,8 @@ def pace_scatter(table: pd.DataFrame, correlations: pd.DataFrame, methods: list[
     if table.empty:
         return note("no hold-out: set `holdout` of the benchmark to see what the pace goes with")
     styles = method_styles(methods)
-    figure, axes = panels(len(FACTOR_NAMES), (2.5, 3.4), sharex=False)
+    figure, axes = panels(len(FACTOR_NAMES), (2.5, 2.5 + 0.17 * len(methods)), sharex=False)  # legends grow by a line
+    below = ScaledTranslation(0, -0.42, figure.dpi_scale_trans)  # inches: room for the axis' name
     for ax, (factor, name) in zip(axes, FACTOR_NAMES.items(), strict=True):
         for method in methods:
             mine = table[table["method"] == method]
@@ -136,8 +138,8 @@ def pace_scatter(table: pd.DataFrame, correlations: pd.DataFrame, methods: list[
             ax.xaxis.set_major_formatter("{x:g}")
             ax.xaxis.set_minor_formatter(NullFormatter())
         ax.legend(
-            frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.2), title="rank correlation",
-            title_fontsize=7.5, handletextpad=0.3,
+            frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, 0), title="rank correlation",
+            bbox_transform=ax.transAxes + below, title_fontsize=7.5, handletextpad=0.3,
         )  # fmt: skip
     axes[0].set_ylabel("IoU lost an epoch, hold-out")
     return figure

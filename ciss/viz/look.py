@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, dark and light in turn
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
+GREY = "#8C8C8C"
 MARKERS = "osD^vP*X"
 HATCHES = ("", "//", "xx", "..", "\\\\", "++", "oo", "--")
 JOINT = "joint"
@@ -37,12 +38,12 @@ def mark(k: int) -> dict[str, str]:
 
 def method_styles(methods: Iterable[str]) -> dict[str, dict]:
     """Colour and marker by method, the same in every figure of the same methods; joint training, the upper bound, is
-    a black star. From the eighth on colours come again, with other markers."""
+    a black star. From the ninth on colours come again, with other markers."""
     others = [method for method in dict.fromkeys(methods) if method != JOINT]
-    colours = [colour for colour in COLOURS if colour != "#000000"]
-    markers = MARKERS.replace("*", "")
+    colours = [colour for colour in COLOURS if colour != "#000000"] + [GREY]
+    markers = MARKERS.replace("*", "") + "<"
     found = {
-        method: {"color": colours[k % 7], "marker": markers[(k + k // 7) % 7], "markeredgecolor": "#333333"}
+        method: {"color": colours[k % 8], "marker": markers[(k + k // 8) % 8], "markeredgecolor": "#333333"}
         for k, method in enumerate(others)
     }
     return {**found, JOINT: {"color": "#000000", "marker": "*", "markeredgecolor": "#000000"}}
