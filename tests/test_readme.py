@@ -45,19 +45,14 @@ def test_the_first_table_is_the_studys():
     assert README.split("<!-- table of ")[1].startswith("reports/study/metrics.json")
 
 
-@pytest.mark.parametrize(
-    ("report", "file"),
-    [
-        ("study", "metrics.json"),
-        ("gsc", "metrics.json"),
-        ("mbs", "metrics.json"),
-        ("mbs", "transformer/metrics.json"),
-        ("camvid", "metrics.json"),
-    ],
-)
-def test_the_tables_of_a_report_are_its_metrics(report, file):
-    folder = ROOT / "reports" / report
-    check_metrics(folder / file, table(file, (folder / "README.md").read_text(encoding="utf-8")))
+SCORES = sorted((ROOT / "reports").glob("*/**/metrics.json"))
+
+
+@pytest.mark.parametrize("file", SCORES, ids=[file.parent.relative_to(ROOT / "reports").as_posix() for file in SCORES])
+def test_the_tables_of_a_report_are_its_metrics(file):
+    report = ROOT / "reports" / file.relative_to(ROOT / "reports").parts[0]
+    name = file.relative_to(report).as_posix()
+    check_metrics(file, table(name, (report / "README.md").read_text(encoding="utf-8")))
 
 
 def test_the_tables_of_trials_are_the_committed_scores():
