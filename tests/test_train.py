@@ -170,6 +170,8 @@ def test_whatever_asks_it_to_end_is_heard():
     numbers = (signal.SIGINT, *train.STOPPING)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
+        for number in numbers:  # a shell's background jobs begin with some of them ignored
+            signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         train._hear_signals()
