@@ -31,7 +31,16 @@ from torch.nn.parallel import DistributedDataParallel
 from ciss import checkpoint, config, distributed, protocol, results, runs
 from ciss.checkpoint import CheckpointError, Locked
 from ciss.config import Config, ConfigError, Phase, Train
-from ciss.data import DataError, Index, Loader, evaluation_loader, normalise, prepare, training_loader
+from ciss.data import (
+    DataError,
+    Index,
+    Loader,
+    evaluation_loader,
+    normalise,
+    prepare,
+    statistics_loader,
+    training_loader,
+)
 from ciss.data.loaders import stable_seed
 from ciss.evaluation import evaluate, judge_labels, precision_of, predict_samples, token_cosines
 from ciss.methods import Batch, Method
@@ -162,7 +171,8 @@ def _train(run: Run, index: Index, identity: dict) -> None:
         if teacher is not None:
             clock = time.perf_counter()
             with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                method.before_step(batches.read(loader, epoch=0), teacher, previous_batches(run, index, batches))
+                cache = None if options.workers else loader.dataset.cache  # shared within one process only
+                prepare_method(method, run, index, teacher, batches, cache)
             past["seconds"] = past["prepared"] = time.perf_counter() - clock
             if past["prepared"] > 0.1:  # a pass over the data, not nothing
                 distributed.say(f"{run.name}: prepared from the step's images; {past['prepared']:.1f} s")
@@ -259,8 +269,10 @@ class BatchMaker:
         seen[: len(raw)] = run.label_table(training=True)[raw]
         self.seen = torch.from_numpy(seen).to(device)  # true position -> label as the step is told
 
-    def read(self, loader: Loader, epoch: int) -> Iterator[Batch]:
-        loader.batch_sampler.epoch = epoch
+    def read(self, loader: Loader, epoch: int | None = None) -> Iterator[Batch]:
+        """Batches of a loader; `epoch`: which shuffle of a training loader."""
+        if epoch is not None:
+            loader.batch_sampler.epoch = epoch
         for images, labels, numbers in loader:
             yield self._batch(images, labels.to(self.device, non_blocking=True).long(), numbers)
 
@@ -283,12 +295,25 @@ class BatchMaker:
         )
 
 
-def previous_batches(run: Run, index: Index, batches: BatchMaker) -> Iterator[Batch]:
-    """An epoch of the step before, labelled as it was then; nothing is read before it is asked for."""
-    before = replace(run, step=run.step - 1)
-    seed = stable_seed("data", before.seed, before.step)
-    table = before.label_table(training=True)
-    yield from batches.read(training_loader(run.settings, index, before.images(index), table, seed), epoch=0)
+def prepare_method(
+    method: Method, run: Run, index: Index, teacher: Network, batches: BatchMaker, cache: dict | None = None
+) -> None:
+    """Calls `method.before_step` with the images of this step and of the step before, each labelled as in its step.
+
+    The method's `statistics_from` says how they are read: every image once (`images`), or the step's first epoch of
+    training batches (`epoch`). `cache`: decoded images of this step, by number.
+    """
+
+    def read(step: int, cache: dict | None) -> Iterator[Batch]:  # opens no file before it is asked for a batch
+        at = replace(run, step=step)
+        table = at.label_table(training=True)
+        if method.statistics_from == "images":
+            yield from batches.read(statistics_loader(run.settings, index, at.images(index), table, cache))
+        else:
+            seed = stable_seed("data", run.seed, step)
+            yield from batches.read(training_loader(run.settings, index, at.images(index), table, seed), epoch=0)
+
+    method.before_step(read(run.step, cache), teacher, read(run.step - 1, None))
 
 
 def predecessor(run: Run) -> Path | None:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ciss import checkpoint, distributed
-from ciss.data import evaluation_loader, training_loader
-from ciss.data.loaders import stable_seed
-from ciss.engine import BatchMaker, predecessor, previous_batches
+from ciss.data import evaluation_loader
+from ciss.engine import BatchMaker, predecessor, prepare_method
 from ciss.evaluation import precision_of
 from ciss.methods import Batch
 from ciss.models import Network, Output
@@ -56,12 +55,8 @@ class Trained:
     def _prepare(self) -> None:
         if self._prepared:
             return
-        run, told = self.run, self.run.label_table(training=True)
-        seed = stable_seed("data", run.seed, run.step)
-        loader = training_loader(run.settings, self.index, run.images(self.index), told, seed)
         with self.autocast():
-            before = previous_batches(run, self.index, self.maker)
-            self.method.before_step(self.maker.read(loader, epoch=0), self.teacher, before)
+            prepare_method(self.method, self.run, self.index, self.teacher, self.maker)
         self._prepared = True
 
     def _load(self, network: Network, weights: Path) -> Network:

@@ -20,9 +20,8 @@ from torch import Tensor
 from ciss import checkpoint, config, distributed, paths, results, runs, source
 from ciss.checkpoint import CheckpointError
 from ciss.config import Config
-from ciss.data import Loader, data_set, evaluation_loader, training_loader
-from ciss.data.loaders import stable_seed
-from ciss.engine import USER_ERRORS, BatchMaker, predecessor, previous_batches
+from ciss.data import Loader, data_set, evaluation_loader
+from ciss.engine import USER_ERRORS, BatchMaker, predecessor, prepare_method
 from ciss.evaluation import judge_labels, precision_of
 from ciss.losses import gradient_magnitude
 from ciss.methods import METHODS
@@ -77,11 +76,9 @@ def probe(settings: Config, name: str, judged: dict[tuple, Probe] | None = None)
 def _judge(settings: Config, run: Run, teacher: Network, maker: BatchMaker, loader: Loader) -> Probe:
     """Every rule's labels from one teacher against the truth."""
     index, methods = run.index(), {}
-    seed, table = stable_seed("data", run.seed, run.step), run.label_table(training=True)
     for rule in RULES:
         methods[rule] = METHODS[rule](**settings.methods.get(rule, {}))
-        told = training_loader(run.settings, index, run.images(index), table, seed)
-        methods[rule].before_step(maker.read(told, epoch=0), teacher, previous_batches(run, index, maker))
+        prepare_method(methods[rule], run, index, teacher, maker)
     counts = judge_labels(run, methods, teacher, map(maker.hide, loader))
     return {f"labels_{rule}": found for rule, found in counts.items()}
 

@@ -1,7 +1,7 @@
 """Data sets, their validated index, and the loaders of a step."""
 
 from ciss.data.index import Index, prepare
-from ciss.data.loaders import Loader, evaluation_loader, normalise, picture, training_loader
+from ciss.data.loaders import Loader, evaluation_loader, normalise, picture, statistics_loader, training_loader
 from ciss.data.pictures import DataError
 from ciss.data.sets import DATASETS, DataSet, data_set
 from ciss.data.steps import ChoiceError, class_groups, domain_groups, step_count
@@ -20,6 +20,7 @@ __all__ = [
     "normalise",
     "picture",
     "prepare",
+    "statistics_loader",
     "step_count",
     "training_loader",
 ]

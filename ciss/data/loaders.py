@@ -19,7 +19,7 @@ from ciss import distributed
 from ciss.config import Benchmark
 from ciss.data.index import Index
 from ciss.data.pictures import DataError, read_pair
-from ciss.data.transforms import evaluation_transform, training_transform
+from ciss.data.transforms import StatisticsResize, evaluation_transform, statistics_size, training_transform
 
 
 class Loader(DataLoader):
@@ -77,11 +77,17 @@ class Images(Dataset):
     """Pairs of image (3,H,W) uint8 and labels (H,W) uint8 as positions, with the image's number in the index."""
 
     def __init__(
-        self, index: Index, split: str, table: np.ndarray, transform: v2.Transform, seed: int, cache: bool = False
+        self,
+        index: Index,
+        split: str,
+        table: np.ndarray,
+        transform: v2.Transform,
+        seed: int,
+        cache: dict[int, tuple[Tensor, Tensor]] | None = None,
     ):
         self.pairs, self.digests, self.transform, self.seed = index.pairs(split), index.digests[split], transform, seed
         self.table = torch.from_numpy(table)
-        self.cache: dict[int, tuple[Tensor, Tensor]] | None = {} if cache else None
+        self.cache = cache  # decoded images by number; None: every read decodes
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         epoch, number = key
@@ -124,7 +130,7 @@ class Shuffle(Sampler):
         update = batch * accumulate * self.world
         self.used = len(images) - len(images) % (update if len(images) >= update else self.world)
         if not self.used:
-            raise DataError(f"{len(images)} training images cannot feed {self.world} processes. Start fewer of them.")
+            raise _too_few(len(images), self.world)
 
     def __len__(self) -> int:
         return -(-self.used // (self.batch * self.world))
@@ -137,10 +143,14 @@ class Shuffle(Sampler):
             yield [(self.epoch, number) for number in share.tolist()]
 
 
+def _too_few(images: int, processes: int) -> DataError:
+    return DataError(f"{images} training images cannot feed {processes} processes. Start fewer of them.")
+
+
 def training_loader(benchmark: Benchmark, index: Index, images: list[int], table: np.ndarray, seed: int) -> Loader:
     """Shuffled, augmented batches of training images. Set `loader.batch_sampler.epoch` before each epoch."""
     train = benchmark.train
-    pairs = Images(index, "train", table, training_transform(train), seed, train.cache)
+    pairs = Images(index, "train", table, training_transform(train), seed, {} if train.cache else None)
     sampler = Shuffle(images, train.batch, train.accumulate, seed)
     return _loader(pairs, sampler, train.workers)
 
@@ -148,7 +158,7 @@ def training_loader(benchmark: Benchmark, index: Index, images: list[int], table
 def evaluation_loader(benchmark: Benchmark, index: Index, split: str, images: list[int], table: np.ndarray) -> Loader:
     """Batches of images of one size, so that nothing is padded; each process takes its share of the batches."""
     crop = benchmark.train.crop if benchmark.evaluation.size == "crop" else None
-    cache = benchmark.train.cache and split == "train"
+    cache = {} if benchmark.train.cache and split == "train" else None
     pairs = Images(index, split, table, evaluation_transform(crop), 0, cache)
     by_size: dict[tuple, list[int]] = {}
     for number in images:
@@ -156,6 +166,33 @@ def evaluation_loader(benchmark: Benchmark, index: Index, split: str, images: li
     size = benchmark.evaluation.batch
     batches = [[(0, n) for n in same[i : i + size]] for same in by_size.values() for i in range(0, len(same), size)]
     return _loader(pairs, batches[distributed.rank() :: distributed.world()], benchmark.train.workers)
+
+
+def statistics_loader(
+    benchmark: Benchmark,
+    index: Index,
+    images: list[int],
+    table: np.ndarray,
+    cache: dict[int, tuple[Tensor, Tensor]] | None = None,
+) -> Loader:
+    """Batches for method statistics: every training image once, whole and without augmentation (`statistics_size`).
+
+    The batches do not depend on `train.batch`, on the seed or on the order of `images`. A batch has images of one size,
+    at most `evaluation.batch` of them, and at most as many pixels as that many training crops. Each process takes its
+    share of the batches, at least one. `cache`: decoded images to use and to add to.
+    """
+    train, most, world = benchmark.train, benchmark.evaluation.batch, distributed.world()
+    pairs = Images(index, "train", table, StatisticsResize(train), 0, cache)
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for number in sorted(images):
+        by_size.setdefault(statistics_size(*index.sizes["train"][number], train), []).append(number)
+    batches = []
+    for (height, width), same in by_size.items():
+        size = max(1, min(most, most * train.crop**2 // (height * width), len(images) // world))
+        batches += [[(0, number) for number in same[i : i + size]] for i in range(0, len(same), size)]
+    if len(batches) < world:
+        raise _too_few(len(images), world)
+    return _loader(pairs, batches[distributed.rank() :: world], train.workers)
 
 
 def normalise(images: Tensor, device: torch.device, channels_last: bool) -> Tensor:

@@ -1,5 +1,7 @@
 """Augmentation: torchvision's transforms on image and mask together. Images stay uint8, masks never gain ids."""
 
+import math
+
 import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -55,6 +57,36 @@ def training_transform(train: Train) -> v2.Compose:
     if train.transpose:
         steps += [v2.RandomVerticalFlip(), RandomTranspose()]
     return v2.Compose(steps)
+
+
+class StatisticsResize(v2.Transform):
+    """Resizes an image to the size at which method statistics read it: see `statistics_size`."""
+
+    def __init__(self, train: Train):
+        super().__init__()
+        self.train = train
+
+    def make_params(self, flat_inputs: list) -> dict:
+        return {"size": list(statistics_size(*v2.query_size(flat_inputs), self.train))}
+
+    def transform(self, inpt, params: dict):
+        if list(inpt.shape[-2:]) == params["size"]:
+            return inpt
+        return self._call_kernel(F.resize, inpt, params["size"], antialias=True)
+
+
+def statistics_size(height: int, width: int, train: Train) -> tuple[int, int]:
+    """Height and width in pixels at which method statistics (medians, prototypes) read a whole image.
+
+    This is the resolution of training: the image's own, or `train.resize` for its shorter side. An image with more
+    than four times the area of a training crop is reduced to that area, so that memory is bounded.
+    """
+    if train.resize:
+        short, long = sorted((height, width))
+        longer = int(train.resize * long / short)  # as torchvision's Resize rounds
+        height, width = (train.resize, longer) if height <= width else (longer, train.resize)
+    factor = min(1.0, math.sqrt(4 * train.crop**2 / (height * width)))
+    return max(1, math.floor(height * factor)), max(1, math.floor(width * factor))
 
 
 def evaluation_transform(crop: int | None) -> v2.Compose:

@@ -103,6 +103,9 @@ class Method:
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # named coefficients: `name-preset` under methods
     usual: ClassVar[bool] = True  # planned when no methods are named
     decoder: ClassVar[str | None] = None  # the one it was published on; tables call it "(adapted)" on another
+    # What `before_step` reads: every image of the step once, or an epoch of training batches. A method with such
+    # statistics may make it a coefficient.
+    statistics_from = "images"
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
         """A key of the benchmark under which the method is not what it says, and why with the remedy; or None."""
@@ -118,6 +121,10 @@ class Method:
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """A pass over the step's data before training, through the frozen teacher, without gradients.
 
+        `batches`: every image of the step exactly once, whole and without augmentation, whatever the seed, the order
+        and `train.batch`. Its size is that of training (after `train.resize`), reduced where it has more than four
+        times the area of a training crop. With `statistics_from = "epoch"`: the first epoch of training batches, as
+        published code reads them: shuffled, cropped, flipped, and without the images that do not fill a last update.
         `previous`: the data of the step before, labelled as that step saw them. What is made of them by the teacher,
         which is the network that step ended with, is what could have been stored then; nothing is read otherwise.
         """
@@ -145,6 +152,9 @@ class Method:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+
+
+Statistics = Literal["images", "epoch"]  # what `before_step` reads; see there
 
 
 @coefficients

@@ -22,7 +22,7 @@ from ciss.losses import (
 )
 from ciss.losses.compensation import Grouping, Probability
 from ciss.losses.relations import Target
-from ciss.methods.base import Batch, Host, coefficients
+from ciss.methods.base import Batch, Host, Statistics, coefficients
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
 from ciss.prototypes import ClassPrototypes, Scaling, Unseen, distance_weights
@@ -60,8 +60,14 @@ class GSC(Host):
 
     decoder: ClassVar = "deeplabv3"
     presets: ClassVar = {
-        # gradient weights as the group's code has them (FISS) rather than its formulas
-        "code": {"probability": "sigmoid", "exponent": "old_share", "grouping": "cumulative", "divisor": "all"},
+        # as the group's code does it rather than its formulas: gradient weights (FISS), images of prototypes (RDP)
+        "code": {
+            "probability": "sigmoid",
+            "exponent": "old_share",
+            "grouping": "cumulative",
+            "divisor": "all",
+            "statistics_from": "epoch",
+        },
         "clamped": {"clamp": [0.5, 5.0]},
         "tuned": TUNED,
         **LEFT_OUT,
@@ -98,6 +104,7 @@ class GSC(Host):
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the normalised product; ProDA
     bins: Annotated[int, Field(ge=1, le=10_000)] = 100  # of PLOP's medians, for what needs them
     least: NonNegativeFloat = 0.001
+    statistics_from: Statistics = "images"  # of prototypes and medians: every image once; epoch: RDP's and PLOP's code
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """Prototypes of the old classes, and medians of the teacher's uncertainty if something asks for them."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn, where
 
 from ciss.config import rising
 from ciss.losses import cross_entropy, sharp_loss, soft_relation_loss
-from ciss.methods.base import Batch, coefficients
+from ciss.methods.base import Batch, Statistics, coefficients
 from ciss.methods.mbs import MBS
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
@@ -54,6 +54,7 @@ class GSCMBS(MBS):
     agreement: Annotated[float, Field(ge=0, lt=1)] = 0.5  # least normalised product of probability and nearness
     scaling: Scaling = "none"
     distance_scale: PositiveFloat = 1.0
+    statistics_from: Statistics = "images"  # of the prototypes: every image of the step once, or a training epoch
 
     # --- GSC's soft-sharp relations
     soft: NonNegativeFloat = 0.0  # GSC: 0.3

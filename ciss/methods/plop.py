@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
 from ciss.losses import cross_entropy
-from ciss.methods.base import Batch, Host, coefficients
+from ciss.methods.base import Batch, Host, Statistics, coefficients
 from ciss.models import Output
 from ciss.pseudo_labels import EntropyMedians, Variant, adaptive_factor, entropy_labels, normalised_entropy
 
@@ -24,12 +24,13 @@ class PLOP(Host):
       image without background teaches nothing. Its POD, for square maps only, is the same here.
     """
 
-    presets: ClassVar = {"released": {"variant": "released"}}
+    presets: ClassVar = {"released": {"variant": "released", "statistics_from": "epoch"}}
 
     pseudo_labels: bool = True  # off: the background stays as given
     variant: Variant = "paper"
     bins: Annotated[int, Field(ge=1, le=10_000)] = 100
     least: NonNegativeFloat = 0.001  # floor of the thresholds
+    statistics_from: Statistics = "images"  # the medians' data: every image of the step; or an epoch, as released
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """The median uncertainty of each old class in this step's background."""
