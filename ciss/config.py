@@ -59,6 +59,8 @@ class Model:
     encoder: Text = "ciss_tiny"  # a timm name
     pretrained: bool = False  # fetch timm's own weights (needs a network once)
     weights: Text | None = None  # or a local weight file; relative to the data root or the project
+    # mean and deviation of the images: those of the encoder's weights (ImageNet's where there are none), or ImageNet's
+    input_statistics: Literal["encoder", "imagenet"] = "encoder"
     image_size: Pixels | None = None  # pixels a transformer's positions are made for; null: timm's. Others are resized
     output_stride: Literal[4, 8, 14, 16, 32] = 4  # a transformer's patch
     decoder: Literal["deeplabv3", "mask_transformer"] = "deeplabv3"

@@ -36,7 +36,6 @@ from ciss.data import (
     Index,
     Loader,
     evaluation_loader,
-    normalise,
     prepare,
     statistics_loader,
     training_loader,
@@ -263,7 +262,7 @@ class BatchMaker:
         first = run.old_channels if run.after else 1
         self.new_classes = torch.arange(first, sum(run.channel_groups), device=device)
         self.step, self.old_channels = run.step, first if teacher is not None else 0
-        self.ids, self.device, self.channels_last = index.ids["train"], device, run.settings.train.channels_last
+        self.run, self.ids, self.device = run, index.ids["train"], device
         raw = [0, *(c for group in run.groups for c in group)]
         seen = np.arange(256)
         seen[: len(raw)] = run.label_table(training=True)[raw]
@@ -284,7 +283,7 @@ class BatchMaker:
 
     def _batch(self, images: Tensor, labels: Tensor, numbers: Tensor) -> Batch:
         return Batch(
-            images=normalise(images, self.device, self.channels_last),
+            images=self.run.normalise(images, self.device),
             given=labels,
             labels=labels,
             ids=[self.ids[n] for n in numbers.tolist()],  # numbers never left the host

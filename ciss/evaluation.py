@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ciss import distributed, metrics, protocol
 from ciss.config import Train
-from ciss.data import Index, Loader, evaluation_loader, normalise
+from ciss.data import Index, Loader, evaluation_loader
 from ciss.inference import predict
 from ciss.methods import Batch, Method
 from ciss.models import Network
@@ -103,13 +103,23 @@ def _predict(run: Run, network: Network, loader: Loader) -> Iterator[tuple[Tenso
     precision = precision_of(options, device)
     for images, labels, numbers in loader:
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            images = normalise(images, device, options.channels_last)
+            images = run.normalise(images, device)
             predictions = predict(network, images, run.settings.evaluation, options.crop)
         yield labels.to(device).long(), predictions, numbers
 
 
 def precision_of(options: Train, device: torch.device) -> torch.dtype:
-    """bfloat16 where the GPU has it; the CPU trains in float32 unless told otherwise."""
-    if options.precision != "auto":
-        return getattr(torch, options.precision)
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    """The precision of a training on a device; see `automatic_precision` for `auto`."""
+    return automatic_precision(device) if options.precision == "auto" else getattr(torch, options.precision)
+
+
+def automatic_precision(device: torch.device) -> torch.dtype:
+    """bfloat16 on an NVIDIA GPU of compute capability 8.0 or more and on AMD's GPUs, else float32.
+
+    Older NVIDIA GPUs only emulate bfloat16, slower than float32, but `torch.cuda.is_bf16_supported` is true for them.
+    """
+    if device.type != "cuda":
+        return torch.float32
+    if torch.version.hip:
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32

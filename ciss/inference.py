@@ -49,7 +49,7 @@ def _windowed(network: Network, images: Tensor, options: Evaluation, window: int
     """Logits (B,C,H,W): the mean over the windows in which a pixel lies.
 
     Each window has the side that the network is trained at: a shorter image is filled up to the right and below with
-    zeros, which is ImageNet's mean colour, as its training crop is; what is said of the filling is cut off.
+    zeros, the mean colour of the input statistics, as its training crop is; what is said of the filling is cut off.
     """
     count, _, height, width = images.shape
     padded = F.pad(images, (0, max(0, window - width), 0, max(0, window - height)))

@@ -27,7 +27,7 @@ from PIL import Image
 from ciss import checkpoint, config, distributed, documents, inference, runs, viz
 from ciss.checkpoint import CheckpointError
 from ciss.config import ConfigError
-from ciss.data import DataError, DataSet, data_set, normalise
+from ciss.data import DataError, DataSet, data_set
 from ciss.data.pictures import read_image
 from ciss.evaluation import precision_of
 from ciss.models import Network, create_network
@@ -71,7 +71,7 @@ def label(run: Run, network: Network, picture: np.ndarray) -> np.ndarray:
     try:
         images = torch.from_numpy(picture).permute(2, 0, 1)[None]
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            images = normalise(images, device, train.channels_last)
+            images = run.normalise(images, device)
             labels = inference.predict(network, images, options, train.crop)
         positions = labels[0].to(torch.uint8).cpu().numpy()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import timm
 import torch
+from torch import Tensor
 
 from ciss import config as configuration
 from ciss import data, distributed, documents, paths, protocol, source
@@ -119,6 +120,12 @@ class Run:
         groups = self.channel_groups[: None if steps is None else steps + 1]
         return create_network(self.settings.model, groups, weight_file(self.settings))
 
+    def normalise(self, images: Tensor, device: torch.device) -> Tensor:
+        """Images (B,3,H,W) uint8 as the network of this run reads them: the one way for training and evaluation."""
+        return data.normalise(
+            images, device, self.settings.train.channels_last, data.input_statistics(self.settings.model)
+        )
+
     def index(self) -> Index:
         """Raises DataError when it is missing, damaged, or made for other settings."""
         return Index.load(index_folder(self.root, self.benchmark), self.settings)
@@ -138,6 +145,10 @@ class Run:
         settings = json.loads(json.dumps(asdict(self.settings)))
         for name in PACE:
             del settings["train"][name]
+        # By their values: a checkpoint from before this key, which had ImageNet's for every encoder, keeps opening.
+        del settings["model"]["input_statistics"]
+        if (statistics := data.input_statistics(self.settings.model)) != data.IMAGENET:
+            settings["model"]["input_statistics"] = [list(values) for values in statistics]
         return {
             "benchmark": settings,
             "method": self.method,

@@ -14,7 +14,20 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from ciss import config, distributed, paths, protocol
-from ciss.data import DATASETS, DataError, Index, evaluation_loader, normalise, picture, prepare, training_loader, voc
+from ciss.config import Model
+from ciss.data import (
+    DATASETS,
+    IMAGENET,
+    DataError,
+    Index,
+    evaluation_loader,
+    input_statistics,
+    normalise,
+    picture,
+    prepare,
+    training_loader,
+    voc,
+)
 from ciss.data.__main__ import main as draw_command
 from ciss.data.index import SELECTION
 from ciss.data.loaders import Shuffle, stable_seed
@@ -670,6 +683,42 @@ def test_normalise(channels_last):
     assert found[0, :, 0, 0].abs().max() < 0.02, "what is padded is nothing"
     assert found.is_contiguous(memory_format=torch.channels_last) == channels_last
     assert images.equal(before)
+
+
+AUGREG = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({}, IMAGENET),
+        ({"encoder": "vit_base_patch16_384"}, IMAGENET),  # from scratch
+        ({"encoder": "vit_base_patch16_384", "pretrained": True}, AUGREG),
+        ({"encoder": "vit_base_patch16_384", "weights": "a.safetensors"}, AUGREG),
+        ({"encoder": "vit_base_patch16_384", "pretrained": True, "input_statistics": "imagenet"}, IMAGENET),
+        ({"encoder": "resnet101", "pretrained": True}, IMAGENET),
+        ({"encoder": "ciss_tiny", "weights": "a.safetensors"}, IMAGENET),
+    ],
+)
+def test_input_statistics_are_those_of_the_weights(model, expected):
+    found = input_statistics(Model(**model))
+    assert found == expected
+    images = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    mean, deviation = (torch.tensor(values) for values in expected)
+    shown = normalise(images, CPU, False, found).flatten()
+    torch.testing.assert_close(shown, (images.flatten() / 255 - mean) / deviation)
+
+
+def test_padding_is_zero_after_normalisation():
+    """Also with other statistics than ImageNet's: the windows of the evaluation are padded with zeros."""
+    statistics = input_statistics(Model(encoder="vit_base_patch16_384", pretrained=True))
+    for options in ({}, {"colour": statistics.colour}):
+        transform = training_transform(make(train__crop=8, train__flip=False).train, **options)
+        image, mask = transform(tv_tensors.Image(torch.full((3, 4, 8), 77)), tv_tensors.Mask(torch.zeros(4, 8)))
+        padding = image.as_subclass(torch.Tensor).permute(1, 2, 0)[mask == 255]
+        assert padding.unique(dim=0).tolist() == [list(options.get("colour", (124, 116, 104)))]
+    shown = normalise(torch.tensor(statistics.colour, dtype=torch.uint8).view(1, 3, 1, 1), CPU, False, statistics)
+    assert shown.abs().max() < 0.01
 
 
 def test_seeds_are_the_same_everywhere():

@@ -340,7 +340,7 @@ def test_a_gpu_that_torch_does_not_see(monkeypatch):
 
 
 def test_gpus_by_name(monkeypatch):
-    values = {"is_available": True, "device_count": 1, "get_device_name": "NVIDIA X", "is_bf16_supported": False}
+    values = {"is_available": True, "device_count": 1, "get_device_name": "NVIDIA X", "get_device_capability": (7, 5)}
     for name, value in values.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (7e9, 8e9))
@@ -392,7 +392,7 @@ def with_steps(monkeypatch, outcome: dict, gpus: int = 0) -> None:
     monkeypatch.setattr(machine, "training_step", step)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
 
 
 def test_a_precision_that_fails(made, monkeypatch):

@@ -671,7 +671,7 @@ def test_hooks_in_their_order(project, monkeypatch):
     assert [name for name, _ in called] == ["initialise", "before_step", "after_step"]
     assert called[0][1][2] == 2
     name, teacher, images = called[1][1]
-    assert (name, images) == ("Finetune", 4)
+    assert (name, images) == ("Finetune", len(project.run().index().steps[1])), "every image, not one batch of four"
     assert (len(labels), len(seen)) == (4, 2), "the hold-out, then the batches"
     for _, old, batch, _ in seen:
         assert (batch.labels == 6).all() and not (batch.given == 6).all()

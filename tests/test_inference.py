@@ -287,7 +287,7 @@ def test_evaluation_scores_what_is_predicted(project, options):
     confusion = evaluation.evaluate(run, network, evaluation_loader(run.settings, index, "val", numbers, table))
     expected = torch.zeros_like(confusion)
     for images, truth, _ in evaluation_loader(run.settings, index, "val", numbers, table):
-        shown = evaluation.normalise(images, torch.device("cpu"), True)
+        shown = run.normalise(images, torch.device("cpu"))
         labels = predict(network, shown, run.settings.evaluation, run.settings.train.crop)
         for true, label in zip(truth.flatten().tolist(), labels.flatten().tolist(), strict=True):
             if true != 255:

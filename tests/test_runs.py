@@ -477,3 +477,16 @@ def test_data_that_break_after_they_were_prepared(project, tiny_data, tmp_path, 
     message = command(monkeypatch, capsys, "base")
     assert message.startswith(f"{data / 'shapes'}: no folder SegmentationClassAug or SegmentationClass. Put the masks")
     assert result.read_text() == '{"key": "earlier"}'
+
+
+def test_input_statistics_in_the_description(project):
+    """By their values, and only where they are not ImageNet's: checkpoints from before the key keep opening."""
+    project.set("benchmarks.tiny.model", {"encoder": "vit_tiny_patch16_224", "output_stride": 16, "pretrained": True})
+    run = project.run()
+    found = run.description()["benchmark"]["model"]
+    assert found["input_statistics"] == [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
+    images = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
+    assert run.normalise(images, torch.device("cpu")).flatten().tolist() == [1, 1, 1]
+    for key, value in (("input_statistics", "imagenet"), ("pretrained", False), ("encoder", "resnet18")):
+        project.set("benchmarks.tiny.model", {"encoder": "vit_tiny_patch16_224", "pretrained": True, key: value})
+        assert "input_statistics" not in project.run().description()["benchmark"]["model"]

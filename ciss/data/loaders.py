@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
@@ -18,6 +17,7 @@ from torchvision.transforms import v2
 from ciss import distributed
 from ciss.config import Benchmark
 from ciss.data.index import Index
+from ciss.data.normalisation import input_statistics
 from ciss.data.pictures import DataError, read_pair
 from ciss.data.transforms import StatisticsResize, evaluation_transform, statistics_size, training_transform
 
@@ -150,7 +150,8 @@ def _too_few(images: int, processes: int) -> DataError:
 def training_loader(benchmark: Benchmark, index: Index, images: list[int], table: np.ndarray, seed: int) -> Loader:
     """Shuffled, augmented batches of training images. Set `loader.batch_sampler.epoch` before each epoch."""
     train = benchmark.train
-    pairs = Images(index, "train", table, training_transform(train), seed, {} if train.cache else None)
+    transform = training_transform(train, input_statistics(benchmark.model).colour)
+    pairs = Images(index, "train", table, transform, seed, {} if train.cache else None)
     sampler = Shuffle(images, train.batch, train.accumulate, seed)
     return _loader(pairs, sampler, train.workers)
 
@@ -193,17 +194,6 @@ def statistics_loader(
     if len(batches) < world:
         raise _too_few(len(images), world)
     return _loader(pairs, batches[distributed.rank() :: world], train.workers)
-
-
-def normalise(images: Tensor, device: torch.device, channels_last: bool) -> Tensor:
-    """uint8 (B,3,H,W) -> float32 on the device, ImageNet's mean and deviation; bytes travel, not floats."""
-    images = images.to(device, non_blocking=True).float().div_(255)
-    shape = (1, 3, 1, 1)
-    # made on the host: torch.tensor(v, device=device) would wait for the device
-    mean, std = (torch.tensor(v).to(device, non_blocking=True) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-    mean, std = mean.view(shape), std.view(shape)
-    images = (images - mean) / std
-    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
 
 def stable_seed(*parts: int | str) -> int:

@@ -7,9 +7,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from ciss import protocol
 from ciss.config import Train
-
-FILL = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: 255}  # ImageNet's mean colour; ignored
+from ciss.data.normalisation import IMAGENET
 
 
 class RandomScale(v2.Transform):
@@ -37,14 +37,15 @@ class RandomTranspose(v2.Transform):
         return tv_tensors.wrap(inpt.transpose(-1, -2), like=inpt) if params["swap"] else inpt
 
 
-def training_transform(train: Train) -> v2.Compose:
+def training_transform(train: Train, colour: tuple[int, int, int] = IMAGENET.colour) -> v2.Compose:
     """(Image, Mask) -> both `crop` pixels square.
 
     `resized_crop`: random area and aspect (MiB, PLOP; `scale` is a share of the AREA); `scaled_crop`: random resize,
     then crop (SSUL, MBS; `scale` is a factor of the sides); `none`: crop only. `resize` brings the shorter side to a
-    size first (MBS). What is padded is ignored.
+    size first (MBS). Padding has a `colour`, the mean of the input statistics, and is ignored.
     """
-    crop = v2.RandomCrop(train.crop, pad_if_needed=True, fill=FILL)
+    fill = {tv_tensors.Image: colour, tv_tensors.Mask: protocol.VOID}
+    crop = v2.RandomCrop(train.crop, pad_if_needed=True, fill=fill)
     steps: list[v2.Transform] = {
         "none": [crop],
         "resized_crop": [v2.RandomResizedCrop(train.crop, scale=train.scale, antialias=True)],

@@ -56,10 +56,13 @@ def gpus(setup: Setup) -> Iterator[Finding]:
             remedy = "update the NVIDIA driver, or install a torch built for an earlier CUDA" if built else TORCH
             yield fail(f"{there}, but torch {torch.__version__} ({built or 'without CUDA'}) does not see it", remedy)
         return
+    from ciss.evaluation import automatic_precision
+
     driver = listed.splitlines()[0].rpartition(", ")[2] if listed else "unknown"
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
-        half = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
+        fast = automatic_precision(torch.device("cuda", number)) == torch.bfloat16
+        half = "bfloat16" if fast else "no bfloat16"
         text = f"cuda:{number} {torch.cuda.get_device_name(number)}, {size(free)} of {size(total)} free, {half}"
         text += f", driver {driver}, CUDA {torch.version.cuda}"
         busy = "others use it (nvidia-smi names them); choose a free one with CUDA_VISIBLE_DEVICES"
@@ -71,7 +74,7 @@ def passes(setup: Setup) -> Iterator[Finding]:
     import torch
 
     from ciss.distributed import device as training_device
-    from ciss.evaluation import precision_of
+    from ciss.evaluation import automatic_precision, precision_of
 
     found = [torch.device("cpu"), *(torch.device("cuda", n) for n in range(torch.cuda.device_count()))]
     for device in found:
@@ -87,8 +90,7 @@ def passes(setup: Setup) -> Iterator[Finding]:
             tell = fail if getattr(torch, name) in wanted else note
             yield tell(f"{device} {name}: {problem}", TORCH if name == "float32" else "set train.precision: float32")
         if works:
-            auto = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-            means = f"`auto` is {str(auto).removeprefix('torch.')}"
+            means = f"`auto` is {str(automatic_precision(device)).removeprefix('torch.')}"
             yield ok(f"{device}: a training step in {', '.join(works)}; {means}")
     first, second = (training_step("deeplabv3", found[0], torch.float32)[0] for _ in range(2))
     if torch.equal(first, second):
