@@ -25,7 +25,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ciss import checkpoint, config, documents, paths, protocol, runs
 from ciss.config import ConfigError
 from ciss.data import DATASETS, data_set
-from ciss.methods import METHODS, code_of
+from ciss.methods import BROKEN, METHODS, code_of
 from ciss.presets import load, presets
 
 HEADER = (
@@ -342,9 +342,8 @@ def main() -> None:
         _unnamed(arguments)
         unknown = [m for m in arguments.methods if code_of(m) not in INCREMENTAL]
         if unknown:
-            raise ConfigError(
-                f"--methods: no incremental method {unknown[0]!r}. {config.choose(unknown[0], INCREMENTAL)}"
-            )
+            wrong = f"no incremental method {unknown[0]!r}. {config.choose(unknown[0], INCREMENTAL)}"
+            raise ConfigError(f"--methods: {BROKEN.get(code_of(unknown[0]), wrong)}")
         file = paths.project() / arguments.output
         document = config.read_yaml(file) if file.is_file() else None
         if document is None:

@@ -15,7 +15,7 @@ from ciss import config as configuration
 from ciss import data, distributed, documents, paths, protocol, source
 from ciss.config import Benchmark, Config, ConfigError, Increment, Model, Phase
 from ciss.data import Index
-from ciss.methods import METHODS, Method, code_of
+from ciss.methods import BROKEN, METHODS, Method, code_of, method_class
 from ciss.models import Network, WeightsError, create_network
 from ciss.models.encoders import check_weights, create_encoder
 from ciss.models.network import create_decoder
@@ -80,12 +80,12 @@ class Run:
     @property
     def title(self) -> str:
         """The method as tables call it: "mbs (adapted)" on a network that it was not published on."""
-        home = METHODS[self.code].decoder
+        home = method_class(self.code).decoder
         return self.method if home in (None, self.settings.model.decoder) else f"{self.method} (adapted)"
 
     @property
     def joint(self) -> bool:
-        return METHODS[self.code].sees_all
+        return method_class(self.code).sees_all
 
     @property
     def reached(self) -> int:
@@ -113,7 +113,7 @@ class Run:
         return [1 + sum(sizes)] if self.joint else [1 + sizes[0], *sizes[1:]]
 
     def build_method(self) -> Method:
-        return METHODS[self.code](**self.coefficients)
+        return method_class(self.code)(**self.coefficients)
 
     def build_network(self, steps: int | None = None) -> Network:
         """The network after `steps` increments (default: this run's), with the encoder's starting weights."""
@@ -165,7 +165,7 @@ class Run:
         Every parameter of the benchmark counts, `evaluation` too: results are part of a run. `fingerprint`: of the
         data; `teacher`: sha256 of the predecessor's checkpoint.
         """
-        classes = [kind.__module__.split(".") for kind in METHODS[self.code].__mro__]
+        classes = [kind.__module__.split(".") for kind in method_class(self.code).__mro__]
         methods = [f"methods/{name[2]}.py" for name in classes if name[:2] == ["ciss", "methods"]]
         code = {"training": TRAINING_CODE, "method": methods}
         if self.after:
@@ -297,7 +297,8 @@ def _problems(config: Config) -> Iterator[str]:
     for name, values in config.methods.items():
         place = f"methods.{name}"
         if code_of(name) not in METHODS:
-            yield f"{config.file}: {place}: no such method. {configuration.choose(code_of(name), METHODS)}"
+            wrong = BROKEN.get(code_of(name)) or f"no such method. {configuration.choose(code_of(name), METHODS)}"
+            yield f"{config.file}: {place}: {wrong}"
             continue
         try:
             configuration.validate(METHODS[code_of(name)], values, config.file, place)
