@@ -16,7 +16,7 @@ from ciss import data, distributed, documents, paths, protocol, source
 from ciss.config import Benchmark, Config, ConfigError, Increment, Model, Phase
 from ciss.data import Index
 from ciss.methods import BROKEN, METHODS, Method, code_of, method_class
-from ciss.models import Network, WeightsError, create_network
+from ciss.models import Network, WeightsError, create_network, hub
 from ciss.models.encoders import check_weights, create_encoder
 from ciss.models.network import create_decoder
 
@@ -280,6 +280,8 @@ def _network_problems(model: Model) -> list[str]:
         problems.append("pretrained: model.weights names a file. Set this to false, or weights to null.")
     elif model.pretrained and not timm.is_model_pretrained(model.encoder):
         problems.append(f"pretrained: there are no weights of {model.encoder} to fetch. Set this to false.")
+    elif model.pretrained and (problem := hub.unavailable(model.encoder)):
+        problems.append(f"pretrained: {problem}")
     return problems
 
 

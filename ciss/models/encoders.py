@@ -20,13 +20,12 @@ from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ciss.models import hub
+from ciss.models.hub import WeightsError
+
 logging.getLogger("timm").setLevel(logging.ERROR)  # what it says of a weight file, `check_weights` has judged
 STAGES = 4  # the deepest stages, as feature distillation and prototypes use them
 default_cfgs = generate_default_cfgs({"ciss_tiny.untrained": {"classifier": "head.fc", "first_conv": "stem.conv"}})
-
-
-class WeightsError(Exception):
-    """A weight file that is missing, unreadable, or of another network."""
 
 
 @register_model
@@ -129,7 +128,8 @@ def create_encoder(
         check_weights(name, weights)
         options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
     elif pretrained:
-        options = {"pretrained": True}
+        file = hub.cached_weights(name) or hub.fetch(name)
+        options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)} if file else None}
     plain = is_model_in_modules(name, ["vision_transformer", "deit"])
     if plain:
         options |= {"num_classes": 0, "dynamic_img_size": True}
