@@ -76,6 +76,8 @@ def train(run: Run) -> Path:
         if processes not in (1, distributed.world()):
             raise ConfigError(f"train.processes is {processes}, but there are {distributed.world()}. Make them equal.")
         index = run.index()
+        if run.after:  # on a node without it, a message there would leave the others waiting
+            distributed.agree(predecessor(run).is_file(), f"{predecessor(run).relative_to(run.root)} is there")
         identity = _identity(run, index)
         distributed.agree(identity, run.name)
         lock = checkpoint.exclusive(run.resume / "lock", run.name) if distributed.is_main() else nullcontext()
@@ -129,11 +131,12 @@ def _train(run: Run, index: Index, identity: dict) -> None:
     # --- networks: the teacher is the predecessor; the student starts as its copy, grown by the new classes
     teacher, student = None, run.build_network(run.step - 1 if run.after else None)
     if run.after:
-        checkpoint.restore(student, predecessor(run))
+        _require_current(run, index, checkpoint.restore(student, predecessor(run)))
         teacher = copy.deepcopy(student).to(device).eval().requires_grad_(False)
         if run.new_classes:
             method.initialise(student, len(run.new_classes))
     student = set_norm_mode(student.to(device), phase.norm)
+    parameters = _trainable(method, student, run)
     if options.channels_last:
         student.to(memory_format=torch.channels_last)
         teacher = teacher and teacher.to(memory_format=torch.channels_last)
@@ -141,13 +144,15 @@ def _train(run: Run, index: Index, identity: dict) -> None:
     # --- data: labels as this step sees them; a hold-out with all labels
     seen, truth = run.label_table(training=True), run.label_table(training=False)
     loader = training_loader(run.settings, index, run.images(index), seen, stable_seed("data", run.seed, run.step))
+    if runs.lone_image(run.settings, phase, loader.batch_sampler.smallest):
+        raise DataError(_lone_image(run, len(run.images(index))))
     holdout = evaluation_loader(run.settings, index, "train", index.holdout, truth)
     batches = BatchMaker(run, index, teacher, device)
 
     # --- an update takes `accumulate` batches, or the whole epoch where that is shorter
     per_update = min(options.accumulate, len(loader))
     updates = len(loader) // per_update  # in an epoch
-    optimiser = _optimiser(_trainable(method, student, run), student, phase, options)
+    optimiser = _optimiser(parameters, student, phase, options)
     schedule = _schedule(optimiser, updates * phase.epochs, options)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
     forward = torch.compile(student) if options.compile else student
@@ -209,10 +214,14 @@ def _train(run: Run, index: Index, identity: dict) -> None:
                 scaler.scale(sum(losses.values()) / per_update).backward()
                 watch.see(losses, batch.ids, batch.logs)
                 if completes:
+                    scale = scaler.get_scale()
                     scaler.step(optimiser)
                     scaler.update()
                     optimiser.zero_grad(set_to_none=True)
-                    schedule.step()
+                    if (
+                        scaler.get_scale() >= scale
+                    ):  # float16: gradients that overflow give no update, but a lower scale
+                        schedule.step()
                     progress.update()
                     done += 1
                     if done in marks and done % updates:
@@ -319,6 +328,37 @@ def predecessor(run: Run) -> Path | None:
     return run.folder.with_name(run.after) / "weights.safetensors" if run.after else None
 
 
+def _require_current(run: Run, index: Index, stored: dict) -> None:
+    """Raises CheckpointError for a predecessor that was trained with other values than are there now: the result would
+    name values that its teacher did not have. `stored`: the description in the predecessor's checkpoint."""
+    before = run.before
+    different = before.differences(stored)
+    file, earlier = predecessor(run), predecessor(before)
+    if not different and results.weights_of(before) == results.file_hash(file):  # else these results are of others
+        there = earlier is None or earlier.is_file()
+        wanted = before.identity(index.fingerprint, results.file_hash(earlier) if earlier and there else None)
+        kinds = ("code", "data", "teacher") if there else ("code", "data")
+        different = [line for line in results.outdated(before, wanted) if line.startswith(kinds)]
+    if different:
+        raise CheckpointError(
+            f"{file}: {before.name} was trained with other values ({'; '.join(different)}). "
+            f"Train it again first: dvc repro, or python -m ciss.engine {before.name}"
+        )
+
+
+def _lone_image(run: Run, images: int) -> str:
+    name, layer = (
+        "increment" if run.after else "base",
+        runs.needs_two_images(run.settings.model, run.settings.train.crop),
+    )
+    across = f" in {distributed.world()} processes" if distributed.world() > 1 else ""
+    return (
+        f"{run.name}: step {run.step} has {images} training image(s), and with train.batch {run.settings.train.batch}"
+        f"{across} a batch of one image, which has no batch statistics in {layer}. "
+        f"Set benchmarks.{run.benchmark}.train.{name}.norm: frozen, or change train.batch."
+    )
+
+
 def _identity(run: Run, index: Index) -> dict:
     """What a finished or stopped training must share to count as this one."""
     file = predecessor(run)
@@ -341,11 +381,15 @@ def _memory(run: Run) -> Iterator[None]:
 
 
 def _trainable(method: Method, student: Network, run: Run) -> list[nn.Parameter]:
-    """Everything at the base step; in an increment what the method says."""
+    """Everything at the base step; in an increment what the method says. Modules that do not learn evaluate."""
     parameters = list(method.trainable(student) if run.after else student.parameters())
     chosen = {id(p) for p in parameters}
     for parameter in student.parameters():
         parameter.requires_grad_(id(parameter) in chosen)
+    for module in student.modules():  # dropout and drop path of what does not learn would still change its features
+        own = list(module.parameters())
+        if own and not any(parameter.requires_grad for parameter in own):
+            module.eval()
     return parameters
 
 

@@ -3,19 +3,18 @@ and after, and the method's own maps."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ciss import checkpoint, distributed
+from ciss import distributed
 from ciss.data import evaluation_loader
-from ciss.engine import BatchMaker, predecessor, prepare_method
+from ciss.engine import BatchMaker, prepare_method
 from ciss.evaluation import precision_of
 from ciss.methods import Batch
-from ciss.models import Network, Output
-from ciss.runs import Run
+from ciss.models import Output
+from ciss.runs import Run, load_network
 
 
 class Trained:
@@ -23,15 +22,16 @@ class Trained:
     None for a base or joint run), and its method, which prepares itself anew (prototypes, thresholds), as it did at the
     start of the step.
 
-    Raises CheckpointError for a missing run or predecessor, DataError for data that are not prepared.
+    Raises CheckpointError for a run or predecessor that is missing or was made with other parameters, DataError for
+    data that are not prepared.
     """
 
     def __init__(self, run: Run):
         self.run, self.index, self.device = run, run.index(), distributed.device()
         self.method = run.build_method()
         self.precision = precision_of(run.settings.train, self.device)
-        self.teacher = self._load(run.build_network(run.step - 1), predecessor(run)) if run.after else None
-        self.student = self._load(run.build_network(), run.folder / "weights.safetensors")
+        self.teacher = load_network(run.before, self.device) if run.after else None
+        self.student = load_network(run, self.device)
         self.maker = BatchMaker(run, self.index, self.teacher, self.device)
         self._prepared = self.teacher is None  # without a teacher there is nothing to prepare
 
@@ -58,10 +58,6 @@ class Trained:
         with self.autocast():
             prepare_method(self.method, self.run, self.index, self.teacher, self.maker)
         self._prepared = True
-
-    def _load(self, network: Network, weights: Path) -> Network:
-        checkpoint.restore(network, weights)
-        return network.to(self.device).eval().requires_grad_(False)
 
 
 @dataclass

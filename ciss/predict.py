@@ -11,7 +11,6 @@ section: size, scales, flip.
 
 import argparse
 import io
-import json
 import os
 import re
 import sys
@@ -24,13 +23,13 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from ciss import checkpoint, config, distributed, documents, inference, runs, viz
+from ciss import checkpoint, config, distributed, inference, runs, viz
 from ciss.checkpoint import CheckpointError
 from ciss.config import ConfigError
 from ciss.data import DataError, DataSet, data_set
 from ciss.data.pictures import read_image
 from ciss.evaluation import precision_of
-from ciss.models import Network, create_network
+from ciss.models import Network
 from ciss.runs import Run
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2"}  # in folders
@@ -41,23 +40,11 @@ class PictureTooLarge(Exception):
 
 
 def load_network(run: Run, device: torch.device) -> Network:
-    """A run's trained network, in evaluation mode. Raises CheckpointError where there is none, or one that was made
-    with other parameters; `evaluation` alone may have changed, which is no part of the weights."""
-    file, train = run.folder / "weights.safetensors", f"python -m ciss.engine {run.name}"
-    if run.config != "params.yaml":
-        train += f" --config {run.config}"
-    if not file.is_file():
-        raise CheckpointError(f"{file}: {run.name} is not trained yet. Train it: dvc repro, or {train}")
-    network = create_network(replace(run.settings.model, pretrained=False), run.channel_groups)  # weights come now
-    found, wanted = checkpoint.restore(network, file), json.loads(json.dumps(run.description()))
-    different = [d for d in documents.differences(found, wanted) if not d.startswith("benchmark.evaluation")]
-    if different:
-        raise CheckpointError(
-            f"{file}: made with other parameters ({'; '.join(different)}). Restore them, or train it again: {train}"
-        )
+    """`runs.load_network` in the memory format of the training."""
+    network = runs.load_network(run, device)
     if run.settings.train.channels_last:
         network.to(memory_format=torch.channels_last)
-    return network.to(device).eval().requires_grad_(False)
+    return network
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ciss import checkpoint, config, distributed, paths, results, runs, source
+from ciss import config, distributed, paths, results, runs, source
 from ciss.checkpoint import CheckpointError
 from ciss.config import Config
 from ciss.data import Loader, data_set, evaluation_loader
@@ -56,8 +56,7 @@ def probe(settings: Config, name: str, judged: dict[tuple, Probe] | None = None)
         raise ValueError(f"{name} continues no run: there is no teacher. Name an increment.")
     index, device, options = run.index(), distributed.device(), run.settings.train
     torch.set_num_threads(options.threads)
-    teacher = _load(run.build_network(run.step - 1), predecessor(run)).to(device)
-    student = _load(run.build_network(), run.folder / "weights.safetensors").to(device)
+    teacher, student = runs.load_network(run.before, device), runs.load_network(run, device)
     maker, precision = BatchMaker(run, index, teacher, device), precision_of(options, device)
     split, numbers = ("train", index.holdout) if index.holdout else ("val", index.validation[run.step][:IMAGES])
     loader = evaluation_loader(run.settings, index, split, numbers, run.label_table(training=False))
@@ -202,11 +201,6 @@ def _kept(run: Run, key: str) -> Probe | None:
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
     return found if found.pop("key", None) == key else None
-
-
-def _load(network: Network, weights: Path) -> Network:
-    checkpoint.restore(network, weights)
-    return network.eval().requires_grad_(False)
 
 
 def main() -> None:

@@ -93,6 +93,14 @@ def outdated(run: Run, identity: dict) -> list[str]:
     return documents.differences(found, identity)
 
 
+def weights_of(run: Run) -> str | None:
+    """sha256 of the checkpoint that a run's results are of; None without results."""
+    try:
+        return json.loads((run.results / "result.json").read_text(encoding="utf-8"))["weights"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 @dataclass
 class Record:
     """What a training leaves to be written down. T classes of the benchmark, K of the teacher."""

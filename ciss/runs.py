@@ -4,19 +4,20 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import timm
 import torch
 from torch import Tensor
 
+from ciss import checkpoint, data, distributed, documents, paths, protocol, source
 from ciss import config as configuration
-from ciss import data, distributed, documents, paths, protocol, source
+from ciss.checkpoint import CheckpointError
 from ciss.config import Benchmark, Config, ConfigError, Increment, Model, Phase
 from ciss.data import Index
 from ciss.methods import BROKEN, METHODS, Method, code_of, method_class
-from ciss.models import Network, WeightsError, create_network, hub
+from ciss.models import Network, WeightsError, create_network, hub, needs_two_images
 from ciss.models.encoders import check_weights, create_encoder
 from ciss.models.network import create_decoder
 
@@ -57,6 +58,7 @@ class Run:
     groups: list[list[int]]
     root: Path
     config: str = "params.yaml"  # the file that it is from
+    before: "Run | None" = None  # the run that it continues
 
     @property
     def folder(self) -> Path:
@@ -159,6 +161,14 @@ class Run:
             "channels": self.channel_groups,
         }
 
+    def differences(self, stored: dict) -> list[str]:
+        """How a description that was stored with weights differs from this run's, in what makes the weights."""
+        free = ["benchmark.evaluation", "benchmark.train.curve"]
+        if self.after is None:
+            free.append("benchmark.train.increment")
+        wanted = json.loads(json.dumps(self.description()))
+        return [line for line in documents.differences(stored, wanted) if not line.startswith(tuple(free))]
+
     def identity(self, fingerprint: str, teacher: str | None) -> dict:
         """What a stopped training shares with the one that goes on, and a finished one with what is asked for.
 
@@ -178,6 +188,24 @@ class Run:
             "torch": torch.__version__,
             "device": distributed.device().type,
         }
+
+
+def load_network(run: Run, device: torch.device) -> Network:
+    """A run's trained network, in evaluation mode. The encoder's starting weights are not needed.
+
+    Raises CheckpointError where there is none, and where it was made with other parameters than the run has now.
+    """
+    file, train = run.folder / "weights.safetensors", f"python -m ciss.engine {run.name}"
+    if run.config != "params.yaml":
+        train += f" --config {run.config}"
+    if not file.is_file():
+        raise CheckpointError(f"{file}: {run.name} is not trained yet. Train it: dvc repro, or {train}")
+    network = create_network(replace(run.settings.model, pretrained=False), run.channel_groups)
+    if different := run.differences(checkpoint.restore(network, file)):
+        raise CheckpointError(
+            f"{file}: made with other parameters ({'; '.join(different)}). Restore them, or train it again: {train}"
+        )
+    return network.to(device).eval().requires_grad_(False)
 
 
 def digest(document: object) -> str:
@@ -216,6 +244,7 @@ def resolve(config: Config, name: str) -> Run:
         groups=class_groups(benchmark, f"{config.file}: benchmarks.{run.benchmark}"),
         root=(paths.project() / config.output).resolve(),
         config=config.file,
+        before=resolve(config, run.after) if increment else None,
     )
 
 
@@ -256,6 +285,19 @@ def check(config: Config) -> None:
     problems = list(_problems(config))
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def lone_image(benchmark: Benchmark, phase: Phase, images: int) -> bool:
+    """Whether batches of so many `images` cannot be normalised: one image, where a layer has one value of it.
+
+    `sync` normalises over the processes of a training on GPUs, and as `batch` without them.
+    """
+    synced = (
+        phase.norm == "sync" and torch.cuda.is_available() and max(benchmark.train.processes, distributed.world()) > 1
+    )
+    if images != 1 or phase.norm == "frozen" or synced:
+        return False
+    return needs_two_images(benchmark.model, benchmark.train.crop) is not None
 
 
 def sees_all(method: str) -> bool:
@@ -309,6 +351,16 @@ def _problems(config: Config) -> Iterator[str]:
     counts = {}
     for name, benchmark in config.benchmarks.items():
         place = f"{config.file}: benchmarks.{name}"
+        starts = any(run.benchmark == name for run in (*config.bases.values(), *config.joints.values()))
+        phases = {"base": starts, "increment": any(run.benchmark == name for run in config.chain.values())}
+        phases = [phase for phase, trained in phases.items() if trained]
+        lone = [
+            phase for phase in phases if lone_image(benchmark, getattr(benchmark.train, phase), benchmark.train.batch)
+        ]
+        if lone:
+            layer = needs_two_images(benchmark.model, benchmark.train.crop)
+            keys = " and ".join(f"train.{phase}.norm: frozen" for phase in lone)
+            yield f"{place}.train.batch: 1 image has no batch statistics in {layer}. Use 2 or more, or {keys}."
         try:
             counts[name] = steps(benchmark, place)
         except ConfigError as error:

@@ -135,6 +135,11 @@ class Shuffle(Sampler):
     def __len__(self) -> int:
         return -(-self.used // (self.batch * self.world))
 
+    @property
+    def smallest(self) -> int:
+        """Images in the smallest batch."""
+        return self.used // (len(self) * self.world)
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(stable_seed(self.seed, self.epoch))
         order = self.images[torch.randperm(len(self.images), generator=generator)[: self.used]]

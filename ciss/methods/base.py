@@ -60,12 +60,13 @@ class Batch:
         size, background = gradient_magnitude(logits, labels), labels == 0
         self.logs["gradient/background"] = (size * background).sum() / background.sum()
         kinds = {"gradient": size}
+        steps = self.step + 1 if len(self.new_classes) else 1  # of domains, every class is of step 0
         if self.weights is not None:
             kinds["compensated"] = size * self.weights[:, ::4, ::4]
         for kind, values in kinds.items():
             sums, counts = sum_by_step(values, labels, self.class_steps)
             means = sums / counts
-            self.logs |= {f"{kind}/step{s}": means[s] for s in range(self.step + 1)}
+            self.logs |= {f"{kind}/step{s}": means[s] for s in range(steps)}
 
     @property
     def folded(self) -> int:
@@ -75,7 +76,11 @@ class Batch:
 
     def compensate(self, logits: Tensor, background: bool = True, **options: Any) -> Tensor:
         """Compensation weights (B,H,W) of `labels` by the gradients of logits (B,C,H,W), kept and logged. Without
-        `background` its pixels weigh 1, count in no group and are not logged. Options: see `compensation_weights`."""
+        `background` its pixels weigh 1, count in no group and are not logged. Options: see `compensation_weights`.
+
+        In the domain setting every class is of step 0, so no pixel is old, and every weight is 1 (with `new: mean`: by
+        the pixel's own gradient). The method then trains without compensation, with the same logs.
+        """
         apart = torch.zeros_like(self.labels, dtype=torch.bool) if background else self.labels == 0
         labels = self.labels.masked_fill(apart, IGNORE)
         weights = compensation_weights(logits, labels, self.class_steps, **options)

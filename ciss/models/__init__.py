@@ -2,7 +2,7 @@
 
 from ciss.models.classifier import Classifier, balance, transfer
 from ciss.models.encoders import WeightsError, create_encoder
-from ciss.models.network import Network, Output, create_network, set_norm_mode
+from ciss.models.network import Network, Output, create_network, needs_two_images, set_norm_mode
 from ciss.models.reference import load_reference_checkpoint
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "create_encoder",
     "create_network",
     "load_reference_checkpoint",
+    "needs_two_images",
     "set_norm_mode",
     "transfer",
 ]

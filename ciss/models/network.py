@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from timm.layers import convert_sync_batchnorm
+from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from ciss.config import Model
@@ -101,6 +102,17 @@ def create_decoder(model: Model, in_width: int, groups: list[int]) -> DeepLabV3 
         return DeepLabV3(in_width, model.width, groups, atrous_rates=model.atrous_rates, dropout=model.dropout)
     options = {"layers": model.layers, "heads": model.heads, "drop_path": model.drop_path}
     return MaskTransformer(in_width, model.width, groups, **options)
+
+
+def needs_two_images(model: Model, crop: int) -> str | None:
+    """Which layer of a network cannot be trained with the batch statistics of one image, since it normalises one value
+    per channel; None where there is no such layer. `crop`: side of the training images in pixels."""
+    if model.decoder == "deeplabv3":
+        return "the pooled branch of deeplabv3"
+    convolutional = not is_model_in_modules(model.encoder, ["vision_transformer", "deit"])
+    if convolutional and crop <= model.output_stride:
+        return f"the last stage of {model.encoder}, of 1 x 1 pixel"
+    return None
 
 
 def set_norm_mode(network: nn.Module, norm: str) -> nn.Module:

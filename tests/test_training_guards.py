@@ -1,0 +1,238 @@
+"""What a training refuses before it starts, and what it keeps while it runs."""
+
+import math
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from ciss import config, engine, probe, results, runs
+from ciss.checkpoint import CheckpointError
+from ciss.config import ConfigError, Model
+from ciss.data import DataError, loaders
+from ciss.explain import Trained
+from ciss.methods import Batch, Finetune, Frozen
+from ciss.models import create_encoder, create_network, needs_two_images, set_norm_mode
+
+# --- a teacher of other values
+
+
+def test_a_stale_teacher_is_refused(project):
+    """The engine alone, without the pipeline, trained on the old base step and recorded the new parameters."""
+    engine.train(project.run())
+    project.set("train.base.epochs", 1)
+    with pytest.raises(CheckpointError) as caught:
+        engine.train(project.run("tune-1"))
+    said = str(caught.value)
+    assert "base was trained with other values (benchmark.train.base.epochs 2, now 1)" in said
+    assert "dvc repro, or python -m ciss.engine base" in said
+    assert not project.run("tune-1").results.exists()
+    engine.train(project.run())
+    engine.train(project.run("tune-1"))
+    assert results.read(project.run("tune-1"))["benchmark"]["train"]["base"]["epochs"] == 1
+
+
+def test_what_does_not_make_the_teacher_may_change(project):
+    engine.train(project.run())
+    project.set("train.increment.epochs", 1)
+    project.set("train.curve", [1.0])
+    project.set("benchmarks.tiny.evaluation.batch", 5)
+    engine.train(project.run("tune-1"))
+
+
+@pytest.mark.parametrize("kind", ["code", "data"])
+def test_a_teacher_of_other_code_or_data_is_refused(project, monkeypatch, kind):
+    engine.train(project.run())
+    run = project.run("tune-1")
+    if kind == "code":
+        digest = runs.source.digest
+        monkeypatch.setattr(runs.source, "digest", lambda *a: digest(*a)[::-1])
+    index = run.index()
+    if kind == "data":
+        monkeypatch.setattr(runs.Run, "index", lambda _: replace(index, fingerprint="0" * 64))
+    with pytest.raises(CheckpointError, match=rf"base was trained with other values \({kind}"):
+        engine.train(run)
+
+
+def test_analyses_refuse_networks_of_other_parameters(finished):
+    settings = finished.config
+    run = finished.run("tune-1")
+    changed = replace(run.settings, train=replace(run.settings.train, weight_decay=0.5))
+    benchmarks = {"tiny": changed}
+    other = replace(settings, benchmarks=benchmarks)
+    message = "made with other parameters .*weight_decay 0.0001, now 0.5"
+    with pytest.raises(CheckpointError, match=message):
+        probe.probe(other, "tune-1")
+    with pytest.raises(CheckpointError, match=message):
+        Trained(runs.resolve(other, "tune-1"))
+
+
+# --- batches of one image
+
+
+def test_a_batch_of_one_is_refused_by_the_check(project):
+    project.set("train.batch", 1)
+    with pytest.raises(ConfigError) as caught:
+        runs.check(project.config)
+    assert str(caught.value) == (
+        "params.yaml: benchmarks.tiny.train.batch: 1 image has no batch statistics in the pooled branch of deeplabv3. "
+        "Use 2 or more, or train.base.norm: frozen and train.increment.norm: frozen."
+    )
+    project.set("train.base.norm", "frozen")
+    with pytest.raises(ConfigError, match=r"Use 2 or more, or train\.increment\.norm: frozen\.$"):
+        runs.check(project.config)
+    project.set("train.increment.norm", "frozen")
+    runs.check(project.config)
+
+
+@pytest.mark.parametrize(
+    ("model", "crop", "layer"),
+    [
+        ({}, 32, "the pooled branch of deeplabv3"),
+        ({"encoder": "vit_tiny_patch16_224", "output_stride": 16}, 32, "the pooled branch of deeplabv3"),
+        ({"decoder": "mask_transformer"}, 5, None),
+        ({"decoder": "mask_transformer"}, 4, "the last stage of ciss_tiny, of 1 x 1 pixel"),
+        ({"decoder": "mask_transformer", "encoder": "vit_tiny_patch16_224", "output_stride": 16}, 16, None),
+    ],
+)
+def test_which_networks_need_two_images(model, crop, layer):
+    """As torch has it: with one image it refuses these, and only these."""
+    section = Model(width=8, **({"heads": 1} if "decoder" in model else {}), **model)
+    assert needs_two_images(section, crop) == layer
+    network = create_network(section, [3]).train()
+    images = torch.randn(1, 3, crop, crop)
+    if layer is None:
+        network(images)
+    else:
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+            network(images)
+    network(images.expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "accumulate", "world", "smallest"),
+    [(9, 4, 1, 1, 4), (1, 4, 1, 1, 1), (3, 2, 1, 1, 2), (3, 2, 2, 1, 1), (2, 4, 1, 2, 1), (5, 4, 1, 2, 2)],
+)
+def test_the_smallest_batch(monkeypatch, images, batch, accumulate, world, smallest):
+    monkeypatch.setattr(loaders.distributed, "world", lambda: world)
+    sampler = loaders.Shuffle(list(range(images)), batch, accumulate, 0)
+    assert sampler.smallest == smallest == min(len(share) for share in sampler)
+
+
+def test_a_step_of_one_image_is_refused_before_training(project, monkeypatch):
+    engine.train(project.run())
+    run = project.run("tune-1")
+    index = run.index()
+    one = replace(index, steps=[index.steps[0], index.steps[1][:1], *index.steps[2:]])
+    monkeypatch.setattr(runs.Run, "index", lambda _: one)
+    monkeypatch.setattr(engine, "_require_current", lambda *_: None)
+    with pytest.raises(DataError) as caught:
+        engine.train(run)
+    said = str(caught.value)
+    assert said.startswith("tune-1: step 1 has 1 training image(s), and with train.batch 4 a batch of one image")
+    assert "Set benchmarks.tiny.train.increment.norm: frozen" in said and "Expected more than 1 value" not in said
+    project.set("train.increment.norm", "frozen")
+    engine.train(project.run("tune-1"))
+
+
+# --- domains
+
+
+def test_gradients_are_logged_with_more_domains_than_channels():
+    """No class is new in a domain: whatever the step, every class is of step 0."""
+    labels = torch.tensor([[[0, 1], [2, 255]]]).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    logits = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    student = create_network(Model(width=8), [3])(torch.randn(2, 3, 8, 8))
+    student.logits = logits
+    steps = torch.zeros(3, dtype=torch.int64)
+    batch = Batch(logits, labels, labels, ["a"], 7, 3, steps, torch.arange(0))
+    weights = batch.compensate(logits)
+    assert torch.equal(weights, (labels != 255).float())
+    batch.log_gradients(student)
+    assert [name for name in batch.logs if name.startswith("gradient/step")] == ["gradient/step0"]
+    assert all(math.isfinite(batch.logs[name]) for name in ("gradient/step0", "compensated/step0"))
+
+
+# --- frozen features
+
+
+@pytest.mark.parametrize("decoder", ["deeplabv3", "mask_transformer"])
+def test_frozen_features_do_not_change_by_dropout(project, decoder):
+    options = {"deeplabv3": {"dropout": 0.5}, "mask_transformer": {"drop_path": 0.5, "heads": 1}}
+    torch.manual_seed(0)
+    network = create_network(Model(width=8, decoder=decoder, **options[decoder]), [5])
+    set_norm_mode(network, "frozen")
+    images = torch.randn(4, 3, 32, 32)
+    first, second = (network(images).features for _ in range(2))
+    assert not torch.equal(first, second), "without freezing they are noisy"
+    parameters = engine._trainable(Frozen(), network, project.run("tune-1"))
+    first, second = (network(images).features for _ in range(2))
+    assert torch.equal(first, second)
+    assert {id(p) for p in parameters} == {id(p) for p in network.parameters() if p.requires_grad}
+    classifier = network.decoder.classifier if decoder == "deeplabv3" else network.decoder
+    assert classifier.training, "what learns stays in training mode"
+
+
+def test_methods_that_train_everything_keep_their_modes(project):
+    network = set_norm_mode(create_network(Model(width=8, dropout=0.5), [5]), "batch")
+    engine._trainable(Finetune(), network, project.run("tune-1"))
+    assert all(module.training for module in network.modules())
+
+
+# --- float16
+
+
+def test_the_schedule_waits_for_an_update(project, monkeypatch):
+    """Gradients that overflow give no update in float16; the learning rate then stays."""
+    rates, losses = [], Finetune.losses
+    project.set("train.precision", "float16")
+    project.set("train.base.epochs", 1)
+
+    def overflowing(self, student, teacher, batch):
+        found = losses(self, student, teacher, batch)
+        rates.append(optimisers[0].param_groups[0]["lr"])
+        scale = 1e37 if len(rates) == 1 else 1e-6
+        return {name: value * scale for name, value in found.items()}
+
+    optimisers, make = [], engine._optimiser
+    monkeypatch.setattr(engine, "_optimiser", lambda *a: optimisers.append(make(*a)) or optimisers[0])
+    monkeypatch.setattr(Finetune, "losses", overflowing)
+    engine.train(project.run())
+    assert len(rates) > 2
+    assert rates[0] == rates[1] > rates[2]
+
+
+def test_the_rate_of_every_update_is_positive_and_ends_at_zero():
+    options = config.Train(base=config.Phase(epochs=1, lr=1), increment=config.Phase(epochs=1, lr=1), crop=8, batch=1)
+    for power in (0.9, 0.0, 2.5):
+        optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        schedule = engine._schedule(optimiser, 5, replace(options, power=power))
+        rates = []
+        for _ in range(5):
+            rates.append(schedule.get_last_lr()[0])
+            optimiser.step()
+            schedule.step()
+        assert rates == pytest.approx([(1 - k / 5) ** power for k in range(5)])
+        assert isinstance(schedule.get_last_lr()[0], float)
+
+
+# --- sizes
+
+
+def test_a_transformer_sees_images_of_another_shape():
+    encoder = create_encoder("test_vit", 16, image_size=96).eval()
+    for size in ((96, 192), (64, 512), (50, 70)):
+        stages = encoder(torch.randn(1, 3, *size))
+        assert tuple(stages[-1].shape[-2:]) == tuple(-(-side // 16) for side in size)
+        assert stages[-1].isfinite().all()
+
+
+def test_a_longer_training_says_what_changed(project, capsys):
+    engine.train(project.run())
+    project.set("train.base.epochs", 3)
+    capsys.readouterr()
+    engine.train(project.run())
+    first = capsys.readouterr().out.splitlines()[0]
+    assert re.fullmatch(r"base: trained before with other values \(.*base\.epochs 2, now 3\); again\.", first)
