@@ -104,7 +104,9 @@ class Train:
     threads: Few = 2  # CPU threads; another number gives other last digits
     processes: Few = 1  # of this machine, a batch and a GPU each, as many more images an update
     workers: Annotated[int, Field(ge=0, le=1_024)] = 0  # loader processes; does not change the result
-    cache: bool = False  # keep decoded images in memory
+    cache: bool = (
+        False  # keep decoded images in memory, a copy in each loader process; not where half of it is too little
+    )
     curve: tuple[Positive, ...] = (1.0,)  # when the hold-out is scored: epochs into the step ...
     curve_every: Count = 1  # ... then after every so many full epochs, and after the last
 

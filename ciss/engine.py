@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ciss import checkpoint, config, distributed, protocol, results, runs
+from ciss import checkpoint, config, distributed, documents, protocol, results, runs
 from ciss.checkpoint import CheckpointError, Locked
 from ciss.config import Config, ConfigError, Phase, Train
 from ciss.data import (
@@ -40,7 +40,7 @@ from ciss.data import (
     statistics_loader,
     training_loader,
 )
-from ciss.data.loaders import stable_seed
+from ciss.data.loaders import available_memory, cache_size, stable_seed
 from ciss.evaluation import evaluate, judge_labels, precision_of, predict_samples, token_cosines
 from ciss.methods import Batch, Method
 from ciss.models import Network, WeightsError, set_norm_mode
@@ -142,6 +142,7 @@ def _train(run: Run, index: Index, identity: dict) -> None:
         teacher = teacher and teacher.to(memory_format=torch.channels_last)
 
     # --- data: labels as this step sees them; a hold-out with all labels
+    run = _without_large_cache(run, index)
     seen, truth = run.label_table(training=True), run.label_table(training=False)
     loader = training_loader(run.settings, index, run.images(index), seen, stable_seed("data", run.seed, run.step))
     if runs.lone_image(run.settings, phase, loader.batch_sampler.smallest):
@@ -344,6 +345,19 @@ def _require_current(run: Run, index: Index, stored: dict) -> None:
             f"{file}: {before.name} was trained with other values ({'; '.join(different)}). "
             f"Train it again first: dvc repro, or python -m ciss.engine {before.name}"
         )
+
+
+def _without_large_cache(run: Run, index: Index) -> Run:
+    """The run, without `train.cache` where it would take more than half of the memory; results do not change by it."""
+    train, free = run.settings.train, available_memory()
+    needed = cache_size(run.settings, index, [*run.images(index), *index.holdout])
+    if not train.cache or distributed.of_first(lambda: needed <= free / 2):
+        return run
+    distributed.say(
+        f"{run.name}: train.cache would take {documents.size(needed)} in {max(1, train.workers)} loader process(es), but "
+        f"{documents.size(free)} of memory are free. Images are read every epoch. Lower train.workers to cache them."
+    )
+    return replace(run, settings=replace(run.settings, train=replace(train, cache=False)))
 
 
 def _lone_image(run: Run, images: int) -> str:

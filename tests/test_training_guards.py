@@ -1,5 +1,6 @@
 """What a training refuses before it starts, and what it keeps while it runs."""
 
+import json
 import math
 import re
 from dataclasses import replace
@@ -216,6 +217,28 @@ def test_the_rate_of_every_update_is_positive_and_ends_at_zero():
             schedule.step()
         assert rates == pytest.approx([(1 - k / 5) ** power for k in range(5)])
         assert isinstance(schedule.get_last_lr()[0], float)
+
+
+# --- memory
+
+
+def test_a_cache_that_does_not_fit_is_left_out(project, monkeypatch, capsys):
+    run = project.run()
+    index, loaded = run.index(), []
+    images = [*run.images(index), *index.holdout]
+    assert loaders.cache_size(run.settings, index, images) == len(images) * 4 * 64 * 64
+    four = replace(run.settings, train=replace(run.settings.train, workers=4))
+    assert loaders.cache_size(four, index, images) == 4 * len(images) * 4 * 64 * 64, "each process has its own"
+    make = engine.training_loader
+    monkeypatch.setattr(engine, "training_loader", lambda *a: loaded.append(make(*a)) or loaded[-1])
+    monkeypatch.setattr(engine, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64 - 1)
+    engine.train(run)
+    assert "train.cache would take" in capsys.readouterr().out and loaded[-1].dataset.cache is None
+    assert results.read(run)["identity"]["parameters"] == json.loads(json.dumps(run.description()))
+    project.set("train.base.epochs", 1)
+    monkeypatch.setattr(engine, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64)
+    engine.train(project.run())
+    assert "train.cache" not in capsys.readouterr().out and loaded[-1].dataset.cache
 
 
 # --- sizes

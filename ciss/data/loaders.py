@@ -6,8 +6,11 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -150,6 +153,21 @@ class Shuffle(Sampler):
 
 def _too_few(images: int, processes: int) -> DataError:
     return DataError(f"{images} training images cannot feed {processes} processes. Start fewer of them.")
+
+
+def cache_size(benchmark: Benchmark, index: Index, images: list[int]) -> int:
+    """Bytes that the decoded `images` and masks take in the end: every loader process keeps its own copies."""
+    copies = max(1, benchmark.train.workers) * distributed.world()
+    return copies * sum(4 * height * width for height, width in (index.sizes["train"][number] for number in images))
+
+
+def available_memory() -> int:
+    """Bytes that this machine, or the limit of this container, still has."""
+    left = [psutil.virtual_memory().available]
+    with suppress(OSError, ValueError):  # cgroups 2; "max" without a limit
+        limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+        left.append(limit - used)
+    return max(0, min(left))
 
 
 def training_loader(benchmark: Benchmark, index: Index, images: list[int], table: np.ndarray, seed: int) -> Loader:
