@@ -354,8 +354,8 @@ def _without_large_cache(run: Run, index: Index) -> Run:
     if not train.cache or distributed.of_first(lambda: needed <= free / 2):
         return run
     distributed.say(
-        f"{run.name}: train.cache would take {documents.size(needed)} in {max(1, train.workers)} loader process(es), but "
-        f"{documents.size(free)} of memory are free. Images are read every epoch. Lower train.workers to cache them."
+        f"{run.name}: train.cache would take {documents.size(needed)} in {max(1, train.workers)} loader process(es), "
+        f"but {documents.size(free)} of memory are free. Images are read every epoch. Lower train.workers to cache them."
     )
     return replace(run, settings=replace(run.settings, train=replace(train, cache=False)))
 

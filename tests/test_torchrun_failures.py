@@ -154,13 +154,13 @@ def test_a_killed_process_ends_the_run_which_then_goes_on(killed, loss_of_a_proc
     assert left_by(project) == whole and not unfinished(project)
 
 
-def on_two_nodes(*projects) -> list[tuple[int, str, str]]:
-    """Trains `base` by two agents with one process each, as two nodes would; exit status, output and errors of each."""
+def on_two_nodes(*projects, run: str = "base") -> list[tuple[int, str, str]]:
+    """Trains a run by two agents with one process each, as two nodes would; exit status, output and errors of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = ("--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1]))
     both = ("--nnodes", "2", "--nproc-per-node", "1", *address)
-    nodes = [(*TORCHRUN, *both, "--node-rank", rank, "-m", "ciss.engine", "base") for rank in "01"]
+    nodes = [(*TORCHRUN, *both, "--node-rank", rank, "-m", "ciss.engine", run) for rank in "01"]
     with started(projects[0], *nodes[0]) as first, started(projects[1], *nodes[1]) as second:
         spoken = [process.communicate(timeout=120) for process in (first, second)]
     return [(process.returncode, *said) for process, said in zip((first, second), spoken, strict=True)]
@@ -184,6 +184,19 @@ def test_nodes_without_a_shared_folder_do_not_start_at_different_epochs(two, kil
     said = error + error_there
     assert said.count("epochs to continue after: 1 in process 0 on ") == 1 and "; 0 in process 1 on " in said
     assert "epoch 2/2" not in out
+
+
+@pytest.mark.slow
+def test_a_node_without_the_predecessor_is_named(two):
+    """One has the base step's weights, the other has not: a message, and nobody waits."""
+    here, there = two("here"), two("there")
+    engine.train(here.run())
+    (code, out, error), (code_there, _, error_there) = on_two_nodes(here, there, run="tune-1")
+    assert code != 0 and code_there != 0
+    said = error + error_there
+    name = "runs/tiny/base/weights.safetensors is there"
+    assert said.count(f"{name}: true in process 0 on ") == 1 and "; false in process 1 on " in said
+    assert "Let every node use one project folder, or a full copy of it" in said and "epoch 1/" not in out
 
 
 @pytest.mark.slow
