@@ -355,7 +355,7 @@ def _without_large_cache(run: Run, index: Index) -> Run:
         return run
     distributed.say(
         f"{run.name}: train.cache would take {documents.size(needed)} in {max(1, train.workers)} loader process(es), "
-        f"but {documents.size(free)} of memory are free. Images are read every epoch. Lower train.workers to cache them."
+        f"but {documents.size(free)} of memory are free. Images are read every epoch. Lower train.workers."
     )
     return replace(run, settings=replace(run.settings, train=replace(train, cache=False)))
 
