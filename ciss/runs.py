@@ -117,7 +117,10 @@ class Run:
     def build_network(self, steps: int | None = None) -> Network:
         """The network after `steps` increments (default: this run's), with the encoder's starting weights."""
         groups = self.channel_groups[: None if steps is None else steps + 1]
-        return create_network(self.settings.model, groups, weight_file(self.settings))
+        network = create_network(self.settings.model, groups, weight_file(self.settings))
+        if self.build_method().needs_before_activation:
+            network.return_before_activation()
+        return network
 
     def index(self) -> Index:
         """Raises DataError when it is missing, damaged, or made for other settings."""

@@ -21,10 +21,20 @@ class PLOP(Host):
     * `paper`: normalised entropy against the median of each class; an image without background counts in full.
     * `released`: as the published code does it: entropy scaled down twice, so that it fills the first one to three of
       100 bins; a walk through the histogram that adds bin indices for counts, so that thresholds are no medians; an
-      image without background teaches nothing. Its POD, for square maps only, is the same here.
+      image without background teaches nothing.
+
+    The preset `released` has this variant, and POD of the encoder's stages before their last activation (`pod_stages`).
+
+    Known differences from the published code, in every variant:
+
+    * The published POD takes the last side for both sides, so it is for square maps only. For these it is the same.
+    * The published encoder has in-place batch normalisation with leaky ReLU (slope 0.01), and its DeepLabV3 decoder adds
+      the pooled branch instead of concatenating it. Here both are those of timm and torchvision.
+    * Thresholds come from one pass over the step's data, as there; which images and crops it holds, the loader decides.
+    * In the domain setting no class is new, so the factor sqrt(C / C_new) of POD is 1.
     """
 
-    presets: ClassVar = {"released": {"variant": "released"}}
+    presets: ClassVar = {"released": {"variant": "released", "pod_stages": "before_activation"}}
 
     pseudo_labels: bool = True  # off: the background stays as given
     variant: Variant = "paper"
