@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ciss.config import Model
+from ciss.config import Benchmark, Model, Phase, Train
 from ciss.losses import local_pod
 from ciss.methods import METHODS
 from ciss.models import create_network, set_norm_mode
@@ -133,6 +133,23 @@ def test_an_encoder_whose_activation_cannot_be_moved_is_refused():
     with pytest.raises(ValueError, match=r"the last activation of stage \d \(.*\) is no module that can be moved"):
         body.split_activations()
     assert body.activations is None
+
+
+@pytest.mark.parametrize(("encoder", "fits"), [("mobilenetv3_small_050", False), ("resnet10t", True)])
+def test_such_an_encoder_is_reported_before_training(encoder, fits):
+    phase = Phase(epochs=1, lr=0.01, norm="frozen")
+    benchmark = Benchmark(
+        dataset="shapes",
+        protocol="4-2",
+        model=Model(encoder=encoder, output_stride=16),
+        train=Train(crop=32, batch=2, base=phase, increment=phase),
+    )
+    assert METHODS["plop"]().unsuited(benchmark) is None
+    problem = METHODS["plop"](pod_stages="before_activation").unsuited(benchmark)
+    assert (problem is None) == fits
+    if problem:
+        assert problem[0] == "model.encoder"
+        assert "Use a ResNet, or `pod_stages: activated`" in problem[1]
 
 
 def test_pod_reads_what_the_preset_says():

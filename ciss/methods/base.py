@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ciss.config import STRICT, Benchmark
 from ciss.losses import compensation_weights, gradient_magnitude, pod_distillation, sum_by_step
-from ciss.models import Network, Output, create_encoder
+from ciss.models import Network, Output
+from ciss.models.encoders import activation_problem
 from ciss.protocol import VOID as IGNORE
 
 # Coefficients are fields; an unknown one in `params.yaml` is an error. Not frozen: a method may keep state of a step.
@@ -64,7 +65,9 @@ class Batch:
             kinds["compensated"] = size * self.weights[:, ::4, ::4]
         for kind, values in kinds.items():
             sums, counts = sum_by_step(values, labels, self.class_steps)
-            means = sums / counts
+            # domains may have more steps than the network has channels; the later ones brought no class: NaN
+            missing = max(0, self.step + 1 - self.channels)
+            means = torch.cat([sums / counts, sums.new_full((missing,), torch.nan)])
             self.logs |= {f"{kind}/step{s}": means[s] for s in range(self.step + 1)}
 
     @property
@@ -186,15 +189,8 @@ class Host(Balanced):
         if not self.needs_before_activation:
             return super().unsuited(benchmark)
         model = benchmark.model
-        try:
-            with torch.device("meta"):
-                encoder = create_encoder(model.encoder, model.output_stride, image_size=model.image_size)
-        except ValueError:
-            return super().unsuited(benchmark)  # the check of the network reports it
-        try:
-            encoder.split_activations()
-        except ValueError as error:
-            reason = f"`pod_stages: before_activation` does not work with {model.encoder}: {error}"
+        if problem := activation_problem(model.encoder, model.output_stride, model.image_size):
+            reason = f"`pod_stages: before_activation` does not work with {model.encoder}: {problem}"
             return "model.encoder", f"{reason}. Use a ResNet, or `pod_stages: activated`"
         return super().unsuited(benchmark)
 

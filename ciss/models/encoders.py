@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import functools
 import logging
 import math
 from collections import Counter
@@ -148,6 +149,24 @@ def _last_activations(body: nn.Module) -> dict[str, str]:
             raise ValueError(f"the last activation of stage {number + 1} ({operation}) is no module that can be moved")
         ends[names[number]] = path
     return ends
+
+
+@functools.cache
+def activation_problem(name: str, output_stride: int, image_size: int | None = None) -> str | None:
+    """Why an encoder has no stages before their last activation, see `split_activations`; None where it has them.
+
+    Found without memory. None, too, for an encoder that cannot be created: `create_encoder` says why.
+    """
+    try:
+        with torch.device("meta"):
+            encoder = create_encoder(name, output_stride, image_size=image_size)
+    except ValueError:
+        return None
+    try:
+        encoder.split_activations()
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 class PlainTransformer(nn.Module):
