@@ -91,6 +91,7 @@ def weigh_by_step(
     ignore_index: int = IGNORE,
 ) -> Tensor:
     """`compensation_weights` of gradient magnitudes (B,H,W) that are known already."""
+    size = at_least_float32(size)
     sums, counts = sum_by_step(size, labels, class_steps, ignore_index=ignore_index)
     if reduce is not None:
         sums, counts = reduce(torch.stack([sums, counts]))
@@ -129,6 +130,7 @@ def sum_by_step(
 ) -> tuple[Tensor, Tensor]:
     """Sums of values and counts of pixels (C,) by the step of their label. Row by row first: each bin then adds few
     numbers, in float32 exact enough, and on a GPU rows do not wait for each other."""
+    values = at_least_float32(values)
     ignored = labels == ignore_index
     step = class_steps[labels.masked_fill(ignored, 0)].flatten(0, 1)
     kept = (~ignored).flatten(0, 1).to(values.dtype)

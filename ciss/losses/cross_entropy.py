@@ -36,7 +36,7 @@ def cross_entropy(
 def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
     """`cross_entropy`, plain, of log-probabilities (B,C,H,W) that are known already."""
     valid = (labels != ignore_index).sum().clamp(min=1)
-    return F.nll_loss(log_probabilities, labels, ignore_index=ignore_index, reduction="sum") / valid
+    return F.nll_loss(at_least_float32(log_probabilities), labels, ignore_index=ignore_index, reduction="sum") / valid
 
 
 def unbiased_cross_entropy(
