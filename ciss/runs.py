@@ -285,6 +285,20 @@ def _unsuited(config: Config, run: Increment) -> tuple[str, str] | None:
         return None
 
 
+def notices(config: Config) -> list[str]:
+    """What methods do not do, or do otherwise, on the benchmarks of their runs: one line for each pair of both."""
+    pairs = dict.fromkeys((run.method, run.benchmark) for run in config.chain.values())
+    lines = []
+    for method, benchmark in pairs:
+        try:
+            hooks = METHODS[code_of(method)](**config.methods[method])
+        except (KeyError, TypeError, ValueError):  # `check` reports it
+            continue
+        if notice := hooks.notice(config.benchmarks[benchmark]):
+            lines.append(f"{benchmark}, {method}: {notice}.")
+    return lines
+
+
 def _problems(config: Config) -> Iterator[str]:
     for name, values in config.methods.items():
         place = f"methods.{name}"

@@ -1,4 +1,4 @@
-"""Every method, preset and choice of a coefficient on rare batches: losses and gradients are finite, labels are classes.
+"""Every method, preset and choice of a coefficient on rare batches: finite losses and gradients, labels in range.
 
 Methods, presets and choices come from `METHODS`: a new method joins by itself.
 """

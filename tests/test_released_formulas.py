@@ -1,4 +1,4 @@
-"""MiB and PLOP as released, against a second computation in numpy, written from the formulas and not from the package."""
+"""MiB and PLOP as released, against a second computation in numpy that is written from their formulas."""
 
 import numpy as np
 import pytest

@@ -98,6 +98,10 @@ class Batch:
         self.logs["weight/largest"] = torch.where(old, weights, 0).amax()
 
 
+# Every pixel of a domain has its true label.
+TRUE_BACKGROUND = "in the domain setting the background is labelled as such, and pseudo-labels replace it"
+
+
 class Method:
     """The hooks, each with the default of plain training. Order in a step: initialise, before_step, then for every
     batch labels and losses, at the end after_step."""
@@ -109,6 +113,12 @@ class Method:
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
         """A key of the benchmark under which the method is not what it says, and why with the remedy; or None."""
+
+    def notice(self, benchmark: Benchmark) -> str | None:
+        """What the method does not do, or does otherwise, on this benchmark, with the remedy; printed before training.
+
+        Unlike `unsuited`, training goes on.
+        """
 
     @property
     def needs_before_activation(self) -> bool:

@@ -21,8 +21,8 @@ class MiB(Balanced):
 
     * The published code divides the plain cross-entropy of the base step by all pixels, too. Here a benchmark has one
       base step for all methods, and its mean is over valid pixels.
-    * The published encoder has in-place batch normalisation with leaky ReLU (slope 0.01), and its DeepLabV3 decoder adds
-      the pooled branch instead of concatenating it. Here both are those of timm and torchvision.
+    * The published encoder has in-place batch normalisation with leaky ReLU (slope 0.01), and its DeepLabV3 decoder
+      adds the pooled branch instead of concatenating it. Here both are those of timm and torchvision.
     * In the domain setting no class is new: the background stands for itself alone (`Batch.folded`).
     """
 

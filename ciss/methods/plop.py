@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
+from ciss.config import Benchmark
 from ciss.losses import cross_entropy
-from ciss.methods.base import Batch, Host, coefficients
+from ciss.methods.base import TRUE_BACKGROUND, Batch, Host, coefficients
 from ciss.models import Output
 from ciss.pseudo_labels import EntropyMedians, Variant, adaptive_factor, entropy_labels, normalised_entropy
 
@@ -27,10 +28,10 @@ class PLOP(Host):
 
     Known differences from the published code, in every variant:
 
-    * The published POD takes the last side for both sides, so it is for square maps only. For these it is the same.
-    * The published encoder has in-place batch normalisation with leaky ReLU (slope 0.01), and its DeepLabV3 decoder adds
-      the pooled branch instead of concatenating it. Here both are those of timm and torchvision.
-    * Thresholds come from one pass over the step's data, as there; which images and crops it holds, the loader decides.
+    * The published POD takes the last side for both sides, so it is for square maps only. It leaves out the rows and
+      columns that are left over where a scale does not divide the side; here cells overlap there.
+    * The published encoder has in-place batch normalisation with leaky ReLU (slope 0.01), and its DeepLabV3 decoder
+      adds the pooled branch instead of concatenating it. Here both are those of timm and torchvision.
     * In the domain setting no class is new, so the factor sqrt(C / C_new) of POD is 1.
     """
 
@@ -40,6 +41,11 @@ class PLOP(Host):
     variant: Variant = "paper"
     bins: Annotated[int, Field(ge=1, le=10_000)] = 100
     least: NonNegativeFloat = 0.001  # floor of the thresholds
+
+    def notice(self, benchmark: Benchmark) -> str | None:
+        if self.pseudo_labels and benchmark.setting == "domain":
+            return f"{TRUE_BACKGROUND}. Set pseudo_labels to false, as the published scripts do"
+        return None
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """The median uncertainty of each old class in this step's background."""

@@ -200,7 +200,7 @@ class PlainTransformer(nn.Module):
         return stages
 
     def stages(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The stages twice: a block ends with a residual sum, the last one with a norm, and neither is an activation."""
+        """The stages twice: a block ends with a residual sum, the last one with a norm; neither is an activation."""
         stages = self(images)
         return stages, stages
 
