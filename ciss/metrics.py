@@ -43,7 +43,9 @@ class Convention:
         background = f"in {' and '.join(f'`{name}`' for name in names)} alone" if names else "nowhere"
         pixels = "" if self.unlabelled else ", unlabelled pixels left out"
         future = "ignored" if self.future == "ignore" else "scored as background"
-        absent = " A class that only the prediction has, of one pixel even, counts as 0." if self.over == "present" else ""
+        absent = (
+            " A class that only the prediction has, of one pixel even, counts as 0." if self.over == "present" else ""
+        )
         parts = self.parts and f" (`old` and `new` over those {CLASSES[self.parts]})"
         return (
             f"mIoU in 0..1 from one confusion matrix over {images}{resolution and f' at {resolution}'}"

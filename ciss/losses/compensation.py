@@ -91,7 +91,6 @@ def weigh_by_step(
     ignore_index: int = IGNORE,
 ) -> Tensor:
     """`compensation_weights` of gradient magnitudes (B,H,W) that are known already."""
-    size = at_least_float32(size)
     sums, counts = sum_by_step(size, labels, class_steps, ignore_index=ignore_index)
     if reduce is not None:
         sums, counts = reduce(torch.stack([sums, counts]))
