@@ -61,14 +61,13 @@ class Batch:
         size, background = gradient_magnitude(logits, labels), labels == 0
         self.logs["gradient/background"] = (size * background).sum() / background.sum()
         kinds = {"gradient": size}
+        steps = self.step + 1 if len(self.new_classes) else 1  # of domains, every class is of step 0
         if self.weights is not None:
             kinds["compensated"] = size * self.weights[:, ::4, ::4]
         for kind, values in kinds.items():
             sums, counts = sum_by_step(values, labels, self.class_steps)
-            # domains may have more steps than the network has channels; the later ones brought no class: NaN
-            missing = max(0, self.step + 1 - self.channels)
-            means = torch.cat([sums / counts, sums.new_full((missing,), torch.nan)])
-            self.logs |= {f"{kind}/step{s}": means[s] for s in range(self.step + 1)}
+            means = sums / counts
+            self.logs |= {f"{kind}/step{s}": means[s] for s in range(steps)}
 
     @property
     def folded(self) -> int:
