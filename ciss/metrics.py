@@ -49,8 +49,8 @@ class Convention:
         parts = self.parts and f" (`old` and `new` over those {CLASSES[self.parts]})"
         return (
             f"mIoU in 0..1 from one confusion matrix over {images}{resolution and f' at {resolution}'}"
-            f"{pixels}, future classes' pixels {future}, averaged over the classes {CLASSES[self.over]}{parts}.{absent} "
-            f"The background counts {background}. `old`: the base classes; `new`: all later ones so far."
+            f"{pixels}, future classes' pixels {future}, averaged over the classes {CLASSES[self.over]}{parts}."
+            f"{absent} The background counts {background}. `old`: the base classes; `new`: all later ones so far."
         )
 
 
