@@ -126,6 +126,8 @@ def _train(run: Run, index: Index, identity: dict) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(stable_seed("weights", run.seed, run.reached))
     device, method = distributed.device(), run.build_method()
+    if run.after and (notice := method.notice(run.settings)):
+        distributed.say(f"{run.name}: {notice}.")
     precision = precision_of(options, device)
 
     # --- networks: the teacher is the predecessor; the student starts as its copy, grown by the new classes

@@ -43,11 +43,14 @@ class Convention:
         background = f"in {' and '.join(f'`{name}`' for name in names)} alone" if names else "nowhere"
         pixels = "" if self.unlabelled else ", unlabelled pixels left out"
         future = "ignored" if self.future == "ignore" else "scored as background"
+        absent = (
+            " A class that only the prediction has, of one pixel even, counts as 0." if self.over == "present" else ""
+        )
         parts = self.parts and f" (`old` and `new` over those {CLASSES[self.parts]})"
         return (
             f"mIoU in 0..1 from one confusion matrix over {images}{resolution and f' at {resolution}'}"
-            f"{pixels}, future classes' pixels {future}, averaged over the classes {CLASSES[self.over]}{parts}. "
-            f"The background counts {background}. `old`: the base classes; `new`: all later ones so far."
+            f"{pixels}, future classes' pixels {future}, averaged over the classes {CLASSES[self.over]}{parts}."
+            f"{absent} The background counts {background}. `old`: the base classes; `new`: all later ones so far."
         )
 
 

@@ -358,6 +358,8 @@ def main() -> None:
         settings = config.parse(YAML(typ="safe", pure=True).load(buffer.getvalue()), arguments.output)
         checkpoint.write_text(file, buffer.getvalue())
         print(f"{arguments.output}: {', '.join(settings.benchmarks)}; {len(settings.runs())} runs. Next: dvc repro")
+        for notice in runs.notices(settings):
+            print(f"note: {notice}")
     except (ConfigError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 

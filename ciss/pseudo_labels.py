@@ -34,12 +34,15 @@ def relabel_background(
     background_prototype: bool = True,
     threshold: float = 0.0,
     resolution: Resolution = "full",
+    covered: tuple[int, int] | None = None,
+    return_weights: bool = False,
     ignore_index: int = IGNORE,
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """Prototypical pseudo re-labelling: background pixels take the class that teacher and distance agree on.
 
     Shapes: labels (B,H,W) int64, teacher_logits (B,K,H,W), teacher_features (B,D,h,w), prototypes (K,D), counts (K,) ->
-    (B,H,W). Pixels with any label but 0 keep it. See `distance_weights` and `reweighted_labels`.
+    (B,H,W). Pixels with any label but 0 keep it. See `distance_weights` and `reweighted_labels`. `return_weights`: the
+    distance weights (B,K,h,w), too.
 
     Source: GSC's abstract; code of RDP; ProDA (Zhang et al. 2021) eq. 4 and 5.
     """
@@ -52,15 +55,17 @@ def relabel_background(
         scaling=scaling,
         background=background_prototype,
     )
-    return reweighted_labels(
+    relabelled = reweighted_labels(
         labels,
         teacher_logits,
         weights,
         background_prototype=background_prototype,
         threshold=threshold,
         resolution=resolution,
+        covered=covered,
         ignore_index=ignore_index,
     )
+    return (relabelled, weights) if return_weights else relabelled
 
 
 @torch.no_grad()

@@ -120,7 +120,10 @@ class Run:
     def build_network(self, steps: int | None = None) -> Network:
         """The network after `steps` increments (default: this run's), with the encoder's starting weights."""
         groups = self.channel_groups[: None if steps is None else steps + 1]
-        return create_network(self.settings.model, groups, weight_file(self.settings))
+        network = create_network(self.settings.model, groups, weight_file(self.settings))
+        if self.build_method().needs_before_activation:
+            network.return_before_activation()
+        return network
 
     def normalise(self, images: Tensor, device: torch.device) -> Tensor:
         """Images (B,3,H,W) uint8 as the network of this run reads them: the one way for training and evaluation."""
@@ -335,6 +338,20 @@ def _unsuited(config: Config, run: Increment) -> tuple[str, str] | None:
         return METHODS[code_of(run.method)](**config.methods[run.method]).unsuited(config.benchmarks[run.benchmark])
     except (ValueError, TypeError):
         return None
+
+
+def notices(config: Config) -> list[str]:
+    """What methods do not do, or do otherwise, on the benchmarks of their runs: one line for each pair of both."""
+    pairs = dict.fromkeys((run.method, run.benchmark) for run in config.chain.values())
+    lines = []
+    for method, benchmark in pairs:
+        try:
+            hooks = METHODS[code_of(method)](**config.methods[method])
+        except (KeyError, TypeError, ValueError):  # `check` reports it
+            continue
+        if notice := hooks.notice(config.benchmarks[benchmark]):
+            lines.append(f"{benchmark}, {method}: {notice}.")
+    return lines
 
 
 def _problems(config: Config) -> Iterator[str]:

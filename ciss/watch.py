@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ciss import distributed
 
+UNWEIGHTED = ("cross_entropy", "compensated")  # losses without a coefficient
 CHECK_EVERY = 50  # batches between two looks: looking waits for the device
 
 
@@ -40,15 +41,31 @@ class Watch:
         losses = terms[:, : len(self.names)]
         bad = (~losses.isfinite()).any(dim=1).nonzero()
         if len(bad):
-            values = ", ".join(f"{n} {v:.4g}" for n, v in zip(self.names, losses[bad[0, 0]].tolist(), strict=True))
-            batch = sum(len(rows) for rows in self.rows) + int(bad[0, 0]) + 1
+            first = int(bad[0, 0])
+            values = ", ".join(f"{n} {v:.4g}" for n, v in zip(self.names, losses[first].tolist(), strict=True))
+            batch = sum(len(rows) for rows in self.rows) + first + 1
             raise DivergenceError(
                 f"{self.run}: the loss is not finite after {batch} batches of this epoch: {values}. "
-                f"Images: {', '.join(self.ids[bad[0, 0]])}. The last finished epoch is kept. "
-                "Lower train.*.lr, or look at these images."
+                f"Images: {', '.join(self.ids[first])}. The last finished epoch is kept. "
+                f"{self._remedy(torch.cat([*self.rows, terms])[:batch, : len(self.names)])}"
             )
         self.rows.append(terms)
         self.terms, self.ids = [], []
+
+    def _remedy(self, losses: Tensor) -> str:
+        """What to change after losses (batches, terms), of which the last batch's are the first that are not finite.
+
+        The cause is the term that was the largest in the batch before, or the first broken one of the first batch.
+        """
+        if len(losses) > 1:
+            cause = self.names[int(losses[-2].argmax())]
+            history = f"The largest loss of the batch before was {cause}, {losses[-2].max():.4g}. "
+        else:
+            cause, history = self.names[int((~losses[-1].isfinite()).int().argmax())], ""
+        if cause in UNWEIGHTED:
+            return f"{history}Lower train.*.lr, or look at these images."
+        coefficients = "the coefficients pod and pod_outputs" if cause == "pod" else f"the coefficient of {cause}"
+        return f"{history}Lower {coefficients} under `methods` or train.*.lr, or look at these images."
 
     def epoch(self, network: nn.Module) -> tuple[dict[str, float], dict]:
         """Means of the epoch over all processes, and this process's own numbers: `columns`, losses first, and `values`

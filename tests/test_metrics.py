@@ -171,6 +171,14 @@ def test_scores_at_the_edges():
         scores(FULL, [4], -1)
     with pytest.raises(ValueError, match="cannot predict"):
         scores(FULL, [2, 1, 1], 0)
+    # one stray pixel of a class that the truth lacks, all else right: it is a class of the mean, with IoU 0, but not
+    # where the mean is over the classes in truth, or over those above 0
+    stray = torch.tensor([[99, 0, 0, 1], [0, 50, 0, 0], [0, 0, 50, 0], [0, 0, 0, 0]])
+    means = {name: scores(stray, [1, 2], 1, convention)["all"] for name, convention in CONVENTIONS.items()}
+    close([means["ciss"], means["ssul"]], [(0.99 + 1 + 1 + 0) / 4] * 2)
+    close([means["plop"], means["mib"], means["mbs"]], [(0.99 + 1 + 1) / 3, 1, 1])
+    named = {name for name, convention in CONVENTIONS.items() if "only the prediction has" in convention.sentence()}
+    assert named == {"ciss", "ssul"}
     for word in ("background", "future", "ignored", "present in truth or prediction", "full validation set"):
         assert word in CONVENTIONS["ciss"].sentence()
 

@@ -166,7 +166,8 @@ def test_set_takes_yaml_and_nested_keys(planned):
 def test_comments_and_numbers_survive(planned):
     planned("shapes")
     planned.edit("distillation: 10.0", "distillation: 7.5")
-    planned.edit("{distillation: 7.5, alpha: 1.0, initialisation: balanced}", "{distillation: 7.5} # as in the thesis")
+    whole = "{distillation: 7.5, alpha: 1.0, divisor: valid, initialisation: balanced}"
+    planned.edit(whole, "{distillation: 7.5} # as in the thesis")
     planned.edit("lr: 0.1,", "lr: 0.3,")
     planned.edit("    evaluation: {size: full, batch: 60, samples: 6}", "    evaluation:\n      batch: 7 # small")
     planned.edit("# what the runs share", "# Our study.\n# what the runs share")
@@ -233,7 +234,7 @@ def test_methods_missing_from_the_file_are_added(planned):
     assert methods.pop("mbs")["distillation"] == 25
     assert methods == {
         "finetune": {},
-        "mib": {"distillation": 10.0, "alpha": 1.0, "initialisation": "balanced"},
+        "mib": {"distillation": 10.0, "alpha": 1.0, "divisor": "valid", "initialisation": "balanced"},
         "joint": {},
     }
     for name, values in planned.config.methods.items():

@@ -55,7 +55,13 @@ COEFFICIENTS = {
     "cityscapes-gsc": {"gsc": {"soft": 0.3, "sharp": 0.1, "pod": 0.0001, "pod_outputs": 0.0001}},
     "cityscapes-domain": {
         "plop": {"pseudo_labels": False, "initialisation": "default", "pod": 0.0001, "pod_outputs": 0.0001},
-        "gsc": {"relabelling": "none", "initialisation": "default", "pod": 0.0001, "pod_outputs": 0.0001},
+        "gsc": {  # without a new class its compensation would weigh every pixel 1
+            "compensation": False,
+            "relabelling": "none",
+            "initialisation": "default",
+            "pod": 0.0001,
+            "pod_outputs": 0.0001,
+        },
     },
 }
 

@@ -129,6 +129,7 @@ def sum_by_step(
 ) -> tuple[Tensor, Tensor]:
     """Sums of values and counts of pixels (C,) by the step of their label. Row by row first: each bin then adds few
     numbers, in float32 exact enough, and on a GPU rows do not wait for each other."""
+    values = at_least_float32(values)
     ignored = labels == ignore_index
     step = class_steps[labels.masked_fill(ignored, 0)].flatten(0, 1)
     kept = (~ignored).flatten(0, 1).to(values.dtype)

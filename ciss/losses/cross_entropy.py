@@ -36,14 +36,22 @@ def cross_entropy(
 def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
     """`cross_entropy`, plain, of log-probabilities (B,C,H,W) that are known already."""
     valid = (labels != ignore_index).sum().clamp(min=1)
-    return F.nll_loss(log_probabilities, labels, ignore_index=ignore_index, reduction="sum") / valid
+    return F.nll_loss(at_least_float32(log_probabilities), labels, ignore_index=ignore_index, reduction="sum") / valid
 
 
-def unbiased_cross_entropy(logits: Tensor, labels: Tensor, old_channels: int, *, ignore_index: int = IGNORE) -> Tensor:
+def unbiased_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    old_channels: int,
+    *,
+    divisor: Literal["valid", "all"] = "valid",
+    ignore_index: int = IGNORE,
+) -> Tensor:
     """Cross-entropy in which background means "background or any old class" (MiB, Cermelli et al. 2020, eq. 5 and 6).
 
     Shapes: logits (B,C,H,W), labels (B,H,W) int64 (a label below `old_channels` counts as background) -> scalar, mean
-    over valid pixels. Equals the plain cross-entropy for old_channels = 1. Source of the folding: the paper's code.
+    over valid pixels, or over all pixels, ignored ones too (`divisor` all, as the paper's code). Equals the plain
+    cross-entropy for old_channels = 1. Source of the folding: the paper's code.
     """
     if not 1 <= old_channels <= logits.shape[1]:
         raise ValueError(f"old_channels is {old_channels}; the logits have {logits.shape[1]} channels.")
@@ -52,4 +60,4 @@ def unbiased_cross_entropy(logits: Tensor, labels: Tensor, old_channels: int, *,
     background = logits[:, :old_channels].logsumexp(dim=1, keepdim=True)
     folded = torch.cat([background, logits[:, old_channels:]], dim=1)
     targets = (labels - (old_channels - 1)).clamp(min=0).masked_fill(labels == ignore_index, -1)
-    return cross_entropy(folded, targets, ignore_index=-1)
+    return cross_entropy(folded, targets, divisor=divisor, ignore_index=-1)

@@ -63,7 +63,9 @@ def guided_distillation(
     ignore_index: int = IGNORE,
 ) -> Tensor:
     """`label_guided_distillation` of probabilities that are known already; mean over the pixels of `where` (B,H,W)."""
-    old, target = _old_channels(log_probabilities, teacher_probabilities), teacher_probabilities.detach()
+    old = _old_channels(log_probabilities, teacher_probabilities)
+    log_probabilities = at_least_float32(log_probabilities)
+    target = at_least_float32(teacher_probabilities.detach())
     new = (labels >= old) & (labels != ignore_index)
     # L = -1/(N C) sum_i [ sum_{1 <= c < K} p'_c log s_c + p'_0 log s_{y or 0} ],   y or 0: the label where it is new
     own = log_probabilities.gather(1, torch.where(new, labels, 0)[:, None])

@@ -44,6 +44,7 @@ def pod_distillation(
     into the background are in the published code.
     """
     old, channels = _old_channels(logits, teacher_logits), logits.shape[1]
+    logits = at_least_float32(logits)  # a sum of channels leaves the range of float16
     # z_0 <- z_0 + sum_{c >= K} z_c;   z_c as it is for 1 <= c < K
     folded = torch.cat([logits[:, :1] + logits[:, old:].sum(dim=1, keepdim=True), logits[:, 1:old]], dim=1)
     terms = [features * local_pod(a, b, scales=scales) for a, b in zip(maps, teacher_maps, strict=True)]

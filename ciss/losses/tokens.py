@@ -28,7 +28,8 @@ def orthogonality(class_tokens: Tensor, new_classes: Tensor) -> Tensor:
     """
     unit = F.normalize(at_least_float32(class_tokens), dim=1)
     # |u_i . sg(u_j)|,   i new, j != i
-    cosines = (unit[new_classes] @ unit.detach().T).abs()
+    with torch.autocast(unit.device.type, enabled=False):  # it would multiply matrices in half precision
+        cosines = (unit[new_classes] @ unit.detach().T).abs()
     others = new_classes[:, None] != torch.arange(len(class_tokens), device=class_tokens.device)
     cosines = torch.where(others, cosines, 0)
     return cosines.sum() / (cosines != 0).sum().clamp(min=1)

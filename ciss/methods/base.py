@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ciss.config import STRICT, Benchmark
 from ciss.losses import compensation_weights, gradient_magnitude, pod_distillation, sum_by_step
 from ciss.models import Network, Output
+from ciss.models.encoders import activation_problem
 from ciss.protocol import VOID as IGNORE
 
 # Coefficients are fields; an unknown one in `params.yaml` is an error. Not frozen: a method may keep state of a step.
@@ -100,6 +101,10 @@ class Batch:
         self.logs["weight/largest"] = torch.where(old, weights, 0).amax()
 
 
+# Every pixel of a domain has its true label.
+TRUE_BACKGROUND = "in the domain setting the background is labelled as such, and pseudo-labels replace it"
+
+
 class Method:
     """The hooks, each with the default of plain training. Order in a step: initialise, before_step, then for every
     batch labels and losses, at the end after_step."""
@@ -114,6 +119,17 @@ class Method:
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
         """A key of the benchmark under which the method is not what it says, and why with the remedy; or None."""
+
+    def notice(self, benchmark: Benchmark) -> str | None:
+        """What the method does not do, or does otherwise, on this benchmark, with the remedy; printed before training.
+
+        Unlike `unsuited`, training goes on.
+        """
+
+    @property
+    def needs_before_activation(self) -> bool:
+        """Whether `losses` reads `Output.before_activation`, which networks do not return otherwise."""
+        return False
 
     def initialise(self, network: Network, classes: int) -> None:
         """Grows the network by this step's classes."""
@@ -178,20 +194,36 @@ class Balanced(Method):
 class Host(Balanced):
     """PLOP's distillation of pooled outputs and MiB's start, for what stands on them.
 
-    Defaults are PLOP's for Pascal VOC (ADE20K: pod 0.001, pod_outputs 0.00001).
+    Defaults are PLOP's for Pascal VOC (ADE20K: pod 0.001, pod_outputs 0.00001). `pod_stages`: which maps of the encoder
+    POD compares: its stages, or the same before their last activation, as PLOP's code does (the sum that ends a
+    residual block). Stages that end without an activation (MobileNetV2, vision transformers) are the same in both.
     """
 
     pod: NonNegativeFloat = 0.01
     pod_outputs: NonNegativeFloat = 0.0005
     scales: tuple[PositiveInt, ...] = (1, 2, 4)
+    pod_stages: Literal["activated", "before_activation"] = "activated"
+
+    @property
+    def needs_before_activation(self) -> bool:
+        return self.pod_stages == "before_activation" and bool(self.pod or self.pod_outputs)
+
+    def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
+        if not self.needs_before_activation:
+            return super().unsuited(benchmark)
+        model = benchmark.model
+        if problem := activation_problem(model.encoder, model.output_stride, model.image_size):
+            reason = f"`pod_stages: before_activation` does not work with {model.encoder}: {problem}"
+            return "model.encoder", f"{reason}. Use a ResNet, or `pod_stages: activated`"
+        return super().unsuited(benchmark)
 
     def host_losses(self, student: Output, teacher: Output) -> dict[str, Tensor]:
         if not (self.pod or self.pod_outputs):
             return {}
         return {
             "pod": pod_distillation(
-                [*student.stages, student.features],
-                [*teacher.stages, teacher.features],
+                [*self._pod_stages(student), student.features],
+                [*self._pod_stages(teacher), teacher.features],
                 student.logits,
                 teacher.logits,
                 features=self.pod,
@@ -199,3 +231,13 @@ class Host(Balanced):
                 scales=self.scales,
             )
         }
+
+    def _pod_stages(self, output: Output) -> list[Tensor]:
+        if self.pod_stages == "activated":
+            return output.stages
+        if output.before_activation is None:
+            raise ValueError(
+                "`pod_stages: before_activation` needs outputs with `before_activation`. "
+                "Call `network.return_before_activation()` before the forward pass."
+            )
+        return output.before_activation

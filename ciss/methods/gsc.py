@@ -3,6 +3,17 @@
 A RECONSTRUCTION: the authors released no code, and of the paper only the abstract was at hand. Each choice below names
 where it comes from: code and papers of the same group (RDP, FISS, GLFC, LGA, HFC, KBK, Cs2K) and what these build on
 (PLOP, ProDA, SDR).
+
+Known differences from the released code of PLOP and FISS, whose distillation of pooled outputs is the host's:
+
+* Their POD compares the encoder's stages before their last activation. Here it compares the activated stages;
+  `pod_stages: before_activation` does it their way.
+* FISS divides the weighted cross-entropy by all pixels, ignored ones too: `divisor: all`, in the preset `code`.
+* Their encoder and decoder differ, see `ciss.methods.plop`.
+
+In the domain setting no class is new. All pixels are then one group, that of the current step, and weigh 1
+(`new_weight: one`): there is nothing to compensate. `new_weight: mean` weighs each by its gradient over the mean of
+all. `GSC.notice` says so before training.
 """
 
 from collections.abc import Iterable
@@ -13,7 +24,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from ciss import distributed
-from ciss.config import rising
+from ciss.config import Benchmark, rising
 from ciss.losses import (
     cross_entropy,
     gradient_magnitude,
@@ -22,7 +33,7 @@ from ciss.losses import (
 )
 from ciss.losses.compensation import Grouping, Probability
 from ciss.losses.relations import Target
-from ciss.methods.base import Batch, Host, Statistics, coefficients
+from ciss.methods.base import TRUE_BACKGROUND, Batch, Host, Statistics, coefficients
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
 from ciss.prototypes import ClassPrototypes, Scaling, Unseen, distance_weights
@@ -34,7 +45,7 @@ from ciss.pseudo_labels import (
     confident,
     entropy_labels,
     patch_labels,
-    reweighted_labels,
+    relabel_background,
 )
 
 # Chosen on the hold-out of `shapes` (reports/gsc): prototypes of the decoder's features, bounded weights, more of the
@@ -106,6 +117,19 @@ class GSC(Host):
     least: NonNegativeFloat = 0.001
     statistics_from: Statistics = "images"  # of prototypes and medians: every image once; epoch: RDP's and PLOP's code
 
+    def notice(self, benchmark: Benchmark) -> str | None:
+        if benchmark.setting != "domain":
+            return None
+        remarks = []
+        if self.compensation and self.new_weight == "one":
+            remarks.append(
+                "no class is new in the domain setting, so every weight of the gradient compensation is 1. "
+                "Set compensation to false, or new_weight to mean"
+            )
+        if self.relabelling != "none":
+            remarks.append(f"{TRUE_BACKGROUND}. Set relabelling to none")
+        return "; ".join(remarks) or None
+
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """Prototypes of the old classes, and medians of the teacher's uncertainty if something asks for them."""
         needs_medians = self.gate != "none" or self.relabelling == "entropy" or self.sharp_where == "certain"
@@ -161,18 +185,23 @@ class GSC(Host):
             return argmax_labels(batch.given, logits)
         if self.relabelling == "entropy":
             return entropy_labels(batch.given, logits, self.thresholds)
-        weights = self.distances(teacher)
-        batch.logs["distance/largest"] = weights.amax(dim=1).mean()
-        batch.logs["unseen_classes"] = (self.counts == 0).sum()
-        found = reweighted_labels(
+        found, weights = relabel_background(
             batch.given,
             logits,
-            weights,
+            self._features(teacher),
+            self.means,
+            self.counts,
+            distance_scale=self.distance_scale,
+            unseen=self.unseen,
+            scaling=self.scaling,
             background_prototype=self.background_prototype,
             threshold=self.threshold,
             resolution=self.resolution,
             covered=teacher.covered_by(batch.size),
+            return_weights=True,
         )
+        batch.logs["distance/largest"] = weights.amax(dim=1).mean()
+        batch.logs["unseen_classes"] = (self.counts == 0).sum()
         if self.gate == "none":
             return found
         certain = confident(logits, self.thresholds)

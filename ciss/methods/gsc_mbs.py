@@ -13,8 +13,8 @@ from ciss.methods.base import Batch, Statistics, coefficients
 from ciss.methods.mbs import MBS
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
-from ciss.prototypes import ClassPrototypes, Scaling, distance_weights
-from ciss.pseudo_labels import patch_labels, reweighted_labels
+from ciss.prototypes import ClassPrototypes, Scaling
+from ciss.pseudo_labels import patch_labels, relabel_background
 
 RELATIONS = {"soft": 0.3, "sharp": 0.1}  # GSC's coefficients
 
@@ -80,13 +80,14 @@ class GSCMBS(MBS):
         labels = super().labels(batch, teacher)
         if self.doubtful == "ignored":
             return labels
-        near = distance_weights(
-            teacher.features, self.means, self.counts, distance_scale=self.distance_scale, scaling=self.scaling
-        )
-        decided = reweighted_labels(
+        decided = relabel_background(
             batch.given,
             teacher.upsample(batch.size),
-            near,
+            teacher.features,
+            self.means,
+            self.counts,
+            distance_scale=self.distance_scale,
+            scaling=self.scaling,
             threshold=self.agreement,
             covered=teacher.covered_by(batch.size),
         )

@@ -5,6 +5,8 @@ Defaults do what the published code does, its bugs excepted. Where it is otherwi
 * labels, tokens and weights go by channel position everywhere: class orders of any kind work (theirs give NaN or push
   old classes, since losses get raw ids);
 * a term without anything to take its mean over is 0 (theirs NaN);
+* where patches do not divide the image, a patch takes the label of its own first pixel (theirs stretches the labels
+  over the filled-up grid, so that from the second row on patches get the labels of pixels above and left of them);
 * padding is ignored, not background; the last epoch is the result, nothing is selected on test images.
 """
 
@@ -15,6 +17,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
+from ciss.config import Benchmark
 from ciss.losses import (
     adaptive_feature_distillation,
     cross_entropy,
@@ -23,7 +26,7 @@ from ciss.losses import (
     orthogonality,
     output_distillation,
 )
-from ciss.methods.base import Balanced, Batch, coefficients
+from ciss.methods.base import TRUE_BACKGROUND, Balanced, Batch, coefficients
 from ciss.models import Network, Output
 from ciss.protocol import VOID as IGNORE
 from ciss.pseudo_labels import PatchRule, patch_labels, patch_weights, selective_labels
@@ -73,6 +76,11 @@ class MBS(Balanced):
     # --- new class tokens
     orthogonality: NonNegativeFloat = 1.0  # times n / C
     initialisation: Literal["background", "balanced", "default"] = "background"  # background weight transfer; MiB's
+
+    def notice(self, benchmark: Benchmark) -> str | None:
+        if self.labelling != "none" and benchmark.setting == "domain":
+            return f"{TRUE_BACKGROUND}. Set labelling to none"
+        return None
 
     def initialise(self, network: Network, classes: int) -> None:
         super().initialise(network, classes)

@@ -1,5 +1,7 @@
 """MiB: modelling the background (Cermelli, Mancini, Rota Bulo, Ricci, Caputo; CVPR 2020, arXiv 2002.00718)."""
 
+from typing import ClassVar, Literal
+
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
@@ -12,11 +14,23 @@ from ciss.models import Output
 class MiB(Balanced):
     """Cross-entropy and distillation that let the background stand for old and new classes, and a balanced start.
 
-    Defaults are those of the published code for Pascal VOC.
+    Defaults are those of the published code for Pascal VOC, except `divisor`. The preset `released` divides the
+    cross-entropy of an increment by all pixels, ignored ones too, as the published code does.
+
+    Known differences from the published code, in every variant:
+
+    * The published code divides the plain cross-entropy of the base step by all pixels, too. Here a benchmark has one
+      base step for all methods, and its mean is over valid pixels.
+    * The published encoder has in-place batch normalisation with leaky ReLU (slope 0.01), and its DeepLabV3 decoder
+      adds the pooled branch instead of concatenating it. Here both are those of timm and torchvision.
+    * In the domain setting no class is new: the background stands for itself alone (`Batch.folded`).
     """
+
+    presets: ClassVar = {"released": {"divisor": "all"}}
 
     distillation: NonNegativeFloat = 10.0
     alpha: NonNegativeFloat = 1.0  # multiplies the teacher's logits
+    divisor: Literal["valid", "all"] = "valid"  # of the cross-entropy; all pixels: published code
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         logits = student.upsample(batch.size)
@@ -24,7 +38,7 @@ class MiB(Balanced):
             return {"cross_entropy": cross_entropy(logits, batch.labels)}
         # L = L_UNCE + lambda L_UNKD
         return {
-            "cross_entropy": unbiased_cross_entropy(logits, batch.labels, batch.folded),
+            "cross_entropy": unbiased_cross_entropy(logits, batch.labels, batch.folded, divisor=self.divisor),
             "distillation": self.distillation
             * unbiased_distillation(logits, teacher.upsample(batch.size), alpha=self.alpha),
         }

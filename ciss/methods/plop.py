@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
+from ciss.config import Benchmark
 from ciss.losses import cross_entropy
-from ciss.methods.base import Batch, Host, Statistics, coefficients
+from ciss.methods.base import TRUE_BACKGROUND, Batch, Host, Statistics, coefficients
 from ciss.models import Output
 from ciss.pseudo_labels import EntropyMedians, Variant, adaptive_factor, entropy_labels, normalised_entropy
 
@@ -21,16 +22,33 @@ class PLOP(Host):
     * `paper`: normalised entropy against the median of each class; an image without background counts in full.
     * `released`: as the published code does it: entropy scaled down twice, so that it fills the first one to three of
       100 bins; a walk through the histogram that adds bin indices for counts, so that thresholds are no medians; an
-      image without background teaches nothing. Its POD, for square maps only, is the same here.
+      image without background teaches nothing.
+
+    The preset `released` has this variant, and POD of the encoder's stages before their last activation (`pod_stages`).
+
+    Known differences from the published code, in every variant:
+
+    * The published POD takes the last side for both sides, so it is for square maps only. It leaves out the rows and
+      columns that are left over where a scale does not divide the side; here cells overlap there.
+    * The published encoder has in-place batch normalisation with leaky ReLU (slope 0.01), and its DeepLabV3 decoder
+      adds the pooled branch instead of concatenating it. Here both are those of timm and torchvision.
+    * In the domain setting no class is new, so the factor sqrt(C / C_new) of POD is 1.
     """
 
-    presets: ClassVar = {"released": {"variant": "released", "statistics_from": "epoch"}}
+    presets: ClassVar = {
+        "released": {"variant": "released", "statistics_from": "epoch", "pod_stages": "before_activation"},
+    }
 
     pseudo_labels: bool = True  # off: the background stays as given
     variant: Variant = "paper"
     bins: Annotated[int, Field(ge=1, le=10_000)] = 100
     least: NonNegativeFloat = 0.001  # floor of the thresholds
     statistics_from: Statistics = "images"  # the medians' data: every image of the step; or an epoch, as released
+
+    def notice(self, benchmark: Benchmark) -> str | None:
+        if self.pseudo_labels and benchmark.setting == "domain":
+            return f"{TRUE_BACKGROUND}. Set pseudo_labels to false, as the published scripts do"
+        return None
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """The median uncertainty of each old class in this step's background."""

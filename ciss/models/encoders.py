@@ -1,8 +1,11 @@
 """Encoders come from timm, by name; this module adds a tiny one and refuses weight files of another network."""
 
+import copy
 import difflib
+import functools
 import logging
 import math
+from collections import Counter
 from pathlib import Path
 
 import timm
@@ -10,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from timm.models import (
+    FeatureListNet,
     build_model_with_cfg,
     generate_default_cfgs,
     is_model_in_modules,
@@ -59,10 +63,109 @@ class Convolutional(nn.Module):
         super().__init__()
         self.body = body
         self.widths = body.feature_info.channels()[-STAGES:]
+        self.activations: nn.ModuleDict | None = None  # by the name of the part of `body` that they follow
+        self.sources: dict[str, str] = {}  # stage -> the key of its activation; without one: it ends linearly
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B,3,H,W) -> the last four stages, each (B,D,h,w)."""
-        return self.body(images)[-STAGES:]
+        return self.stages(images)[0]
+
+    def stages(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """images (B,3,H,W) -> the last four stages, and the same before their last activation.
+
+        Both lists hold the same tensors for stages that end without an activation, and until `split_activations`.
+        """
+        if self.activations is None:
+            stages = self.body(images)[-STAGES:]
+            return stages, stages
+        values, inputs, stages, before = images, {}, [], []
+        for name, module in self.body.items():
+            values = module(values)
+            if name in self.activations:
+                inputs[name] = values
+                values = self.activations[name](values)
+            if name in self.body.return_layers:
+                stages.append(values)
+                before.append(inputs.get(self.sources.get(name), values))
+        return stages[-STAGES:], before[-STAGES:]
+
+    def split_activations(self) -> None:
+        """Moves the last activation of each stage out of the stage, so that `stages` has both sides of it.
+
+        The values of the stages and the names of all parameters stay the same. Raises ValueError, and changes nothing,
+        where the last activation of a stage cannot be found.
+        """
+        if self.activations is not None:
+            return
+        ends = _last_activations(self.body)
+        if not ends:  # every stage ends without an activation
+            return
+        self.activations, self.sources = nn.ModuleDict(), {}
+        for tap, path in ends.items():
+            name = path.partition(".")[0]
+            activation = self.body.get_submodule(path)
+            if hasattr(activation, "inplace"):
+                activation.inplace = False  # else the input, which is what is asked for, would be overwritten
+            self.body.set_submodule(path, nn.Identity())
+            self.activations[name], self.sources[tap] = activation, name
+
+
+# What a stage may end with that is no activation: a residual sum, a convolution, batch statistics, a scale, a view.
+LINEAR = ("Add", "Convolution", "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "Mul", "View", "Permute")
+
+
+def _last_activations(body: nn.Module) -> dict[str, str]:
+    """Names of the stages of timm's feature network that end with an activation, each with the path of that module.
+
+    Found by a forward pass without memory. Raises ValueError for a stage whose end is neither linear nor a module of
+    its own that can be moved.
+    """
+    trial = copy.deepcopy(body).to("meta").eval()
+    producers: dict[int, str] = {}  # the leaf module that made a tensor; leaves that hand it on come later
+    calls: Counter[str] = Counter()
+    outputs = []  # kept, so that no address is used twice
+
+    def note(path: str, output: Tensor) -> None:
+        calls[path] += 1
+        outputs.append(output)
+        producers.setdefault(id(output), path)
+
+    for path, module in trial.named_modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # else input and output are one tensor
+        if not any(True for _ in module.children()):
+            module.register_forward_hook(lambda _module, _inputs, output, path=path: note(path, output))
+    stages = trial(torch.zeros(1, 3, 224, 224, device="meta"))[-STAGES:]
+    names = list(getattr(trial, "return_layers", {}))[-STAGES:]
+    ends = {}
+    for number, stage in enumerate(stages):
+        operation = stage.grad_fn.name() if stage.grad_fn is not None else ""
+        if operation.startswith(LINEAR):
+            continue
+        path = producers.get(id(stage), "")
+        movable = isinstance(trial, FeatureListNet) and calls[path] == 1 and "." in path
+        if not movable or any(True for _ in trial.get_submodule(path).parameters()):
+            raise ValueError(f"the last activation of stage {number + 1} ({operation}) is no module that can be moved")
+        ends[names[number]] = path
+    return ends
+
+
+@functools.cache
+def activation_problem(name: str, output_stride: int, image_size: int | None = None) -> str | None:
+    """Why an encoder has no stages before their last activation, see `split_activations`; None where it has them.
+
+    Found without memory. None, too, for an encoder that cannot be created: `create_encoder` says why.
+    """
+    try:
+        with torch.device("meta"):
+            encoder = create_encoder(name, output_stride, image_size=image_size)
+    except ValueError:
+        return None
+    try:
+        encoder.split_activations()
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 class PlainTransformer(nn.Module):
@@ -94,6 +197,14 @@ class PlainTransformer(nn.Module):
                 whole = norm(tokens) if number == self.ends[-1] else tokens
                 stages.append(whole[:, body.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid))
         return stages
+
+    def stages(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The stages twice: a block ends with a residual sum, the last one with a norm; neither is an activation."""
+        stages = self(images)
+        return stages, stages
+
+    def split_activations(self) -> None:
+        """Nothing to do, see `stages`."""
 
     def _place(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patches (B,h,w,D) with positions, class and register tokens before them: (B,N,D)."""

@@ -28,6 +28,7 @@ class Output:
     class_tokens: Tensor  # (C,D)
     # pixels (H,W) of the image, and those the grid stands for, where the last patches had to be filled up
     filled: tuple[tuple[int, int], tuple[int, int]] | None = None
+    before_activation: list[Tensor] | None = None  # `stages` before their last activation, by request only
     _full: dict = field(default_factory=dict, repr=False)
 
     def upsample(self, size: tuple[int, int]) -> Tensor:
@@ -67,15 +68,24 @@ class Network(nn.Module):
     def __init__(self, encoder: nn.Module, decoder: nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
+        self.returns_before_activation = False
+
+    def return_before_activation(self) -> None:
+        """From now on, outputs have `before_activation`. Raises ValueError, see `split_activations` of the encoder."""
+        self.encoder.split_activations()
+        self.returns_before_activation = True
 
     def forward(self, images: Tensor) -> Output:
         """images (B,3,H,W), normalised -> Output."""
-        stages = self.encoder(images)
+        if self.returns_before_activation:
+            stages, before = self.encoder.stages(images)
+        else:
+            stages, before = self.encoder(images), None
         logits, features, class_features, tokens = self.decoder(stages)
         image, patch = tuple(images.shape[-2:]), self.encoder.patch
         whole = tuple(-(-side // patch) * patch for side in image)
         filled = (image, whole) if whole != image else None
-        return Output(logits, features, stages, class_features, tokens, filled)
+        return Output(logits, features, stages, class_features, tokens, filled, before)
 
     def grow(self, classes: int) -> None:
         """Adds a group of `classes` new channels; every old parameter keeps its bits."""

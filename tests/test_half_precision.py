@@ -1,0 +1,177 @@
+"""Losses and labels of half-precision inputs near float16's largest number, inside autocast too: as in float32."""
+
+import contextlib
+
+import pytest
+import torch
+from torch import Tensor
+
+import ciss.losses
+from ciss import pseudo_labels
+from ciss.models import Output
+from ciss.prototypes import ClassPrototypes, distance_weights
+
+LARGE = 6e4  # float16 ends at 65504
+B, C, K, D, H, W, N = 2, 6, 4, 8, 8, 12, 10
+
+
+def large(*shape: int, seed: int = 0) -> Tensor:
+    """float16 numbers up to +-6e4, the largest one among them."""
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    values.view(-1)[0] = 1
+    return (values * LARGE).half()
+
+
+def labels(*values: int) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.tensor(values)[torch.randint(len(values), (B, H, W), generator=generator)]
+
+
+GIVEN = labels(0, 0, K, K + 1, 255)
+LOGITS, TEACHER = large(B, C, H, W), large(B, K, H, W, seed=1)
+FEATURES, TEACHER_FEATURES = large(B, D, H, W, seed=2), large(B, D, H, W, seed=3)
+POINTS, TEACHER_POINTS = large(B, N, D, seed=2), large(B, N, D, seed=3)
+STEPS, FRESH = torch.tensor([0] * K + [1] * (C - K)), torch.arange(K, C)
+PROTOTYPES = large(K, D, seed=4)
+
+# Name -> calls, each the arguments and keyword arguments. A new function without an entry fails a test.
+LOSSES = {
+    "adaptive_feature_distillation": [((POINTS, TEACHER_POINTS, torch.rand(B, N).half()), {})],
+    "compensation_weights": [
+        ((LOGITS, GIVEN, STEPS), {"grouping": grouping, "probability": probability, "new": new})
+        for grouping in ("per_step", "cumulative", "together")
+        for probability in ("softmax", "sigmoid")
+        for new in ("one", "mean")
+    ],
+    "cross_entropy": [
+        ((LOGITS, GIVEN), {}),
+        ((LOGITS, GIVEN), {"weights": large(B, H, W).abs(), "divisor": "all"}),
+    ],
+    "gradient_magnitude": [((LOGITS, GIVEN), {"exponent": e, "logarithm": e != 1}) for e in (0.5, 1.0, 2.0)],
+    "guided_distillation": [
+        ((-LOGITS.abs(), TEACHER.float().softmax(1).half(), GIVEN), {"where": where}) for where in (None, GIVEN != 255)
+    ],
+    "label_guided_distillation": [((LOGITS, TEACHER, GIVEN), {})],
+    "local_pod": [((FEATURES, TEACHER_FEATURES), {})],
+    "negative_log_likelihood": [((LOGITS, GIVEN), {})],
+    "orthogonality": [((large(C, 300), FRESH), {})],
+    "output_distillation": [((LOGITS, TEACHER), {})],
+    "pod_distillation": [(([FEATURES], [TEACHER_FEATURES], LOGITS, TEACHER), {})],
+    "sharp_loss": [((LOGITS,), {}), ((LOGITS / LARGE,), {"where": GIVEN == 0})],
+    "soft_relation_loss": [
+        ((LOGITS, TEACHER, GIVEN), {"target": target, "guided": guided})
+        for target in ("sigmoid_softmax", "softmax", "binary")
+        for guided in (False, True)
+    ],
+    "sum_by_step": [((large(B, H, W).abs(), GIVEN, STEPS), {})],
+    "unbiased_cross_entropy": [((LOGITS, GIVEN, K), {}), ((LOGITS, GIVEN, K), {"divisor": "all"})],
+    "unbiased_distillation": [((LOGITS, TEACHER), {"alpha": 2.0})],
+    "weigh_by_step": [((large(B, H, W).abs(), GIVEN, STEPS), {"new": "mean"})],
+}
+
+
+def entropy_medians(logits: Tensor) -> Tensor:
+    medians = pseudo_labels.EntropyMedians(K, C)
+    medians.update(GIVEN, logits)
+    return medians.thresholds()
+
+
+def class_prototypes(features: Tensor) -> Tensor:
+    prototypes = ClassPrototypes(K, D)
+    for _ in range(3):
+        prototypes.update(features, labels(0, 1, 2, 255))
+    return prototypes.means
+
+
+def output_of(logits: Tensor) -> Output:
+    return Output(logits, logits, [logits], logits, logits)
+
+
+SCALING = ("none", "unit", "width")
+LABELS = [
+    (distance_weights, (FEATURES, PROTOTYPES, torch.ones(K)), {"scaling": scaling, "distance_scale": 1e-6})
+    for scaling in SCALING
+]
+LABELS += [
+    (pseudo_labels.relabel_background, (GIVEN, TEACHER, FEATURES, PROTOTYPES, torch.ones(K)), options)
+    for options in ({}, {"resolution": "quarter"}, {"resolution": "grid"}, {"threshold": 0.5, "scaling": "unit"})
+]
+LABELS += [
+    (pseudo_labels.reweighted_labels, (GIVEN, TEACHER, TEACHER.float().softmax(1).half()), {"threshold": 0.4}),
+    (pseudo_labels.argmax_labels, (GIVEN, TEACHER), {}),
+    (pseudo_labels.normalised_entropy, (TEACHER,), {}),
+    (pseudo_labels.normalised_entropy, (TEACHER,), {"variant": "released", "channels": C}),
+    (pseudo_labels.confident, (TEACHER, torch.full((K,), 0.5)), {}),
+    (pseudo_labels.entropy_labels, (GIVEN, TEACHER, torch.full((K,), 0.5)), {}),
+    (pseudo_labels.selective_pseudo_labels, (GIVEN, TEACHER), {}),
+    (pseudo_labels.selective_labels, (GIVEN, TEACHER.float().softmax(1).half()), {}),
+    (pseudo_labels.patch_weights, (GIVEN, TEACHER, FRESH), {}),
+    (entropy_medians, (TEACHER,), {}),
+    (class_prototypes, (FEATURES,), {}),
+    (lambda logits: output_of(logits).upsample((20, 30)), (TEACHER,), {}),
+    (lambda logits: output_of(logits).probabilities((20, 30)), (TEACHER,), {}),
+    (lambda logits: output_of(logits).log_probabilities((20, 30)), (TEACHER,), {}),
+]
+CALLS = [(getattr(ciss.losses, name), *call) for name, calls in LOSSES.items() for call in calls] + LABELS
+
+
+def map_tensors(change, values):
+    if isinstance(values, Tensor):
+        return change(values) if values.is_floating_point() else values
+    if isinstance(values, list | tuple):
+        return type(values)(map_tensors(change, value) for value in values)
+    return values
+
+
+def results(function, arguments, options) -> list[Tensor]:
+    values = function(*arguments, **options)
+    return list(values) if isinstance(values, tuple) else [values]
+
+
+def compare(found: list[Tensor], expected: list[Tensor]) -> None:
+    for value, reference in zip(found, expected, strict=True):
+        assert value.isfinite().all()
+        assert value.dtype == reference.dtype
+        torch.testing.assert_close(value, reference, rtol=1e-3, atol=1e-3)
+
+
+AUTOCAST = {
+    "no autocast": contextlib.nullcontext,
+    "float16": lambda: torch.autocast("cpu", torch.float16),
+    "bfloat16": lambda: torch.autocast("cpu", torch.bfloat16),
+}
+
+
+def test_every_published_loss_has_a_call():
+    assert sorted(LOSSES) == sorted(ciss.losses.__all__)
+
+
+@pytest.mark.parametrize("autocast", AUTOCAST)
+@pytest.mark.parametrize("number", range(len(CALLS)), ids=lambda n: f"{CALLS[n][0].__name__}-{n}")
+def test_large_half_precision_inputs_give_the_result_of_float32(number, autocast):
+    function, arguments, options = CALLS[number]
+    wide = map_tensors(Tensor.float, arguments)
+    wide_options = {key: map_tensors(Tensor.float, value) for key, value in options.items()}
+    expected = results(function, wide, wide_options)
+    compare(expected, expected)  # finite
+    with AUTOCAST[autocast]():
+        compare(results(function, arguments, options), expected)
+        # float32 inputs stay float32
+        compare(results(function, wide, wide_options), expected)
+
+
+DETACHED = ("compensation_weights", "gradient_magnitude", "sum_by_step", "weigh_by_step")
+
+
+@pytest.mark.parametrize("autocast", AUTOCAST)
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in (*DETACHED, "pod_distillation")])
+def test_gradients_of_large_half_precision_inputs_are_those_of_float32(name, autocast):
+    function = getattr(ciss.losses, name)
+    arguments, options = LOSSES[name][0]
+    half, single = (change(arguments[0]).clone().requires_grad_() for change in (Tensor.half, Tensor.float))
+    with AUTOCAST[autocast]():
+        (found,) = torch.autograd.grad(function(half, *arguments[1:], **options), half)
+    (expected,) = torch.autograd.grad(function(single, *arguments[1:], **options), single)
+    assert expected.isfinite().all()
+    if expected.abs().max() < torch.finfo(torch.float16).max:  # the gradient of a float16 input is float16
+        torch.testing.assert_close(found.float(), expected, rtol=2e-3, atol=1e-3)
