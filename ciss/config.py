@@ -119,6 +119,15 @@ class Evaluation:
 
 
 @section
+class Expected:
+    """The data that the published results of a preset are for."""
+
+    train: Count  # images
+    val: Count  # images
+    classes: Count  # without the background
+
+
+@section
 class Benchmark:
     dataset: Word
     protocol: Word
@@ -128,6 +137,7 @@ class Benchmark:
     legacy_split: bool = False  # domain: test images drawn anew after every step, as published; some were trained on
     holdout: Natural = 0  # training images left out of every step, scored with full labels
     limit: Natural = 0  # only the first images of each list, for quick runs; 0: all
+    expects: Expected | None = None  # for notes on other data; changes no result
     model: Model = Field(default_factory=Model)
     train: Train
     evaluation: Evaluation = Field(default_factory=Evaluation)

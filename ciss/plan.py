@@ -81,6 +81,8 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
             document["benchmarks"].ca.items.pop(name, None)
             if (settings["dataset"], settings["protocol"]) != (arguments.dataset, arguments.protocol):
                 settings.pop("groups", None)  # the preset's are of the other protocol; those of the file are somebody's
+            if settings["dataset"] != arguments.dataset:
+                settings.pop("expects", None)  # of the preset's data set
         for key in ("dataset", "protocol", "setting"):
             settings[key] = getattr(arguments, key)
         if order:

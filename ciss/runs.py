@@ -136,6 +136,7 @@ class Run:
     def description(self) -> dict:
         """What makes the weights, as stored beside them; not what only makes them sooner."""
         settings = json.loads(json.dumps(asdict(self.settings)))
+        del settings["expects"]  # it changes notes, not results
         for name in PACE:
             del settings["train"][name]
         return {
