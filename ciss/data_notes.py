@@ -5,9 +5,12 @@ They are printed before training (`ciss.plan --check`, `1_data`, the doctor) and
 
 from collections.abc import Iterable
 
+from ciss import paths
 from ciss.config import Benchmark
+from ciss.data import shapes
 from ciss.data.index import Index
 from ciss.data.loaders import Shuffle
+from ciss.data.pictures import DataError
 from ciss.data.sets import data_set
 
 NAMES_SHOWN = 8  # class names in one note
@@ -76,6 +79,43 @@ def count_notes(benchmark: Benchmark, train: int, val: int) -> list[str]:
             remedy = FETCH.get((benchmark.dataset, split)) if found < expected else None
             notes.append(f"{note} {remedy}" if remedy else note)
     return notes
+
+
+def list_counts(benchmark: Benchmark) -> dict[str, int]:
+    """Images of the data set's lists, `train` and `val`; in the domain setting both are all images, because its steps
+    divide them. Nothing is drawn: of drawings that are not there yet, as many as will be drawn.
+
+    Raises: FileNotFoundError and DataError for data that are missing or incomplete, with the remedy.
+    """
+    dataset = data_set(benchmark.dataset)
+    try:
+        folder = paths.data_root(dataset.folder[0]).joinpath(*dataset.folder[1:])
+        counts = {split: len(dataset.pairs(folder, split)) for split in ("train", "val")}
+    except FileNotFoundError:
+        if not dataset.draw:
+            raise
+        counts = {"train": shapes.TRAIN, "val": shapes.VAL}
+    if benchmark.setting == "domain":
+        return dict.fromkeys(counts, sum(counts.values()))
+    return counts
+
+
+def list_notes(benchmark: Benchmark) -> tuple[list[str], list[str]]:
+    """Errors in the benchmark and notes that the lists of images alone tell. Missing data are a note, because a
+    benchmark may be planned before its data are there."""
+    try:
+        counts = list_counts(benchmark)
+    except (FileNotFoundError, DataError) as error:
+        remedy = FETCH.get((benchmark.dataset, "val"), "")
+        return [], [f"The data of {benchmark.dataset!r} are not complete: {str(error).rstrip('.')}. {remedy}".rstrip()]
+    train = counts["train"]
+    if benchmark.limit and benchmark.setting != "domain":
+        train = min(train, benchmark.limit)
+    errors = []
+    if benchmark.holdout >= train:
+        why = f"limit leaves only {train}" if train < counts["train"] else f"there are only {train}"
+        errors.append(f"holdout: {benchmark.holdout}, but {why} training images. Make it smaller.")
+    return errors, count_notes(benchmark, **counts)
 
 
 def epoch_images(benchmark: Benchmark, images: int) -> int:
