@@ -472,6 +472,7 @@ def _setting(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if equals and all(key.split(".")):
         with suppress(ConfigError):
+            documents.parse_yaml(value, "--set", documents.safe_yaml())  # refuses numbers such as 4_2
             return key, documents.parse_yaml(value, "--set", _yaml())
     shown = text if len(text) <= 60 else f"{text[:57]}..."
     raise argparse.ArgumentTypeError(f"{shown!r}: write KEY=VALUE, the value as in the file")

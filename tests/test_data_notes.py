@@ -163,3 +163,8 @@ def test_what_a_preset_expects_is_planned_and_changes_no_run(planned):
 def test_another_data_set_does_not_inherit_the_expectation(planned):
     planned("camvid", "6-5", "--preset", "voc", "--name", "b")
     assert "expects" not in planned.document["benchmarks"]["b"]
+
+
+def test_a_wrong_expectation_is_named():
+    with pytest.raises(config.ConfigError, match=r"expects\.trian: unknown key\. Did you mean 'train'"):
+        benchmark(expects={"trian": 6, "val": 2, "classes": 3})
