@@ -20,6 +20,7 @@ def main() -> None:
     fetching.add_argument("dataset", choices=[*SOURCES, "cityscapes"], help="sbd: masks for voc, which it needs")
     fetching.add_argument("--to", type=Path, metavar="FOLDER", help="instead of $CISS_DATA or data/ of the project")
     fetching.add_argument("--keep", action="store_true", help="keep the archive, in FOLDER/downloads")
+    fetching.add_argument("--from", dest="address", metavar="ADDRESS", help="download the archive from there")
     options = parser.parse_args()
     try:
         if options.command == "shapes":
@@ -28,7 +29,7 @@ def main() -> None:
         root = options.to.expanduser().absolute() if options.to else default_root()
         if options.dataset == "cityscapes":
             sys.exit(CITYSCAPES.format(folder=root / "cityscapes"))
-        fetch(options.dataset, root, options.keep)
+        fetch(options.dataset, root, options.keep, options.address)
     except (OSError, FetchError, CheckpointError, DataError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
