@@ -441,7 +441,8 @@ def test_no_server_at_all(site, root, monkeypatch):
         fetch("voc", root)
     assert str(caught.value) == (
         "http://127.0.0.1:9/voc.tar: cannot be downloaded (Connection refused). Try again later, or download it by "
-        f"hand to {root}/downloads/voc.tar and run the same command again; a copy you have belongs into "
+        f"hand to {root}/downloads/voc.tar and run the same command again (--from ADDRESS: from elsewhere); a copy you "
+        "have belongs into "
         f"{root}/VOCdevkit/VOC2012, with JPEGImages, SegmentationClass, ImageSets in it."
     )
 

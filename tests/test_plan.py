@@ -465,7 +465,7 @@ def test_a_plan_before_its_data_says_what_to_do(planned):
     assert planned("--check").count("The data of 'voc' are not complete") == 1
     lists = planned.folder / "data" / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
-    assert "the list of train images, trainaug.txt or train_aug.txt, is missing. Run `python" in planned("--check")
+    assert "of train images there. VOC's: python -m ciss.data fetch sbd" in planned("--check")
 
 
 def test_a_plan_says_that_its_data_are_not_the_papers(planned):

@@ -1,8 +1,8 @@
 """Real data sets from their official places: downloaded, checked, and unpacked whole or not at all.
 
 Addresses and MD5 of VOC and SBD: torchvision.datasets. ADE20K: the challenge's address, SHA-1 as GluonCV states it.
-Mirrors of VOC: the site of the challenge, and the copy that the authors of YOLO keep. The checksum decides, whatever the
-address.
+Mirrors of VOC: the site of the challenge, and the copy that the authors of YOLO keep. The checksum decides which
+archive is accepted, whatever its address.
 """
 
 import gzip
@@ -210,7 +210,8 @@ def obtain(source: Source, downloads: Path, folder: Path, address: str | None = 
             failures.append(f"{url}: {refused}")
     raise FetchError(
         f"{'; '.join(failures)}. Try again later, or download it by hand to {file} and run the same command again "
-        f"(--from ADDRESS: from elsewhere); a copy you have belongs into {folder}, with {', '.join(source.makes)} in it."
+        f"(--from ADDRESS: from elsewhere); a copy you have belongs into {folder}, with "
+        f"{', '.join(source.makes)} in it."
     )
 
 

@@ -93,7 +93,7 @@ class Own:
             if number in pairs:
                 problem = f"{file}: would be {number} in tables, as {pairs[number].image} is"
                 raise DataError(f"{problem}. Rename one, or give masks a folder of their own.")
-            pairs[number] = Pair(number, file, mask, self.ids, "/".join(domain))
+            pairs[number] = Pair(number, file, mask, self.ids, "/".join(domain), own=True)
         return list(pairs.values())
 
 

@@ -66,8 +66,8 @@ def pairs(folder: Path, split: str) -> list[Pair]:
     found = [lists / name for name in LISTS[split] if (lists / name).is_file()]
     if not found:
         wanted = " or ".join(LISTS[split])
-        remedy = "Run `python -m ciss.data fetch sbd`, which writes VOC's." if split == "train" else "Put it there."
-        raise FileNotFoundError(f"{lists}: the list of {split} images, {wanted}, is missing. {remedy}")
+        place = f"{lists}: no {wanted}. A data set in Pascal VOC's layout has its list of {split} images there."
+        raise FileNotFoundError(f"{place} VOC's: python -m ciss.data fetch sbd." if split == "train" else place)
     masks = next((folder / name for name in MASKS if (folder / name).is_dir()), None)
     if masks is None:
         raise FileNotFoundError(f"{folder}: no folder {' or '.join(MASKS)}. Put the masks there.")
