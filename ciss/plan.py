@@ -356,7 +356,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _check_planned(settings: config.Config) -> list[str]:
-    """Checks a plan before it is written. Returns notes: a weight file that is missing may come later, as data may.
+    """Checks a plan before it is written. Returns notes: weights that are missing may come later, as data may.
 
     Raises ConfigError for all else.
     """
@@ -365,7 +365,9 @@ def _check_planned(settings: config.Config) -> list[str]:
         runs.check(settings)
     except ConfigError as error:
         lines = str(error).splitlines()
-        missing = re.compile(r"\.model\.weights: (no such file|.*there is no such weight file)")
+        missing = re.compile(
+            r"\.model\.(weights: (no such file|.*there is no such weight file)|pretrained: .* cannot be reached)"
+        )
         notes = [line for line in lines if missing.search(line)]
         if errors := [line for line in lines if line not in notes]:
             raise ConfigError("\n".join(errors)) from None

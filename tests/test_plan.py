@@ -489,6 +489,20 @@ def test_a_weight_file_may_come_after_the_plan(planned):
     assert "model.weights: no such file" in planned.fails("--check")
 
 
+def test_weights_that_cannot_be_fetched_now_are_a_note(planned, monkeypatch):
+    """A plan may be made on a machine without a network."""
+    offline = (
+        "params.yaml: benchmarks.voc.model.pretrained: weights are missing, and huggingface.co cannot be reached. Fetch"
+    )
+
+    def check(settings) -> None:
+        raise config.ConfigError(offline)
+
+    monkeypatch.setattr(runs, "check", check)
+    assert f"note: {offline}" in planned("voc", "15-1").splitlines()
+    assert planned.config.benchmarks
+
+
 def test_further_orders_have_the_edited_schedule(planned):
     planned("shapes", "--methods", "mib")
     planned.edit("base: {epochs: 15, lr: 0.1,", "base: {epochs: 3, lr: 0.3,")
