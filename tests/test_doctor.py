@@ -515,7 +515,7 @@ def test_data_that_are_not_there(made, monkeypatch, tiny_data):
 
 def test_prepared_data(project):
     project.write()
-    """The four images held out of twenty-four lack classes, which is a note."""
+    """So few images lack classes in the hold-out and among the validation images, which are notes."""
     found = list(doctor.findings(study.data, Setup(project.folder)))
     assert "tiny: prepared, 3 steps" in [f.text for f in found if f.level == "ok"]
     assert [f.text.partition(" contains")[0] for f in found if f.level != "ok"] == [

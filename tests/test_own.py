@@ -1,6 +1,8 @@
 """Data sets of one's own, domains and groups of one's own: from a folder to a trained run, every method."""
 
 import os
+import re
+import sys
 import time
 from types import SimpleNamespace
 
@@ -9,7 +11,7 @@ import pytest
 from conftest import DOCUMENT
 from PIL import Image
 
-from ciss import data, engine, protocol, results, runs
+from ciss import config, data, engine, paths, plan, protocol, results, runs
 from ciss.config import ConfigError, validate
 from ciss.data import DataError, Index, data_set, prepare
 from ciss.data import scan as scanning
@@ -98,6 +100,11 @@ def test_a_named_zero_is_a_class(garden):
     ("classes: {1: {name: leaf, colour: [0, 0, 256]}}", "classes.1.colour"),
     ("clases: {a: leaf}", "clases: unknown key. Did you mean 'classes'?"),
     ("classes: {1: leaf, 2: stem}\nshare: 1.5", "share: found 1.5"),
+    (
+        "classes: {1: leaf, 2: stem}\nval: {share: 0.2}",
+        "val.share: `share` is a key of its own. Write either `val: {images: images/val, masks: masks/val}` for "
+        "folders of validation images, or `share: 0.2` in place of `val`.",
+    ),
     ("classes: {255: leaf}", "classes: found the number '255'"),
     ("{1: leaf}", "found the name 1, but it should be text."),
     ("classes: [", "line 1, column"),
@@ -362,3 +369,61 @@ def test_too_few_for_a_step(garden, classes, setting, words):
     with pytest.raises(data.ChoiceError) as caught:
         data.step_count(settings)
     assert words in str(caught.value)
+
+
+# --- README's recipe, literally
+
+
+RECIPE = (paths.project() / "README.md").read_text(encoding="utf-8").split("### Your own data")[1].split("\n### ")[0]
+EXAMPLES = [part.split("```")[0] for part in RECIPE.split("```yaml")[1:]]
+
+
+@pytest.fixture
+def leaves(tmp_path, monkeypatch):
+    """A project with nothing but README's folder data/leaves; no network asks for weights."""
+    folder = tmp_path / "data" / "leaves"
+    folder.mkdir(parents=True)
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CISS_DATA", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return folder
+
+
+def plan_command(monkeypatch, capsys, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["ciss.plan", *arguments])
+    plan.main()
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("example", range(len(EXAMPLES)))
+def test_the_recipe_of_the_readme(leaves, monkeypatch, capsys, example):
+    """Plan, check and prepare. Its pretrained weights need a network, so this plan takes none."""
+    (command,) = re.findall(r"uv run python -m ciss\.plan (leaves \S+) &&", RECIPE)
+    for number in range(12):
+        for split in ("train/", "val/") if "images/val" in EXAMPLES[example] else ("",):
+            paint(leaves, f"{split}{number:02d}", [1 + number % 3], number)
+    (leaves / "dataset.yaml").write_text(EXAMPLES[example])
+    out = plan_command(monkeypatch, capsys, *command.split(), "--set", "model.pretrained=false")
+    assert out.splitlines()[-1] == "params.yaml: leaves-1-1; 12 runs. Next: dvc repro"
+    assert "note:" not in out
+    assert "no mistake found" in plan_command(monkeypatch, capsys, "--check")
+    settings = config.load().benchmarks["leaves-1-1"]
+    index = prepare(settings, leaves.parent / "index" / "leaves", progress=False)
+    assert (
+        len(index.steps) == 3
+        and all(index.steps)
+        and len(index.validation[-1]) == (2 if "share" in EXAMPLES[example] else 12)
+    )
+
+
+def test_the_readme_has_two_complete_examples_and_init():
+    assert len(EXAMPLES) == 2 and "share:" in EXAMPLES[1] and "val:" in EXAMPLES[0]
+    assert "python -m ciss.data init data/leaves" in RECIPE
+
+
+def test_a_plan_before_the_images_are_there(leaves, monkeypatch, capsys):
+    (leaves / "dataset.yaml").write_text(EXAMPLES[0])
+    out = plan_command(monkeypatch, capsys, "leaves", "1-1", "--set", "model.pretrained=false")
+    assert "note: benchmarks.leaves-1-1: The data of 'leaves' are not complete: " in out
+    assert "images/train: there is no such folder. Make it, or name another in" in out

@@ -119,6 +119,11 @@ def load(file: Path) -> Own:
         values["classes"] = {
             str(number): {"name": each} if isinstance(each, str) else each for number, each in values["classes"].items()
         }
+    if isinstance(values.get("val"), dict) and "share" in values["val"]:
+        raise ConfigError(
+            f"{file}: val.share: `share` is a key of its own. Write either `val: {{images: images/val, masks: "
+            f"masks/val}}` for folders of validation images, or `share: {values['val']['share']}` in place of `val`."
+        )
     described = config.validate(Description, values, str(file), "")
     numbers = {}
     for number, each in described.classes.items():
