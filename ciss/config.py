@@ -4,12 +4,14 @@ Every section is a frozen dataclass that refuses unknown keys, so that a typo is
 What needs more than this file to be judged (class groups, methods, weight files) is checked in `ciss.runs`.
 """
 
+import datetime
 import functools
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError
@@ -123,6 +125,15 @@ class Evaluation:
 
 
 @section
+class Expected:
+    """The data that the published results of a preset are for."""
+
+    train: Count  # images
+    val: Count  # images
+    classes: Count  # without the background
+
+
+@section
 class Benchmark:
     dataset: Word
     protocol: Word
@@ -132,6 +143,7 @@ class Benchmark:
     legacy_split: bool = False  # domain: test images drawn anew after every step, as published; some were trained on
     holdout: Natural = 0  # training images left out of every step, scored with full labels
     limit: Natural = 0  # only the first images of each list, for quick runs; 0: all
+    expects: Expected | None = None  # for notes on other data; changes no result
     model: Model = Field(default_factory=Model)
     train: Train
     evaluation: Evaluation = Field(default_factory=Evaluation)
@@ -209,7 +221,9 @@ def validate(kind: type, values: Any, file: str, key: str) -> Any:
     try:
         document = _adapter(dict[str, JsonValue]).validate_python(values)
     except ValidationError as error:  # its locations alternate between keys and the kind of value there
-        raise ConfigError("\n".join(_explain(e, e["loc"][::2], kind, file, key) for e in error.errors())) from None
+        raise ConfigError(
+            "\n".join(_explain(e, e["loc"][::2], kind, file, key, values) for e in error.errors())
+        ) from None
     if strange := list(_unwritable(document, [key] if key else [])):
         lines = [f"{'.'.join(map(plain, place))}: found {short(value)}. Change it." for place, value in strange]
         raise ConfigError("\n".join(f"{file}: {line}" for line in lines))
@@ -252,7 +266,7 @@ def _merged(errors: list[dict]) -> list[dict]:
     return list(found.values())
 
 
-def _explain(error: dict, location: tuple, kind: type, file: str, key: str) -> str:
+def _explain(error: dict, location: tuple, kind: type, file: str, key: str, values: Any = None) -> str:
     parts = [str(part) for part in location if part != "[key]"]
     if error["loc"][-1] == "[key]":
         parts[-1] = str(error["input"])  # pydantic's place says 1 of a key `true`
@@ -262,18 +276,43 @@ def _explain(error: dict, location: tuple, kind: type, file: str, key: str) -> s
         return f"{place}: unknown key. {choose(parts[-1], _keys(kind, parts[:-1]))}"
     if error["type"] in ("missing", "missing_argument"):
         return f"{place}: this key is missing. Add it."
+    is_key = error["loc"][-1] == "[key]"
+    if is_key and (comma := _decimal_comma(error["input"], location[:-1], values)):
+        return f"{file}: {'.'.join(filter(None, [key, *shown[:-1], comma]))}"
     needs = re.search("should .*", error["msg"])  # the other messages are about values that JSON does not know
     needs = needs[0] if needs else "should be text, a number, true, false, null, a list or a section"
     for word, ours in JSON_WORDS.items():
         needs = needs.replace(word, ours)
-    what = "the name " if error["loc"][-1] == "[key]" else ""
-    return f"{place}: found {what}{short(error['input'])}, but it {needs}."
+    what = "the name " if is_key else ""
+    found, advice = short(error["input"]), ""
+    if isinstance(error["input"], datetime.date) and not is_key:
+        found, advice = f"the date {error['input']}", f" Write '{error['input']}' in quotes for the text."
+    elif isinstance(error["input"], str) and re.fullmatch(r"[-+]?\d*,\d+", error["input"]):
+        advice = f" Write a decimal point: {error['input'].replace(',', '.')}."
+    return f"{place}: found {what}{found}, but it {needs}.{advice}"
+
+
+def _decimal_comma(value: Any, location: tuple, values: Any) -> str | None:
+    """What to say of a decimal comma: `{lr: 0,1, norm: batch}` reads as the keys lr, 1 and norm."""
+    section = values
+    for part in location:
+        section = section.get(part) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or section.get(value, "") is not None or isinstance(value, bool):
+        return None
+    keys = list(section)
+    before = keys[keys.index(value) - 1]
+    number = section[before]
+    if isinstance(value, int) and isinstance(number, int) and not isinstance(number, bool):
+        return f"{before}: {number},{value} has a decimal comma. Write {number}.{value}."
+    return None
 
 
 def _keys(kind: type, location: list[str]) -> list[str]:
     """Keys of the section at a location."""
     for part in location:
         kind = get_type_hints(kind)[part] if is_dataclass(kind) else get_args(kind)[-1]
+        if isinstance(kind, UnionType):  # a section or null
+            kind = get_args(kind)[0]
     return [field.name for field in fields(kind) if field.init]
 
 

@@ -1,6 +1,7 @@
 """Documents of plain values: read from YAML 1.2, compared, and shown in messages."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,23 @@ def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}: line {line}: not UTF-8: {error.reason}. Save the file as UTF-8.") from None
-    if yaml is None:
-        yaml = YAML(typ="safe", pure=True)
-        yaml.Constructor = _Constructor
-    return parse_yaml(text, str(path), yaml)
+    return parse_yaml(text, str(path), yaml or safe_yaml())
+
+
+def safe_yaml() -> YAML:
+    """A reader of plain values that refuses ambiguous numbers."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
+    return yaml
 
 
 def parse_yaml(text: str, file: str, yaml: YAML) -> Any:
     """A document from its text. Raises ConfigError that names the line."""
     try:
         document = yaml.load(text)
+    except _Ambiguous as error:
+        mark = error.problem_mark
+        raise ConfigError(f"{file}: line {mark.line + 1}, column {mark.column + 1}: {error.problem}") from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown line"
@@ -61,15 +69,33 @@ def parse_yaml(text: str, file: str, yaml: YAML) -> Any:
     return document
 
 
+class _Ambiguous(MarkedYAMLError):
+    """A number that not every reader of YAML understands in the same way."""
+
+
 class _Constructor(SafeConstructor):
-    """ruamel's, which says of every value that is not what its tag or looks promise in which line it stands."""
+    """ruamel's, which says of every value that is not what its tag or looks promise in which line it stands. Refuses
+    numbers that readers of YAML 1.1 and 1.2 understand differently: 010 and 1_6."""
 
     def construct_object(self, node, deep: bool = False) -> Any:
+        if node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+            number = re.sub("^([-+]?)0+(?=[0-9])", r"\1", node.value.replace("_", ""))
+            if number != node.value:
+                raise _Ambiguous(problem=_ambiguity(node, number), problem_mark=node.start_mark)
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
             problem = f"{short(node.value)} ({plain(str(error).partition(chr(10))[0])})"
             raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+
+
+def _ambiguity(node, number: str) -> str:
+    """What is wrong with a number that YAML 1.2 reads as `number`, and what to write."""
+    before = re.search("[-+]?[0-9]+,$", (node.start_mark.buffer or "")[: node.start_mark.pointer])
+    if before and "_" not in node.value:
+        return f"{before[0]}{node.value} has a decimal comma. Write {before[0][:-1]}.{node.value}."
+    advice = f"Write {number} for the number, or '{node.value}' in quotes for the text."
+    return f"{short(node.value)} has an underscore or a leading zero. {advice}"
 
 
 def _written_out(node: Any, known: dict[int, int]) -> int:

@@ -3,7 +3,8 @@
 python -m ciss.plan shapes 4-2                                      # the default
 python -m ciss.plan voc 15-1 --methods finetune mib --seeds 0 1 2   # a paper's benchmark
 python -m ciss.plan shapes 4-2 --orders 3 --set train.batch=8       # three class orders
-python -m ciss.plan --check                                         # check params.yaml, write nothing
+python -m ciss.plan --check                                         # check params.yaml and its data
+python -m ciss.plan --clean                                         # remove results that params.yaml does not name
 """
 
 import argparse
@@ -17,6 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 from ruamel.yaml import YAML
@@ -25,6 +27,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ciss import checkpoint, config, documents, paths, protocol, runs
 from ciss.config import ConfigError
 from ciss.data import DATASETS, data_set
+from ciss.data_notes import list_notes
 from ciss.methods import BROKEN, METHODS, code_of
 from ciss.presets import load, presets
 
@@ -74,6 +77,8 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
         name = first if number == 0 else f"{first}-order{number}"
         if name in old["benchmarks"] and not arguments.fresh:
             settings = old["benchmarks"][name]
+        elif number and first in old["benchmarks"] and not arguments.fresh:  # the orders of one study share all else
+            settings = copy.deepcopy(document["benchmarks"][first])
         else:
             settings = _preset(arguments)
             for key in ("methods", "runs"):
@@ -81,6 +86,8 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
             document["benchmarks"].ca.items.pop(name, None)
             if (settings["dataset"], settings["protocol"]) != (arguments.dataset, arguments.protocol):
                 settings.pop("groups", None)  # the preset's are of the other protocol; those of the file are somebody's
+            if settings["dataset"] != arguments.dataset:
+                settings.pop("expects", None)  # of the preset's data set
         for key in ("dataset", "protocol", "setting"):
             settings[key] = getattr(arguments, key)
         if order:
@@ -92,6 +99,8 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
         steps = runs.steps(config.validate(config.Benchmark, settings, "plan", place), f"plan: {place}")
         for seed in arguments.seeds:
             _add_runs(document, name, seed, steps, arguments)
+    if not arguments.add:
+        _remove_unused_variants(document, arguments.fresh)
     for section in ABOUT:
         if old[section] and next(iter(old[section])) not in document[section]:  # a comment above it is the section's
             document[section].ca.comment = None
@@ -129,6 +138,19 @@ def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, arg
             {"benchmark": benchmark, "method": "joint", "code": "joint", "seed": seed}
         )
         document["ends"][f"{base}-joint"] = _flow({"run": f"{base}-joint", "benchmark": benchmark})
+
+
+def _remove_unused_variants(document: CommentedMap, fresh: bool) -> None:
+    """Removes variants that a preset of a benchmark spells out, such as the trials of a tuning, and that no run uses;
+    with `fresh` also those of the methods' own presets. Variants with other numbers stay: they are the user's."""
+    used = {run["method"] for section in ("bases", "joints", "chain") for run in document[section].values()}
+    for name in set(document["methods"]) - used:
+        code, _, variant = name.partition("-")
+        if not variant or code not in METHODS:
+            continue
+        of_method = variant in METHODS[code].presets
+        if (fresh or not of_method) and _unedited(name, document["methods"][name]):
+            del document["methods"][name]
 
 
 def _knows(preset: dict, method: str) -> bool:
@@ -175,12 +197,14 @@ def _coefficients(name: str, preset: dict) -> dict:
     return {**{key: defaults[key] for key in own_first}, **values}
 
 
-def _unnamed(arguments: argparse.Namespace) -> None:
-    """What the command does not say the preset's `runs` say: methods and seeds of a whole study."""
+def _unnamed(arguments: argparse.Namespace) -> str:
+    """Takes methods and seeds that the command does not name from the preset's `runs`. Returns the command after the
+    plan."""
     theirs = _preset(arguments).get("runs", {})
     arguments.methods = list(theirs.get("methods", USUAL)) if arguments.methods is None else arguments.methods
     arguments.seeds = list(theirs.get("seeds", [0])) if arguments.seeds is None else arguments.seeds
     arguments.joint = arguments.joint and theirs.get("joint", True)
+    return theirs.get("next", "dvc repro")
 
 
 def _name(arguments: argparse.Namespace) -> str:
@@ -200,8 +224,14 @@ def _preset_name(arguments: argparse.Namespace) -> str:
     for name in (*(f"{arguments.dataset}-{own}" for own in (*asked, wanted)), wanted):
         if name in presets():
             return name
-    known = [name for name in presets() if "-" not in name or name.startswith(f"{arguments.dataset}-")]
-    raise ConfigError(f"no preset {wanted!r}. {config.choose(wanted, known)}")
+    start = f"{arguments.dataset}-"
+    words = [name.removeprefix(start) for name in presets() if name.startswith(start)]
+    others = [name for name in presets() if "-" not in name]
+    hint = config.choose(wanted, words) if words else ""
+    if not hint.startswith("Did you mean"):
+        of_others = config.choose(wanted, others)
+        hint = of_others if of_others.startswith("Did you mean") else hint or of_others
+    raise ConfigError(f"--preset: no preset {wanted!r} for {arguments.dataset}. {hint}")
 
 
 def _preset(arguments: argparse.Namespace) -> CommentedMap:
@@ -263,27 +293,93 @@ def _yaml() -> YAML:
 
 
 def check(file: str) -> None:
-    """Checks a parameter file. For the pipeline's own, forgets results of runs that it no longer names."""
+    """Checks a parameter file and prints what is wrong with its data. It changes no result. Raises ConfigError."""
     settings = config.load(file)
     runs.check(settings)
-    if (paths.project() / file).resolve() == (paths.project() / "params.yaml").resolve():
-        _forget(settings)
+    notes = _data_notes(settings)
+    if _of_the_pipeline(file):
         checkpoint.write_text(paths.project() / ".checked", "params.yaml was checked.\n")  # always the same bytes
-    print(f"{file}: {len(settings.benchmarks)} benchmark(s), {len(settings.runs())} runs, no mistake found.")
+        if unnamed := _unnamed_results(settings):
+            notes.append(
+                f"{len(unnamed)} folders in results/ are ignored, because {file} does not name their runs (first: "
+                f"{'/'.join(unnamed[0].parts[-2:])}). Remove them with: python -m ciss.plan --clean"
+            )
+    contents = f"{_count(len(settings.benchmarks), 'benchmark')}, {_count(len(settings.runs()), 'run')}"
+    print(f"{file}: {contents}, no mistake found.")
+    _print_notes(notes)
 
 
-def _forget(settings: config.Config) -> None:
+def clean(file: str) -> None:
+    """Removes the results of runs that `params.yaml` does not name. Raises ConfigError."""
+    settings = config.load(file)
+    if not _of_the_pipeline(file):
+        raise ConfigError(f"--clean: {file} is not the pipeline's file. Leave --output out.")
+    unnamed = _unnamed_results(settings)
+    for folder in unnamed:
+        print(f"removing results/{'/'.join(folder.parts[-2:])}")
+        shutil.rmtree(folder)
+    if not unnamed:
+        print(f"results/ holds no runs that {file} does not name.")
+
+
+def _of_the_pipeline(file: str) -> bool:
+    return (paths.project() / file).resolve() == (paths.project() / "params.yaml").resolve()
+
+
+def _unnamed_results(settings: config.Config) -> list[Path]:
+    """Folders of results of runs that the file does not name; no analysis reads them."""
     root = (paths.project() / settings.output).resolve()
     named = {(run.benchmark, name) for name, run in settings.runs().items()}
-    for folder in sorted((root / "results").glob("[!.]*/[!.]*")):
-        if folder.is_dir() and (folder.parent.name, folder.name) not in named:
-            print(f"removing {folder.relative_to(root)}: {settings.file} names no such run")
-            shutil.rmtree(folder)
+    folders = sorted((root / "results").glob("[!.]*/[!.]*"))
+    return [folder for folder in folders if folder.is_dir() and (folder.parent.name, folder.name) not in named]
+
+
+def _data_notes(settings: config.Config) -> list[str]:
+    """Notes on the data of every benchmark. Raises ConfigError for a hold-out that the data cannot give."""
+    errors, notes = [], []
+    for name, benchmark in settings.benchmarks.items():
+        own_errors, own_notes = list_notes(benchmark)
+        errors += [f"{settings.file}: benchmarks.{name}.{error}" for error in own_errors]
+        notes += [f"benchmarks.{name}: {note}" for note in own_notes]
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return notes
+
+
+def _print_notes(notes: list[str]) -> None:
+    for note in notes:
+        print(f"note: {note}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _check_planned(settings: config.Config) -> list[str]:
+    """Checks a plan before it is written. Returns notes: weights that are missing may come later, as data may.
+
+    Raises ConfigError for all else.
+    """
+    notes = []
+    try:
+        runs.check(settings)
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        missing = re.compile(
+            r"\.model\.(weights: (no such file|.*there is no such weight file)|pretrained: .* cannot be reached)"
+        )
+        notes = [line for line in lines if missing.search(line)]
+        if errors := [line for line in lines if line not in notes]:
+            raise ConfigError("\n".join(errors)) from None
+    return notes + _data_notes(settings)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m ciss.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m ciss.plan",
+        usage="%(prog)s DATASET [PROTOCOL] [OPTION ...]   (all options: --help)",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     own = ", ".join(name for name in presets() if name in DATASETS)
@@ -328,18 +424,23 @@ def main() -> None:
         help="take the preset's numbers, also where the file has this benchmark with your own",
     )
     add("--output", default="params.yaml", help="file to write, relative to the project (default: %(default)s)")
-    add("--check", action="store_true", help="check the file and write nothing")
+    add("--check", action="store_true", help="check the file and its data, change nothing")
+    add("--clean", action="store_true", help="remove results of runs that the file does not name")
     arguments = parser.parse_args()
     try:
         if arguments.check:
             check(arguments.output)
             return
+        if arguments.clean:
+            clean(arguments.output)
+            return
         if not arguments.dataset:
-            parser.error("name a data set, or use --check")
+            parser.error("name a data set, or use --check or --clean")
         data_set(arguments.dataset)  # is there one?
         arguments.protocol = arguments.protocol or _preset(arguments)["protocol"]
         arguments.setting = arguments.setting or _preset(arguments)["setting"]
-        _unnamed(arguments)
+        named = arguments.methods is not None
+        next_command = _unnamed(arguments)
         unknown = [m for m in arguments.methods if code_of(m) not in INCREMENTAL]
         if unknown:
             wrong = f"no incremental method {unknown[0]!r}. {config.choose(unknown[0], INCREMENTAL)}"
@@ -356,10 +457,14 @@ def main() -> None:
         buffer = io.StringIO()
         _yaml().dump(planned, buffer)
         settings = config.parse(YAML(typ="safe", pure=True).load(buffer.getvalue()), arguments.output)
+        notes = _check_planned(settings)
         checkpoint.write_text(file, buffer.getvalue())
-        print(f"{arguments.output}: {', '.join(settings.benchmarks)}; {len(settings.runs())} runs. Next: dvc repro")
-        for notice in runs.notices(settings):
-            print(f"note: {notice}")
+        if not named:
+            joint = " and joint training" if settings.joints else ""
+            print(f"methods: {', '.join(arguments.methods)}{joint}. Name others with --methods and --no-joint.")
+        _print_notes(notes + list(runs.notices(settings)))
+        runs_planned = _count(len(settings.runs()), "run")
+        print(f"{arguments.output}: {', '.join(settings.benchmarks)}; {runs_planned}. Next: {next_command}")
     except (ConfigError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
@@ -368,6 +473,7 @@ def _setting(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if equals and all(key.split(".")):
         with suppress(ConfigError):
+            documents.parse_yaml(value, "--set", documents.safe_yaml())  # refuses numbers such as 4_2
             return key, documents.parse_yaml(value, "--set", _yaml())
     shown = text if len(text) <= 60 else f"{text[:57]}..."
     raise argparse.ArgumentTypeError(f"{shown!r}: write KEY=VALUE, the value as in the file")

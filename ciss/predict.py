@@ -4,9 +4,9 @@
 
 For each picture two files: NAME.png, a palette mask of the data set's raw class ids, those of `params.yaml` (of CamVid,
 Cityscapes and data whose 0 is a class one more than the annotations' numbers or train ids), and NAME_overlay.png, the
-picture with the classes laid over it and a legend of those that occur. Pictures are read as the data sets' are: pixels
-as stored, EXIF's turns left aside. Labels are made as the evaluation makes them, by the benchmark's `evaluation`
-section: size, scales, flip.
+picture with the classes laid over it and a legend of those that occur. A picture whose EXIF tag turns it is turned
+first, and mask and overlay have the size of the turned picture. (In data sets pixels count as stored.) Labels are made
+as the evaluation makes them, by the benchmark's `evaluation` section: size, scales, flip.
 """
 
 import argparse
@@ -136,7 +136,7 @@ def _predict(arguments: argparse.Namespace) -> bool:
         print(f"evaluation.size of {run.benchmark} is crop: pictures are labelled at full resolution all the same.")
     for file, name in zip(files, names(files, folder), strict=True):
         try:
-            picture = read_image(file)
+            picture, turn = read_image(file)
             ids = label(run, network, picture)
         except DataError as error:
             whole = _complain(str(error))
@@ -144,6 +144,9 @@ def _predict(arguments: argparse.Namespace) -> bool:
             whole = _complain(f"{file}: {error}")
         else:
             written = write(picture, ids, data, folder, name)
+            if turn > 1:
+                size = f"{picture.shape[1]}x{picture.shape[0]} pixels"
+                print(_one_line(f"{file}: turned as its EXIF tag says; the mask has {size}"), flush=True)
             shares = np.bincount(ids.ravel(), minlength=256) / ids.size
             order = [int(c) for c in np.argsort(-shares, kind="stable") if shares[c]]
             classes = ", ".join(f"{data.classes[c]} {viz.percent(shares[c])}" for c in order)

@@ -74,6 +74,12 @@ def domain_groups(dataset: str, protocol: str, domains: Sequence[str]) -> list[l
 
 def _cut(dataset: str, protocol: str, ids: list, what: str) -> list[list]:
     size = len(ids)
+    if size < 2:
+        if what == "domains":
+            raise ValueError(
+                f"{dataset} has one domain, but the domain setting needs two or more. Use another setting."
+            )
+        raise ValueError(f"{dataset} has one class, so no increment is possible. Use the protocol 'joint'.")
     exist = f"{dataset} has 'joint', 'offline' and " if what == "classes" else f"the domain setting of {dataset} has "
     exist += f"'A-B' with 0 < A < {size} and B a divisor of {size} - A. Use one."
     match = re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", protocol)

@@ -148,6 +148,7 @@ class Run:
     def description(self) -> dict:
         """What makes the weights, as stored beside them; not what only makes them sooner."""
         settings = json.loads(json.dumps(asdict(self.settings)))
+        del settings["expects"]  # it changes notes, not results
         for name in PACE:
             del settings["train"][name]
         # By their values: a checkpoint from before this key, which had ImageNet's for every encoder, keeps opening.

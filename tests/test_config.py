@@ -79,7 +79,7 @@ def test_the_path_to_an_end(document):
 
 def test_yaml_is_read_as_version_1_2(tmp_path):
     file = tmp_path / "a.yaml"
-    file.write_text("a: 1e-3\nb: on\nc: no\nd: 012\ne: null\nf: 0o17\ng: true\nh: 4-2\n")
+    file.write_text("a: 1e-3\nb: on\nc: no\nd: 12\ne: null\nf: 0o17\ng: true\nh: 4-2\n")
     values = {"a": 1e-3, "b": "on", "c": "no", "d": 12, "e": None, "f": 15, "g": True, "h": "4-2"}
     read = config.read_yaml(file)
     assert read == values and [type(v) for v in read.values()] == [type(v) for v in values.values()]
@@ -296,6 +296,33 @@ def test_names_that_reports_have(document, part, name):
 def test_names_that_are_fine(document, name):
     document["bases"][name] = document["bases"]["s0"]
     assert name in config.parse(document).bases
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{lr: 0,1, norm: batch}", "section.lr: 0,1 has a decimal comma. Write 0.1."),
+        ("{lr: 0,05}", "line 1, column 17: 0,05 has a decimal comma. Write 0.05."),
+        ("{lr: '0,1'}", "section.lr: found '0,1', but it should be a valid number. Write a decimal point: 0.1."),
+        ("{norm: 2004-02-01}", "section.norm: found the date 2004-02-01, but it should be"),
+        ("{norm: 4_2}", "line 1, column 17: '4_2' has an underscore or a leading zero. Write 42 for the number, or"),
+        ("{epochs: 010}", "line 1, column 19: '010' has an underscore or a leading zero. Write 10 for the number"),
+        ("{epochs: 1_6}", "line 1, column 19: '1_6' has an underscore or a leading zero. Write 16"),
+        ("{lr: 00.5}", "line 1, column 15: '00.5' has an underscore or a leading zero. Write 0.5"),
+    ],
+)
+def test_numbers_that_are_easily_misread(tmp_path, text, words):
+    """YAML 1.1 reads 010 as 8 and 1_6 as 16; YAML 1.2 reads 10 and text. A slip of the finger makes either."""
+    (tmp_path / "a.yaml").write_text(f"section: {text}\n")
+    with pytest.raises(config.ConfigError) as caught:
+        config.validate(dict[str, config.Phase], config.read_yaml(tmp_path / "a.yaml"), "a.yaml", "")
+    assert [line for line in str(caught.value).splitlines() if f"a.yaml: {words}" in line], str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["0", "-0.5", "0.001", "1e-3", "0x10", "0o17", "10", ".5", "+3"])
+def test_usual_numbers_are_read(tmp_path, number):
+    (tmp_path / "a.yaml").write_text(f"a: {number}\n")
+    assert isinstance(config.read_yaml(tmp_path / "a.yaml")["a"], int | float)
 
 
 @pytest.mark.parametrize("key", [7, 1.5, None, True, ("a", "b"), datetime.date(2020, 1, 1)])

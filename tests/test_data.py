@@ -30,7 +30,7 @@ from ciss.data import (
 )
 from ciss.data.__main__ import main as draw_command
 from ciss.data.index import SELECTION
-from ciss.data.loaders import Shuffle, stable_seed
+from ciss.data.loaders import Shuffle, available_cores, stable_seed
 from ciss.data.steps import draw_holdout
 from ciss.data.transforms import evaluation_transform, training_transform
 
@@ -763,3 +763,13 @@ def test_real_photographs(monkeypatch, ready):
     assert min(size for sizes in index.sizes["train"] for size in sizes) >= 100
     images, labels, _ = next(iter(training_loader(make(**AUGMENTED), index, index.steps[0], IDENTITY, 0)))
     assert images.shape == (4, 3, 40, 40) and set(labels.unique().tolist()) <= {*range(21), 255}
+
+
+def test_no_more_loader_processes_than_cores(own, ready, recwarn):
+    """torch warns of more; four are the preset's for data of one's own, and many machines have two cores."""
+    index = ready(make())
+    settings = make(train__workers=1_000)
+    table = protocol.label_table(index.groups, 0, "overlapped", training=True)
+    assert training_loader(settings, index, index.steps[0], table, 0).num_workers == available_cores()
+    assert evaluation_loader(settings, index, "val", index.validation[0], table).num_workers == available_cores()
+    assert not recwarn.list

@@ -515,7 +515,31 @@ def test_data_that_are_not_there(made, monkeypatch, tiny_data):
 
 def test_prepared_data(project):
     project.write()
-    assert "tiny: prepared, 3 steps" in passes(study.data, Setup(project.folder))
+    """So few images lack classes in the hold-out and among the validation images, which are notes."""
+    found = list(doctor.findings(study.data, Setup(project.folder)))
+    assert "tiny: prepared, 3 steps" in [f.text for f in found if f.level == "ok"]
+    assert [f.text.partition(" contains")[0] for f in found if f.level != "ok"] == [
+        "tiny: No image of the hold-out set"
+    ]
+
+
+def test_data_that_are_not_the_presets(project, monkeypatch):
+    """A VOC with 1,464 training images was called ready for a benchmark of 10,582."""
+    project.set("benchmarks.tiny.expects", {"train": 10_582, "val": 8, "classes": 8})
+    project.set("train.batch", 40)
+    project.write()
+    notes = [f for f in doctor.findings(study.data, Setup(project.folder)) if f.level == "note"]
+    assert "tiny: This preset expects 10,582 training images; 24 were found." in notes[0].text
+    assert notes[1].text.startswith("tiny: Step 0 has ") and "fewer than the 40 of an update" in notes[1].text
+    shutil.rmtree(project.folder / "data")  # the index
+    found = [f for f in doctor.findings(study.data, Setup(project.folder)) if f.level == "note"]
+    assert found[0].remedy == "dvc repro prepare@tiny" and found[1] == notes[0]
+
+
+def test_a_holdout_larger_than_the_data(made):
+    (found,) = [f for f in doctor.findings(study.data, made(holdout=5_000)) if f.level == "FAIL"]
+    assert found.text == "tiny: holdout: 5000, but there are only 1200 training images. Make it smaller."
+    assert found.remedy == "change benchmarks.tiny in params.yaml"
 
 
 def test_weights(made, monkeypatch):

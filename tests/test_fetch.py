@@ -118,10 +118,11 @@ class Site:
         self.cuts: list[int] = []  # bytes after which the next answers break off
         self.codes: list[int] = []  # of the next answers
         self.asked: list[str | None] = []  # the Range of every request
+        self.kind: str | None = None  # the content type of the answers
 
     def put(self, patch: pytest.MonkeyPatch, name: str, data: bytes, **changes) -> None:
         """A source and its archive; `checksum` and others may be given."""
-        changes = {"checksum": f"md5:{hashlib.md5(data).hexdigest()}", "unpacked": 0} | changes
+        changes = {"checksum": f"md5:{hashlib.md5(data).hexdigest()}", "unpacked": 0, "mirrors": ()} | changes
         source = replace(SOURCES[name], address=f"{self.address}/pub/{SOURCES[name].file}", **changes)
         patch.setitem(SOURCES, name, source)
         self.files[source.file] = data
@@ -142,6 +143,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        if site.kind:
+            self.send_header("Content-Type", site.kind)
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         end = start + site.cuts.pop(0) if site.cuts else len(data)
@@ -309,6 +312,77 @@ def test_a_server_without_ranges_that_never_gets_further_is_given_up(site, root)
     assert len(site.asked) == 3
 
 
+PAGE = b"<html><head><title>blocked by firewall</title></head><body>Request <b>rejected</b></body></html>"
+
+
+@pytest.mark.parametrize("kind", ["text/html", "text/html; charset=utf-8", None])
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_web_page_instead_of_the_archive(site, root, kind, ranges):
+    """The page once took the place of half a download."""
+    site.files[SOURCES["voc"].file], site.kind, site.ranges = PAGE, kind, ranges
+    with pytest.raises(FetchError, match=r"the server sent a web page \(first words: blocked by firewall Request rej"):
+        fetch("voc", root)
+    assert not archive(root, "voc", ".part").exists()
+    half = b"x" * 5_000
+    site.ranges = False
+    archive(root, "voc", ".part").write_bytes(half)
+    with pytest.raises(FetchError, match=r"web page .*, not the archive; the 5 kB that are here are kept\. Try again"):
+        fetch("voc", root)
+    assert archive(root, "voc", ".part").read_bytes() == half
+
+
+def test_a_shorter_answer_leaves_what_is_there(site, root):
+    half, data = b"x" * 100, b"no archive, and no page"
+    site.files[SOURCES["voc"].file], site.ranges = data, False
+    put_archive(root, "voc", half, ".part")
+    with pytest.raises(FetchError, match=r"the server sent 23 B, less than is here already; the 100 B that are here"):
+        fetch("voc", root)
+    assert archive(root, "voc", ".part").read_bytes() == half
+
+
+def test_a_second_address_has_the_same_archive(site, root, monkeypatch, capsys):
+    right = SOURCES["voc"].address
+    wrong = f"{site.address}/gone/{SOURCES['sbd'].file}s"
+    monkeypatch.setitem(SOURCES, "voc", replace(SOURCES["voc"], address=wrong, mirrors=(right,)))
+    fetch("voc", root)
+    assert not module.missing(root / "VOCdevkit" / "VOC2012", module.VOC)
+    out = capsys.readouterr().out
+    assert out.index(wrong) < out.index(right)
+
+
+def test_every_address_that_failed_is_named(site, root, monkeypatch):
+    addresses = [f"{site.address}/{name}/none.tar" for name in ("a", "b")]
+    monkeypatch.setitem(SOURCES, "voc", replace(SOURCES["voc"], address=addresses[0], mirrors=(addresses[1],)))
+    with pytest.raises(FetchError) as caught:
+        fetch("voc", root)
+    assert all(f"{address}: cannot be downloaded (the server answers 404" in str(caught.value) for address in addresses)
+    assert str(caught.value).count("Try again later") == 1
+
+
+def test_an_address_of_ones_own(site, root, monkeypatch):
+    right = SOURCES["voc"].address
+    monkeypatch.setitem(SOURCES, "voc", replace(SOURCES["voc"], address=f"{site.address}/none.tar"))
+    with pytest.raises(FetchError, match="nonsense: is no address"):
+        fetch("voc", root, address="nonsense")
+    fetch("voc", root, address=right)
+    assert (root / "VOCdevkit" / "VOC2012" / "JPEGImages").is_dir()
+
+
+def test_the_mirrors_have_the_archive_of_the_same_name():
+    for source in SOURCES.values():
+        assert all(mirror.endswith(f"/{source.file}") for mirror in source.mirrors)
+
+
+def test_a_short_list_is_not_called_complete(site, root):
+    """`fetch sbd` is what a note on too few images names: it must not answer that all is there."""
+    fetch("voc", root)
+    fetch("sbd", root)
+    lists = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "trainaug.txt"
+    lists.write_text("2007_a\n")
+    with pytest.raises(FetchError, match=r"lists 1 training images, not SBD's .*Move it and SegmentationClassAug away"):
+        fetch("sbd", root)
+
+
 def test_a_server_that_gives_another_part(site, root):
     site.shift, site.cuts = 7, [1000]
     fetch("voc", root)
@@ -367,7 +441,8 @@ def test_no_server_at_all(site, root, monkeypatch):
         fetch("voc", root)
     assert str(caught.value) == (
         "http://127.0.0.1:9/voc.tar: cannot be downloaded (Connection refused). Try again later, or download it by "
-        f"hand to {root}/downloads/voc.tar and run the same command again; a copy you have belongs into "
+        f"hand to {root}/downloads/voc.tar and run the same command again (--from ADDRESS: from elsewhere); a copy you "
+        "have belongs into "
         f"{root}/VOCdevkit/VOC2012, with JPEGImages, SegmentationClass, ImageSets in it."
     )
 
@@ -458,7 +533,7 @@ def test_members_that_nobody_needs_stay_packed(site, root, monkeypatch):
 def test_an_archive_that_is_none(site, root, monkeypatch, name):
     if name == "sbd":
         fetch("voc", root)
-    site.put(monkeypatch, name, b"<html>The page has moved</html>")
+    site.put(monkeypatch, name, b"The page has moved")
     with pytest.raises(FetchError, match=r"cannot be unpacked \(.*Delete it, and run the same command again"):
         fetch(name, root)
 

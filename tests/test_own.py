@@ -1,13 +1,17 @@
 """Data sets of one's own, domains and groups of one's own: from a folder to a trained run, every method."""
 
 import os
+import re
+import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import DOCUMENT
 from PIL import Image
 
-from ciss import data, engine, protocol, results, runs
+from ciss import config, data, engine, paths, plan, protocol, results, runs
 from ciss.config import ConfigError, validate
 from ciss.data import DataError, Index, data_set, prepare
 from ciss.data import scan as scanning
@@ -96,6 +100,11 @@ def test_a_named_zero_is_a_class(garden):
     ("classes: {1: {name: leaf, colour: [0, 0, 256]}}", "classes.1.colour"),
     ("clases: {a: leaf}", "clases: unknown key. Did you mean 'classes'?"),
     ("classes: {1: leaf, 2: stem}\nshare: 1.5", "share: found 1.5"),
+    (
+        "classes: {1: leaf, 2: stem}\nval: {share: 0.2}",
+        "val.share: `share` is a key of its own. Write either `val: {images: images/val, masks: masks/val}` for "
+        "folders of validation images, or `share: 0.2` in place of `val`.",
+    ),
     ("classes: {255: leaf}", "classes: found the number '255'"),
     ("{1: leaf}", "found the name 1, but it should be text."),
     ("classes: [", "line 1, column"),
@@ -124,7 +133,7 @@ def test_what_lacks_is_named(garden):
 
 def test_a_number_without_a_class_is_foreign(garden):
     (garden / "dataset.yaml").write_text("classes: {1: leaf, 2: stem, 3: flower}\n")
-    with pytest.raises(DataError, match=r"id 4 is no class of the data set\. Correct the mask"):
+    with pytest.raises(DataError, match=r"id 4 is no class of the data set \(0 to 3, or 255\)\. Correct the m"):
         data.scan.scan(data_set("garden").pairs(garden, "train"), data_set("garden"))
 
 
@@ -281,3 +290,140 @@ def test_training_and_scoring_see_the_numbers_that_the_scan_saw(plot, garden, pr
         stored = np.array(Image.open(pair.mask))
         assert numbers.tolist() == [0] and labels[0].tolist() == np.vectorize(position.get)(stored).tolist()
     assert data.picture(settings, index, "val", 0, table)[1].tolist() == labels[0].tolist()
+
+
+# --- names that nearly fit, ids that no class has
+
+
+def message(folder) -> str:
+    with pytest.raises(DataError) as caught:
+        data.scan.scan(data_set("garden").pairs(folder, "train"), data_set("garden"))
+    return str(caught.value).splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("00.PNG", "00.PNG is there. Rename it to 00.png."),
+        ("00_mask.png", "00_mask.png is there. Rename it to 00.png."),
+        ("00-labels.png", "00-labels.png is there. Rename it to 00.png."),
+        ("00.jpg", "00.jpg is there, but masks have to be PNG files. Convert the original to 00.png."),
+        (None, "Complete the data set, or move the image away."),
+    ],
+)
+def test_a_mask_whose_name_nearly_fits(garden, name, words):
+    mask = garden / "masks" / "train" / "spring" / "00.png"
+    if name:
+        mask.rename(mask.with_name(name))
+    else:
+        mask.unlink()
+    assert message(garden) == f"{mask}: the mask is missing. {words}"
+
+
+def test_names_of_two_unicode_forms(garden):
+    """They look equal: macOS writes NFD, most others NFC."""
+    paint(garden, "train/spring/caf\u00e9", [1], 0)
+    mask = garden / "masks" / "train" / "spring" / "caf\u00e9.png"
+    mask.rename(mask.with_name("cafe\u0301.png"))
+    assert message(garden) == (
+        f"{mask}: the mask is missing. A name that looks the same is there in another Unicode form (NFD, not NFC). "
+        "Rename it to caf\u00e9.png."
+    )
+
+
+def test_an_image_beside_its_mask_is_no_similar_name(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg")
+    pair = data.pictures.Pair("a", tmp_path / "a.jpg", tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png: the mask is missing\. Complete the data set, or take a off its list"):
+        data.pictures.read_pair(pair)
+
+
+def test_all_ids_that_no_class_has_are_named(garden):
+    """Masks drawn in grey: 0, 85, 170, 255."""
+    (garden / "dataset.yaml").write_text("classes: {1: leaf, 2: stem}\n")
+    grey = np.repeat(np.array([0, 85, 170, 255], np.uint8), 256).reshape(32, 32)
+    mask = garden / "masks" / "train" / "spring" / "00.png"
+    Image.fromarray(grey).save(mask)
+    assert message(garden) == (
+        f"{mask}: ids 85, 170 are no classes of the data set (0 to 2, or 255). Correct the mask, or name them under "
+        "`classes` in dataset.yaml."
+    )
+
+
+@pytest.mark.parametrize(
+    ("classes", "setting", "words"),
+    [
+        ("{1: leaf}", "overlapped", "garden has one class, so no increment is possible. Use the protocol 'joint'."),
+        ("{1: leaf, 2: stem}", "domain", "garden has one domain, but the domain setting needs two or more."),
+    ],
+)
+def test_too_few_for_a_step(garden, classes, setting, words):
+    (garden / "dataset.yaml").write_text(f"classes: {classes}\n")
+    for kind in ("images", "masks"):
+        for split in ("train", "val"):
+            for season in SEASONS:
+                for file in (garden / kind / split / season).iterdir():
+                    file.rename(garden / kind / split / file.name)
+                (garden / kind / split / season).rmdir()
+    settings = benchmark(SimpleNamespace(document=DOCUMENT), protocol="1-1", setting=setting)
+    with pytest.raises(data.ChoiceError) as caught:
+        data.step_count(settings)
+    assert words in str(caught.value)
+
+
+# --- README's recipe, literally
+
+
+RECIPE = (paths.project() / "README.md").read_text(encoding="utf-8").split("### Your own data")[1].split("\n### ")[0]
+EXAMPLES = [part.split("```")[0] for part in RECIPE.split("```yaml")[1:]]
+
+
+@pytest.fixture
+def leaves(tmp_path, monkeypatch):
+    """A project with nothing but README's folder data/leaves; no network asks for weights."""
+    folder = tmp_path / "data" / "leaves"
+    folder.mkdir(parents=True)
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CISS_DATA", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return folder
+
+
+def plan_command(monkeypatch, capsys, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["ciss.plan", *arguments])
+    plan.main()
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("example", range(len(EXAMPLES)))
+def test_the_recipe_of_the_readme(leaves, monkeypatch, capsys, example):
+    """Plan, check and prepare. Its pretrained weights need a network, so this plan takes none."""
+    (command,) = re.findall(r"uv run python -m ciss\.plan (leaves \S+) &&", RECIPE)
+    for number in range(12):
+        for split in ("train/", "val/") if "images/val" in EXAMPLES[example] else ("",):
+            paint(leaves, f"{split}{number:02d}", [1 + number % 3], number)
+    (leaves / "dataset.yaml").write_text(EXAMPLES[example])
+    out = plan_command(monkeypatch, capsys, *command.split(), "--set", "model.pretrained=false")
+    assert out.splitlines()[-1] == "params.yaml: leaves-1-1; 12 runs. Next: dvc repro"
+    assert "note:" not in out
+    assert "no mistake found" in plan_command(monkeypatch, capsys, "--check")
+    settings = config.load().benchmarks["leaves-1-1"]
+    index = prepare(settings, leaves.parent / "index" / "leaves", progress=False)
+    assert (
+        len(index.steps) == 3
+        and all(index.steps)
+        and len(index.validation[-1]) == (2 if "share" in EXAMPLES[example] else 12)
+    )
+
+
+def test_the_readme_has_two_complete_examples_and_init():
+    assert len(EXAMPLES) == 2 and "share:" in EXAMPLES[1] and "val:" in EXAMPLES[0]
+    assert "python -m ciss.data init data/leaves" in RECIPE
+
+
+def test_a_plan_before_the_images_are_there(leaves, monkeypatch, capsys):
+    (leaves / "dataset.yaml").write_text(EXAMPLES[0])
+    out = plan_command(monkeypatch, capsys, "leaves", "1-1", "--set", "model.pretrained=false")
+    assert "note: benchmarks.leaves-1-1: The data of 'leaves' are not complete: " in out
+    assert "images/train: there is no such folder. Make it, or name another in" in out

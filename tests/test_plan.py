@@ -71,7 +71,10 @@ def planned(tmp_path, monkeypatch, capsys):
 
 
 def test_the_committed_file_is_the_default_plan(planned):
-    assert planned("shapes", "4-2") == "params.yaml: shapes; 12 runs. Next: dvc repro\n"
+    assert planned("shapes", "4-2") == (
+        "methods: finetune, mib, plop, gsc, mbs and joint training. Name others with --methods and --no-joint.\n"
+        "params.yaml: shapes; 12 runs. Next: dvc repro\n"
+    )
     committed = YAML(typ="safe", pure=True).load(Path(plan.__file__).parents[1] / "params.yaml")
     assert planned.document == committed
     first = planned.text
@@ -151,6 +154,7 @@ def test_set_takes_yaml_and_nested_keys(planned):
         "model.weights=null",
         "evaluation.size=crop",
         "limit=60",
+        "holdout=6",
     )
     for benchmark in planned.config.benchmarks.values():
         train = benchmark.train
@@ -191,8 +195,8 @@ def test_comments_and_numbers_survive(planned):
 
 def test_comments_stand_where_they_belong(planned):
     """Also after a benchmark whose last value stands on a line of its own."""
-    planned("shapes", "--set", "limit=60", "--methods", "mib", "--no-joint")
-    planned("voc8", "--add", "--set", "limit=30", "--methods", "mib", "--no-joint")
+    planned("shapes", "--set", "limit=60", "holdout=6", "--methods", "mib", "--no-joint")
+    planned("voc8", "--add", "--set", "limit=300", "--methods", "mib", "--no-joint")
     planned.edit("  voc8:\n", "  # photographs\n  voc8:\n")
     both = planned.text
     planned("voc8", "--add", "--methods", "mib", "--no-joint")
@@ -300,7 +304,19 @@ def test_a_file_with_sections_missing_is_completed(planned):
     [
         (["shape"], "no data set 'shape'. Did you mean 'shapes'?"),
         (["kitti"], "no data set 'kitti'. There are: ade20k, camvid, cityscapes, shapes, voc, voc8. A folder"),
-        (["shapes", "--preset", "vooc"], "no preset 'vooc'. Did you mean 'voc"),
+        (["shapes", "--preset", "vooc"], "--preset: no preset 'vooc' for shapes. Did you mean 'voc'?"),
+        (["voc", "--preset", "mps"], "--preset: no preset 'mps' for voc. Did you mean 'mbs'?"),
+        (["voc", "--preset", "nothing"], "--preset: no preset 'nothing' for voc. There are: gsc, mbs."),
+        (["shapes", "--set", "model.encoder=resnet51"], "params.yaml: benchmarks.shapes.model.encoder: timm has no"),
+        (["shapes", "--set", "model.encoder=vgg16"], "params.yaml: benchmarks.shapes.model.encoder: timm cannot make"),
+        (
+            ["shapes", "--set", "holdout=5000"],
+            "params.yaml: benchmarks.shapes.holdout: 5000, but there are only 1200 training images. Make it smaller.",
+        ),
+        (
+            ["shapes", "--set", "limit=60"],
+            "params.yaml: benchmarks.shapes.holdout: 120, but limit leaves only 60 training images. Make it smaller.",
+        ),
         (
             ["shapes", "4-3"],
             "plan: benchmarks.shapes-4-3.protocol: shapes 4-3: the 4 classes after the base do not divide",
@@ -337,7 +353,7 @@ def test_a_file_with_sections_missing_is_completed(planned):
         (["shapes", "--name", "a.b"], "plan: --name.a.b: found the name 'a.b', but it should match"),
         (["shapes", "--seeds", "-1", "--no-joint", "--methods"], "params.yaml: bases.shapes-s-1.seed: found -1, but"),
         (["shapes", "--seeds", "one"], "argument --seeds: invalid int value: 'one'"),
-        ([], "name a data set, or use --check"),
+        ([], "name a data set, or use --check or --clean"),
         (["--check", "--output", "none.yaml"], "{folder}/none.yaml: there is no such file. Write one with: python -m"),
     ],
 )
@@ -380,7 +396,7 @@ def test_help(planned):
 
 def test_check_says_that_all_is_well(planned):
     planned("shapes")
-    assert planned("--check") == "params.yaml: 1 benchmark(s), 12 runs, no mistake found.\n"
+    assert planned("--check") == "params.yaml: 1 benchmark, 12 runs, no mistake found.\n"
     proof = planned.folder / ".checked"
     first, inode = proof.read_bytes(), proof.stat().st_ino
     planned("shapes", "--seeds", "1")
@@ -398,26 +414,127 @@ def test_check_refuses_before_it_forgets(planned):
     assert message.startswith("params.yaml: benchmarks.shapes.model.encoder: timm has no encoder 'ciss_tny'")
 
 
-def test_check_forgets_results_that_the_file_no_longer_names(planned):
-    planned("shapes", "--methods", "finetune")
-    results = planned.folder / "results"
+def results_of_other_runs(folder: Path) -> list[str]:
+    """Makes results of runs that the plan of finetune names, and of others. Returns the others."""
     kept = ["shapes/shapes-s0", "shapes/shapes-s0-joint", "shapes/shapes-s0-finetune-2", "shapes/.stale.new"]
     kept += [".hidden/stale"]
-    gone = ["shapes/shapes-s1", "shapes/shapes-s0-mib-1", "other/shapes-s0", "other/stale"]
-    for name in kept + gone:
-        (results / name).mkdir(parents=True)
-        (results / name / "result.json").write_text("{}")
-    (results / "shapes" / ".gitignore").write_text("/stale\n")
-    (results / "shapes" / "notes.txt").write_text("mine\n")
+    others = ["shapes/shapes-s1", "shapes/shapes-s0-mib-1", "other/shapes-s0", "other/stale"]
+    for name in kept + others:
+        (folder / "results" / name).mkdir(parents=True)
+        (folder / "results" / name / "result.json").write_text("{}")
+    (folder / "results" / "shapes" / ".gitignore").write_text("/stale\n")
+    (folder / "results" / "shapes" / "notes.txt").write_text("mine\n")
     for elsewhere in ("runs/shapes/stale", "reports/shapes/stale", "data/index/stale"):
-        (planned.folder / elsewhere).mkdir(parents=True)
-    before = set(planned.files())
+        (folder / elsewhere).mkdir(parents=True)
+    return sorted(others)
+
+
+def test_check_deletes_nothing(planned):
+    """It once removed the results of every run that the file no longer names."""
+    planned("shapes", "--methods", "finetune")
+    results_of_other_runs(planned.folder)
+    before = planned.files()
     out = planned("--check")
-    lost = before - set(planned.files())
-    assert lost == {path for name in gone for path in (results / name, results / name / "result.json")}
-    assert [line for line in out.splitlines() if line.startswith("removing")] == [
-        f"removing results/{name}: params.yaml names no such run" for name in sorted(gone)
-    ]
+    assert {k: v for k, v in planned.files().items() if k.name != ".checked"} == before
+    assert (
+        "note: 4 folders in results/ are ignored, because params.yaml does not name their runs (first: other/shapes-s0)"
+        in out
+    )
+    assert "python -m ciss.plan --clean" in out
+
+
+def test_clean_removes_results_that_the_file_does_not_name(planned):
+    planned("shapes", "--methods", "finetune")
+    others = results_of_other_runs(planned.folder)
+    before = set(planned.files())
+    out = planned("--clean")
+    results = planned.folder / "results"
+    removed = {path for name in others for path in (results / name, results / name / "result.json")}
+    assert before - set(planned.files()) == removed
+    assert out.splitlines() == [f"removing results/{name}" for name in others]
+    assert "holds no runs" in planned("--clean")
+    planned("shapes", "--output", "other.yaml")
+    assert "is not the pipeline's file" in planned.fails("--clean", "--output", "other.yaml")
+
+
+def test_a_plan_before_its_data_says_what_to_do(planned):
+    """README plans first and fetches then, so this is a note and no error."""
+    out = planned("voc", "15-1", "--methods", "mib")
+    (note,) = (line for line in out.splitlines() if line.startswith("note: "))
+    assert note.startswith("note: benchmarks.voc: The data of 'voc' are not complete: no VOCdevkit in ")
+    assert note.endswith("Run `python -m ciss.data fetch voc`.")
+    assert planned("--check").count("The data of 'voc' are not complete") == 1
+    lists = planned.folder / "data" / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    assert "of train images there. VOC's: python -m ciss.data fetch sbd" in planned("--check")
+
+
+def test_a_plan_says_that_its_data_are_not_the_papers(planned):
+    folder = planned.folder / "data" / "VOCdevkit" / "VOC2012"
+    (folder / "SegmentationClassAug").mkdir(parents=True)
+    lists = folder / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for name, images in (("trainaug", 1_464), ("val", 1_449)):
+        (lists / f"{name}.txt").write_text("".join(f"{number}\n" for number in range(images)))
+    note = (
+        "note: benchmarks.voc: This preset expects 10,582 training images; 1,464 were found. Scores cannot be compared "
+        "with the published ones. Run `python -m ciss.data fetch sbd`."
+    )
+    assert note in planned("voc", "15-1", "--methods", "mib").splitlines()
+    assert note in planned("--check").splitlines()
+
+
+def test_a_weight_file_may_come_after_the_plan(planned):
+    out = planned("voc8", "--methods", "mib")
+    assert "note: params.yaml: benchmarks.voc8.model.weights: no such file under the project" in out
+    assert "model.weights: no such file" in planned.fails("--check")
+
+
+def test_weights_that_cannot_be_fetched_now_are_a_note(planned, monkeypatch):
+    """A plan may be made on a machine without a network."""
+    offline = (
+        "params.yaml: benchmarks.voc.model.pretrained: weights are missing, and huggingface.co cannot be reached. Fetch"
+    )
+
+    def check(settings) -> None:
+        raise config.ConfigError(offline)
+
+    monkeypatch.setattr(runs, "check", check)
+    assert f"note: {offline}" in planned("voc", "15-1").splitlines()
+    assert planned.config.benchmarks
+
+
+def test_further_orders_have_the_edited_schedule(planned):
+    planned("shapes", "--methods", "mib")
+    planned.edit("base: {epochs: 15, lr: 0.1,", "base: {epochs: 3, lr: 0.3,")
+    planned("shapes", "--methods", "mib", "--orders", "3")
+    for benchmark in planned.config.benchmarks.values():
+        assert (benchmark.train.base.epochs, benchmark.train.base.lr) == (3, 0.3)
+    assert len({benchmark.order for benchmark in planned.config.benchmarks.values()}) == 3
+    planned("shapes", "--methods", "mib", "--orders", "3", "--fresh")
+    assert {benchmark.train.base.epochs for benchmark in planned.config.benchmarks.values()} == {15}
+
+
+def test_trials_leave_with_their_plan(planned):
+    """And the next command of a tuning is `ciss.tuning`. Numbers of one's own stay."""
+    assert planned("voc8", "--preset", "tuning").endswith("63 runs. Next: python -m ciss.tuning\n")
+    planned.edit("  frozen-5:", "  mib-mine: {distillation: 3.0}\n  frozen-5:")
+    planned.edit("mib-3: {distillation: 100.0,", "mib-3: {distillation: 99.0,")
+    planned("shapes", "--methods", "mib")
+    variants = {name for name in planned.config.methods if "-" in name}
+    assert variants == {"mib-mine", "mib-3"}
+    planned("shapes", "--methods", "mib", "gsc-clamped", "gsc-code")
+    planned("shapes", "--methods", "mib")
+    assert "gsc-code" in planned.config.methods
+    planned("shapes", "--methods", "mib", "--fresh")
+    assert {name for name in planned.config.methods if "-" in name} == {"mib-mine", "mib-3"}
+
+
+def test_a_wrong_argument_has_a_short_usage(planned):
+    with pytest.raises(SystemExit):
+        planned("shapes", "--seeds", "one")
+    lines = planned.capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("usage: python -m ciss.plan DATASET [PROTOCOL] [OPTION ...]")
 
 
 def test_a_preset_may_be_a_whole_study(planned):

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ciss import checkpoint, predict, runs, viz
 from ciss.checkpoint import CheckpointError
@@ -428,3 +428,33 @@ def test_help_says_what_is_written(capsys):
     assert failing("--help") == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("RUN", "IMAGE", "--out", "--config", "_overlay.png", "raw class ids"))
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_photograph_is_turned_as_viewers_show_it(project, tmp_path, capsys, orientation):
+    """A telephone stores pixels lying on their side, and a tag. The mask has the size of the turned picture."""
+    save(project)
+    with Image.open(store(tmp_path / "in" / "stored.png")) as opened:
+        tags = opened.getexif()
+        tags[0x0112] = orientation
+        opened.save(tmp_path / "in" / "phone.png", exif=tags)
+    with Image.open(tmp_path / "in" / "phone.png") as opened:
+        upright = ImageOps.exif_transpose(opened).convert("RGB")
+    upright.save(tmp_path / "in" / "upright.png")
+    pictures = [str(tmp_path / "in" / f"{name}.png") for name in ("phone", "upright")]
+    predict.main(["tune-1", *pictures, "--out", str(tmp_path / "out")])
+    first, second = (ids(tmp_path / "out" / f"{name}.png") for name in ("phone", "upright"))
+    assert np.array_equal(first, second) and first.shape == (upright.height, upright.width)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "EXIF" in line]
+    size = f"{upright.width}x{upright.height} pixels"
+    assert lines == [f"{pictures[0]}: turned as its EXIF tag says; the mask has {size}"]
+
+
+def test_a_huge_picture_is_refused_in_one_line(project, tmp_path):
+    """Pillow's warning once stood before it."""
+    save(project)
+    Image.new("1", (12_000, 9_000)).save(tmp_path / "huge.png")
+    process = project.command("-m", "ciss.predict", "tune-1", str(tmp_path / "huge.png"))
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert len(err.splitlines()) == 1 and "the image is too large (12000x9000 pixels)" in err

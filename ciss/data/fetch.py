@@ -1,6 +1,8 @@
 """Real data sets from their official places: downloaded, checked, and unpacked whole or not at all.
 
 Addresses and MD5 of VOC and SBD: torchvision.datasets. ADE20K: the challenge's address, SHA-1 as GluonCV states it.
+Mirrors of VOC: the site of the challenge, and the copy that the authors of YOLO keep. The checksum decides which
+archive is accepted, whatever its address.
 """
 
 import gzip
@@ -40,6 +42,10 @@ class _Cut(Exception):
     """A failure that the next try may not have."""
 
 
+class _Refused(Exception):
+    """A failure that this address will have again: the reason."""
+
+
 @dataclass(frozen=True)
 class Source:
     """One archive, and what becomes of it."""
@@ -54,6 +60,7 @@ class Source:
     extras: tuple[str, ...] = ()  # under `inside`: unpacked where they are there
     images: int | None = None  # for training, where the list is made here
     then: str = ""  # what to do next
+    mirrors: tuple[str, ...] = ()  # other addresses of the same archive, tried in this order
 
     @property
     def file(self) -> str:
@@ -72,6 +79,10 @@ SOURCES = {
         makes=VOC,
         unpacked=2_000_000_000,
         then="the benchmarks train on SBD's masks too: python -m ciss.data fetch sbd",
+        mirrors=(
+            "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+            "https://pjreddie.com/media/files/VOCtrainval_11-May-2012.tar",
+        ),
     ),
     "sbd": Source(
         "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
@@ -108,15 +119,22 @@ def default_root() -> Path:
     return Path(named).expanduser().absolute() if named else paths.project() / "data"
 
 
-def fetch(name: str, root: Path, keep: bool = False) -> None:
+def fetch(name: str, root: Path, keep: bool = False, address: str | None = None) -> None:
     """Puts a data set of SOURCES under a data root, or says that it is there. The archive goes when it was downloaded
-    by this call, unless `keep`.
+    by this call, unless `keep`. `address`: where to download it instead of the known addresses.
 
     Raises FetchError, CheckpointError and DataError: a sentence with file or address and the remedy.
     """
     source = SOURCES[name]
     folder, downloads = root / source.folder, root / "downloads"
     if not missing(folder, source.makes):
+        if name == "sbd":
+            from ciss.data.voc import read_list
+
+            listed = folder / source.makes[1]
+            if (images := len(read_list(listed))) != source.images:
+                problem = f"{listed}: lists {images:,} training images, not SBD's {source.images:,}"
+                raise FetchError(f"{problem}. Move it and {source.makes[0]} away, and run this again.")
         print(f"{folder}: already there")
         return
     try:
@@ -131,7 +149,7 @@ def fetch(name: str, root: Path, keep: bool = False) -> None:
                 lacking = " and ".join(missing(folder, source.makes))
                 raise FetchError(f"{folder}: lacks {lacking}. Complete it, or move it away and run this again.")
         with _alone(downloads, source):
-            archive, new = obtain(source, downloads, folder)
+            archive, new = obtain(source, downloads, folder, address)
             checkpoint.require_space(folder.parent, source.unpacked)
             place(source, archive, folder)
             print(f"{folder}: complete" + (f"; {source.then}" if source.then else ""))
@@ -171,7 +189,7 @@ def _alone(downloads: Path, source: Source) -> Iterator[None]:
 # --- download
 
 
-def obtain(source: Source, downloads: Path, folder: Path) -> tuple[Path, bool]:
+def obtain(source: Source, downloads: Path, folder: Path, address: str | None = None) -> tuple[Path, bool]:
     """The archive, its checksum verified, and whether it was downloaded now: one put there by hand is used.
 
     Raises FetchError, DiskFull.
@@ -182,23 +200,35 @@ def obtain(source: Source, downloads: Path, folder: Path) -> tuple[Path, bool]:
             raise FetchError(f"{file}: {found}. Delete it, and run the same command again to download it.")
         print(f"{file}: is there, its checksum is right")
         return file, False
-    print(f"{source.address} -> {file}")
-    part = file.with_name(f"{file.name}.part")
-    otherwise = (
-        f"Try again later, or download it by hand to {file} and run the same command again; a copy you have belongs "
-        f"into {folder}, with {', '.join(source.makes)} in it."
+    failures = []
+    for url in [address] if address else [source.address, *source.mirrors]:
+        print(f"{url} -> {file}")
+        try:
+            _obtain_from(url, source, file)
+            return file, True
+        except _Refused as refused:
+            failures.append(f"{url}: {refused}")
+    raise FetchError(
+        f"{'; '.join(failures)}. Try again later, or download it by hand to {file} and run the same command again "
+        f"(--from ADDRESS: from elsewhere); a copy you have belongs into {folder}, with "
+        f"{', '.join(source.makes)} in it."
     )
+
+
+def _obtain_from(url: str, source: Source, file: Path) -> None:
+    """Downloads an archive from one address. Raises _Refused, DiskFull."""
+    part = file.with_name(f"{file.name}.part")
     while True:
         continued = part.exists()
-        _download(source, part, otherwise)
-        found = _wrong(source, part)
-        if not found:
+        _download(url, source, part)
+        problem = _wrong(source, part)
+        if not problem:
             os.replace(part, file)
-            return file, True
+            return
         part.unlink()
         if not continued:
-            raise FetchError(f"{source.address}: {found}; removed. {otherwise}")
-        print(f"{part}: {found}; starting afresh")
+            raise _Refused(f"{problem}; removed")
+        print(f"{part}: {problem}; starting afresh")
 
 
 def _wrong(source: Source, file: Path) -> str:
@@ -210,12 +240,12 @@ def _wrong(source: Source, file: Path) -> str:
     return "" if found == wanted else f"wrong checksum ({algorithm} {found}, not {wanted}; {size})"
 
 
-def _download(source: Source, part: Path, otherwise: str) -> None:
-    """Completes `part`, in several tries where the connection fails. Raises FetchError when none gets further."""
+def _download(url: str, source: Source, part: Path) -> None:
+    """Completes `part`, in several tries where the connection fails. Raises _Refused when none gets further."""
     longest, failures = _size(part), 0
     while True:
         try:
-            return _continue(source, part, otherwise)
+            return _continue(url, source, part)
         except _Cut as cut:
             reason = str(cut)
         size = _size(part)
@@ -223,16 +253,18 @@ def _download(source: Source, part: Path, otherwise: str) -> None:
         longest = max(longest, size)
         if failures > len(WAITS):
             had = f"; {documents.size(size)} are kept, and the next try goes on there" if size else ""
-            raise FetchError(f"{source.address}: cannot be downloaded ({reason}{had}). {otherwise}")
+            raise _Refused(f"cannot be downloaded ({reason}{had})")
         time.sleep(WAITS[failures - 1])
 
 
-def _continue(source: Source, part: Path, otherwise: str) -> None:
-    """One connection: the rest of `part`, or all of it where the server gives no rest. Raises _Cut, FetchError."""
+def _continue(url: str, source: Source, part: Path) -> None:
+    """One connection: the rest of `part`, or all of it where the server gives no rest. Raises _Cut, _Refused. What is
+    there stays when the answer is a web page, or shorter than what is there."""
     had = _size(part)
+    kept = f"; the {documents.size(had)} that are here are kept" if had else ""
     headers = {"User-Agent": "ciss"} | ({"Range": f"bytes={had}-"} if had else {})
-    request = urllib.request.Request(source.address, headers=headers)
     try:  # an opener of its own: the shared one would keep the first proxies it saw
+        request = urllib.request.Request(url, headers=headers)
         response = urllib.request.build_opener().open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416 and had:  # there is no rest: complete, or of another file, as the checksum will tell
@@ -240,23 +272,40 @@ def _continue(source: Source, part: Path, otherwise: str) -> None:
         answer = f"the server answers {error.code} {error.reason}"
         if error.code >= 500 or error.code in BUSY:
             raise _Cut(answer) from None
-        raise FetchError(f"{source.address}: cannot be downloaded ({answer}). {otherwise}") from None
+        raise _Refused(f"cannot be downloaded ({answer})") from None
     except (OSError, HTTPException) as error:
         raise _Cut(_reason(error)) from None
+    except ValueError as error:  # of --from
+        raise _Refused(f"is no address ({error})") from None
     with response:
         if response.status == 206 and not re.match(rf"bytes {had}-", response.headers.get("Content-Range", "")):
             part.unlink()
             raise _Cut("the server gives another part than it was asked for")
         start = had if response.status == 206 else 0
         total = None if response.length is None else start + response.length
+        block = _read(response)
+        if page := _web_page(response.headers.get_content_type(), block if start == 0 else b""):
+            raise _Refused(f"the server sent a web page ({page}), not the archive{kept}")
+        if start == 0 and total is not None and total < had:
+            raise _Refused(f"the server sent {documents.size(total)}, less than is here already{kept}")
         checkpoint.require_space(part.parent, (total or start) - had + source.unpacked)
         bar = tqdm(total=total, initial=start, desc=source.file, unit="B", unit_scale=True, disable=None)
         with open(part, "ab" if start else "wb") as stream, bar:
-            while block := _read(response):
+            while block:
                 stream.write(block)
                 bar.update(len(block))
+                block = _read(response)
     if total is not None and _size(part) != total:
         raise _Cut("the connection was cut")
+
+
+def _web_page(kind: str, block: bytes) -> str:
+    """What a web page says, of an answer's content type and first bytes; nothing for other content."""
+    if kind != "text/html" and not re.match(rb"\s*(<!doctype html|<html)", block, re.IGNORECASE):
+        return ""
+    text = re.sub(rb"(?is)<(script|style)\b.*?</\1>|<[^>]*>", b" ", block[:10_000]).decode("utf-8", "replace")
+    words = documents.plain(" ".join(text.split())[:60])
+    return f"first words: {words}" if words else "without words"
 
 
 def _read(response) -> bytes:

@@ -2,6 +2,7 @@
 processes, nor on where a stopped training went on."""
 
 import hashlib
+import os
 import signal
 import threading
 import time
@@ -224,7 +225,15 @@ def stable_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _loader(pairs: Images, batches, workers: int) -> Loader:
+    workers = min(
+        workers, available_cores()
+    )  # more only wait for each other, and torch warns; the batches are the same
     return Loader(
         pairs,
         batch_sampler=batches,

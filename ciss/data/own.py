@@ -93,7 +93,7 @@ class Own:
             if number in pairs:
                 problem = f"{file}: would be {number} in tables, as {pairs[number].image} is"
                 raise DataError(f"{problem}. Rename one, or give masks a folder of their own.")
-            pairs[number] = Pair(number, file, mask, self.ids, "/".join(domain))
+            pairs[number] = Pair(number, file, mask, self.ids, "/".join(domain), own=True)
         return list(pairs.values())
 
 
@@ -119,6 +119,11 @@ def load(file: Path) -> Own:
         values["classes"] = {
             str(number): {"name": each} if isinstance(each, str) else each for number, each in values["classes"].items()
         }
+    if isinstance(values.get("val"), dict) and "share" in values["val"]:
+        raise ConfigError(
+            f"{file}: val.share: `share` is a key of its own. Write either `val: {{images: images/val, masks: "
+            f"masks/val}}` for folders of validation images, or `share: {values['val']['share']}` in place of `val`."
+        )
     described = config.validate(Description, values, str(file), "")
     numbers = {}
     for number, each in described.classes.items():

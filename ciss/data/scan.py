@@ -67,8 +67,8 @@ def _judge(pair: Pair, result: dict | str, dataset: DataSet) -> dict | str:
     pixels = {int(i): count for i, count in result["pixels"].items()}
     foreign = [i for i in pixels if i not in dataset.classes and i != dataset.void]
     if foreign:
-        known = f"0 to {max(dataset.classes)}, or {dataset.void}"
-        return f"{pair.mask}: id {foreign[0]} is no class of the data set ({known}). Correct the mask."
+        known = sorted({*dataset.classes, dataset.void})
+        return f"{pair.mask}: {pictures.foreign_ids(sorted(foreign), known, pair.own)}"
     return {**result, "pixels": pixels}
 
 

@@ -23,6 +23,7 @@ def parameters(setup: Setup) -> Iterator[Finding]:
 
 def data(setup: Setup) -> Iterator[Finding]:
     from ciss.data import DATASETS, DataError, Index, data_set
+    from ciss.data_notes import data_notes, list_notes
     from ciss.documents import ConfigError
     from ciss.runs import index_folder
 
@@ -41,7 +42,7 @@ def data(setup: Setup) -> Iterator[Finding]:
                 yield ok(f"{name}: {folder}, {images['train']} training and {images['val']} validation images")
             else:
                 yield ok(f"{name}: {folder} (not needed by {setup.file})")
-        except ConfigError as error:
+        except (ConfigError, DataError) as error:
             yield fail(f"{name}: {short(error)}", f"correct it, or take {used[name]} out of {setup.file}")
         except FileNotFoundError as error:
             if name not in used:
@@ -54,9 +55,16 @@ def data(setup: Setup) -> Iterator[Finding]:
         try:
             index = Index.load(index_folder(setup.output, name), benchmark)
             yield ok(f"{name}: prepared, {len(index.steps)} steps")
+            errors, notes = [], data_notes(benchmark, index)
         except DataError as error:
             text, _, remedy = str(error).partition(" Run: ")
             yield note(text, remedy or f"dvc repro prepare@{name}")
+            errors, notes = list_notes(benchmark)
+        yield from (fail(f"{name}: {text}", f"change benchmarks.{name} in {setup.file}") for text in errors)
+        for text in notes:
+            if not text.startswith("The data of "):  # said above
+                text, _, command = text.partition(" Run `")
+                yield note(f"{name}: {text}", command.rstrip("`."))
 
 
 def weights(setup: Setup) -> Iterator[Finding]:

@@ -1,0 +1,123 @@
+"""`python -m ciss.data init FOLDER` writes a `dataset.yaml` that can be used as it is."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ciss.data import DataError, data_set
+from ciss.data.__main__ import main
+from ciss.data.describe import describe
+from ciss.data.own import load
+
+
+@pytest.fixture
+def leaves(tmp_path, monkeypatch):
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / "data" / "leaves").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CISS_DATA", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return tmp_path / "data" / "leaves"
+
+
+def put(folder, images: str, masks: str, name: str, ids: list[int], palette: bool = False) -> None:
+    """An image of 8x8 pixels, and a mask with a row of each id above the background."""
+    for part in (images, masks):
+        (folder / part / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(folder / images / f"{name}.jpg")
+    labels = np.zeros((8, 8), np.uint8)
+    for row, number in enumerate(ids):
+        labels[row] = number
+    mask = Image.fromarray(labels)
+    if palette:
+        mask.putpalette([value for number in range(256) for value in (number, 10, 20)])
+    mask.save(folder / masks / f"{name}.png")
+
+
+@pytest.mark.parametrize(
+    "layout", ["images/{split} masks/{split}", "{split}/images {split}/masks", "images/{split}ing labels/{split}ing"]
+)
+def test_training_and_validation_folders(leaves, layout):
+    for split, ids in (("train", [1, 2]), ("val", [1, 3])):
+        images, masks = layout.format(split=split).replace("valing", "validation").split()
+        put(leaves, images, masks, "a", ids)
+    out = describe(leaves)
+    assert out.startswith(f"{leaves}/dataset.yaml: written. 2 masks hold 3 classes (1, 2, 3).")
+    assert out.endswith("then: python -m ciss.plan leaves 1-1")
+    assert load(leaves / "dataset.yaml").classes == {0: "background", 1: "class_1", 2: "class_2", 3: "class_3"}
+    found = data_set("leaves")
+    assert [len(found.pairs(leaves, split)) for split in ("train", "val")] == [1, 1]
+    text = (leaves / "dataset.yaml").read_text()
+    assert "  1: class_1 # 2 masks, 12.50% of the pixels\n  2: class_2 # 1 mask, 6.25%" in text
+
+
+def test_images_without_a_split_give_a_share(leaves):
+    for number in range(10):
+        put(leaves, "images", "masks", f"garden/{number}", [1 + number % 2])
+    describe(leaves)
+    found = data_set("leaves")
+    assert [len(found.pairs(leaves, split)) for split in ("train", "val")] == [8, 2]
+    assert "share: 0.2" in (leaves / "dataset.yaml").read_text()
+
+
+def test_void_and_the_colours_of_a_palette(leaves):
+    put(leaves, "images/train", "masks/train", "a", [7, 255], palette=True)
+    put(leaves, "images/train", "masks/train", "b", [9], palette=True)
+    assert "2 masks hold 2 classes (7, 9) and 255 as void." in describe(leaves)
+    described = load(leaves / "dataset.yaml")
+    assert described.palette[7].tolist() == [7, 10, 20] and described.described.void == 255
+
+
+def test_what_is_there_is_not_overwritten(leaves):
+    put(leaves, "images", "masks", "a", [1])
+    (leaves / "dataset.yaml").write_text("classes: {1: leaf}\n")
+    with pytest.raises(DataError, match="exists and is not overwritten"):
+        describe(leaves)
+    assert (leaves / "dataset.yaml").read_text() == "classes: {1: leaf}\n"
+
+
+def put_colours(folder) -> None:
+    put(folder, "images", "masks", "a", [1])
+    Image.new("RGB", (8, 8)).save(folder / "masks" / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        (lambda folder: None, "no folders of images and masks. Make images/train and masks/train"),
+        (lambda folder: put(folder, "images", "masks", "a", []), "the masks hold 0 and no class"),
+        (lambda folder: put(folder, "images", "masks", "a", [1, 252]), "the masks hold 252. Use 1 to 250 for classes"),
+        (
+            lambda folder: (put(folder, "images", "masks", "a", [1]), (folder / "masks/a.png").unlink()),
+            "no PNG masks in masks",
+        ),
+        (
+            lambda folder: (put(folder, "images", "masks", "a", [1]), (folder / "masks/a.png").write_text("x")),
+            "a.png: the mask cannot be read (no image of a known format). Fetch it again, or move it away.",
+        ),
+        (put_colours, "a.png: mode RGB, not one id a pixel (P or L)."),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_described_is_named_and_nothing_is_written(leaves, prepare, words):
+    prepare(leaves)
+    with pytest.raises(DataError) as caught:
+        describe(leaves)
+    assert words in str(caught.value)
+    assert not (leaves / "dataset.yaml").exists()
+
+
+def test_the_command(leaves, monkeypatch, capsys):
+    put(leaves, "images", "masks", "a", [1])
+    monkeypatch.setattr(sys, "argv", ["ciss.data", "init", "data/leaves"])
+    main()
+    out = capsys.readouterr().out
+    assert "One class leaves no step after the first." in out
+    with pytest.raises(SystemExit, match="error: .*is not overwritten"):
+        main()
+
+
+def test_a_folder_that_no_plan_would_find(leaves, tmp_path):
+    put(tmp_path / "elsewhere", "images", "masks", "a", [1, 2])
+    assert "Put the folder elsewhere into data/ of the project" in describe(tmp_path / "elsewhere")
