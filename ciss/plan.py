@@ -266,6 +266,9 @@ def check(file: str) -> None:
     """Checks a parameter file. For the pipeline's own, forgets results of runs that it no longer names."""
     settings = config.load(file)
     runs.check(settings)
+    root = (paths.project() / settings.output).resolve()
+    for problem, remedy in paths.links(root, [(run.benchmark, name) for name, run in settings.runs().items()]):
+        raise ConfigError(f"{problem}: {remedy}")
     if (paths.project() / file).resolve() == (paths.project() / "params.yaml").resolve():
         _forget(settings)
         checkpoint.write_text(paths.project() / ".checked", "params.yaml was checked.\n")  # always the same bytes
