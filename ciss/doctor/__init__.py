@@ -23,10 +23,12 @@ CHECKS: dict[str, Check] = {
     "data": study.data,
     "weights": study.weights,
     "disk": storage.disk,
+    "links": storage.links,
     "files": storage.files,
     "loaders": machine.loaders,
     "processes": machine.processes,
     "dvc": software.dvc,
+    "stages": software.stages,
     "at work": storage.at_work,
     "notebooks": software.notebooks,
 }
