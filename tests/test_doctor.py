@@ -193,6 +193,25 @@ def test_python_of_another_version(monkeypatch):
     assert "uv sync --python 3.12" in found.remedy
 
 
+def test_a_user_without_name_or_home(monkeypatch, tmp_path):
+    """As in a container that is run with a number as its user."""
+
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert str(tmp_path) in passes(software.account, Setup(ROOT))
+    monkeypatch.setenv("HOME", "/dev/null/x")
+    assert only(software.account, Setup(ROOT), "FAIL").remedy == "export HOME=/tmp/home"
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # no HOME, and no name by which to look it up
+    assert "'~', which cannot be made" in only(software.account, Setup(ROOT), "FAIL").text
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "cannot be written" in only(software.account, Setup(ROOT), "note").text
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert "export USER=ciss" in only(software.account, Setup(ROOT), "FAIL").remedy
+
+
 def with_versions(monkeypatch, **versions) -> None:
     real = metadata.version
 

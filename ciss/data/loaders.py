@@ -2,6 +2,7 @@
 processes, nor on where a stopped training went on."""
 
 import hashlib
+import re
 import signal
 import threading
 import time
@@ -66,6 +67,13 @@ def _broken_off(error: Exception) -> bool:
 
 
 def _explained(error: Exception) -> Exception:
+    reason = re.search("unable to (?:allocate|open|resize|mmap|map).*", str(error))  # torch's words
+    if reason and re.search("shm|shared memory|No space left|torch_", reason[0]):
+        return DataError(
+            f"no shared memory (/dev/shm) is left for the batches of loader processes ({reason[0]}). The last finished "
+            "epoch is kept: run the same command again, with fewer train.workers (0 needs none), or give a container "
+            "more shared memory: docker run --shm-size=8g."
+        )
     if not _broken_off(error) and not str(error).startswith("DataLoader worker"):
         return error
     why = " ".join(str(error).split()) or "in the middle of a batch"

@@ -13,6 +13,7 @@ from ciss.doctor.base import INSTALL, Finding, Setup, fail, short
 Check = Callable[[Setup], Iterator[Finding]]
 CHECKS: dict[str, Check] = {
     "python": software.python,
+    "user": software.account,
     "project": software.project,
     "packages": software.packages,
     "torch": software.torch_pair,

@@ -1,5 +1,6 @@
 """What is installed: Python, the packages, DVC, notebooks."""
 
+import getpass
 import os
 import platform
 import re
@@ -25,6 +26,25 @@ def python(setup: Setup) -> Iterator[Finding]:
         yield ok(f"{found}, {sys.executable}")
     else:
         yield fail(f"{found}, but the project needs {needs}", "uv python install 3.12 && uv sync --python 3.12")
+
+
+def account(setup: Setup) -> Iterator[Finding]:
+    """DVC asks for the user's name and for a folder of settings; a container's user may have neither."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        yield fail("the user has no name, and DVC asks for one", "export USER=ciss (docker run -e USER=ciss)")
+        return
+    home = Path(os.path.expanduser("~"))
+    above = next((folder for folder in (home, *home.parents) if folder.exists()), None)
+    if not home.is_absolute() or above is None or not above.is_dir():
+        yield fail(f"the home folder is {str(home)!r}, which cannot be made", "export HOME=/tmp/home")
+    elif not os.access(above, os.W_OK):
+        yield note(
+            f"{name}, whose home folder {home} cannot be written", "export HOME=/tmp/home, if DVC or git complain"
+        )
+    else:
+        yield ok(f"{name}, {home}")
 
 
 def project(setup: Setup) -> Iterator[Finding]:
