@@ -4,15 +4,17 @@ that are spawned (macOS), a Python without the packages."""
 import ast
 import json
 import pickle
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from test_engine import left_by
 
 from ciss import config, engine, paths
-from ciss.data import evaluation_loader, training_loader
+from ciss.data import evaluation_loader, prepare, training_loader
 
 ROOT = paths.project()
 MODULES = {"crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "spwd", "syslog", "termios", "tty"}
@@ -114,11 +116,12 @@ def test_loader_processes_may_be_spawned(project):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("started_by", ["command", "notebook"])
 def test_spawned_loader_processes_train_the_same(make_project, started_by):
     alone, spawned = make_project("alone"), make_project("spawned")
     engine.train(alone.run())
-    spawned.set("train.workers", 2)
+    spawned.set("train.workers", 1)  # a process takes seconds to import torch
     if started_by == "command":
         (spawned.folder / "program.py").write_text(
             f"if __name__ == '__main__':\n{SPAWN.replace(chr(10), chr(10) + ' ')}"
@@ -129,7 +132,7 @@ def test_spawned_loader_processes_train_the_same(make_project, started_by):
         notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell]}
         (spawned.folder / "a.ipynb").write_text(json.dumps(notebook))
         process = spawned.command("-m", "ciss.execute", "a.ipynb", "copy.ipynb")
-    _, error = process.communicate(timeout=400)
+    _, error = process.communicate(timeout=800)
     assert process.returncode == 0, error
     weights = [left_by(project.run())["weights"] for project in (alone, spawned)]
     assert weights[0] == weights[1]
@@ -161,3 +164,23 @@ def test_names_are_folders_on_every_system(project, names, message):
     else:
         with pytest.raises(config.ConfigError, match=f"^params.yaml: {message}$"):
             project.config  # noqa: B018
+
+
+@pytest.mark.parametrize("linked", ["data/shapes", "data", "CISS_DATA"])
+def test_data_may_be_links(project, tiny_data, tmp_path, monkeypatch, linked):
+    """A data set, the folder of data sets, and the project that holds it: the index is the same."""
+    wanted = project.run().index().fingerprint
+    entrance = tmp_path / "entrance"
+    entrance.symlink_to(project.folder)
+    monkeypatch.chdir(entrance)
+    if linked == "CISS_DATA":
+        (tmp_path / "sets").symlink_to(tiny_data)
+        monkeypatch.setenv("CISS_DATA", str(tmp_path / "sets"))
+    else:
+        monkeypatch.delenv("CISS_DATA")
+        link = entrance / linked
+        shutil.rmtree(project.folder / "data")
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(tiny_data / Path(linked).relative_to("data"))
+    index = prepare(project.config.benchmarks["tiny"], tmp_path / "index", progress=False)
+    assert index.fingerprint == wanted
