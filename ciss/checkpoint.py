@@ -22,6 +22,7 @@ from ciss import distributed, documents
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # of vfat, 9p, CIFS and FUSE
 STATE_WEIGHTS = 5  # times a network's weights: a training's state, and the file that replaces it
 UNSEALED = b"0" * 64  # what stands in a file's header while its checksum is taken
 DAMAGED = (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError)
@@ -49,7 +50,7 @@ def write_bytes(file: Path, data: bytes) -> None:
             with open(temporary, "wb") as stream:
                 stream.write(data)
                 stream.flush()
-                os.fsync(stream.fileno())
+                _fsync(stream.fileno())
             os.replace(temporary, file)
         finally:
             temporary.unlink(missing_ok=True)
@@ -70,13 +71,23 @@ def write_text(file: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Names in a folder, new and replaced ones, survive a power cut too."""
-    with suppress(PermissionError):  # a folder that may be written, not read
+    """Makes names in a folder, new and replaced ones, survive a power cut too, where the file system can do this."""
+    try:
         handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    except PermissionError:  # Windows opens no folder; elsewhere a folder may be writable but not readable
+        return
+    try:
+        _fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _fsync(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_FSYNC:
+            raise
 
 
 def require_space(folder: Path, size: int) -> None:

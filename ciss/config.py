@@ -32,6 +32,7 @@ def rising(values: tuple) -> tuple:
 
 
 # Names become folders, and DVC reads a dot as the end of a key.
+DEVICE = re.compile("con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=200)]
 Word = Annotated[str, StringConstraints(max_length=200)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -321,6 +322,14 @@ def _chain_problems(config: Config) -> Iterator[str]:
     for part, taken in RESERVED.items():
         for name in taken & set(getattr(config, part)):
             yield f"{part}.{name}: the reports have a file or folder of this name. Rename it."
+    for part, names in (("benchmarks", config.benchmarks), ("runs", runs)):
+        lower_case: dict[str, str] = {}
+        for name in names:
+            other = lower_case.setdefault(name.lower(), name)
+            if other != name:
+                yield f"{part}: {other} and {name} are one folder on macOS and Windows, but for capitals. Rename one."
+            if DEVICE.fullmatch(name):
+                yield f"{part}: {name} is the name of a device on Windows. Rename it."
     for part, others in (("joints", config.bases), ("chain", {**config.bases, **config.joints})):
         for name in getattr(config, part):
             if name in others:

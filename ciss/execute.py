@@ -2,8 +2,8 @@
 
     python -m ciss.execute notebooks/2_base.ipynb reports/shapes/shapes-s0.ipynb -p config params.yaml -p run shapes-s0
 
-Its printed lines pass through; an error becomes one message, and the executed copy shows where it happened. Ctrl-C
-stops the notebook too, at once.
+The notebook runs in the Python that runs this module, whichever kernel its metadata name. Its printed lines pass
+through. An error becomes one message, and the executed copy shows where it happened. Ctrl-C stops the notebook too.
 """
 
 import argparse
@@ -22,9 +22,15 @@ import psutil
 # every stage pays, for a check that no notebook asks for. It is optional: seen as not installed, it is left out.
 sys.modules.setdefault("rfc3987_syntax", None)
 import papermill  # noqa: E402
+from jupyter_client import AsyncKernelManager  # noqa: E402
+from jupyter_client.kernelspec import KernelSpec  # noqa: E402
 from nbclient.exceptions import DeadKernelError  # noqa: E402
+from papermill.engines import NBClientEngine, papermill_engines  # noqa: E402
 from papermill.exceptions import PapermillExecutionError  # noqa: E402
 
+KERNELSPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours of IPython's traceback
+TRACEBACK_LINES = 15
 QUIET = "--IPKernelApp.log_level=ERROR"  # every kernel warns that it speaks to this machine unencrypted
 EXPLAINED = (
     "ConfigError",
@@ -37,24 +43,48 @@ EXPLAINED = (
     "DivergenceError",
     "ProvenanceError",
     "WorkerError",
+    "Lost",
     "FileNotFoundError",
     "OSError",
     "PermissionError",
 )
 
 
+class KernelManager(AsyncKernelManager):
+    """Starts kernels of this Python. A kernelspec named python3 may belong to another one, for example in
+    `~/.local/share/jupyter/kernels`, which Jupyter searches before the environment."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=command, display_name=KERNELSPEC["display_name"], language=KERNELSPEC["language"])
+
+
+class Engine(NBClientEngine):
+    """Runs a notebook by `KernelManager`, and says so in the metadata of the executed copy."""
+
+    @classmethod
+    def execute_managed_notebook(cls, manager, kernel_name: str, **options) -> None:
+        manager.nb.metadata["kernelspec"] = dict(KERNELSPEC)
+        super().execute_managed_notebook(manager, kernel_name, kernel_manager_class=KernelManager, **options)
+
+
+papermill_engines.register("ciss", Engine)
+
+
 def execute(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
     """Runs `notebook` in the current folder and writes the executed copy, also of a failed run.
 
-    Raises PapermillExecutionError with the cell's error, FileNotFoundError without a notebook.
+    Raises PapermillExecutionError with the cell's error, and whatever else papermill and nbclient raise.
     """
-    if not notebook.is_file():
-        raise FileNotFoundError(f"{notebook}: there is no such notebook.")
     output.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
         str(notebook),
         str(output),
         parameters,
+        engine_name="ciss",
+        kernel_name=KERNELSPEC["name"],
+        language=KERNELSPEC["language"],
         progress_bar=False,
         log_output=True,
         extra_arguments=[QUIET],
@@ -71,14 +101,14 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("papermill").setLevel(logging.INFO)
     logging.getLogger("papermill").addFilter(_printed)
-    logging.getLogger("traitlets").setLevel(logging.ERROR)
+    logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # its errors arrive as exceptions, too
+    if not arguments.notebook.is_file():
+        sys.exit(f"error: {arguments.notebook}: there is no such notebook.")
     try:
         # in a thread: in the main one nbclient takes Ctrl-C for itself, and lets the notebook go on for seconds
         ThreadPoolExecutor(1).submit(execute, arguments.notebook, arguments.output, dict(arguments.p)).result()
     except KeyboardInterrupt:
         _stop()
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error}")
     except DeadKernelError:
         sys.exit(
             f"error: {arguments.notebook}: its process was killed, perhaps because the machine had no memory left. "
@@ -86,20 +116,40 @@ def main() -> None:
         )
     except PapermillExecutionError as error:
         if error.ename not in EXPLAINED:
-            print("\n".join(error.traceback), file=sys.stderr)
+            print(_end_of_traceback(error.traceback), file=sys.stderr)
         sys.exit(f"error: {error.evalue}\n(in {arguments.output}, cell {error.exec_count})")
+    except Exception as error:  # before the first cell: the notebook cannot be read, or its kernel does not start
+        reason = next(iter(str(error).splitlines()), "")
+        sys.exit(
+            f"error: {arguments.notebook}: cannot be executed: {type(error).__name__}: {reason}\n"
+            "Open it with `jupyter lab` to see whether it is a notebook, and run `python -m ciss.doctor`."
+        )
+
+
+def _end_of_traceback(entries: list[str]) -> str:
+    """The last lines of IPython's traceback, without colours."""
+    lines = ANSI.sub("", "\n".join(entries)).splitlines()
+    head = [] if len(lines) <= TRACEBACK_LINES else ["Traceback, its last lines; the executed copy has all of it:"]
+    return "\n".join([*head, *lines[-TRACEBACK_LINES:]])
 
 
 def _stop() -> None:
     """Ends the notebook's process and this one."""
     kernels = psutil.Process().children(recursive=True)
-    for order in (signal.SIGINT, signal.SIGKILL):  # the first lets it tidy up
+    for stop in (_interrupt, psutil.Process.kill):  # the first lets it tidy up
         for kernel in kernels:
             with suppress(psutil.NoSuchProcess):
-                kernel.send_signal(order)
+                stop(kernel)
         _, kernels = psutil.wait_procs(kernels, timeout=0.3)
     print("\nStopped. The same command goes on after the last finished epoch.", file=sys.stderr, flush=True)
     os._exit(130)
+
+
+def _interrupt(process: psutil.Process) -> None:
+    if os.name == "nt":  # no SIGINT for a single process
+        process.terminate()
+    else:
+        process.send_signal(signal.SIGINT)
 
 
 def _printed(record: logging.LogRecord) -> bool:

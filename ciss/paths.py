@@ -1,8 +1,11 @@
 """Where things are: the project, its data sets and what its runs write. Nothing here makes a folder."""
 
 import os
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+
+OUTPUTS = (".source", ".pictures", "data", "data/shapes", "data/index", "runs", "results", "probes", "reports")
 
 
 def project() -> Path:
@@ -39,3 +42,28 @@ def data_root(folder: str) -> Path:
         f"no {folder} in {' or '.join(map(str, places)) or 'any project'}: "
         "set CISS_DATA to the folder that holds VOCdevkit/, ADEChallengeData2016/, cityscapes/ or CamVid/"
     )
+
+
+def links(root: Path, runs: Iterable[tuple[str, str]] = ()) -> Iterator[tuple[str, str]]:
+    """What is wrong and what to do, for each folder of outputs that is a link to a place outside of the project. DVC
+    refuses such an output, but only when its stage has ended, after hours of training.
+
+    Args:
+        root: the folder of the project.
+        runs: (benchmark, name) of each run.
+    """
+    runs = list(runs)
+    benchmarks = dict.fromkeys(benchmark for benchmark, _ in runs)
+    of_benchmarks = [f"{folder}/{name}" for folder in (*OUTPUTS[-4:], "data/index") for name in benchmarks]
+    of_runs = [f"{folder}/{benchmark}/{name}" for folder in ("runs", "results") for benchmark, name in runs]
+    for name in (*OUTPUTS, *of_benchmarks, *of_runs):
+        folder = root / name
+        if not folder.is_symlink() or folder.resolve().is_relative_to(root.resolve()):
+            continue
+        if name == "data":
+            remedy = "make data/ a folder, and put links to the data sets into it, or name their folder in CISS_DATA"
+        else:
+            remedy = (
+                "replace the link by a folder. For more space move the whole project, or DVC's cache: dvc cache dir"
+            )
+        yield f"{folder} is a link to {os.readlink(folder)}, and DVC refuses outputs outside of the project", remedy

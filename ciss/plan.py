@@ -296,7 +296,11 @@ def check(file: str) -> None:
     """Checks a parameter file and prints what is wrong with its data. It changes no result. Raises ConfigError."""
     settings = config.load(file)
     runs.check(settings)
-    notes = _data_notes(settings)
+    root = (paths.project() / settings.output).resolve()
+    links = paths.links(root, [(run.benchmark, name) for name, run in settings.runs().items()])
+    if links:
+        raise ConfigError("\n".join(f"{problem}: {remedy}" for problem, remedy in links))
+    notes = _data_notes(settings) + list(runs.notices(settings))
     if _of_the_pipeline(file):
         checkpoint.write_text(paths.project() / ".checked", "params.yaml was checked.\n")  # always the same bytes
         if unnamed := _unnamed_results(settings):

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import platform
-import resource
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
@@ -24,6 +23,11 @@ from ciss import checkpoint, distributed, documents, metrics
 from ciss.config import Config
 from ciss.data import Index, data_set
 from ciss.runs import Run, digest, resolve
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 VERSIONS = ("torch", "torchvision", "timm", "numpy")
 
@@ -212,6 +216,11 @@ def peak_memory() -> int:
     """Bytes: the GPU's peak, or the process's resident peak on a CPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    if resource is None:
+        import psutil
+
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)  # Windows has the first
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

@@ -11,6 +11,7 @@ what continues it; all others go on. Ctrl-C stops all; the same command goes on 
 
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,12 +22,16 @@ from queue import SimpleQueue
 
 import torch
 
-from ciss import config, paths, results, runs
+from ciss import checkpoint, config, paths, results, runs
 from ciss.config import Config, ConfigError
 from ciss.data import prepare
 from ciss.engine import USER_ERRORS, predecessor
 
-STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # the word of a scheduler or of a closed terminal
+# What a scheduler or a closed terminal sends. Windows lacks the last two, and SIGKILL.
+STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+SIGKILL = getattr(signal, "SIGKILL", None)
+ERROR = re.compile(r"^(?:process \d+ of \d+ on \S+: )?error: ", re.MULTILINE)  # how a training says what is wrong
+LAST_LINES = 20  # of what else a process says in the end
 CHANGED = "ended, but is not what this file asks for: parameters or code changed meanwhile. Run the command again."
 
 
@@ -106,17 +111,34 @@ class Crew:
         finally:
             self.processes.pop(name, None)
             self.free.put(device)
-        if process.returncode >= 0:
-            said = said.rpartition("error: ")[2].removeprefix(f"{name}: ") or f"exit status {process.returncode}"
-            return said if process.returncode else None
+        if process.returncode == 0:
+            return None
+        if process.returncode > 0:
+            return _message(said).removeprefix(f"{name}: ") or f"exit status {process.returncode}"
         number = -process.returncode
-        doubt = "; is there memory enough?" if number == signal.SIGKILL else ""
-        return f"its process was killed ({signal.strsignal(number) or number}){doubt} {said}".strip()
+        doubt = "; is there memory enough?" if number == SIGKILL else ""
+        return f"its process was killed ({signal.strsignal(number) or number}){doubt} {_last_lines(said)}".strip()
+
+
+def _message(said: str) -> str:
+    """The error message in what a training wrote to stderr; without one the last lines, from a traceback's head on."""
+    messages = list(ERROR.finditer(said))
+    if messages:
+        return said[messages[-1].end() :]
+    _, head, traceback = said.rpartition("Traceback (most recent call last):")
+    return head + traceback if head else _last_lines(said)
+
+
+def _last_lines(text: str) -> str:
+    return "\n".join(text.splitlines()[-LAST_LINES:])
 
 
 def _interrupt(process: subprocess.Popen) -> None:
     with suppress(ProcessLookupError):
-        process.send_signal(signal.SIGINT)
+        if os.name == "nt":  # no SIGINT for a single process
+            process.terminate()
+        else:
+            process.send_signal(signal.SIGINT)
 
 
 def command(settings: Config, name: str) -> list[str]:
@@ -124,13 +146,16 @@ def command(settings: Config, name: str) -> list[str]:
 
 
 def finished(run: runs.Run) -> bool:
-    """Whether there is a training of it by these parameters, this code, data and teacher; then it is also kept where
-    no pipeline removes it. Raises OSError, DataError, CheckpointError."""
+    """Whether there is a training of it by these parameters, this code, data and teacher. Then it is also kept where
+    no pipeline removes it; one that a pipeline removed is put back. Raises OSError, DataError, CheckpointError, and
+    Locked while another process trains it."""
     before = predecessor(run)
     identity = run.identity(run.index().fingerprint, results.file_hash(before) if before else None)
-    if found := results.finished(run, identity):
-        results.keep(run, identity)
-    return found
+    with checkpoint.exclusive(run.resume / "lock", run.name):
+        complete = results.finished(run, identity) or results.recover(run, identity)
+        if complete:
+            results.keep(run, identity)
+    return complete
 
 
 def order(settings: Config) -> list[str]:
@@ -195,9 +220,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on after the last finished epoch of each run.", file=sys.stderr)
         sys.exit(130)
-    print(f"{len(trained)} runs trained, {len(names) - len(trained) - len(failed)} were there. Next: dvc repro")
+    present = len(names) - len(trained) - len(failed)
+    summary = f"{len(trained)} of {len(names)} runs trained, {present} were trained before"
     if failed:
+        print(f"{summary}, {len(failed)} failed:", flush=True)
         sys.exit("\n".join(f"error: {name}: {message}" for name, message in failed.items()))
+    print(f"{summary}. Next: dvc repro")
 
 
 def _hear_signals() -> None:

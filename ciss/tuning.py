@@ -27,7 +27,7 @@ def main() -> None:
     try:
         settings = config.load(options.config)
         runs.check(settings)
-        train_all(settings, _trials(settings, options.only))
+        train_all(settings, list(trials(settings, options.only)))
         if options.only is None:
             write(settings)
     except RUN_ERRORS as error:
@@ -36,29 +36,35 @@ def main() -> None:
         sys.exit("\nStopped. The same command goes on after the last finished epoch.")
 
 
-def _trials(settings: Config, only: list[str] | None) -> list[str]:
-    """Last runs of the trials. Raises ConfigError where they could not be compared, before anything is trained."""
+def trials(settings: Config, only: list[str] | None = None) -> dict[str, str]:
+    """Last run of each trial -> its end. Ends of joint training are no trials.
+
+    Raises ConfigError where trials could not be compared, before anything is trained.
+    """
     for name, benchmark in settings.benchmarks.items():
         if not benchmark.holdout:
             raise ConfigError(
                 f"{settings.file}: benchmarks.{name}.holdout: 0, so there is nothing to choose by. Set it."
             )
-    codes = {end.run: code_of(settings.runs()[end.run].method) for end in settings.ends.values()}
-    trials = {run: code for run, code in codes.items() if run in settings.chain}
-    for code in only or ():
-        if code not in trials.values():
-            raise ConfigError(
-                f"--only: {settings.file} has no trial of {code!r}. {config.choose(code, {*trials.values()})}"
-            )
-    if not trials:
+    ends = {end.run: name for name, end in settings.ends.items() if end.run in settings.chain}
+    if not ends:
         raise ConfigError(f"{settings.file}: ends: there is no trial, an end of the chain. Plan some.")
-    return [run for run, code in trials.items() if only is None or code in only]
+    codes = {run: code_of(settings.chain[run].method) for run in ends}
+    for code in only or ():
+        if code not in codes.values():
+            raise ConfigError(
+                f"--only: {settings.file} has no trial of {code!r}. {config.choose(code, {*codes.values()})}"
+            )
+    return {run: end for run, end in ends.items() if only is None or codes[run] in only}
 
 
 def write(settings: Config) -> None:
-    """`tuning.csv` of every benchmark, beside its other reports; says what is best."""
-    for benchmark in settings.benchmarks:
-        table = tuning_table(benchmark, results.ends(settings, [benchmark]))
+    """Writes `tuning.csv` of every benchmark with trials beside its other reports, and prints the best trials."""
+    ends_by_benchmark: dict[str, list[str]] = {}
+    for end in trials(settings).values():
+        ends_by_benchmark.setdefault(settings.ends[end].benchmark, []).append(end)
+    for benchmark, ends in ends_by_benchmark.items():
+        table = tuning_table(benchmark, {end: results.read_end(settings, end) for end in ends})
         file = runs.report_folder(settings, benchmark) / "tuning.csv"
         checkpoint.write_text(file, table.round(6).to_csv(index=False))
         print(table.drop(columns=["benchmark", "coefficients"]).to_string(index=False, float_format="%.3f"))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ciss import config
-from ciss.data import DATASETS, DataError, evaluation_loader, prepare, training_loader, voc
+from ciss.data import DATASETS, DataError, evaluation_loader, loaders, prepare, training_loader, voc
 from ciss.data.index import scan
 from ciss.data.pictures import Pair, read_pair
 from ciss.protocol import SETTINGS, class_groups, class_steps, label_table, positions, select_images
@@ -372,6 +372,20 @@ def test_lists_that_are_folders(tmp_path):
 # --- loader processes
 
 
+def test_no_shared_memory_left():
+    """torch's words, as a loader process hands them over in a container with 64 MB of /dev/shm."""
+    error = RuntimeError(
+        "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+        '  File "storage.py", line 423, in _new_shared\n    return cls._new_using_fd_cpu(size)\n'
+        "RuntimeError: unable to allocate shared memory(shm) for file </torch_7_1>: No space left on device (28)\n"
+    )
+    message = str(loaders._explained(error))
+    assert len(message.splitlines()) == 1 and "No space left on device (28)" in message
+    assert "train.workers" in message and "--shm-size" in message
+    other = RuntimeError("expected a tensor")
+    assert loaders._explained(other) is other
+
+
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_killed_loader_process(tmp_path, monkeypatch, busy):
     """Whether training waits for a batch or computes with one when the process dies."""
@@ -394,7 +408,8 @@ def test_a_killed_loader_process(tmp_path, monkeypatch, busy):
         time.sleep(1)
     message = str(caught.value)
     assert message.startswith("a loader process was killed (") and len(message.splitlines()) == 1
-    assert message.endswith("run the same command again, with fewer train.workers.") and "/dev/shm" in message
+    assert "run the same command again, with fewer train.workers" in message and "/dev/shm" in message
+    assert message.endswith("docker run --shm-size=8g.")
 
 
 # --- class groups

@@ -174,6 +174,37 @@ def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch, moment):
     assert file.read_text(encoding="utf-8") == "né"
 
 
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_fsync(tmp_path, monkeypatch, number):
+    """vfat, 9p and network file systems lack it for folders or altogether: the file is written all the same."""
+
+    def refuse(handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    checkpoint.write_bytes(tmp_path / "file", b"x")
+    assert (tmp_path / "file").read_bytes() == b"x"
+
+
+def test_a_disk_that_fails_is_not_hidden(tmp_path, monkeypatch):
+    def fail(handle):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        checkpoint.write_bytes(tmp_path / "file", b"x")
+
+
+def test_a_folder_that_cannot_be_opened(tmp_path, monkeypatch):
+    """Windows opens no folder."""
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", refuse)
+    checkpoint.sync_folder(tmp_path)
+
+
 def test_the_data_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
     done = []
     for name in ("fsync", "replace"):

@@ -115,7 +115,9 @@ def test_what_it_reports(report):
         "writing, replacing whole files and locks work",
         "gloo",
         "copy works",
-        "kernel python3 is this Python",
+        "stages use this Python",
+        "stages start this Python",
+        "no folder of outputs is a link",
     ):
         assert words in text, words
 
@@ -191,6 +193,25 @@ def test_python_of_another_version(monkeypatch):
     assert "uv sync --python 3.12" in found.remedy
 
 
+def test_a_user_without_name_or_home(monkeypatch, tmp_path):
+    """As in a container that is run with a number as its user."""
+
+    def nobody():
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert str(tmp_path) in passes(software.account, Setup(ROOT))
+    monkeypatch.setenv("HOME", "/dev/null/x")
+    assert only(software.account, Setup(ROOT), "FAIL").remedy == "export HOME=/tmp/home"
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # no HOME, and no name by which to look it up
+    assert "'~', which cannot be made" in only(software.account, Setup(ROOT), "FAIL").text
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "cannot be written" in only(software.account, Setup(ROOT), "note").text
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert "export USER=ciss" in only(software.account, Setup(ROOT), "FAIL").remedy
+
+
 def with_versions(monkeypatch, **versions) -> None:
     real = metadata.version
 
@@ -244,6 +265,9 @@ def test_no_dvc_or_no_git(made, monkeypatch):
     assert "hardlink" in passes(software.dvc, setup)
     shutil.rmtree(setup.root / ".git")
     assert "git init" in only(software.dvc, setup, "FAIL").remedy
+    (setup.root / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")  # a release's archive
+    passes(software.dvc, setup)
+    (setup.root / ".dvc" / "config").write_text("")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert "install git" in only(software.dvc, setup, "FAIL").remedy
     shutil.rmtree(setup.root / ".dvc")
@@ -291,11 +315,11 @@ def test_the_kernel_of_another_environment(monkeypatch):
         monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", lambda self, name: spec)
 
     kernel("/opt/conda/envs/other/bin/python")
-    found = only(software.notebooks, Setup(ROOT), "FAIL")
-    assert "/opt/conda/envs/other/bin/python" in found.text
+    found = only(software.notebooks, Setup(ROOT), "note")
+    assert "/opt/conda/envs/other/bin/python" in found.text and "`dvc repro` does not use it" in found.text
     assert "python -m ipykernel install --sys-prefix" in found.remedy and "remove python3" in found.remedy
     kernel("/opt/conda/envs/other/bin/python", f"{sys.prefix}/share/jupyter/kernels/python3")
-    assert only(software.notebooks, Setup(ROOT), "FAIL").remedy == software.KERNEL
+    assert only(software.notebooks, Setup(ROOT), "note").remedy == software.KERNEL
     for program in ("python", "python3", sys.executable):
         kernel(program)
         passes(software.notebooks, Setup(ROOT))
@@ -304,7 +328,18 @@ def test_the_kernel_of_another_environment(monkeypatch):
         raise NoSuchKernel(name)
 
     monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", none)
-    assert only(software.notebooks, Setup(ROOT), "FAIL").remedy == software.KERNEL
+    assert only(software.notebooks, Setup(ROOT), "note").remedy == software.KERNEL
+
+
+def test_the_python_that_stages_start(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert sys.executable.rpartition("/")[0] in passes(software.stages, Setup(ROOT))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = only(software.stages, Setup(ROOT), "note")
+    assert found.text.startswith("there is no program python on PATH") and "uv run dvc repro" in found.remedy
+    (tmp_path / "python").touch(0o755)
+    found = only(software.stages, Setup(ROOT), "note")
+    assert f"{tmp_path}/python, not {sys.executable}" in found.text and "uv run dvc repro" in found.remedy
 
 
 # --- machine
@@ -612,6 +647,16 @@ def test_a_folder_that_cannot_be_written(one_folder, monkeypatch):
     monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
     found = only(storage.files, one_folder, "FAIL")
     assert "Permission denied" in found.text and f"make {one_folder.root} writable" in found.remedy
+
+
+def test_folders_that_are_links(made, tmp_path):
+    setup = made()
+    assert passes(storage.links, setup) == "no folder of outputs is a link out of the project"
+    (tmp_path / "scratch").mkdir()
+    (setup.root / "runs").symlink_to(tmp_path / "scratch")
+    found = only(storage.links, setup, "FAIL")
+    assert found.text.startswith(f"{setup.root}/runs is a link to {tmp_path}/scratch, and DVC refuses")
+    assert "dvc cache dir" in found.remedy
 
 
 def test_a_read_only_folder(one_folder):

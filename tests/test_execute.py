@@ -1,6 +1,7 @@
 """Notebooks in the pipeline: what they print passes through, what goes wrong is one message."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,9 +10,14 @@ import time
 import psutil
 import pytest
 
+from ciss import execute
+
 HELLO = "print('hello', name, flush=True)\nprint('Executing is what I say')\n{'all': 0.5}"
 OURS = "class CheckpointError(Exception): pass\nraise CheckpointError('base: no such checkpoint. Train it: now')"
-FOREIGN = "1 / 0"
+FOREIGN = "def divide(depth):\n    return 1 / depth if depth == 0 else divide(depth - 1)\ndivide(30)"
+PYTHON = "import sys\nprint(sys.executable)"
+KERNELSPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
+OTHER_KERNEL = {"name": "conda-env-x-py", "display_name": "Python [conda env:x]", "language": "R"}
 
 
 @pytest.fixture(scope="module")
@@ -19,17 +25,24 @@ def executed(tmp_path_factory):
     """{kind: (exit code, output, errors, executed copy)}: the kernels start at the same time."""
     folder = tmp_path_factory.mktemp("notebooks")
     processes = {}
-    for kind, cells in {"good": [HELLO], "ours": [HELLO, OURS, "never"], "foreign": [FOREIGN], "missing": []}.items():
+    kinds = {"good": [HELLO], "ours": [HELLO, OURS, "never"], "foreign": [FOREIGN], "missing": []}
+    kinds |= {"renamed": [PYTHON], "unnamed": [PYTHON]}  # the kernels in the metadata
+    shadow = folder / "user" / "kernels" / "python3"  # searched before the environment's
+    shadow.mkdir(parents=True)
+    argv = ["/nowhere/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (shadow / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "user's", "language": "python"}))
+    for kind, cells in kinds.items():
         code = {"cell_type": "code", "execution_count": None, "outputs": []}
         parameters = {**code, "metadata": {"tags": ["parameters"]}, "id": "p", "source": "name = 'nobody'"}
         rest = [{**code, "metadata": {}, "id": f"c{k}", "source": source} for k, source in enumerate(cells)]
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        kernel = {} if kind == "unnamed" else {"kernelspec": OTHER_KERNEL if kind == "renamed" else KERNELSPEC}
         notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": [parameters, *rest]}
         if cells:
             (folder / f"{kind}.ipynb").write_text(json.dumps(notebook))
         copy = f"out/{kind}.ipynb"
         command = [sys.executable, "-m", "ciss.execute", f"{kind}.ipynb", copy, "-p", "name", "you"]
-        environment = {"cwd": folder, "env": None, "text": True}
+        variables = {**os.environ, "JUPYTER_DATA_DIR": str(folder / "user")}
+        environment = {"cwd": folder, "env": variables, "text": True}
         processes[kind] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment)
     found = {}
     for kind, process in processes.items():
@@ -65,8 +78,45 @@ def test_other_errors_come_with_their_traceback(executed):
     code, _, error, copy = executed["foreign"]
     assert code == 1
     assert "Traceback" in error and "ZeroDivisionError" in error
-    assert error.strip().splitlines()[-2] == "error: division by zero"
-    assert copy is not None
+    lines = error.strip().splitlines()
+    assert lines[-2] == "error: division by zero"
+    assert len(lines) <= 1 + execute.TRACEBACK_LINES + 2, "the last lines; the executed copy has all of them"
+    assert "\x1b" not in error, "no colours"
+    (output,) = [output for cell in copy["cells"] for output in cell.get("outputs", []) if "traceback" in output]
+    assert len("\n".join(output["traceback"]).splitlines()) > 2 * execute.TRACEBACK_LINES
+
+
+@pytest.mark.parametrize("kind", ["renamed", "unnamed", "good"])
+def test_the_kernel_is_this_python(executed, kind):
+    """Whatever kernel the metadata name, and whatever kernelspec python3 the user has."""
+    code, out, error, copy = executed[kind]
+    assert code == 0, error
+    assert kind == "good" or out.strip() == sys.executable
+    assert copy["metadata"]["kernelspec"] == KERNELSPEC
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no notebook", "{}", '{"nbformat": 4, "nbformat_minor": 5, "cells": [], "metadata": 1}']
+)
+def test_what_is_no_notebook_is_one_message(text, tmp_path, monkeypatch):
+    notebook = tmp_path / "a.ipynb"
+    notebook.write_text(text)
+    monkeypatch.setattr(sys, "argv", ["ciss.execute", str(notebook), str(tmp_path / "copy.ipynb")])
+    with pytest.raises(SystemExit) as stopped:
+        execute.main()
+    assert str(stopped.value).startswith(f"error: {notebook}: cannot be executed: ")
+    assert str(stopped.value).count("\n") == 1
+
+
+def test_a_kernel_that_does_not_start_is_one_message(tmp_path, monkeypatch):
+    notebook = tmp_path / "a.ipynb"
+    notebook.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}))
+    monkeypatch.setattr(sys, "argv", ["ciss.execute", str(notebook), str(tmp_path / "copy.ipynb")])
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(
+        SystemExit, match=f"^error: {notebook}: cannot be executed: FileNotFoundError: .*/nowhere/python"
+    ):
+        execute.main()
 
 
 @pytest.fixture
@@ -139,8 +189,8 @@ def test_it_starts_light():
 
 def test_every_error_of_ours_is_explained():
     """By name, as the kernel's errors arrive."""
-    from ciss import analysis, checkpoint, distributed, engine, execute
+    from ciss import analysis, checkpoint, distributed, engine
 
     others = [engine.DivergenceError, engine.MemoryShort, checkpoint.DiskFull, analysis.ProvenanceError]
-    for error in (*engine.USER_ERRORS, *others, distributed.WorkerError):
+    for error in (*engine.RUN_ERRORS, *others, distributed.WorkerError):
         assert error.__name__ in execute.EXPLAINED or error is ValueError

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +81,42 @@ def test_missing_data_names_places_and_remedy(project, tmp_path, monkeypatch):
     for part in ("cityscapes", tmp_path / "sets", project / "data", tmp_path / "origin" / "data", "set CISS_DATA"):
         assert str(part) in message
     assert len(message.splitlines()) == 1
+
+
+RUNS = [("shapes", "shapes-s0")]
+LINKED = [".source", ".pictures", "data", "data/index", "data/shapes", "runs", "results", "probes", "reports"]
+LINKED += ["runs/shapes", "results/shapes/shapes-s0", "data/index/shapes", "reports/shapes"]
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_outputs_behind_a_link_are_named(project, tmp_path, name):
+    (tmp_path / "scratch").mkdir()
+    folder = project / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(tmp_path / "scratch")
+    ((problem, remedy),) = paths.links(project, RUNS)
+    assert problem.startswith(f"{folder} is a link to {tmp_path / 'scratch'}")
+    assert ("CISS_DATA" if name == "data" else "dvc cache dir") in remedy
+
+
+def test_links_that_do_no_harm(project, tmp_path):
+    """A data set, a link inside of the project, the project itself."""
+    for folder in ("VOCdevkit", "big"):
+        (tmp_path / folder).mkdir()
+    (project / "data").mkdir()
+    (project / "data" / "VOCdevkit").symlink_to(tmp_path / "VOCdevkit")
+    (project / "large").mkdir()
+    (project / "runs").symlink_to("large")
+    (tmp_path / "entrance").symlink_to(project)
+    assert not [*paths.links(project, RUNS), *paths.links(tmp_path / "entrance", RUNS)]
+
+
+def test_git_ignores_outputs_that_are_links(project, tmp_path):
+    shutil.copy(Path(__file__).parents[1] / ".gitignore", project)
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    (project / "data").mkdir()
+    names = ["runs", "results", "probes", ".source", ".pictures", "predictions", "data/shapes", "data/index"]
+    for name in names:
+        (project / name).symlink_to(tmp_path)
+    ignored = subprocess.run(["git", "check-ignore", *names], cwd=project, capture_output=True, text=True)
+    assert ignored.stdout.split() == names

@@ -414,6 +414,16 @@ def test_check_refuses_before_it_forgets(planned):
     assert message.startswith("params.yaml: benchmarks.shapes.model.encoder: timm has no encoder 'ciss_tny'")
 
 
+def test_check_refuses_outputs_that_are_links(planned, tmp_path):
+    """DVC refuses them too, but after hours of training."""
+    planned("shapes")
+    (tmp_path / "scratch").mkdir()
+    (planned.folder / "runs").symlink_to(tmp_path / "scratch")
+    message = planned.fails("--check")
+    assert message.startswith(f"{planned.folder}/runs is a link to {tmp_path}/scratch, and DVC refuses")
+    assert not (planned.folder / ".checked").exists()
+
+
 def results_of_other_runs(folder: Path) -> list[str]:
     """Makes results of runs that the plan of finetune names, and of others. Returns the others."""
     kept = ["shapes/shapes-s0", "shapes/shapes-s0-joint", "shapes/shapes-s0-finetune-2", "shapes/.stale.new"]

@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 from test_engine import left_by
 
-from ciss import config, engine, train
+from ciss import checkpoint, config, engine, train
 
 # A process in the place of a training: notes when it begins and ends, and on which device; does what its name says.
 STAND_IN = """
@@ -24,6 +26,8 @@ try:
     time.sleep(30 if "slow" in name else 0.15)
     if "bad" in name:
         sys.exit(f"error: {name}: a loss is not finite.")
+    if "crashed" in name:
+        raise RuntimeError("CUDA error: an illegal memory access")
     if "killed" in name:
         os.kill(os.getpid(), signal.SIGKILL)
     if "aborted" in name:
@@ -103,7 +107,7 @@ def test_most_is_waiting_for_what_comes_first(project):
 
 def test_a_failure_takes_only_what_continues_it(crew, capsys):
     chain = {"bad-1": "base", "bad-2": "bad-1", "bad-3": "bad-2", "b-1": "base", "b-2": "b-1"}
-    chain |= {"killed": "base", "aborted": "base", "other": "base"}
+    chain |= {"killed": "base", "aborted": "base", "other": "base", "crashed": "base"}
     trained, failed, _ = crew(chain, jobs=3)
     assert sorted(trained) == ["all", "b-1", "b-2", "base"]
     assert failed["bad-1"] == "a loss is not finite."
@@ -112,7 +116,11 @@ def test_a_failure_takes_only_what_continues_it(crew, capsys):
     assert failed["killed"].startswith("its process was killed (Killed); is there memory enough? a warning")
     assert failed["aborted"].startswith("its process was killed (Aborted) a warning")
     assert failed["aborted"].endswith("CUDA says why")
-    assert failed["other"].startswith("ended, but is not what this file asks for") and len(failed) == 6
+    assert failed["other"].startswith("ended, but is not what this file asks for") and len(failed) == 7
+    crashed = failed["crashed"].splitlines()
+    assert crashed[0] == "Traceback (most recent call last):", "and not what follows the last 'error: '"
+    assert crashed[-1] == "RuntimeError: CUDA error: an illegal memory access"
+    assert all(len(message.splitlines()) <= train.LAST_LINES + 1 for message in failed.values()), "not 9,999 warnings"
 
 
 def test_a_process_that_cannot_be_started_stops_no_other(crew, project, monkeypatch):
@@ -233,6 +241,53 @@ def test_the_command_when_it_is_stopped(project, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("\nStopped. The same command goes on after the last finished epoch")
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("a warning\nerror: a: lr is 0.\nSet it.", "a: lr is 0.\nSet it."),
+        ("process 1 of 2 on host-1: error: no memory left", "no memory left"),
+        ("error: first\nerror: the disk: error: 5", "the disk: error: 5"),
+        ("RuntimeError: CUDA error: x", "RuntimeError: CUDA error: x"),
+        ("", ""),
+    ],
+)
+def test_the_message_of_a_training(said, message):
+    assert train._message(said) == message
+
+
+@pytest.mark.parametrize(
+    ("trained", "failed", "summary"),
+    [
+        (["base"], {}, "1 of 5 runs trained, 4 were trained before. Next: dvc repro\n"),
+        ([], {}, "0 of 5 runs trained, 5 were trained before. Next: dvc repro\n"),
+        (["base"], {"all": "no", "mib-1": "no"}, "1 of 5 runs trained, 2 were trained before, 2 failed:\n"),
+    ],
+)
+def test_the_summary(project, monkeypatch, capsys, trained, failed, summary):
+    project.write()
+    monkeypatch.setattr(train, "_hear_signals", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["ciss.train"])
+    monkeypatch.setattr(train.Crew, "train", lambda crew, names: (trained, failed))
+    with pytest.raises(SystemExit) if failed else nullcontext() as stopped:
+        train.main()
+    assert capsys.readouterr().out == summary
+    if failed:
+        assert stopped.value.code == "error: all: no\nerror: mib-1: no"
+
+
+def test_a_run_that_a_pipeline_removed_was_trained_before(project):
+    run = project.run()
+    engine.train(run)
+    before = left_by(run)
+    for folder in (run.folder, run.results):
+        shutil.rmtree(folder)
+    assert train.finished(run) and left_by(run) == before
+    shutil.rmtree(run.resume / "finished")
+    with checkpoint.exclusive(run.resume / "lock", run.name), pytest.raises(checkpoint.Locked):
+        train.finished(run)
+    assert not (run.resume / "finished").exists(), "nothing is kept while another process may train it"
+
+
 @pytest.mark.slow
 def test_runs_trained_together_are_those_trained_alone(make_project):
     """Weights, losses and results; a second time there is nothing to do."""
@@ -246,7 +301,7 @@ def test_runs_trained_together_are_those_trained_alone(make_project):
         process = together.command("-m", "ciss.train", "--jobs", "2")
         out, error = process.communicate(timeout=200)
         assert process.returncode == 0, error
-        assert out.endswith(f"{trained} runs trained, {there} were there. Next: dvc repro\n")
+        assert out.endswith(f"{trained} of 3 runs trained, {there} were trained before. Next: dvc repro\n")
         assert ("mib-1: epoch 2/2" in out) == bool(trained)
     for name in alone.config.runs():
         assert left_by(alone.run(name)) == left_by(together.run(name)), name

@@ -84,7 +84,11 @@ def run(monkeypatch, capsys, *arguments: str) -> str:
 
 def test_trials_are_trained_once_and_written(project, monkeypatch, capsys):
     project.document["methods"] |= {"mib-1": {}, "mib-2": {"distillation": 1.0}}
-    project.document["chain"], project.document["ends"], project.document["joints"] = {}, {}, {}
+    project.document["chain"] = {}
+    # Joint training and a benchmark without trials may be in the file: neither is trained, nor in a table.
+    project.document["ends"] = {"joint": {"run": "all", "benchmark": "tiny"}}
+    project.document["benchmarks"]["other"] = project.document["benchmarks"]["tiny"]
+    project.document["bases"]["other"] = {**project.document["bases"]["base"], "benchmark": "other"}
     for name, step in (("finetune", 1), ("mib-1", 1), ("mib-2", 1)):
         chained = {"benchmark": "tiny", "method": name, "seed": 0, "after": "base", "step": step}
         project.document["chain"][f"{name}-run"] = chained
@@ -101,6 +105,8 @@ def test_trials_are_trained_once_and_written(project, monkeypatch, capsys):
     best = table[(table["code"] == "mib") & table["chosen"]]
     assert best["mean"].item() == table[table["code"] == "mib"]["mean"].max()
     assert out.splitlines()[-1].endswith(", ".join(table[table["chosen"]]["trial"]))
+    assert not (project.folder / "runs" / "tiny" / "all").exists()
+    assert [folder.name for folder in (project.folder / "reports").iterdir()] == ["tiny"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def tuning_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     rows = []
     for end, results in ends.items():
         steps = [holdout_scores(result) for _, result in increments({end: results})]
-        if not steps:
+        if not steps:  # joint training
             continue
         last = results[-1]
         coefficients = last["identity"]["parameters"]["coefficients"]

@@ -3,6 +3,7 @@ processes, nor on where a stopped training went on."""
 
 import hashlib
 import os
+import re
 import signal
 import threading
 import time
@@ -45,11 +46,13 @@ class Loader(DataLoader):
 
 
 def _explain_dead_processes() -> None:
-    """torch notices a dead loader process in the handler of a signal, wherever training is at that moment."""
-    handler = signal.getsignal(signal.SIGCHLD)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+    """torch notices a dead loader process in the handler of a signal, wherever training is at that moment. Without
+    that signal, on Windows, torch looks for dead processes while it waits for a batch."""
+    child_signal = getattr(signal, "SIGCHLD", None)
+    if child_signal is None or threading.current_thread() is not threading.main_thread():
         return
-    if getattr(handler, "explains", False):
+    handler = signal.getsignal(child_signal)
+    if not callable(handler) or getattr(handler, "explains", False):
         return
 
     def explaining(number: int, frame) -> None:
@@ -59,7 +62,7 @@ def _explain_dead_processes() -> None:
             raise _explained(error) from None
 
     explaining.explains = True
-    signal.signal(signal.SIGCHLD, explaining)
+    signal.signal(child_signal, explaining)
 
 
 def _broken_off(error: Exception) -> bool:
@@ -68,12 +71,20 @@ def _broken_off(error: Exception) -> bool:
 
 
 def _explained(error: Exception) -> Exception:
+    reason = re.search("unable to (?:allocate|open|resize|mmap|map).*", str(error))  # torch's words
+    if reason and re.search("shm|shared memory|No space left|torch_", reason[0]):
+        return DataError(
+            f"no shared memory (/dev/shm) is left for the batches of loader processes ({reason[0]}). The last finished "
+            "epoch is kept: run the same command again, with fewer train.workers (0 needs none), or give a container "
+            "more shared memory: docker run --shm-size=8g."
+        )
     if not _broken_off(error) and not str(error).startswith("DataLoader worker"):
         return error
     why = " ".join(str(error).split()) or "in the middle of a batch"
     return DataError(
         f"a loader process was killed ({why}): memory or shared memory (/dev/shm) may have run out. The last finished "
-        "epoch is kept: run the same command again, with fewer train.workers."
+        "epoch is kept: run the same command again, with fewer train.workers, or give a container more shared memory: "
+        "docker run --shm-size=8g."
     )
 
 

@@ -13,6 +13,7 @@ from ciss.doctor.base import INSTALL, Finding, Setup, fail, short
 Check = Callable[[Setup], Iterator[Finding]]
 CHECKS: dict[str, Check] = {
     "python": software.python,
+    "user": software.account,
     "project": software.project,
     "packages": software.packages,
     "torch": software.torch_pair,
@@ -23,10 +24,12 @@ CHECKS: dict[str, Check] = {
     "data": study.data,
     "weights": study.weights,
     "disk": storage.disk,
+    "links": storage.links,
     "files": storage.files,
     "loaders": machine.loaders,
     "processes": machine.processes,
     "dvc": software.dvc,
+    "stages": software.stages,
     "at work": storage.at_work,
     "notebooks": software.notebooks,
 }

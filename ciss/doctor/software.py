@@ -1,5 +1,6 @@
 """What is installed: Python, the packages, DVC, notebooks."""
 
+import getpass
 import os
 import platform
 import re
@@ -25,6 +26,25 @@ def python(setup: Setup) -> Iterator[Finding]:
         yield ok(f"{found}, {sys.executable}")
     else:
         yield fail(f"{found}, but the project needs {needs}", "uv python install 3.12 && uv sync --python 3.12")
+
+
+def account(setup: Setup) -> Iterator[Finding]:
+    """DVC asks for the user's name and for a folder of settings; a container's user may have neither."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        yield fail("the user has no name, and DVC asks for one", "export USER=ciss (docker run -e USER=ciss)")
+        return
+    home = Path(os.path.expanduser("~"))
+    above = next((folder for folder in (home, *home.parents) if folder.exists()), None)
+    if not home.is_absolute() or above is None or not above.is_dir():
+        yield fail(f"the home folder is {str(home)!r}, which cannot be made", "export HOME=/tmp/home")
+    elif not os.access(above, os.W_OK):
+        yield note(
+            f"{name}, whose home folder {home} cannot be written", "export HOME=/tmp/home, if DVC or git complain"
+        )
+    else:
+        yield ok(f"{name}, {home}")
 
 
 def project(setup: Setup) -> Iterator[Finding]:
@@ -83,28 +103,34 @@ def torch_pair(setup: Setup) -> Iterator[Finding]:
         yield fail(f"{pair} are not built for each other: {short(error)}", TORCH)
 
 
+def stages(setup: Setup) -> Iterator[Finding]:
+    """Stages run `python -m ciss...` in a shell, so that PATH says which Python that is."""
+    program = shutil.which("python")
+    remedy = "start DVC by `uv run dvc repro`, or activate the environment first"
+    if program is None:
+        yield note("there is no program python on PATH, which stages start", remedy)
+    elif Path(program).parent.resolve() != Path(sys.executable).parent.resolve():
+        yield note(f"stages start the python on PATH, {program}, not {sys.executable}", remedy)
+    else:
+        yield ok(f"stages start this Python: {program}")
+
+
 def dvc(setup: Setup) -> Iterator[Finding]:
     import dvc
+    from dvc.config import Config
     from dvc.exceptions import DvcException
 
     if not (setup.root / ".dvc").is_dir():
         yield fail(f"{setup.root} has no folder .dvc", "clone the project with git, or make the folder: dvc init")
         return
-    if not shutil.which("git"):
-        yield fail("there is no program git", "install git; with conda: conda install git")
-        return
-    inside = subprocess.run(
-        ["git", "rev-parse", "--is-inside-work-tree"], cwd=setup.root, capture_output=True, text=True, timeout=30
-    )
-    if inside.returncode:
-        problem = inside.stderr.strip().partition("\n")[0]
-        owned = f"git config --global --add safe.directory {setup.root}"
-        yield fail(f"git: {problem}", owned if "dubious" in problem else "clone the project with git, or: git init")
-        return
     try:
+        without_git = Config(str(setup.root / ".dvc"))["core"].get("no_scm")
         folder, allowed = setup.cache
     except DvcException as error:
         yield fail(f".dvc/config: {short(error)}", "correct it; git diff .dvc/config shows what changed")
+        return
+    if not without_git and (problem := _git_problem(setup.root)):
+        yield fail(*problem)
         return
     near = setup.folders()["DVC cache"]
     works = _links(near, setup.root)
@@ -118,6 +144,20 @@ def dvc(setup: Setup) -> Iterator[Finding]:
         yield note(f"{text}; the cache is on another file system than the project", remedy)
     else:
         yield ok(text)
+
+
+def _git_problem(root: Path) -> tuple[str, str] | None:
+    """What is wrong with git or with the repository, and what to do."""
+    if not shutil.which("git"):
+        return "there is no program git", "install git; with conda: conda install git"
+    command = ["git", "rev-parse", "--is-inside-work-tree"]
+    inside = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=30)
+    if not inside.returncode:
+        return None
+    problem = inside.stderr.strip().partition("\n")[0]
+    if "dubious" in problem:  # experiments and git fail, `dvc repro` does not
+        return f"git: {problem}", f"git config --global --add safe.directory {root}"
+    return f"git: {problem}", "make a repository: git init; or use DVC without git: dvc config core.no_scm true"
 
 
 def _links(cache: Path, project: Path) -> dict[str, bool]:
@@ -142,21 +182,23 @@ def _links(cache: Path, project: Path) -> dict[str, bool]:
 
 
 def notebooks(setup: Setup) -> Iterator[Finding]:
-    """The kernel that papermill starts must be this Python, or trainings run with other packages."""
+    """The pipeline runs notebooks in this Python. `jupyter lab` starts what the kernelspec python3 names."""
+    import ipykernel
     import papermill
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
+    yield ok(f"papermill {papermill.__version__}, ipykernel {ipykernel.__version__}: stages use this Python")
     try:
         spec = KernelSpecManager().get_kernel_spec("python3")
     except NoSuchKernel:
-        yield fail("there is no notebook kernel python3", KERNEL)
+        yield note("jupyter lab finds no kernel python3; `dvc repro` needs none", KERNEL)
         return
     program = Path(spec.argv[0])
     bare = str(program) in {"python", f"python{sys.version_info[0]}", "python{}.{}".format(*sys.version_info)}
     # The folder, not the file: every environment's python may be a link to the same one.
-    if not bare and program.parent.resolve() != Path(sys.executable).parent.resolve():
-        text = f"kernel python3 of {spec.resource_dir} starts {program}, not {sys.executable}"
-        own = Path(spec.resource_dir).is_relative_to(sys.prefix)
-        yield fail(text, KERNEL if own else f"{KERNEL}; if this stays: jupyter kernelspec remove python3, and again")
+    if bare or program.parent.resolve() == Path(sys.executable).parent.resolve():
         return
-    yield ok(f"papermill {papermill.__version__}, kernel python3 is this Python")
+    text = f"jupyter lab's kernel python3 ({spec.resource_dir}) starts {program}, not {sys.executable}"
+    own = Path(spec.resource_dir).is_relative_to(sys.prefix)
+    remedy = KERNEL if own else f"{KERNEL}; if this stays: jupyter kernelspec remove python3, and again"
+    yield note(f"{text}; `dvc repro` does not use it", remedy)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from ciss import paths
 from ciss.doctor.base import Finding, Setup, fail, note, ok, short
 from ciss.documents import size
 
@@ -62,6 +63,13 @@ def _weights(setup: Setup, name: str) -> int:
     with torch.device("meta"):
         network = create_network(replace(benchmark.model, pretrained=False, weights=None), [channels])
     return sum(value.nbytes for value in network.state_dict().values())
+
+
+def links(setup: Setup) -> Iterator[Finding]:
+    """DVC refuses outputs outside of the project."""
+    runs = setup.settings.runs() if setup.settings else {}
+    problems = [fail(*problem) for problem in paths.links(setup.output, [(r.benchmark, n) for n, r in runs.items()])]
+    yield from problems or [ok("no folder of outputs is a link out of the project")]
 
 
 def files(setup: Setup) -> Iterator[Finding]:
