@@ -159,7 +159,7 @@ def test_every_study_can_be_planned_and_prepared(tree, tmp_path, monkeypatch):
     lacking = next(index for index in prepared.values() if index.dataset == "lacking")
     assert all(3 not in present for present in lacking.classes["val"])
     sizes = next(index.sizes["train"] for index in prepared.values() if index.dataset == "sizes")
-    assert len(set(map(tuple, sizes))) == 6
+    assert len(set(map(tuple, sizes))) == 7
 
 
 # --- the checks of a finished study

@@ -34,7 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := sorted(set(options.only or ()) - set(chosen)):
         parser.error(f"there is no study {unknown[0]!r}; --list names them")
     chosen = [each for name, each in chosen.items() if not options.only or name in options.only]
-    results, left, seconds = run(chosen, options.folder.resolve(), options.jobs, options.seconds)
+    try:
+        results, left, seconds = run(chosen, options.folder.resolve(), options.jobs, options.seconds)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
     failed = [result for result in results if result.failures]
     spent = sum(result.processor_seconds for result in results)
     print(
@@ -75,7 +79,8 @@ def run(
                 else:
                     left += 1
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+            study.STOP.set()
+            pool.shutdown(cancel_futures=True)
             raise
     return results, left, time.perf_counter() - started
 

@@ -24,6 +24,7 @@ from ruamel.yaml import YAML
 from ciss import protocol
 from ciss.data import data_set
 from ciss.methods import METHODS, code_of
+from ciss.viz import REFERENCES
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = ("benchmark", "benchmarks", "end", "method", "against", "convention", "order", "class", "teacher", "worst")
@@ -49,7 +50,7 @@ class Facts:
 
     name: str
     dataset: str
-    domain: bool
+    setting: str
     holdout: bool
     background: bool  # whether the data set has a background class
     steps: int
@@ -59,6 +60,10 @@ class Facts:
     introduced: dict[str, int]  # class -> the step that brings it
     ends: dict[str, str]  # end -> method as the tables call it
     coefficients: dict[str, dict]
+
+    @property
+    def domain(self) -> bool:
+        return self.setting == "domain"
 
     @property
     def increments(self) -> dict[str, str]:
@@ -84,7 +89,7 @@ def read_facts(project: Path) -> dict[str, Facts]:
         found[name] = Facts(
             name=name,
             dataset=benchmark["dataset"],
-            domain=benchmark["setting"] == "domain",
+            setting=benchmark["setting"],
             holdout=bool(index["holdout"]),
             background=names[1],
             steps=len(index["steps"]),
@@ -215,6 +220,10 @@ MAY_BE_NAN: list[tuple[str, str, Condition, str]] = [  # table, column, conditio
     ("methods", "(forgetting|backward_transfer|mean_over_steps)_std", _joint, "joint training has one step"),
     ("conventions|convention_means", "mean_over_steps(_std)?", _joint, "joint training has one step"),
     ("runs|curves|methods|conventions|convention_means", "(new|harmonic)(_std)?", _no_new, "no class is new"),
+    (  # its mean is over classes with an IoU above 0
+        "conventions|convention_means", r"(all|mean_over_steps)(_std)?",
+        lambda row, facts: row["convention"] == "mbs", "every class has an IoU of 0",
+    ),
     ("runs", "holdout_all", lambda row, facts: not facts.holdout, "no hold-out"),
     (
         "runs", "holdout_(old|new)",
@@ -253,6 +262,10 @@ MAY_BE_NAN: list[tuple[str, str, Condition, str]] = [  # table, column, conditio
     ("label_rules", "method", NAN_ALWAYS, "a teacher that methods share"),
     ("label_rules", "precision", lambda row, facts: row["relabelled"] == 0, "nothing was re-labelled"),
     ("label_rules", "recall", lambda row, facts: _kind_not_seen(row, facts, "old"), "no old pixels"),
+    (
+        "runs|label_rules", "recall", lambda row, facts: facts.setting in ("sequential", "domain"),
+        "old classes keep their labels: none is told as background",
+    ),
     ("token_angles", "angle", lambda row, facts: row["pair"] == "new" and _one_new(row, facts), "a single new class"),
     ("token_angles", "angle", lambda row, facts: row["pair"] == "old" and facts.sizes[0] == 0, "no old class"),
 ]  # fmt: skip
@@ -410,8 +423,12 @@ def figures(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
         }.items()
         if may_be_empty(table, each)
     }  # fmt: skip
-    files = sorted(file for file in reports.rglob("*.png") if file.parent != reports / "study")
-    for file in files:
+    methods = {method for each in facts.values() for method in each.ends.values()}
+    if methods == {"joint"}:  # which figures draw in grey
+        empty |= {"cost.png", "curves.png", "paired.png", "stability.png"}
+    if len(methods) == 1 or not methods & set(REFERENCES):
+        empty.add("paired.png")  # there are no differences to show
+    for file in sorted(reports.rglob("*.png")):
         name = str(file.relative_to(reports))
         try:
             pixels = decode(file.read_bytes())

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ import repository  # noqa: E402
 
 CODE = ("ciss", "notebooks", "dvc.yaml", "reports/published.yaml", "reports/README.md", "tests/studies")
 LIMIT = 1800  # seconds of one study
+STOP = threading.Event()  # set by Ctrl-C: running pipelines are killed
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def reproduce(folder: Path) -> tuple[int, float]:
                 if ended:
                     process.returncode = os.waitstatus_to_exitcode(status)
                     return process.returncode, usage.ru_utime + usage.ru_stime
+                if STOP.is_set():
+                    raise InterruptedError("stopped")
                 if time.monotonic() > limit:
                     raise TimeoutError(f"dvc repro took more than {LIMIT} s")
                 time.sleep(0.2)
