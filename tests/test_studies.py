@@ -284,7 +284,7 @@ def output(**values) -> Callable[[Path], None]:
     (edit("report.html", lambda text: text + '<img src="x.png">'), r"the link x\.png leads out of the page"),
     (edit("report.html", lambda text: text + "<h3 id='two'>"), r"the anchor #two stands twice"),
     (edit("report.html", lambda text: text.replace("<td>mib</td>", "")), r"report\.html: does not name \['mib'\]"),
-    (edit("report.html", lambda text: text + "<td>nan</td>"), r"report\.html: shows NaN"),
+    (edit("report.html", lambda text: text + "<td>nan</td>"), r"report\.html: a table shows NaN"),
     (edit("tables.tex", lambda text: text.replace(r"$0.1$ \\", r"$0.1$ & 3 \\")), r"3 cells in a table of 2"),
     (edit("tables.tex", lambda text: text.replace("0.2}", "0.2")), r"tables\.tex: \d+ opening and \d+ closing braces"),
     (edit("tables.tex", lambda text: text.replace(r"\end{table}", "")), r"tables\.tex: \['table'\] are not closed"),

@@ -27,7 +27,19 @@ from ciss.methods import METHODS, code_of
 from ciss.viz import REFERENCES
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = ("benchmark", "benchmarks", "end", "method", "against", "convention", "order", "class", "teacher", "worst")
+TEXT = (
+    "undefined",
+    "benchmark",
+    "benchmarks",
+    "end",
+    "method",
+    "against",
+    "convention",
+    "order",
+    "class",
+    "teacher",
+    "worst",
+)
 WARNING = re.compile(r"\b[A-Za-z]*Warning\b|\bWARNING\b|Traceback|^ERROR\b")
 EXPECTED_WARNINGS = (  # lines that a sound study prints
     # DVC, of the folder of a benchmark without an increment: there is nothing to look into
@@ -224,6 +236,7 @@ MAY_BE_NAN: list[tuple[str, str, Condition, str]] = [  # table, column, conditio
         "conventions|convention_means", r"(all|mean_over_steps)(_std)?",
         lambda row, facts: row["convention"] == "mbs", "every class has an IoU of 0",
     ),
+    ("runs", "undefined", NAN_ALWAYS, "a text: why scores are undefined"),
     ("runs", "holdout_all", lambda row, facts: not facts.holdout, "no hold-out"),
     (
         "runs", "holdout_(old|new)",
@@ -424,6 +437,8 @@ def figures(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
         if may_be_empty(table, each)
     }  # fmt: skip
     methods = {method for each in facts.values() for method in each.ends.values()}
+    if all(each.domain for each in facts.values()):
+        empty.add("stability.png")  # no class is new
     if methods == {"joint"}:  # which figures draw in grey
         empty |= {"cost.png", "curves.png", "paired.png", "stability.png"}
     if len(methods) == 1 or not methods & set(REFERENCES):
@@ -576,8 +591,8 @@ def page(file: Path, methods: set[str]) -> Iterator[str]:
     words = text_of(file)
     if lacking := sorted(method for method in methods if method not in words):
         yield f"report.html: does not name {lacking}"
-    if re.search(r"\bnan\b", words, re.IGNORECASE):
-        yield "report.html: shows NaN"
+    if re.search(r"<td[^>]*>\s*nan\s*<", text, re.IGNORECASE):
+        yield "report.html: a table shows NaN"
 
 
 # --- everything
