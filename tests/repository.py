@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def make(folder: Path, *plan: str) -> Path:
     """The working tree without outputs, committed, with the parameters that `ciss.plan` writes for these arguments."""
+    return commit(make_code(folder), plan)
+
+
+def make_code(folder: Path) -> Path:
+    """The working tree without parameters and outputs, as a git and DVC repository."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "reports").mkdir()
     for name in ("ciss", "notebooks", "dvc.yaml", ".dvcignore", ".gitignore", "reports/published.yaml"):
@@ -29,7 +35,16 @@ def make(folder: Path, *plan: str) -> Path:
     run(folder, "git", "config", "user.name", "tests")
     run(folder, "dvc", "init", "-q")
     run(folder, "dvc", "config", "core.analytics", "false")
-    run(folder, sys.executable, "-m", "ciss.plan", *plan)
+    return folder
+
+
+def commit(folder: Path, *plans: Sequence[str], **variables: str) -> Path:
+    """The repository with the parameters that `ciss.plan` writes for these arguments, one command after the other.
+
+    `variables`: of the environment.
+    """
+    for plan in plans:
+        run(folder, sys.executable, "-m", "ciss.plan", *plan, **variables)
     run(folder, "git", "add", ".")
     run(folder, "git", "commit", "-qm", "small")
     return folder
@@ -42,9 +57,10 @@ def environment(folder: Path) -> dict[str, str]:
     return {**inherited, "PATH": path, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def run(folder: Path, *command: str) -> str:
-    """What a command prints; it must succeed, and end."""
-    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=900)
+def run(folder: Path, *command: str, **variables: str) -> str:
+    """What a command prints; it must succeed, and end. `variables`: of the environment."""
+    inherited = environment(folder) | variables
+    done = subprocess.run(command, cwd=folder, env=inherited, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
