@@ -342,6 +342,15 @@ def test_a_missing_table_is_named(tmp_path):
         report.page(tmp_path, benchmarks("b"))
 
 
+def test_notes_on_the_data_stand_before_the_scores(tmp_path, ends):
+    save(tmp_path, ends)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "data.md").write_text("10,582 training images are expected; 1,464 were found.\n")
+    text = report.page(tmp_path, benchmarks("b"))
+    assert text.count("1,464 were found") == 1
+    assert text.index("1,464 were found") < text.index('id="b-methods"')
+
+
 @pytest.mark.parametrize(
     ("planned", "words"),
     [(["voc"], "of 'b', params.yaml plans 'voc'"), (["b", "c"], "plans 'b', 'c'"), ([], "plans no benchmark")],
@@ -367,7 +376,7 @@ def test_variants_of_joint_training_stand_apart(tmp_path, ends):
     assert not best(table, "all") & {"joint", "joint-long"}
     rows = [line.split(" &")[0] for line in latex_tables(made).partition("bottomrule")[0].splitlines()]
     assert rows[rows.index(r"\midrule", rows.index("finetune")) + 1 :][:2] == ["joint", "joint-long"]
-    figure, ax = plt.subplots()
+    _, ax = plt.subplots()
     viz.stability_scatter(ax, made["runs"])
     assert "joint-long (upper bound)" in [text.get_text() for text in ax.texts]
     text = report.page(tmp_path, benchmarks("b"))

@@ -159,8 +159,8 @@ def test_gradients_by_step():
     table = pd.concat([pulls(), pulls(kind="compensated", value=[0.6, 0.3]), pulls(group="step1", value=NAN)])
     figure = viz.gradient_panels(table, ["a", "b"], 1)
     draw(figure)
-    assert [line.get_linestyle() for line in figure.axes[0].lines][:2] == ["--", "-"] or len(figure.axes[0].lines) == 3
-    assert legend(figure) == ["step 0, with background", "step 1", "times its weight"]
+    assert sorted(line.get_linestyle() for line in figure.axes[0].lines) == ["-", "--"], "the weighted one dashed"
+    assert legend(figure) == ["step 0, with background", "times its weight"], "no pixel of step 1, no line"
     assert legend(viz.gradient_panels(pulls(), ["a"], 1)) == ["step 0, with background"]
     draw(viz.gradient_panels(pulls(), ["a"], 2))
     draw(viz.gradient_panels(pulls()[:0], ["a"], 1))

@@ -94,7 +94,7 @@ def background_reasons(ends: dict[str, list[dict]], rules: pd.DataFrame) -> list
 
 def undefined(sentences: list[str]) -> str:
     """The reasons as a paragraph of Markdown; nothing without one."""
-    return f"\n\nEmpty places and undefined values (NaN): {' '.join(sentences)}" if sentences else ""
+    return f"\n\nEmpty places and undefined values: {' '.join(sentences)}" if sentences else ""
 
 
 def _unseen(paths: Iterable[list[dict]]) -> list[str]:

@@ -30,7 +30,7 @@ from ciss.report.cells import (
 SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]
 TABLES = ("runs", "curves", "methods", "paired", "convention_means", "beside_published", "cost")
 # also one named 007 or NA
-WORDS = ("benchmark", "benchmarks", "end", "method", "against", "convention", "order", "arithmetic")
+WORDS = ("benchmark", "benchmarks", "end", "method", "against", "convention", "order", "arithmetic", "undefined")
 FIGURES = {  # of each notebook's folder, in their order
     "forgetting": {
         "forgetting": "IoU of every class after every step: what fades.",
@@ -137,6 +137,7 @@ def _family(
     means, cost = (table.loc[methods.index] for table in (means, cost))
     parts = [
         _what_was_run(name, members, runs, means, benchmarks),
+        *(_data_notes(folder, member, len(members) > 1) for member in members),
         f'<h3 id="{escape(name)}-methods">Methods</h3>',
         _methods(methods, runs),
         _stability(name, runs),
@@ -188,6 +189,14 @@ def _what_was_run(
             f"<details><summary>Every setting of the benchmark</summary>{markup.facts(every)}</details>",
         ]
     )
+
+
+def _data_notes(folder: Path, benchmark: str, named: bool) -> str:
+    """What notebook 1 noted on the data: counts that are not the preset's, classes that a list lacks."""
+    file = folder / benchmark / "data.md"
+    text = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    head = f"**Notes on the data{f' of {benchmark}' if named else ''}.**"
+    return markup.prose(f"{head} {text}") if text else ""
 
 
 def _methods(table: pd.DataFrame, runs: pd.DataFrame) -> str:
@@ -335,7 +344,7 @@ def _cost(table: pd.DataFrame, order: list[str]) -> str:
 def _analysis(folder: Path, benchmark: str, part: str, named: bool) -> str:
     """Findings and figures of one notebook; other figures come last, where the beginning of their names says."""
     parts = [f"<h4>{escape(benchmark)}</h4>"] if named else []
-    if (text := folder / benchmark / f"{part}.md").is_file():
+    if part != "data" and (text := folder / benchmark / f"{part}.md").is_file():  # notes on data stand at the top
         parts.append(markup.prose(text.read_text(encoding="utf-8")))
     order = list(FIGURES[part])
     files = [file for file in (folder / benchmark).glob("*.png") if _part(file.stem) == part]

@@ -181,7 +181,9 @@ def paired_points(axes: Iterable[Axes], runs: pd.DataFrame, pairs: pd.DataFrame,
         if apart:
             ax.axvline(0, color="#666666", lw=1, zorder=0)
         else:
-            words = "nothing else here" if against in methods else f"no {against} here"
+            words = f"{against} was not run."
+            if against in methods:
+                words = f"No other method has a score\nand a seed that {against} has."
             ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center")
             ax.set_xticks([])
 

@@ -199,6 +199,7 @@ def gradient_panels(
     mine = table[table["step"] == step]
     if mine["value"].isna().all():
         return note("No labelled pixel has a gradient in this step." if len(mine) else empty)
+    mine = mine.dropna(subset=["value"])  # groups without a pixel
     groups = sorted(mine["group"].unique(), key=lambda group: (len(group), group))  # step2 before step10
     figure, axes = panels(len(methods))
     for ax, method in zip(axes, methods, strict=True):

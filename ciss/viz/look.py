@@ -98,7 +98,7 @@ def legend_below(figure: Figure, handles: list, title: str | None = None, column
     longest = max((len(handle.get_label()) for handle in handles), default=0)
     columns = min(columns, max(1, int(width / (0.45 + 0.07 * longest))))  # inches of an entry
     lines = -(-len(handles) // columns)
-    figure.set_size_inches(width, height + 0.17 * max(0, lines - 3))
+    figure.set_size_inches(width, height + 0.2 * max(0, lines - 2))
     figure.legend(
         handles=handles,
         title=title,
