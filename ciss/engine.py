@@ -274,7 +274,7 @@ class BatchMaker:
         first = run.old_channels if run.after else 1
         self.new_classes = torch.arange(first, sum(run.channel_groups), device=device)
         self.step, self.old_channels = run.step, first if teacher is not None else 0
-        self.run, self.ids, self.device = run, index.ids["train"], device
+        self.run, self.ids, self.device = run, index.ids, device
         raw = [0, *(c for group in run.groups for c in group)]
         seen = np.arange(256)
         seen[: len(raw)] = run.label_table(training=True)[raw]
@@ -287,18 +287,18 @@ class BatchMaker:
         for images, labels, numbers in loader:
             yield self._batch(images, labels.to(self.device, non_blocking=True).long(), numbers)
 
-    def hide(self, item: tuple[Tensor, Tensor, Tensor]) -> tuple[Batch, Tensor]:
-        """A batch with true labels (B,H,W) as the step would be told it, and the truth."""
+    def hide(self, item: tuple[Tensor, Tensor, Tensor], split: str = "train") -> tuple[Batch, Tensor]:
+        """A batch with true labels (B,H,W) as the step would be told it, and the truth. `split`: of the images."""
         images, truth, numbers = item
         truth = truth.to(self.device).long()
-        return self._batch(images, self.seen[truth], numbers), truth
+        return self._batch(images, self.seen[truth], numbers, split), truth
 
-    def _batch(self, images: Tensor, labels: Tensor, numbers: Tensor) -> Batch:
+    def _batch(self, images: Tensor, labels: Tensor, numbers: Tensor, split: str = "train") -> Batch:
         return Batch(
             images=self.run.normalise(images, self.device),
             given=labels,
             labels=labels,
-            ids=[self.ids[n] for n in numbers.tolist()],  # numbers never left the host
+            ids=[self.ids[split][n] for n in numbers.tolist()],  # numbers never left the host
             step=self.step,
             old_channels=self.old_channels,
             class_steps=self.class_steps,

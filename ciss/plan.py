@@ -297,8 +297,8 @@ def check(file: str) -> None:
     settings = config.load(file)
     runs.check(settings)
     root = (paths.project() / settings.output).resolve()
-    links = paths.links(root, [(run.benchmark, name) for name, run in settings.runs().items()])
-    if links:
+    names = [(run.benchmark, name) for name, run in settings.runs().items()]
+    if links := list(paths.links(root, names)):
         raise ConfigError("\n".join(f"{problem}: {remedy}" for problem, remedy in links))
     notes = _data_notes(settings) + list(runs.notices(settings))
     if _of_the_pipeline(file):

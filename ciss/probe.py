@@ -63,22 +63,22 @@ def probe(settings: Config, name: str, judged: dict[tuple, Probe] | None = None)
     with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
         sums = Sums(1 + sum(len(group) for group in run.groups), data_set(index.dataset).background, device)
         for item in loader:
-            batch, truth = maker.hide(item)
+            batch, truth = maker.hide(item, split)
             sums.add(teacher(batch.images), student(batch.images), truth)
         judged = {} if judged is None else judged
         place = (run.benchmark, run.seed, run.after, run.step)
         if place not in judged:
-            judged[place] = _judge(settings, run, teacher, maker, loader)
+            judged[place] = _judge(settings, run, teacher, maker, loader, split)
     return sums.arrays() | judged[place]
 
 
-def _judge(settings: Config, run: Run, teacher: Network, maker: BatchMaker, loader: Loader) -> Probe:
-    """Every rule's labels from one teacher against the truth."""
+def _judge(settings: Config, run: Run, teacher: Network, maker: BatchMaker, loader: Loader, split: str) -> Probe:
+    """Every rule's labels from one teacher against the truth. `split`: of the loader's images."""
     index, methods = run.index(), {}
     for rule in RULES:
         methods[rule] = METHODS[rule](**settings.methods.get(rule, {}))
         prepare_method(methods[rule], run, index, teacher, maker)
-    counts = judge_labels(run, methods, teacher, map(maker.hide, loader))
+    counts = judge_labels(run, methods, teacher, (maker.hide(item, split) for item in loader))
     return {f"labels_{rule}": found for rule, found in counts.items()}
 
 

@@ -226,8 +226,9 @@ def peak_memory() -> int:
 
 
 def read(run: Run) -> dict:
-    """result.json with the method's title and the arrays confusion, curve_epochs, curve_confusions, token_epochs,
-    token_cosines, samples, trace (by column) and labels (see `Record`) added. Raises CheckpointError.
+    """result.json with the method's title, whether it sees all classes at once (`joint`), and the arrays confusion,
+    curve_epochs, curve_confusions, token_epochs, token_cosines, samples, trace (by column) and labels (see `Record`)
+    added. Raises CheckpointError.
 
     Of a data set without a background class, the matrices leave unlabelled pixels (true position 0) out;
     `confusion_all` has them, for conventions that score them."""
@@ -237,7 +238,7 @@ def read(run: Run) -> dict:
             f"{file}: this run has no result yet. Train it: python -m ciss.engine {run.name}"
         )
     try:
-        result = {**json.loads(file.read_text(encoding="utf-8")), "title": run.title}
+        result = {**json.loads(file.read_text(encoding="utf-8")), "title": run.title, "joint": run.joint}
         different = documents.differences(result["identity"]["parameters"], run.description())
         with np.load(run.results / "confusion.npz") as arrays:
             result["confusion_all"] = arrays["confusion"]

@@ -18,6 +18,7 @@ def result(step: int, confusion: np.ndarray, **changes) -> dict:
         "run": f"r-{step}",
         "method": "mib",
         "title": changes.get("method", "mib"),
+        "joint": changes.get("method", "mib").startswith("joint"),
         "seed": 0,
         "step": step,
         "reached": step,

@@ -146,6 +146,8 @@ def test_joint_and_base_runs_are_left_out(ends, probes):
 
 # --- in words
 
+EMPTY = {"steps": "No step.", "pace": "No hold-out set."}
+
 
 def rows(column: str, by: str = "method", **values: float) -> pd.DataFrame:
     return pd.DataFrame([{"seed": 0, by: name, column: value} for name, value in values.items()])
@@ -158,7 +160,7 @@ def test_words_name_who_loses_most():
     belief = rows("probability", a=0.7, b=0.2).assign(kind="old")
     wrong = rows("error_truth", a=0.3, b=0.05)
     rules = rows("precision", by="rule", argmax=0.5, mbs=0.9).assign(recall=[0.8, 0.3])
-    text = analysis.background_findings("x", rates, errors, belief, wrong, rules)
+    text = analysis.background_findings("x", rates, errors, belief, wrong, rules, EMPTY)
     assert (
         "a loses most to the background, which takes 90.0 % of its old classes' pixels; b loses least, 10.0 %" in text
     )
@@ -172,6 +174,7 @@ def test_words_without_old_pixels():
     rates = rows("old_to_background", a=NAN).assign(background_to_new=NAN)
     nothing = rows("probability", a=NAN).assign(kind="old", error_truth=NAN, error="x", share=NAN)
     rules = rows("precision", by="rule", argmax=NAN).assign(recall=NAN)
-    text = analysis.background_findings("x", rates, nothing, nothing, nothing, rules)
+    text = analysis.background_findings("x", rates, nothing, nothing, nothing, rules, EMPTY)
     assert text == "**x** (one seed): no pixel of an old class was scored."
-    assert "no shift" in analysis.background_findings("x", pd.DataFrame(), *[pd.DataFrame()] * 4)
+    text = analysis.background_findings("x", pd.DataFrame(), *[pd.DataFrame()] * 4, EMPTY)
+    assert text == "**x**: there is no background shift. No step."

@@ -45,12 +45,15 @@ def test_every_code_cell_was_executed(notebook):
     assert not [out for cell in code for out in cell["outputs"] if out["output_type"] == "error"]
 
 
-def test_a_checked_cell_prints_and_asserts(notebook):
+def test_a_checked_cell_prints(notebook):
+    """nbval compares what it prints with the smoke copy. A cell never asserts: a legal study, of one epoch or one
+    image, must not end at what the smoke copy shows."""
     checked = [cell for cell in cells(notebook) if cell["source"].startswith(CHECK)]
     assert checked
     for cell in checked:
-        assert "assert " in cell["source"]
         assert [out["output_type"] for out in cell["outputs"]] == ["stream"]
+    if notebook.stem != "1_data":  # its assertions hold for every index
+        assert not [cell["source"] for cell in cells(notebook) if "assert " in cell["source"]]
 
 
 def test_it_is_thin(notebook):

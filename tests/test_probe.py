@@ -126,9 +126,18 @@ def test_without_a_hold_out_validation_images(project, monkeypatch):
     for name in ("base", "mib-1"):
         engine.train(project.run(name))
     monkeypatch.setattr(probe, "IMAGES", 3)
-    run = project.run("mib-1")
+    run, ids, real = project.run("mib-1"), [], probe.judge_labels
+
+    def judge(run, methods, teacher, pairs):
+        pairs = list(pairs)
+        ids.extend(name for batch, _ in pairs for name in batch.ids)
+        return real(run, methods, teacher, pairs)
+
+    monkeypatch.setattr(probe, "judge_labels", judge)
     assert 2 * 64 * 64 < probe.probe(project.config, "mib-1")["background"].sum() < 3 * 64 * 64, "three, without void"
-    assert len(run.index().validation[1]) > 3
+    index = run.index()
+    assert len(index.validation[1]) > 3
+    assert ids == [index.ids["val"][number] for number in index.validation[1][:3]]
 
 
 # --- files

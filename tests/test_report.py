@@ -342,6 +342,54 @@ def test_a_missing_table_is_named(tmp_path):
         report.page(tmp_path, benchmarks("b"))
 
 
+def test_notes_on_the_data_stand_before_the_scores(tmp_path, ends):
+    save(tmp_path, ends)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "data.md").write_text("10,582 training images are expected; 1,464 were found.\n")
+    text = report.page(tmp_path, benchmarks("b"))
+    assert text.count("1,464 were found") == 1
+    assert text.index("1,464 were found") < text.index('id="b-methods"')
+
+
+@pytest.mark.parametrize(
+    ("planned", "words"),
+    [(["voc"], "of 'b', params.yaml plans 'voc'"), (["b", "c"], "plans 'b', 'c'"), ([], "plans no benchmark")],
+)
+def test_tables_of_another_plan_are_refused(tmp_path, ends, planned, words):
+    save(tmp_path, ends)
+    with pytest.raises(config.ConfigError, match=f"{words}. Run `dvc repro compare` first"):
+        report.page(tmp_path, benchmarks(*planned))
+
+
+def test_scores_that_are_undefined_have_a_reason_on_the_page(tmp_path, ends):
+    save(tmp_path, {"b": {"j": ends["b"]["j"]}})
+    text = report.page(tmp_path, benchmarks("b"))
+    assert "Scores of joint: Joint training has no steps: no forgetting, backward transfer" in text
+    assert "finetune, which was not run here" in text
+    assert not re.search(r">\s*nan\s*<", text, re.IGNORECASE)
+
+
+def test_variants_of_joint_training_stand_apart(tmp_path, ends):
+    ends["b"]["l"] = [{**ends["b"]["j"][0], "method": "joint-long", "title": "joint-long"}]
+    made = save(tmp_path, ends)
+    table = made["methods"].set_index("method")
+    assert not best(table, "all") & {"joint", "joint-long"}
+    rows = [line.split(" &")[0] for line in latex_tables(made).partition("bottomrule")[0].splitlines()]
+    assert rows[rows.index(r"\midrule", rows.index("finetune")) + 1 :][:2] == ["joint", "joint-long"]
+    _, ax = plt.subplots()
+    viz.stability_scatter(ax, made["runs"])
+    assert "joint-long (upper bound)" in [text.get_text() for text in ax.texts]
+    text = report.page(tmp_path, benchmarks("b"))
+    assert text.count('<tr class="apart"') >= 2
+
+
+def test_figures_of_the_page_are_closed(tmp_path, ends):
+    save(tmp_path, ends)
+    before = plt.get_fignums()
+    report.page(tmp_path, benchmarks("b"))
+    assert plt.get_fignums() == before
+
+
 def test_tables_stand_out_and_apart():
     text = markup.table(["m", "x"], [["a", "<1>"], ["joint", "2"]], bold={(0, 1)}, apart={1})
     assert "<td>a</td><td><strong>&lt;1&gt;</strong></td>" in text and '<tr class="apart"><td>joint</td>' in text
@@ -412,6 +460,15 @@ def test_what_the_page_looks_at(project, monkeypatch):
     (folder / "forgetting.md").write_text("It fades.")
     call(monkeypatch, "--look", "b")
     assert len(file.read_text().splitlines()) == 2
+
+
+def test_a_page_of_another_plan_is_one_line(project, monkeypatch):
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("benchmark: b", "benchmark: c").replace("  b:\n", "  c:\n"))
+    with pytest.raises(SystemExit, match=r"^error: reports/\*.csv are of 'b', params.yaml plans 'c'. Run `dvc repro"):
+        call(monkeypatch)
+    with pytest.raises(SystemExit, match=r"^error: params.yaml: there is no benchmark 'b'. Known: c"):
+        call(monkeypatch, "--look", "b")
 
 
 @pytest.mark.parametrize("arguments", [("--config", "nowhere.yaml"), ()])

@@ -41,6 +41,7 @@ from ciss.analysis.prototypes import (
     relabelled,
     tsne,
 )
+from ciss.analysis.reasons import background_reasons, empty_reasons, forgetting_reasons, score_reasons, undefined
 from ciss.analysis.tables import (
     SCORES,
     by_benchmark,
@@ -64,6 +65,7 @@ __all__ = [
     "background_belief",
     "background_errors",
     "background_findings",
+    "background_reasons",
     "background_table",
     "by_benchmark",
     "by_convention",
@@ -79,10 +81,12 @@ __all__ = [
     "distance_maps",
     "distances",
     "drift_table",
+    "empty_reasons",
     "families",
     "family_tables",
     "flows",
     "forgetting_findings",
+    "forgetting_reasons",
     "forgetting_summary",
     "forgetting_table",
     "gradient_conflict",
@@ -113,10 +117,12 @@ __all__ = [
     "relabelled",
     "runs_table",
     "sample_pictures",
+    "score_reasons",
     "shown_steps",
     "telling",
     "term_cosines",
     "token_angles_table",
     "tsne",
     "tuning_table",
+    "undefined",
 ]

@@ -4,10 +4,18 @@ import numpy as np
 import pandas as pd
 
 from ciss import metrics, protocol
-from ciss.analysis.rows import increments, whose_step
+from ciss.analysis.rows import WHOSE_STEP, increments, table, whose_step
 
 FLOW_GROUPS = ("background", "old", "new", "future")
 LABEL_RULES = ("argmax", "plop", "gsc", "mbs")
+RATES = {  # true group, and what its pixels are called
+    "old_to_background": ("old", "background"),
+    "old_to_new": ("old", "new"),
+    "background_to_new": ("background", "new"),
+    "background_to_old": ("background", "old"),
+    "new_to_background": ("new", "background"),
+}
+SHARES = dict.fromkeys(("right", "background", "old", "new"), float)
 
 
 def flows(confusion: np.ndarray, groups: list[list[int]], step: int) -> pd.DataFrame:
@@ -31,22 +39,16 @@ def flows(confusion: np.ndarray, groups: list[list[int]], step: int) -> pd.DataF
 
 def confusion_rates(confusion: np.ndarray, groups: list[list[int]], step: int) -> dict[str, float]:
     """The rates of background shift: old pixels called background, background and old pixels called new."""
-    table = flows(confusion, groups, step)
-    return {
-        "old_to_background": table.loc["old", "background"],
-        "old_to_new": table.loc["old", "new"],
-        "background_to_new": table.loc["background", "new"],
-        "background_to_old": table.loc["background", "old"],
-        "new_to_background": table.loc["new", "background"],
-    }
+    shares = flows(confusion, groups, step)
+    return {name: shares.loc[true, called] for name, (true, called) in RATES.items()}
 
 
 def mean_flows(ends: dict[str, list[dict]]) -> list[tuple[str, int, pd.DataFrame]]:
     """Method, incremental step, and the mean over seeds of its `flows`. Joint runs are left out."""
     found: dict[tuple[str, int], list[pd.DataFrame]] = {}
     for _, result in increments(ends):
-        table = flows(result["confusion"], result["groups"], result["step"])
-        found.setdefault((result["title"], result["step"]), []).append(table)
+        shares = flows(result["confusion"], result["groups"], result["step"])
+        found.setdefault((result["title"], result["step"]), []).append(shares)
     return [(*key, sum(tables) / len(tables)) for key, tables in found.items()]
 
 
@@ -55,10 +57,11 @@ def background_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
 
     Columns: end, method, seed, step, and the rates of `confusion_rates`.
     """
-    return pd.DataFrame(
+    rows = (
         {**whose_step(end, result), **confusion_rates(result["confusion"], result["groups"], result["step"])}
         for end, result in increments(ends)
     )
+    return table(rows, {**WHOSE_STEP, **dict.fromkeys(RATES, float)})
 
 
 def class_rates(ends: dict[str, list[dict]]) -> pd.DataFrame:
@@ -87,7 +90,7 @@ def class_rates(ends: dict[str, list[dict]]) -> pd.DataFrame:
                     **{to: value / total for to, value in {"right": own, **shares}.items()},
                 }
             )
-    return pd.DataFrame(rows)
+    return table(rows, {**WHOSE_STEP, "class": str, "kind": str, "pixels": int, **SHARES})
 
 
 def background_errors(ends: dict[str, list[dict]]) -> pd.DataFrame:
@@ -113,7 +116,7 @@ def background_errors(ends: dict[str, list[dict]]) -> pd.DataFrame:
             }
             for error, pixels in errors.items()
         ]
-    return pd.DataFrame(rows)
+    return table(rows, {**WHOSE_STEP, "error": str, "pixels": int, "share": float, "future": float})
 
 
 def calibration_table(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
@@ -142,24 +145,34 @@ def calibration_table(ends: dict[str, list[dict]], probes: dict[str, dict[str, n
                     **shares,
                 }
             )
-    return pd.DataFrame(rows)
+    return table(
+        rows,
+        {
+            **WHOSE_STEP,
+            "low": float,
+            "high": float,
+            "pixels": int,
+            "probability": float,
+            **dict.fromkeys(FLOW_GROUPS, float),
+        },
+    )
 
 
-def calibration_errors(table: pd.DataFrame) -> pd.DataFrame:
+def calibration_errors(calibration: pd.DataFrame) -> pd.DataFrame:
     """Expected calibration error of the background's probability, from `calibration_table`.
 
     Columns: end, method, seed, step, `error`: future classes count as background, as the step was taught, and
-    `error_truth`: they do not.
+    `error_truth`: they do not. NaN without pixels.
     """
     rows = []
-    for place, mine in table.groupby(["end", "method", "seed", "step"], sort=False):
+    for place, mine in calibration.groupby(["end", "method", "seed", "step"], sort=False):
         seen = mine[mine["pixels"] > 0]
         weights, believed = seen["pixels"] / seen["pixels"].sum(), seen["probability"]
         # ECE = sum_b n_b / N |share_b - p_b|   (Guo et al. 2017, eq. 3)
         truly = {"error": seen["background"] + seen["future"], "error_truth": seen["background"]}
-        gaps = {name: (weights * (shares - believed).abs()).sum() for name, shares in truly.items()}
+        gaps = {name: (weights * (shares - believed).abs()).sum(min_count=1) for name, shares in truly.items()}
         rows.append({**dict(zip(("end", "method", "seed", "step"), place, strict=True)), **gaps})
-    return pd.DataFrame(rows)
+    return table(rows, {**WHOSE_STEP, "error": float, "error_truth": float})
 
 
 def background_belief(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
@@ -176,7 +189,7 @@ def background_belief(ends: dict[str, list[dict]], probes: dict[str, dict[str, n
             total = counts[kinds == k].sum()
             mean = sums[kinds == k].sum() / total if total else np.nan
             rows.append({**whose_step(end, result), "kind": name, "probability": mean})
-    return pd.DataFrame(rows)
+    return table(rows, {**WHOSE_STEP, "kind": str, "probability": float})
 
 
 def label_rules(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
@@ -198,7 +211,8 @@ def label_rules(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.ndar
                 "rule": rule,
                 **metrics.label_scores(probes[result["run"]][f"labels_{rule}"]),
             }
-    return pd.DataFrame(rows.values())
+    scores = dict.fromkeys(("precision", "recall", "relabelled", "ignored"), float)
+    return table(rows.values(), {"teacher": str, "step": int, "method": str, "rule": str, **scores})
 
 
 def _kinds(groups: list[list[int]], step: int) -> np.ndarray:

@@ -7,8 +7,25 @@ import pandas as pd
 
 from ciss import documents, metrics, protocol, published
 from ciss.analysis.forgetting import iou_by_step
-from ciss.analysis.rows import whose
+from ciss.analysis.reasons import score_reasons
+from ciss.analysis.rows import WHOSE, table, whose
 from ciss.runs import digest
+
+SCORES = dict.fromkeys(("all", "old", "new", "harmonic"), float)
+OVER_STEPS = dict.fromkeys(("forgetting", "backward_transfer", "mean_over_steps"), float)
+RUNS = {  # columns of `runs_table`
+    "benchmark": str,
+    **WHOSE,
+    **SCORES,
+    **OVER_STEPS,
+    **dict.fromkeys(("holdout_all", "holdout_old", "holdout_new"), float),
+    **dict.fromkeys(("relabelled", "ignored", "precision", "recall", "token_cosine", "patch_weight"), float),
+    **dict.fromkeys(("preparation_seconds", "training_seconds", "base_seconds", "peak_memory_mib"), float),
+    "parameters": int,
+    "undefined": str,
+    **dict.fromkeys(("order", "configuration", "code", "data", "weights", "versions", "device", "arithmetic"), str),
+    "processes": int,
+}
 
 
 class ProvenanceError(ValueError):
@@ -32,7 +49,7 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
 
     preparation_seconds: what passes over the data before the steps took, part of training_seconds, those of the
     method's own steps; base_seconds: of the base step that it continues. peak_memory_mib (MiB): the largest of its own
-    runs. parameters: of the last network.
+    runs. parameters: of the last network. undefined: sentences that say why scores of the row are NaN.
 
     order: raw class ids of each step. configuration, code, data: hashes, shortened, of all parameters but order and
     seed, of the code that trains, of images and masks; weights: the last checkpoint's. versions, device, arithmetic
@@ -41,7 +58,7 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     rows = []
     for end, results in ends.items():
         last = results[-1]
-        own = [result for result in results if result["after"] or result["method"] == "joint"] or results
+        own = [result for result in results if result["after"] or result["joint"]] or results
         labels = last["pseudo_labels"].get("method", {})
         rows.append(
             {
@@ -58,11 +75,12 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
                 "base_seconds": sum(r["training_seconds"] for r in results if not any(r is mine for mine in own)),
                 "peak_memory_mib": max(result["peak_memory_bytes"] for result in own) / 2**20,
                 "parameters": last["parameters"],
+                "undefined": " ".join(score_reasons(results)),
                 **_provenance(results),
             }
         )
     check_equal(benchmark, ends)
-    return pd.DataFrame(rows)
+    return table(rows, RUNS)
 
 
 def check_equal(benchmark: str, ends: dict[str, list[dict]]) -> None:
@@ -122,12 +140,13 @@ def conventions_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFra
                     "sentence": convention.sentence(_resolution(last), images),
                 }
             )
-    return pd.DataFrame(rows)
+    scores = {**SCORES, "mean_over_steps": float}
+    return table(rows, {"benchmark": str, **WHOSE, "convention": str, **scores, "sentence": str})
 
 
-def by_convention(table: pd.DataFrame, benchmark: str) -> dict[str, dict[str, dict[str, float]]]:
+def by_convention(counted: pd.DataFrame, benchmark: str) -> dict[str, dict[str, dict[str, float]]]:
     """Of `conventions_table`, means over seeds for `published.beside`: method -> convention -> score."""
-    mine = table[table["benchmark"] == benchmark].groupby(["method", "convention"])[["all", "old", "new"]].mean()
+    mine = counted[counted["benchmark"] == benchmark].groupby(["method", "convention"])[["all", "old", "new"]].mean()
     found: dict = {}
     for (method, convention), row in mine.iterrows():
         found.setdefault(method, {})[convention] = row.to_dict()
@@ -165,8 +184,8 @@ def _resolution(result: dict) -> str:
 
 def _over_steps(results: list[dict]) -> dict[str, float]:
     last = results[-1]
-    if last["method"] == "joint" or len(results) == 1:
-        return dict.fromkeys(("forgetting", "backward_transfer", "mean_over_steps"), np.nan)
+    if last["joint"] or len(results) == 1:
+        return dict.fromkeys(OVER_STEPS, np.nan)
     ious = iou_by_step([result["confusion"] for result in results], last["groups"])
     introduced = protocol.class_steps(last["groups"])
     return {
@@ -226,18 +245,18 @@ def made_with(runs: pd.DataFrame) -> str:
 
 def curves_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     """Scores after every step. Columns: benchmark, end, method, seed, step, all, old, new."""
-    return pd.DataFrame(
+    scores = ("all", "old", "new")
+    rows = (
         {
             "benchmark": benchmark,
-            "end": end,
-            "method": results[-1]["title"],
-            "seed": result["seed"],
+            **whose(end, results[-1]),
             "step": result["reached"],
-            **{name: _number(result["scores"][name]) for name in ("all", "old", "new")},
+            **{name: _number(result["scores"][name]) for name in scores},
         }
         for end, results in ends.items()
         for result in results
     )
+    return table(rows, {"benchmark": str, **WHOSE, "step": int, **dict.fromkeys(scores, float)})
 
 
 def holdout_scores(result: dict) -> dict[str, float]:

@@ -11,16 +11,23 @@ WORDS = {
 
 
 def forgetting_findings(
-    name: str, forgotten: pd.DataFrame, summary: pd.DataFrame, correlations: pd.DataFrame, gradients: pd.DataFrame
+    name: str,
+    forgotten: pd.DataFrame,
+    summary: pd.DataFrame,
+    correlations: pd.DataFrame,
+    gradients: pd.DataFrame,
+    empty: dict[str, str],
 ) -> str:
     """Which classes fade fastest, and what goes with it; Markdown.
 
     `forgotten`: rows of `forgetting_table` for old classes after the last step, `summary`: `forgetting_summary`,
-    `correlations`: `rank_correlations` (may be empty), `gradients`: `imbalance` (may be empty).
+    `correlations`: `rank_correlations`, `gradients`: `imbalance`, `empty`: `empty_reasons`.
     """
     if summary.empty:
-        return f"**{name}**: one step, so nothing could be forgotten."
-    means = summary.groupby("method", sort=False)["forgetting"].mean().sort_values()
+        return f"**{name}**: nothing could be forgotten. {empty['steps']}"
+    means = summary.groupby("method", sort=False)["forgetting"].mean().dropna().sort_values()
+    if means.empty:
+        return f"**{name}** ({_seeds(summary)}): no old class has an IoU before and after."
     said = [
         f"**{name}** ({_seeds(summary)}): after the last step {means.index[-1]} has forgotten most "
         f"({means.iloc[-1]:.3f} IoU, mean over old classes)"
@@ -33,23 +40,26 @@ def forgetting_findings(
             f"Over {over}, {classes.index[-1]} fades most ({classes.iloc[-1]:.3f}) and {classes.index[0]} least "
             f"({classes.iloc[0]:.3f})."
         )
-        worst = forgotten.groupby(["method", "class"], sort=False)["forgetting"].mean().unstack("method").idxmax()
+        lost = forgotten.groupby(["method", "class"], sort=False)["forgetting"].mean().unstack("method")
+        worst = lost.dropna(axis="columns", how="all").idxmax()
         others = {method: chosen for method, chosen in worst.items() if chosen != classes.index[-1]}
         if others:
             said.append("But " + _join(f"{method} loses most on {chosen}" for method, chosen in others.items()) + ".")
-        spread = summary.groupby("method", sort=False)["spread"].mean().sort_values()
+        spread = summary.groupby("method", sort=False)["spread"].mean().dropna().sort_values()
         if len(spread) > 1:
             said.append(
                 f"Old classes fade most unevenly in {spread.index[-1]} (standard deviation over classes "
                 f"{spread.iloc[-1]:.3f}), most evenly in {spread.index[0]} ({spread.iloc[0]:.3f})."
             )
-    return " ".join([*said, *_correlated(correlations), *_unequal(gradients)])
+    return " ".join([*said, *_correlated(correlations, empty), *_unequal(gradients)])
 
 
-def _correlated(table: pd.DataFrame) -> list[str]:
-    known = table.dropna(subset=["correlation"]) if len(table) else table
+def _correlated(table: pd.DataFrame, empty: dict[str, str]) -> list[str]:
+    if table.empty:
+        return [empty["pace"]]
+    known = table.dropna(subset=["correlation"])
     if known.empty:
-        return ["There are too few old classes, or no hold-out, to say what the pace within a step goes with."]
+        return ["There are too few old classes to say what the pace within a step goes with."]
     if known["low"].notna().any():
         sure = known[(known["low"] > 0) | (known["high"] < 0)]
         if sure.empty:
@@ -97,14 +107,15 @@ def background_findings(
     belief: pd.DataFrame,
     calibration: pd.DataFrame,
     rules: pd.DataFrame,
+    empty: dict[str, str],
 ) -> str:
     """Which method loses most to the background, and how; Markdown. All after the last step.
 
     `rates`: of `background_table`, `errors`: of `background_errors`, `belief`: of `background_belief`, `calibration`:
-    of `calibration_errors`, `rules`: `label_rules` of all steps.
+    of `calibration_errors`, `rules`: `label_rules` of all steps, `empty`: `empty_reasons`.
     """
     if rates.empty:
-        return f"**{name}**: no incremental step, so no shift."
+        return f"**{name}**: there is no background shift. {empty['steps']}"
     lost = rates.groupby("method", sort=False)["old_to_background"].mean().dropna().sort_values()
     said = []
     if len(lost):
@@ -113,8 +124,8 @@ def background_findings(
             f"takes {_percent(lost.iloc[-1])} of its old classes' pixels"
         )
         said[0] += f"; {lost.index[0]} loses least, {_percent(lost.iloc[0])}." if len(lost) > 1 else "."
-        swallowed = rates.groupby("method", sort=False)["background_to_new"].mean().sort_values()
-        if len(swallowed.dropna()):
+        swallowed = rates.groupby("method", sort=False)["background_to_new"].mean().dropna().sort_values()
+        if len(swallowed):
             most = swallowed.index[-1]
             said.append(f"New classes take most of the background in {most}: {_percent(swallowed.iloc[-1])}.")
         worst = lost.index[-1]
@@ -135,8 +146,8 @@ def background_findings(
             f"That probability is off by {wrong.iloc[0]:.3f} ({wrong.index[0]}) to {wrong.iloc[-1]:.3f} "
             f"({wrong.index[-1]}) on average (expected calibration error)."
         )
-    scores = rules.groupby("rule", sort=False)[["precision", "recall"]].mean()
-    if len(scores.dropna()) > 1:
+    scores = rules.groupby("rule", sort=False)[["precision", "recall"]].mean().dropna()
+    if len(scores) > 1:
         precise, complete = scores["precision"].idxmax(), scores["recall"].idxmax()
         said.append(
             f"From the same teachers, the labels of {precise} are the most precise ({scores['precision'].max():.2f}, "

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ciss import metrics, protocol
-from ciss.analysis.rows import increments, whose, whose_step
+from ciss.analysis.rows import WHOSE, WHOSE_STEP, increments, table, whose, whose_step
 
 
 def iou_by_step(confusions: list[np.ndarray], groups: list[list[int]]) -> np.ndarray:
@@ -36,9 +36,9 @@ def forgetting_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
     """
     rows = []
     for end, results in ends.items():
-        if results[-1]["method"] == "joint":
+        if results[-1]["joint"]:
             continue
-        groups, names, pixels = results[-1]["groups"], results[-1]["classes"], np.array(results[-1]["pixels"], float)
+        groups, names, shares = results[-1]["groups"], results[-1]["classes"], pixel_shares(results[-1])
         ious = iou_by_step([result["confusion"] for result in results], groups)
         introduced = protocol.class_steps(groups)
         for step in range(len(ious)):
@@ -55,10 +55,17 @@ def forgetting_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
                         "step": step,
                         "iou": ious[step, position],
                         "forgetting": best - ious[step, position],
-                        "pixel_share": pixels[position] / pixels.sum(),
+                        "pixel_share": shares[position],
                     }
                 )
-    return pd.DataFrame(rows)
+    classes = {"class": str, "introduced": int, "step": int}
+    return table(rows, {**WHOSE, **classes, **dict.fromkeys(("iou", "forgetting", "pixel_share"), float)})
+
+
+def pixel_shares(result: dict) -> np.ndarray:
+    """(T,) shares of the labelled training pixels; NaN where there are none."""
+    pixels = np.array(result["pixels"], float)
+    return pixels / pixels.sum() if pixels.any() else np.full(len(pixels), np.nan)
 
 
 def pace_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
@@ -83,15 +90,15 @@ def pace_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
                 for position in range(known)
                 if position or not np.isnan(ious[0])
             ]
-    return pd.DataFrame(rows)
+    return table(rows, {**WHOSE_STEP, "epochs": float, "class": str, "introduced": int, "iou": float})
 
 
-def group_table(table: pd.DataFrame) -> pd.DataFrame:
+def group_table(forgotten: pd.DataFrame) -> pd.DataFrame:
     """Mean IoU of each step's classes after every step, from `forgetting_table`; the background is left out.
 
     Columns: end, method, seed, introduced (the group), step, iou.
     """
-    classes = table[table["class"] != "background"]
+    classes = forgotten[forgotten["class"] != "background"]
     keys = ["end", "method", "seed", "introduced", "step"]
     return classes.groupby(keys, sort=False)["iou"].mean().reset_index()
 
@@ -107,7 +114,7 @@ def forgetting_summary(ends: dict[str, list[dict]]) -> pd.DataFrame:
     rows = []
     for end, results in ends.items():
         last = results[-1]
-        if last["method"] == "joint" or len(results) == 1:
+        if last["joint"] or len(results) == 1:
             continue
         ious = iou_by_step([result["confusion"] for result in results], last["groups"])
         introduced = protocol.class_steps(last["groups"])
@@ -124,4 +131,5 @@ def forgetting_summary(ends: dict[str, list[dict]]) -> pd.DataFrame:
                 "spread": np.nan if worst is None else np.nanstd(lost),
             }
         )
-    return pd.DataFrame(rows)
+    means = {"forgetting": float, "backward_transfer": float}
+    return table(rows, {**WHOSE, **means, "worst": str, "worst_forgetting": float, "spread": float})

@@ -7,7 +7,8 @@ import pandas as pd
 from scipy import stats
 
 from ciss import protocol
-from ciss.analysis.forgetting import pace_table
+from ciss.analysis.forgetting import pace_table, pixel_shares
+from ciss.analysis.rows import WHOSE_STEP, table
 
 FACTORS = ("pixel_share", "similarity", "gradient")
 LEAST = 3  # classes that a rank correlation needs
@@ -22,13 +23,11 @@ def pace_factors(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.nda
     one of a new class, in the features of the network before the step, and `nearest`, that class; `gradient`: mean
     gradient magnitude of its pixels by that network. Empty without a hold-out. `probes` by run, see `ciss.probe`.
     """
-    curves, rows = pace_table(ends), []
-    if curves.empty:
-        return curves
-    for (end, step), curve in curves.groupby(["end", "step"], sort=False):
+    rows = []
+    for (end, step), curve in pace_table(ends).groupby(["end", "step"], sort=False):
         result = next(result for result in ends[end] if result["step"] == step)
         introduced, seen = protocol.class_steps(result["groups"]), probes[result["run"]]
-        shares = np.array(result["pixels"], float) / sum(result["pixels"])
+        shares = pixel_shares(result)
         cosines = prototype_cosines(seen["prototypes"], seen["counts"])
         new = np.flatnonzero(introduced == step)
         for name, mine in curve.groupby("class", sort=False):
@@ -51,7 +50,8 @@ def pace_factors(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.nda
                     "gradient": seen["gradients"][position],
                 }
             )
-    return pd.DataFrame(rows)
+    paces = dict.fromkeys(("before", "after", "pace", "first_epoch", "pixel_share", "similarity"), float)
+    return table(rows, {**WHOSE_STEP, "class": str, "introduced": int, **paces, "nearest": str, "gradient": float})
 
 
 def prototype_cosines(prototypes: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ def prototype_cosines(prototypes: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return unit @ unit.T
 
 
-def rank_correlations(table: pd.DataFrame, value: str = "pace", factors: Iterable[str] = FACTORS) -> pd.DataFrame:
+def rank_correlations(paces: pd.DataFrame, value: str = "pace", factors: Iterable[str] = FACTORS) -> pd.DataFrame:
     """Spearman's rank correlation of a value with each factor, over the old classes of a step, by method.
 
     Columns: method, factor, `correlation`: mean over ends (seeds, class orders) of the mean over steps, weighted by
@@ -70,7 +70,7 @@ def rank_correlations(table: pd.DataFrame, value: str = "pace", factors: Iterabl
     of an end, on average. Steps with fewer than three classes, or where all are equal, say nothing; NaN if none does.
     """
     rows = []
-    for method, mine in table.groupby("method", sort=False):
+    for method, mine in paces.groupby("method", sort=False):
         for factor in factors:
             found, counts = [], []
             for _, end in mine.groupby("end"):
@@ -93,7 +93,8 @@ def rank_correlations(table: pd.DataFrame, value: str = "pace", factors: Iterabl
                     "classes": np.mean(counts) if counts else 0.0,
                 }
             )
-    return pd.DataFrame(rows, columns=["method", "factor", "correlation", "low", "high", "ends", "classes"])
+    numbers = {"correlation": float, "low": float, "high": float, "ends": int, "classes": float}
+    return table(rows, {"method": str, "factor": str, **numbers})
 
 
 def interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float]:

@@ -5,9 +5,15 @@ from itertools import permutations
 import pandas as pd
 
 from ciss.analysis.pace import interval
+from ciss.analysis.rows import table
 
 METRICS = ("all", "old", "new", "forgetting")
-COLUMNS = ["benchmark", "method", "against", "metric", "pairs", "mean", "deviation", "low", "high", "above"]
+COLUMNS = {
+    **dict.fromkeys(("benchmark", "method", "against", "metric"), str),
+    "pairs": int,
+    **dict.fromkeys(("mean", "deviation", "low", "high"), float),
+    "above": int,
+}
 
 
 def paired_table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -23,11 +29,11 @@ def paired_table(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     for benchmark, runs in tables.items():
         scores = {metric: runs.pivot(index=["order", "seed"], columns="method", values=metric) for metric in METRICS}
         for method, against in permutations(dict.fromkeys(runs["method"]), 2):
-            for metric, table in scores.items():
-                found = (table[method] - table[against]).dropna()
+            for metric, columns in scores.items():
+                found = (columns[method] - columns[against]).dropna()
                 if found.empty:
                     continue
                 low, high = interval(found)
                 row = (len(found), found.mean(), found.std(), low, high, int((found > 0).sum()))
-                rows.append((benchmark, method, against, metric, *row))
-    return pd.DataFrame(rows, columns=COLUMNS)
+                rows.append(dict(zip(COLUMNS, (benchmark, method, against, metric, *row), strict=True)))
+    return table(rows, COLUMNS)

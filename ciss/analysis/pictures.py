@@ -97,4 +97,4 @@ def shown_steps(last: int, most: int = COLUMNS) -> list[int]:
 
 def predictions(results: list[dict], image: str, last: int) -> dict[int, np.ndarray]:
     """What the runs of a path say of an image, (H,W) by step; joint training, which knows all, after the last one."""
-    return {last if r["method"] == "joint" else r["reached"]: r["samples"][image] for r in results}
+    return {last if r["joint"] else r["reached"]: r["samples"][image] for r in results}

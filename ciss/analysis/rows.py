@@ -1,12 +1,22 @@
-"""Whose a table's row is, and which results the analyses of steps are about."""
+"""How tables are made: whose a row is, which results have rows, and columns that a table keeps when it has no rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+
+import pandas as pd
+
+WHOSE = {"end": str, "method": str, "seed": int}
+WHOSE_STEP = {**WHOSE, "step": int}
+
+
+def table(rows: Iterable[dict], columns: dict[str, type]) -> pd.DataFrame:
+    """A table with these columns, in this order and of these types, also where there are no rows."""
+    return pd.DataFrame(list(rows), columns=list(columns)).astype(columns)
 
 
 def increments(ends: dict[str, list[dict]]) -> Iterator[tuple[str, dict]]:
     """Every end's incremental steps, with the end's name; base and joint runs are left out."""
     for end, results in ends.items():
-        yield from ((end, result) for result in results if result["after"] is not None and result["method"] != "joint")
+        yield from ((end, result) for result in results if result["after"] is not None and not result["joint"])
 
 
 def whose(end: str, result: dict) -> dict:

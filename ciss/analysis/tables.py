@@ -23,6 +23,8 @@ def families(ends: dict[str, dict[str, list[dict]]]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     settings, orders = {}, {}
     for name, mine in ends.items():
+        if not mine:
+            continue  # no run of it leads to a result
         last = next(iter(mine.values()))[-1]
         settings[name] = {**last["identity"]["parameters"]["benchmark"], "order": None}
         orders[name] = last["groups"]
@@ -102,7 +104,7 @@ def by_benchmark(tables: dict[str, pd.DataFrame], members: dict[str, list[str]])
         part.insert(0, "benchmark", first)
         part.insert(1, "benchmarks", " ".join(members[first]))
         parts.append(part)
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["benchmark", "benchmarks"])
 
 
 def metrics_document(tables: dict[str, pd.DataFrame], conventions: dict[str, str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from ciss.analysis.rows import increments, whose_step
+from ciss.analysis.rows import WHOSE_STEP, increments, table, whose_step
 
 KINDS = ("gradient", "compensated")
 
@@ -20,7 +20,7 @@ def gradient_table(ends: dict[str, list[dict]], points: int = 40) -> pd.DataFram
         epochs = result["log"][-1]["epoch"]
         for name, values in result["trace"].items():
             kind, _, group = name.partition("/")
-            if kind not in KINDS:
+            if kind not in KINDS or not len(values):
                 continue
             parts = np.array_split(np.asarray(values, float), min(points, len(values)))
             until = np.cumsum([len(part) for part in parts]) * epochs / len(values)
@@ -34,16 +34,17 @@ def gradient_table(ends: dict[str, list[dict]], points: int = 40) -> pd.DataFram
                 }
                 for stop, part in zip(until, parts, strict=True)
             ]
-    return pd.DataFrame(rows)
+    return table(rows, {**WHOSE_STEP, "epochs": float, "group": str, "kind": str, "value": float})
 
 
-def imbalance(table: pd.DataFrame) -> pd.DataFrame:
+def imbalance(gradients: pd.DataFrame) -> pd.DataFrame:
     """How unequal the gradients are, from `gradient_table`: mean over a step's batches by method, step, kind and group,
     and `ratio`, the largest mean of a step's labels over the smallest; 1 is balanced, NaN for one group.
 
     Index: method, step, kind; columns: the groups, ratio. Means over seeds.
     """
-    means = table.pivot_table(index=["method", "step", "kind"], columns="group", values="value", sort=False)
+    grouped = gradients.groupby(["method", "step", "kind", "group"], sort=False)
+    means = grouped["value"].mean().unstack("group", sort=False)
     steps = means[[group for group in means if group != "background"]]
     unequal = (steps.notna().sum(axis=1) > 1) & (steps.min(axis=1) > 0)
     return means.assign(ratio=(steps.max(axis=1) / steps.min(axis=1)).where(unequal))
@@ -71,4 +72,4 @@ def token_angles_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
                 {**whose_step(end, result), "epochs": float(epochs), "pair": pair, "angle": angle}
                 for epochs, angle in zip(result["token_epochs"], means, strict=True)
             ]
-    return pd.DataFrame(rows)
+    return table(rows, {**WHOSE_STEP, "epochs": float, "pair": str, "angle": float})

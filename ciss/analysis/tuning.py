@@ -7,10 +7,14 @@ import numpy as np
 import pandas as pd
 
 from ciss.analysis.compare import holdout_scores
-from ciss.analysis.rows import increments
+from ciss.analysis.rows import increments, table
 from ciss.methods import METHODS, code_of
 
-COLUMNS = ["benchmark", "code", "trial", "seed", "coefficients", "mean", "all", "old", "new", "chosen"]
+COLUMNS = {
+    **{"benchmark": str, "code": str, "trial": str, "seed": int, "coefficients": str},
+    **dict.fromkeys(("mean", "all", "old", "new"), float),
+    "chosen": bool,
+}
 
 
 def tuning_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
@@ -41,6 +45,6 @@ def tuning_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
                 "chosen": False,
             }
         )
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    table.loc[table.dropna(subset="mean").groupby(["code", "seed"])["mean"].idxmax(), "chosen"] = True
-    return table
+    trials = table(rows, COLUMNS)
+    trials.loc[trials.dropna(subset="mean").groupby(["code", "seed"])["mean"].idxmax(), "chosen"] = True
+    return trials

@@ -1,6 +1,6 @@
 """What the analyses leave, for reading: LaTeX tables and one page. Made from the files in `reports/` alone."""
 
-from ciss.report.cells import CONVENTION, differences, every_difference, runs_words, score, shown
+from ciss.report.cells import CONVENTION, differences, every_difference, runs_words, score, shown, undefined_words
 from ciss.report.latex import tables
 from ciss.report.page import page, pictures
 
@@ -14,4 +14,5 @@ __all__ = [
     "score",
     "shown",
     "tables",
+    "undefined_words",
 ]

@@ -27,6 +27,9 @@ def main() -> None:
         settings = config.load(arguments.config)
         root = (paths.project() / settings.output).resolve()
         if arguments.look:
+            if arguments.look not in settings.benchmarks:
+                known = ", ".join(settings.benchmarks)
+                raise ConfigError(f"{arguments.config}: there is no benchmark {arguments.look!r}. Known: {known}.")
             _write(root / ".pictures" / arguments.look, pictures(root / "reports", arguments.look))
             return
         for file in (root / ".pictures").glob("*"):  # of another study
@@ -34,7 +37,9 @@ def main() -> None:
                 file.unlink()
         mpl.use("Agg")
         viz.style()
-        text = page(root / "reports", settings.benchmarks)
+        compared = {end.benchmark for end in settings.ends.values()}
+        planned = {name: value for name, value in settings.benchmarks.items() if name in compared}
+        text = page(root / "reports", planned)
         _write(root / "reports" / "report.html", text)
         print(f"reports/report.html: {len(text) / 2**20:.1f} MiB")
     except (ConfigError, FileNotFoundError) as error:

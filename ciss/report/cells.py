@@ -4,6 +4,8 @@ import math
 
 import pandas as pd
 
+from ciss.viz import is_joint
+
 HEADS = {
     "all": "all",
     "old": "old",
@@ -46,7 +48,7 @@ def shown(table: pd.DataFrame, columns: list[str], digits: int = 3) -> pd.DataFr
 
 def best(table: pd.DataFrame, column: str) -> set[str]:
     """Methods with the best printed mean of a column, joint training apart: it is no competitor."""
-    values = table.loc[table.index != "joint", column].dropna().round(3)
+    values = table.loc[[not is_joint(method) for method in table.index], column].dropna().round(3)
     if values.nunique() < 2:
         return set()  # nobody stands out
     top = values.min() if column in LOWER_IS_BETTER else values.max()
@@ -99,6 +101,13 @@ def runs_words(table: pd.DataFrame) -> str:
         f"mean ± sample standard deviation over {runs} runs ({_count(seeds, 'seed')}, "
         f"{_count(orders, 'order', 'orders')} of classes)"
     )
+
+
+def undefined_words(runs: pd.DataFrame) -> list[str]:
+    """Why scores of `runs_table` are undefined: a line for each reason, with the methods that it is about."""
+    with_reason = runs[runs["undefined"].fillna("") != ""]
+    methods = with_reason.groupby("undefined", sort=False)["method"].unique()
+    return [f"{', '.join(names)}: {text}" for text, names in methods.items()]
 
 
 def sentence(text: str) -> str:

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 
 from ciss.report.cells import CONVENTION, HEADS, best, differences, runs_words, score, sentence
-from ciss.viz import REFERENCES
+from ciss.viz import REFERENCES, is_joint
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -126,10 +126,10 @@ def _number(mean: float, deviation: float, digits: int, bold: bool = False) -> s
 
 
 def _table(label: str, caption: str, head: list[str], rows: dict[str, list[str]]) -> str:
-    ordered = sorted(rows, key=lambda method: method == "joint")
+    ordered = sorted(rows, key=is_joint)
     lines = [" & ".join([escape(method), *rows[method]]) + r" \\" for method in ordered]
-    if "joint" in rows and len(rows) > 1:
-        lines.insert(-1, r"\midrule")
+    if 0 < (joint := sum(map(is_joint, rows))) < len(rows):
+        lines.insert(-joint, r"\midrule")
     return "\n".join(
         [
             r"\begin{table}",

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import mistune
 from matplotlib.figure import Figure
 
@@ -100,14 +101,17 @@ def prose(markdown: str) -> str:
 
 
 def picture(source: Path | Figure, alt: str, caption: str, width: float | None = None) -> str:
-    """A figure with its picture inside the page. `width`: of the picture in rem; a picture of a file that would not be
-    legible at the page's width is broader on the screen, and can be moved."""
+    """A figure with its picture inside the page; a figure of matplotlib is closed.
+
+    `width`: of the picture in rem; a picture of a file that would not be legible at the page's width is broader on the
+    screen, and can be moved."""
     if isinstance(source, Path):
         kind, data = KINDS[source.suffix], source.read_bytes()
         pixels = _width(data)
         broad, width = pixels > BROAD, pixels / BROAD * 62 if pixels > BROAD else width
     else:
         kind, data, broad = KINDS[".svg"], _svg(source), False
+        plt.close(source)
     size = (' class="broad"' if broad else "") + (f' style="width: {width:g}rem"' if width else "")
     encoded = base64.b64encode(data).decode()
     return (

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -12,13 +12,25 @@ import pandas as pd
 
 from ciss import viz
 from ciss.config import Benchmark
+from ciss.documents import ConfigError
 from ciss.report import markup
-from ciss.report.cells import CONVENTION, HEADS, best, differences, every_difference, runs_words, score, sentence, shown
+from ciss.report.cells import (
+    CONVENTION,
+    HEADS,
+    best,
+    differences,
+    every_difference,
+    runs_words,
+    score,
+    sentence,
+    shown,
+    undefined_words,
+)
 
 SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]
 TABLES = ("runs", "curves", "methods", "paired", "convention_means", "beside_published", "cost")
 # also one named 007 or NA
-WORDS = ("benchmark", "benchmarks", "end", "method", "against", "convention", "order", "arithmetic")
+WORDS = ("benchmark", "benchmarks", "end", "method", "against", "convention", "order", "arithmetic", "undefined")
 FIGURES = {  # of each notebook's folder, in their order
     "forgetting": {
         "forgetting": "IoU of every class after every step: what fades.",
@@ -50,9 +62,11 @@ def pictures(folder: Path, benchmark: str) -> str:
 
 
 def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
-    """The page, from the tables and figures in `folder`. Raises FileNotFoundError naming a table that is missing."""
+    """The page, from the tables and figures in `folder`; `benchmarks`: those that the plan compares. Raises
+    FileNotFoundError naming a table that is missing, ConfigError for tables of other benchmarks."""
     tables = {name: _read(folder / f"{name}.csv") for name in TABLES}
     families = dict(tables["methods"].groupby("benchmark", sort=False)["benchmarks"].first())
+    _check_plan([name for members in families.values() for name in members.split()], benchmarks)
     links = "".join(_links(name) for name in families)
     parts = [
         "<h1>Class-incremental segmentation: the methods side by side</h1>",
@@ -68,6 +82,13 @@ def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
         parts.append(f'<h2 id="{escape(name)}"{markup.named(number > 0, "next")}>{escape(name)}</h2>')
         parts.append(_family(folder, name, members.split(), tables, benchmarks))
     return markup.document("Class-incremental segmentation: report", "\n".join(parts))
+
+
+def _check_plan(tabled: list[str], planned: Iterable[str]) -> None:
+    """Raises ConfigError for tables of other benchmarks than the plan's."""
+    if set(tabled) != set(planned):
+        tables, plan = (", ".join(map(repr, names)) or "no benchmark" for names in (tabled, planned))
+        raise ConfigError(f"reports/*.csv are of {tables}, params.yaml plans {plan}. Run `dvc repro compare` first.")
 
 
 def _read(file: Path) -> pd.DataFrame:
@@ -92,7 +113,8 @@ def _overview(methods: pd.DataFrame) -> str:
     rows = {method: [""] * len(names) for method in dict.fromkeys(methods["method"])}
     for _, row in methods.iterrows():
         rows[row["method"]][names.index(row["benchmark"])] = score(row["all"], row["all_std"])
-    note = "mIoU of all classes after the last step, each benchmark by its own convention sentence below."
+    note = "mIoU of all classes after the last step, each benchmark by its own convention sentence below. "
+    note += "Empty: the method was not run on the benchmark, or has no score."
     return markup.table(["method", *names], [[m, *cells] for m, cells in rows.items()]) + markup.paragraph(note, "note")
 
 
@@ -115,8 +137,9 @@ def _family(
     means, cost = (table.loc[methods.index] for table in (means, cost))
     parts = [
         _what_was_run(name, members, runs, means, benchmarks),
+        *(_data_notes(folder, member, len(members) > 1) for member in members),
         f'<h3 id="{escape(name)}-methods">Methods</h3>',
-        _methods(methods),
+        _methods(methods, runs),
         _stability(name, runs),
         f'<h3 id="{escape(name)}-paired">Seed by seed</h3>',
         _paired(name, runs, paired),
@@ -168,7 +191,15 @@ def _what_was_run(
     )
 
 
-def _methods(table: pd.DataFrame) -> str:
+def _data_notes(folder: Path, benchmark: str, named: bool) -> str:
+    """What notebook 1 noted on the data: counts that are not the preset's, classes that a list lacks."""
+    file = folder / benchmark / "data.md"
+    text = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
+    head = f"**Notes on the data{f' of {benchmark}' if named else ''}.**"
+    return markup.prose(f"{head} {text}") if text else ""
+
+
+def _methods(table: pd.DataFrame, runs: pd.DataFrame) -> str:
     counts = [c for c in ("seeds", "orders") if table["runs"].max() > 1]
     if (table["runs"] != table["seeds"] * table["orders"]).any():
         counts.append("runs")
@@ -177,13 +208,14 @@ def _methods(table: pd.DataFrame) -> str:
         [
             markup.paragraph(f"{sentence(runs_words(table))} Bold: the best, joint training apart.", "note"),
             markup.paragraph(" ".join(sentence(CONVENTION[c]) for c in columns if c in CONVENTION), "note"),
+            *(markup.paragraph(f"Scores of {words}", "note") for words in undefined_words(runs)),
         ]
     )
 
 
 def _score_table(texts: pd.DataFrame, bold: dict[str, set[str]]) -> str:
     """Methods by row, joint training last and apart."""
-    methods = sorted(texts.index, key=lambda method: method == "joint")
+    methods = sorted(texts.index, key=viz.is_joint)
     rows = [[method, *texts.loc[method]] for method in methods]
     marked = {
         (k, c)
@@ -191,7 +223,7 @@ def _score_table(texts: pd.DataFrame, bold: dict[str, set[str]]) -> str:
         for c, column in enumerate(texts.columns, start=1)
         if method in bold.get(column, ())
     }
-    apart = {k for k, method in enumerate(methods) if method == "joint" and k}
+    apart = {k for k, method in enumerate(methods) if viz.is_joint(method) and k}
     return markup.table(["method", *texts.columns], rows, bold=marked, apart=apart)
 
 
@@ -299,8 +331,8 @@ def _cost(table: pd.DataFrame, order: list[str]) -> str:
     note = (
         "Training: seconds of the method's own steps, preparation (what passes over the data before them) among them, "
         "without the base step that they share (base). Memory: the peak, of the GPU, or of the process on a CPU. ×: as "
-        f"a multiple of finetune. Seconds of different devices cannot be compared; here: {table['devices'].max()} "
-        "device(s) a method."
+        f"a multiple of finetune{'' if 'finetune' in order else ', which was not run here'}. Seconds of different "
+        f"devices cannot be compared; here: {table['devices'].max()} device(s) a method."
     )
     return (
         _score_table(texts, {})
@@ -312,7 +344,7 @@ def _cost(table: pd.DataFrame, order: list[str]) -> str:
 def _analysis(folder: Path, benchmark: str, part: str, named: bool) -> str:
     """Findings and figures of one notebook; other figures come last, where the beginning of their names says."""
     parts = [f"<h4>{escape(benchmark)}</h4>"] if named else []
-    if (text := folder / benchmark / f"{part}.md").is_file():
+    if part != "data" and (text := folder / benchmark / f"{part}.md").is_file():  # notes on data stand at the top
         parts.append(markup.prose(text.read_text(encoding="utf-8")))
     order = list(FIGURES[part])
     files = [file for file in (folder / benchmark).glob("*.png") if _part(file.stem) == part]

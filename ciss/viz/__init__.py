@@ -9,6 +9,7 @@ from ciss.viz.background import (
     error_bars,
     flow_panels,
     flow_ribbons,
+    rate_panels,
     reliability,
     rule_points,
 )
@@ -37,7 +38,20 @@ from ciss.viz.exploring import (
     relabel_bars,
 )
 from ciss.viz.forgetting import forgetting_bars, gradient_panels, group_panels, iou_heatmaps, pace_panels, pace_scatter
-from ciss.viz.look import COLOURS, MARKERS, legend_below, lowest, mark, method_styles, note, panels, style
+from ciss.viz.look import (
+    COLOURS,
+    MARKERS,
+    is_joint,
+    legend_below,
+    lowest,
+    mark,
+    method_styles,
+    note,
+    note_in,
+    panels,
+    step_ticks,
+    style,
+)
 from ciss.viz.pictures import DOTS, OVERLAY, VOID, class_legend, colour, overlay, percent, show, strips
 from ciss.viz.training import TRACES, iou_bars, loss_curve, token_angles, trace_panels
 
@@ -75,6 +89,7 @@ __all__ = [
     "group_panels",
     "iou_bars",
     "iou_heatmaps",
+    "is_joint",
     "legend_below",
     "loss_curve",
     "lowest",
@@ -82,6 +97,7 @@ __all__ = [
     "method_lines",
     "method_styles",
     "note",
+    "note_in",
     "overlay",
     "pace_panels",
     "pace_scatter",
@@ -90,6 +106,7 @@ __all__ = [
     "percent",
     "picture_row",
     "projection",
+    "rate_panels",
     "relabel_bars",
     "reliability",
     "rule_points",
@@ -97,6 +114,7 @@ __all__ = [
     "show",
     "stability_scatter",
     "step_strips",
+    "step_ticks",
     "strips",
     "style",
     "token_angles",

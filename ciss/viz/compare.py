@@ -1,7 +1,7 @@
 """The methods side by side."""
 
 from collections.abc import Iterable
-from itertools import product
+from itertools import cycle, product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from ciss.viz.look import JOINT, method_styles
+from ciss.viz.look import is_joint, method_styles, note_in, step_ticks
 
 # from a mark to its label: first beside, over and under it, then askew
 SIDES = [(np.cos(turn), np.sin(turn)) for turn in np.pi / 8 * np.array([0, 8, 4, 12, 2, 6, 14, 10, 1, 7, 15, 9, 3, 5])]
@@ -45,14 +45,22 @@ def score_curves(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> 
 
     `table`: columns method, step, all, old, new, a row a run and step. One scale for the three.
     """
-    methods = [method for method in dict.fromkeys(table["method"]) if method != JOINT]
-    joint = table[table["method"] == JOINT]
+    if table[["all", "old", "new"]].isna().all(axis=None):
+        for ax in axes:
+            note_in(ax, "No score is defined." if len(table) else "No run has a score.")
+        return
+    methods = [method for method in dict.fromkeys(table["method"]) if not is_joint(method)]
+    joint = {name: rows for name, rows in table.groupby("method", sort=False) if is_joint(name)}
     top = _top(table[["all", "old", "new"]])
+    handles, labels = [], []
     names = {"all": "all: every class so far", "old": "old: base classes", "new": "new: later classes"}
     for ax, (score, name) in zip(axes, names.items(), strict=True):
-        method_lines(ax, table[table["method"] != JOINT], "step", score, methods)
-        if np.isfinite(joint[score]).any():
-            ax.axhline(joint[score].mean(), color="black", ls=":", lw=1.2, label="joint (all at once)")
+        method_lines(ax, table[table["method"].isin(methods)], "step", score, methods)
+        for (method, rows), dash in zip(joint.items(), cycle((":", "-.", "--")), strict=False):
+            if np.isfinite(rows[score]).any():
+                ax.axhline(rows[score].mean(), color="black", ls=dash, lw=1.2, label=f"{method} (all at once)")
+        if table[score].isna().all():
+            ax.text(0.5, 0.5, f"no {score} classes", transform=ax.transAxes, ha="center", va="center", fontsize=8.5)
         steps = sorted(int(step) for step in table["step"].unique())
         ax.set(
             ylim=(0, top),
@@ -60,10 +68,12 @@ def score_curves(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> 
             xlabel="after step",
             ylabel="mIoU" if score == "all" else "",
         )
-        ax.set_xticks(steps[:: -(-len(steps) // 8)])
+        step_ticks(ax, steps)
         ax.set_title(f"{title}: {name}" if title and score == "all" else name, fontsize=9, loc="left")
-    handles, labels = ax.get_legend_handles_labels()
-    last = sorted(range(len(labels)), key=lambda k: labels[k].startswith(JOINT))
+        handles, labels = (a + b for a, b in zip((handles, labels), ax.get_legend_handles_labels(), strict=True))
+    found = dict(zip(labels, handles, strict=True))  # joint training may have a score in one of the panels only
+    handles, labels = list(found.values()), list(found)
+    last = sorted(range(len(labels)), key=lambda k: labels[k].endswith("(all at once)"))
     ax.legend(
         [handles[k] for k in last], [labels[k] for k in last],
         frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1),
@@ -85,20 +95,21 @@ def stability_scatter(ax: Axes, runs: pd.DataFrame, title: str = "") -> None:
     ax.set_ylabel("plasticity: mIoU of the later classes (new)")
     _harmonics(ax, top)
     if runs.empty:
-        ax.text(0.5, 0.5, "no class is new here", transform=ax.transAxes, ha="center", va="center")
+        words = "No method has a score of old and one of new classes."
+        ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", fontsize=8.5)
         return
     places = {}
     for method, style in method_styles(runs["method"]).items():
         mine = runs[runs["method"] == method]
         if len(mine) > 1:
             small = {**style, "markeredgecolor": "none"}
-            ax.plot(mine["old"], mine["new"], ls="", ms=7 if method == JOINT else 5, alpha=0.7, clip_on=False, **small)
+            ax.plot(mine["old"], mine["new"], ls="", ms=7 if is_joint(method) else 5, alpha=0.7, clip_on=False, **small)
         if len(mine):
             places[method] = (mine["old"].mean(), mine["new"].mean())
-            ax.plot(*places[method], ls="", ms=14 if method == JOINT else 10, clip_on=False, zorder=3, **style)
-    covered = [(place, RADIUS["joint" if name == JOINT else "mean"]) for name, place in places.items()]
+            ax.plot(*places[method], ls="", ms=14 if is_joint(method) else 10, clip_on=False, zorder=3, **style)
+    covered = [(place, RADIUS["joint" if is_joint(name) else "mean"]) for name, place in places.items()]
     covered += [(place, RADIUS["run"]) for place in zip(runs["old"], runs["new"], strict=True)]
-    _label(ax, {f"{name} (upper bound)" if name == JOINT else name: place for name, place in places.items()}, covered)
+    _label(ax, {f"{name} (upper bound)" if is_joint(name) else name: place for name, place in places.items()}, covered)
 
 
 def cost_bars(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> None:
@@ -107,6 +118,10 @@ def cost_bars(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> Non
 
     `table`: see `ciss.analysis.cost_table`, indexed by method.
     """
+    if table.empty:
+        for ax in axes:
+            note_in(ax, "No run has a cost.")
+        return
     styles = method_styles(table.index)
     parts = (
         ("training_seconds", "time", 1, "training, own steps, seconds\n(hatched: preparation)"),
@@ -116,6 +131,8 @@ def cost_bars(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> Non
     for k, (ax, (name, short, unit, label)) in enumerate(zip(axes, parts, strict=True)):
         values, spread = table[name] / unit, table[f"{name}_std"].fillna(0) / unit
         places, reach = np.arange(len(table)), values.fillna(0) + spread
+        if values.isna().all():
+            ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", va="center", fontsize=8.5)
         ax.barh(places, values, 0.62, color=[styles[m]["color"] for m in table.index], edgecolor="white")
         if spread.any():
             ax.errorbar(values, places, xerr=spread, ls="", color="#333333", capsize=2, lw=1)
@@ -143,7 +160,7 @@ def paired_points(axes: Iterable[Axes], runs: pd.DataFrame, pairs: pd.DataFrame,
     `runs`: columns method, seed, order, all; `pairs`: `ciss.analysis.paired_table` of the same runs. An arrow stands
     where an interval is broader than the axis, which is made for the dots.
     """
-    methods = [method for method in dict.fromkeys(runs["method"]) if method != JOINT]
+    methods = [method for method in dict.fromkeys(runs["method"]) if not is_joint(method)]
     scores = runs.pivot(index=["order", "seed"], columns="method", values="all")
     same = "same seed and order" if runs["order"].nunique() > 1 else "same seed"
     for k, (ax, against) in enumerate(zip(axes, REFERENCES, strict=True)):
@@ -164,7 +181,9 @@ def paired_points(axes: Iterable[Axes], runs: pd.DataFrame, pairs: pd.DataFrame,
         if apart:
             ax.axvline(0, color="#666666", lw=1, zorder=0)
         else:
-            words = "nothing else here" if against in methods else f"no {against} here"
+            words = f"{against} was not run."
+            if against in methods:
+                words = f"No other method has a score\nand a seed that {against} has."
             ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center")
             ax.set_xticks([])
 

@@ -1,10 +1,13 @@
 """What all figures share. Colours are told apart by the colour-blind and in grey: markers, hatches or numbers go with
 them."""
 
+import textwrap
+import warnings
 from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -14,11 +17,18 @@ GREY = "#8C8C8C"
 MARKERS = "osD^vP*X"
 HATCHES = ("", "//", "xx", "..", "\\\\", "++", "oo", "--")
 JOINT = "joint"
+FONTS = (  # after the default one, where they are installed: for class names in other scripts
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Microsoft YaHei",
+    "Malgun Gothic", "Noto Sans Arabic", "Noto Sans Devanagari",
+)  # fmt: skip
 
 
 def style() -> None:
     """Matplotlib's settings for every figure of the project."""
     sns.set_theme(context="paper", style="ticks")
+    installed = set(font_manager.get_font_names())
+    # Matplotlib warns at each letter that no font has, and draws a box.
+    warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
     plt.rcParams.update(
         {
             "figure.dpi": 110,
@@ -26,9 +36,15 @@ def style() -> None:
             "savefig.bbox": "tight",
             "axes.spines.top": False,
             "axes.spines.right": False,
+            "font.sans-serif": ["DejaVu Sans", *(name for name in FONTS if name in installed)],
             "text.parse_math": False,  # class names may have any characters
         }
     )
+
+
+def is_joint(method: str) -> bool:
+    """Whether a method of a table is joint training or a variant of it: `joint-long`."""
+    return method.partition(" ")[0].partition("-")[0] == JOINT
 
 
 def mark(k: int) -> dict[str, str]:
@@ -38,15 +54,19 @@ def mark(k: int) -> dict[str, str]:
 
 def method_styles(methods: Iterable[str]) -> dict[str, dict]:
     """Colour and marker by method, the same in every figure of the same methods; joint training, the upper bound, is
-    a black star. From the ninth on colours come again, with other markers."""
-    others = [method for method in dict.fromkeys(methods) if method != JOINT]
+    a black star, and its variants are grey ones. From the ninth on colours come again, with other markers."""
+    others = [method for method in dict.fromkeys(methods) if not is_joint(method)]
+    stars = [JOINT, *(method for method in dict.fromkeys(methods) if is_joint(method) and method != JOINT)]
     colours = [colour for colour in COLOURS if colour != "#000000"] + [GREY]
     markers = MARKERS.replace("*", "") + "<"
     found = {
         method: {"color": colours[k % 8], "marker": markers[(k + k // 8) % 8], "markeredgecolor": "#333333"}
         for k, method in enumerate(others)
     }
-    return {**found, JOINT: {"color": "#000000", "marker": "*", "markeredgecolor": "#000000"}}
+    shades = ("#000000", "#777777", "#BBBBBB")
+    for k, method in enumerate(stars):
+        found[method] = {"color": shades[k % 3], "marker": "*", "markeredgecolor": "#000000"}
+    return found
 
 
 def panels(count: int, size: tuple[float, float] = (2.3, 2.1), columns: int = 3, **shared) -> tuple[Figure, list[Axes]]:
@@ -73,7 +93,12 @@ def lowest(axes: list[Axes]) -> list[Axes]:
 
 
 def legend_below(figure: Figure, handles: list, title: str | None = None, columns: int = 5) -> None:
-    """One legend for all panels, under them."""
+    """One legend for all panels, under them; the figure grows where it has many lines."""
+    width, height = figure.get_size_inches()
+    longest = max((len(handle.get_label()) for handle in handles), default=0)
+    columns = min(columns, max(1, int(width / (0.45 + 0.07 * longest))))  # inches of an entry
+    lines = -(-len(handles) // columns)
+    figure.set_size_inches(width, height + 0.2 * max(0, lines - 2))
     figure.legend(
         handles=handles,
         title=title,
@@ -86,6 +111,30 @@ def legend_below(figure: Figure, handles: list, title: str | None = None, column
 def note(text: str) -> Figure:
     """A figure that says why there is none."""
     figure, ax = plt.subplots(figsize=(6, 0.8))
-    ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=9)
-    ax.set_axis_off()
+    note_in(ax, text)
     return figure
+
+
+def note_in(ax: Axes, text: str) -> None:
+    """A sentence in the place of a plot that has nothing to show; the title stays."""
+    width = ax.get_position().width * ax.figure.get_figwidth()  # inches
+    lines = textwrap.fill(text, max(12, int(14 * width)))
+    ax.text(0.5, 0.5, lines, transform=ax.transAxes, ha="center", va="center", fontsize=8.5)
+    ax.set_axis_off()
+
+
+def short(name: str, most: int = 28) -> str:
+    """A name that leaves room for the plot beside it."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def some(names: list, most: int) -> list:
+    """At most `most` of them, evenly from the first to the last."""
+    if len(names) <= most:
+        return names
+    return [names[round(k * (len(names) - 1) / (most - 1))] for k in range(most)]
+
+
+def step_ticks(ax: Axes, steps: Iterable[int]) -> None:
+    """Ticks at the steps; at some of them where there are many."""
+    ax.set_xticks(some(sorted({int(step) for step in steps}), 8))

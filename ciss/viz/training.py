@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ciss.viz.look import COLOURS, MARKERS, note
+from ciss.viz.look import COLOURS, MARKERS, note, short
 
 TRACES = {
     "gradient/": "mean gradient magnitude",
@@ -19,6 +19,9 @@ TRACES = {
     "patch/": "weight of patches",
     "cosine/": "cosine of new tokens",
 }
+
+
+NAMES = 40  # of classes, that an axis has room for
 
 
 def loss_curve(ax: Axes, log: list[dict]) -> None:
@@ -64,7 +67,11 @@ def iou_bars(ax: Axes, ious: np.ndarray, names: list[str], before: np.ndarray | 
     if before is not None:
         ax.plot(range(len(before)), np.asarray(before, float), "D", color=COLOURS[4], ms=5, label="before")
         ax.legend(frameon=False)
-    ax.set_xticks(range(len(ious)), names, rotation=35, ha="right")
+    between = -(-len(ious) // NAMES)  # of many classes, not every one has room for its name
+    places = range(0, len(ious), between)
+    ax.set_xticks(places, [short(names[place]) for place in places], rotation=35, ha="right")
+    if between > 1:
+        ax.set_xlabel(f"one class of {between} is named")
     ax.set(ylabel="IoU, validation", ylim=(0, 1))
 
 
