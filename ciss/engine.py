@@ -216,9 +216,8 @@ def _train(run: Run, index: Index, identity: dict) -> None:
                     scaler.step(optimiser)
                     scaler.update()
                     optimiser.zero_grad(set_to_none=True)
-                    if (
-                        scaler.get_scale() >= scale
-                    ):  # float16: gradients that overflow give no update, but a lower scale
+                    # float16: gradients that overflow give no update, but a lower scale
+                    if scaler.get_scale() >= scale:
                         schedule.step()
                     progress.update()
                     done += 1
