@@ -20,29 +20,26 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ciss import checkpoint, config, distributed, documents, protocol, results, runs
+from ciss import checkpoint, config, distributed, results, runs
+from ciss.batches import BatchMaker, prepare_method, without_large_cache
 from ciss.checkpoint import CheckpointError, Locked
 from ciss.config import Config, ConfigError, Phase, Train
 from ciss.data import (
     DataError,
     Index,
-    Loader,
     evaluation_loader,
     prepare,
-    statistics_loader,
     training_loader,
 )
-from ciss.data.loaders import available_memory, cache_size, stable_seed
+from ciss.data.loaders import stable_seed
 from ciss.evaluation import evaluate, judge_labels, precision_of, predict_samples, token_cosines
-from ciss.methods import Batch, Method
+from ciss.methods import Method
 from ciss.models import Network, WeightsError, set_norm_mode
 from ciss.progress import Progress
 from ciss.runs import Run
@@ -144,7 +141,7 @@ def _train(run: Run, index: Index, identity: dict) -> None:
         teacher = teacher and teacher.to(memory_format=torch.channels_last)
 
     # --- data: labels as this step sees them; a hold-out with all labels
-    run = _without_large_cache(run, index)
+    run = without_large_cache(run, index)
     seen, truth = run.label_table(training=True), run.label_table(training=False)
     loader = training_loader(run.settings, index, run.images(index), seen, stable_seed("data", run.seed, run.step))
     if runs.lone_image(run.settings, phase, loader.batch_sampler.smallest):
@@ -221,9 +218,8 @@ def _train(run: Run, index: Index, identity: dict) -> None:
                     scaler.step(optimiser)
                     scaler.update()
                     optimiser.zero_grad(set_to_none=True)
-                    if (
-                        scaler.get_scale() >= scale
-                    ):  # float16: gradients that overflow give no update, but a lower scale
+                    # float16: gradients that overflow give no update, but a lower scale
+                    if scaler.get_scale() >= scale:
                         schedule.step()
                     progress.update()
                     done += 1
@@ -265,68 +261,6 @@ def _train(run: Run, index: Index, identity: dict) -> None:
     distributed.barrier()
 
 
-class BatchMaker:
-    """Turns a loader's bytes into what methods see, on the device."""
-
-    def __init__(self, run: Run, index: Index, teacher: Network | None, device: torch.device):
-        steps = torch.as_tensor(protocol.class_steps(run.groups[: run.reached + 1]), dtype=torch.int64)
-        self.class_steps = (torch.zeros_like(steps) if run.joint else steps).to(device)
-        first = run.old_channels if run.after else 1
-        self.new_classes = torch.arange(first, sum(run.channel_groups), device=device)
-        self.step, self.old_channels = run.step, first if teacher is not None else 0
-        self.run, self.ids, self.device = run, index.ids, device
-        raw = [0, *(c for group in run.groups for c in group)]
-        seen = np.arange(256)
-        seen[: len(raw)] = run.label_table(training=True)[raw]
-        self.seen = torch.from_numpy(seen).to(device)  # true position -> label as the step is told
-
-    def read(self, loader: Loader, epoch: int | None = None) -> Iterator[Batch]:
-        """Batches of a loader; `epoch`: which shuffle of a training loader."""
-        if epoch is not None:
-            loader.batch_sampler.epoch = epoch
-        for images, labels, numbers in loader:
-            yield self._batch(images, labels.to(self.device, non_blocking=True).long(), numbers)
-
-    def hide(self, item: tuple[Tensor, Tensor, Tensor], split: str = "train") -> tuple[Batch, Tensor]:
-        """A batch with true labels (B,H,W) as the step would be told it, and the truth. `split`: of the images."""
-        images, truth, numbers = item
-        truth = truth.to(self.device).long()
-        return self._batch(images, self.seen[truth], numbers, split), truth
-
-    def _batch(self, images: Tensor, labels: Tensor, numbers: Tensor, split: str = "train") -> Batch:
-        return Batch(
-            images=self.run.normalise(images, self.device),
-            given=labels,
-            labels=labels,
-            ids=[self.ids[split][n] for n in numbers.tolist()],  # numbers never left the host
-            step=self.step,
-            old_channels=self.old_channels,
-            class_steps=self.class_steps,
-            new_classes=self.new_classes,
-        )
-
-
-def prepare_method(
-    method: Method, run: Run, index: Index, teacher: Network, batches: BatchMaker, cache: dict | None = None
-) -> None:
-    """Calls `method.before_step` with the images of this step and of the step before, each labelled as in its step.
-
-    The method's `statistics_from` says how they are read: every image once (`images`), or the step's first epoch of
-    training batches (`epoch`). `cache`: decoded images of this step, by number.
-    """
-
-    def read(step: int, cache: dict | None) -> Iterator[Batch]:  # opens no file before it is asked for a batch
-        at = replace(run, step=step)
-        table = at.label_table(training=True)
-        if method.statistics_from == "images":
-            yield from batches.read(statistics_loader(run.settings, index, at.images(index), table, cache))
-        else:
-            seed = stable_seed("data", run.seed, step)
-            yield from batches.read(training_loader(run.settings, index, at.images(index), table, seed), epoch=0)
-
-    method.before_step(read(run.step, cache), teacher, read(run.step - 1, None))
-
-
 def predecessor(run: Run) -> Path | None:
     return run.folder.with_name(run.after) / "weights.safetensors" if run.after else None
 
@@ -347,19 +281,6 @@ def _require_current(run: Run, index: Index, stored: dict) -> None:
             f"{file}: {before.name} was trained with other values ({'; '.join(different)}). "
             f"Train it again first: dvc repro, or python -m ciss.engine {before.name}"
         )
-
-
-def _without_large_cache(run: Run, index: Index) -> Run:
-    """The run, without `train.cache` where it would take more than half of the memory; results do not change by it."""
-    train, free = run.settings.train, available_memory()
-    needed = cache_size(run.settings, index, [*run.images(index), *index.holdout])
-    if not train.cache or distributed.of_first(lambda: needed <= free / 2):
-        return run
-    distributed.say(
-        f"{run.name}: train.cache would take {documents.size(needed)} in {max(1, train.workers)} loader process(es), "
-        f"but {documents.size(free)} of memory are free. Images are read every epoch. Lower train.workers."
-    )
-    return replace(run, settings=replace(run.settings, train=replace(train, cache=False)))
 
 
 def _lone_image(run: Run, images: int) -> str:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ciss import distributed
+from ciss.batches import BatchMaker, prepare_method
 from ciss.data import evaluation_loader
-from ciss.engine import BatchMaker, prepare_method
 from ciss.evaluation import precision_of
 from ciss.methods import Batch
 from ciss.models import Output

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor
 
 from ciss import config, distributed, paths, results, runs, source
+from ciss.batches import BatchMaker, prepare_method
 from ciss.checkpoint import CheckpointError
 from ciss.config import Config
 from ciss.data import Loader, data_set, evaluation_loader
-from ciss.engine import USER_ERRORS, BatchMaker, predecessor, prepare_method
+from ciss.engine import USER_ERRORS, predecessor
 from ciss.evaluation import judge_labels, precision_of
 from ciss.losses import gradient_magnitude
 from ciss.methods import METHODS

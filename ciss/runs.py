@@ -23,6 +23,7 @@ from ciss.models.network import create_decoder
 
 TRAINING_CODE = (  # with the method's own file the same as the stages' dependencies in dvc.yaml
     "engine.py",
+    "batches.py",
     "evaluation.py",
     "inference.py",
     "watch.py",

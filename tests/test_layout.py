@@ -18,6 +18,7 @@ ORDER = [
     "tuning",
     "train",
     "engine",
+    "batches",
     "execute",
     "progress",
     "report",

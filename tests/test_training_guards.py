@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ciss import config, engine, probe, results, runs
+from ciss import batches, config, engine, probe, results, runs
 from ciss.checkpoint import CheckpointError
 from ciss.config import ConfigError, Model
 from ciss.data import DataError, loaders
@@ -231,12 +231,12 @@ def test_a_cache_that_does_not_fit_is_left_out(project, monkeypatch, capsys):
     assert loaders.cache_size(four, index, images) == 4 * len(images) * 4 * 64 * 64, "each process has its own"
     make = engine.training_loader
     monkeypatch.setattr(engine, "training_loader", lambda *a: loaded.append(make(*a)) or loaded[-1])
-    monkeypatch.setattr(engine, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64 - 1)
+    monkeypatch.setattr(batches, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64 - 1)
     engine.train(run)
     assert "train.cache would take" in capsys.readouterr().out and loaded[-1].dataset.cache is None
     assert results.read(run)["identity"]["parameters"] == json.loads(json.dumps(run.description()))
     project.set("train.base.epochs", 1)
-    monkeypatch.setattr(engine, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64)
+    monkeypatch.setattr(batches, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64)
     engine.train(project.run())
     assert "train.cache" not in capsys.readouterr().out and loaded[-1].dataset.cache
 
