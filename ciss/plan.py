@@ -12,22 +12,19 @@ import copy
 import io
 import json
 import re
-import shutil
 import sys
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from ciss import checkpoint, config, documents, paths, protocol, runs
+from ciss import checkpoint, config, documents, paths, plan_check, protocol, runs
 from ciss.config import ConfigError
 from ciss.data import DATASETS, data_set
-from ciss.data_notes import list_notes
 from ciss.methods import BROKEN, METHODS, code_of
 from ciss.presets import load, presets
 
@@ -148,8 +145,7 @@ def _remove_unused_variants(document: CommentedMap, fresh: bool) -> None:
         code, _, variant = name.partition("-")
         if not variant or code not in METHODS:
             continue
-        of_method = variant in METHODS[code].presets
-        if (fresh or not of_method) and _unedited(name, document["methods"][name]):
+        if (fresh or variant not in METHODS[code].presets) and _unedited(name, document["methods"][name]):
             del document["methods"][name]
 
 
@@ -227,10 +223,8 @@ def _preset_name(arguments: argparse.Namespace) -> str:
     start = f"{arguments.dataset}-"
     words = [name.removeprefix(start) for name in presets() if name.startswith(start)]
     others = [name for name in presets() if "-" not in name]
-    hint = config.choose(wanted, words) if words else ""
-    if not hint.startswith("Did you mean"):
-        of_others = config.choose(wanted, others)
-        hint = of_others if of_others.startswith("Did you mean") else hint or of_others
+    hints = [config.choose(wanted, known) for known in (words, others) if known]
+    hint = next((hint for hint in hints if hint.startswith("Did you mean")), hints[0])
     raise ConfigError(f"--preset: no preset {wanted!r} for {arguments.dataset}. {hint}")
 
 
@@ -292,92 +286,6 @@ def _yaml() -> YAML:
     return yaml
 
 
-def check(file: str) -> None:
-    """Checks a parameter file and prints what is wrong with its data. It changes no result. Raises ConfigError."""
-    settings = config.load(file)
-    runs.check(settings)
-    root = (paths.project() / settings.output).resolve()
-    names = [(run.benchmark, name) for name, run in settings.runs().items()]
-    if links := list(paths.links(root, names)):
-        raise ConfigError("\n".join(f"{problem}: {remedy}" for problem, remedy in links))
-    notes = _data_notes(settings) + list(runs.notices(settings))
-    if _of_the_pipeline(file):
-        checkpoint.write_text(paths.project() / ".checked", "params.yaml was checked.\n")  # always the same bytes
-        if unnamed := _unnamed_results(settings):
-            notes.append(
-                f"{len(unnamed)} folders in results/ are ignored, because {file} does not name their runs (first: "
-                f"{'/'.join(unnamed[0].parts[-2:])}). Remove them with: python -m ciss.plan --clean"
-            )
-    contents = f"{_count(len(settings.benchmarks), 'benchmark')}, {_count(len(settings.runs()), 'run')}"
-    print(f"{file}: {contents}, no mistake found.")
-    _print_notes(notes)
-
-
-def clean(file: str) -> None:
-    """Removes the results of runs that `params.yaml` does not name. Raises ConfigError."""
-    settings = config.load(file)
-    if not _of_the_pipeline(file):
-        raise ConfigError(f"--clean: {file} is not the pipeline's file. Leave --output out.")
-    unnamed = _unnamed_results(settings)
-    for folder in unnamed:
-        print(f"removing results/{'/'.join(folder.parts[-2:])}")
-        shutil.rmtree(folder)
-    if not unnamed:
-        print(f"results/ holds no runs that {file} does not name.")
-
-
-def _of_the_pipeline(file: str) -> bool:
-    return (paths.project() / file).resolve() == (paths.project() / "params.yaml").resolve()
-
-
-def _unnamed_results(settings: config.Config) -> list[Path]:
-    """Folders of results of runs that the file does not name; no analysis reads them."""
-    root = (paths.project() / settings.output).resolve()
-    named = {(run.benchmark, name) for name, run in settings.runs().items()}
-    folders = sorted((root / "results").glob("[!.]*/[!.]*"))
-    return [folder for folder in folders if folder.is_dir() and (folder.parent.name, folder.name) not in named]
-
-
-def _data_notes(settings: config.Config) -> list[str]:
-    """Notes on the data of every benchmark. Raises ConfigError for a hold-out that the data cannot give."""
-    errors, notes = [], []
-    for name, benchmark in settings.benchmarks.items():
-        own_errors, own_notes = list_notes(benchmark)
-        errors += [f"{settings.file}: benchmarks.{name}.{error}" for error in own_errors]
-        notes += [f"benchmarks.{name}: {note}" for note in own_notes]
-    if errors:
-        raise ConfigError("\n".join(errors))
-    return notes
-
-
-def _print_notes(notes: list[str]) -> None:
-    for note in notes:
-        print(f"note: {note}")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _check_planned(settings: config.Config) -> list[str]:
-    """Checks a plan before it is written. Returns notes: weights that are missing may come later, as data may.
-
-    Raises ConfigError for all else.
-    """
-    notes = []
-    try:
-        runs.check(settings)
-    except ConfigError as error:
-        lines = str(error).splitlines()
-        missing = re.compile(
-            r"\.model\.(weights: (no such file|.*there is no such weight file)|pretrained: .* cannot be reached)"
-        )
-        notes = [line for line in lines if missing.search(line)]
-        if errors := [line for line in lines if line not in notes]:
-            raise ConfigError("\n".join(errors)) from None
-    return notes + _data_notes(settings)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m ciss.plan",
@@ -432,11 +340,8 @@ def main() -> None:
     add("--clean", action="store_true", help="remove results of runs that the file does not name")
     arguments = parser.parse_args()
     try:
-        if arguments.check:
-            check(arguments.output)
-            return
-        if arguments.clean:
-            clean(arguments.output)
+        if arguments.check or arguments.clean:
+            (plan_check.check if arguments.check else plan_check.clean)(arguments.output)
             return
         if not arguments.dataset:
             parser.error("name a data set, or use --check or --clean")
@@ -461,13 +366,13 @@ def main() -> None:
         buffer = io.StringIO()
         _yaml().dump(planned, buffer)
         settings = config.parse(YAML(typ="safe", pure=True).load(buffer.getvalue()), arguments.output)
-        notes = _check_planned(settings)
+        notes = plan_check.check_planned(settings)
         checkpoint.write_text(file, buffer.getvalue())
         if not named:
             joint = " and joint training" if settings.joints else ""
             print(f"methods: {', '.join(arguments.methods)}{joint}. Name others with --methods and --no-joint.")
-        _print_notes(notes + list(runs.notices(settings)))
-        runs_planned = _count(len(settings.runs()), "run")
+        plan_check.print_notes(notes)
+        runs_planned = plan_check.count(len(settings.runs()), "run")
         print(f"{arguments.output}: {', '.join(settings.benchmarks)}; {runs_planned}. Next: {next_command}")
     except (ConfigError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -11,6 +11,7 @@ PACKAGE = paths.project() / "ciss"
 ORDER = [
     "doctor",
     "plan",
+    "plan_check",
     "predict",
     "explore",
     "explain",
@@ -35,6 +36,7 @@ ORDER = [
     "pseudo_labels",
     "prototypes",
     "models",
+    "data_notes",
     "data",
     "presets",
     "published",

@@ -427,3 +427,17 @@ def test_a_plan_before_the_images_are_there(leaves, monkeypatch, capsys):
     out = plan_command(monkeypatch, capsys, "leaves", "1-1", "--set", "model.pretrained=false")
     assert "note: benchmarks.leaves-1-1: The data of 'leaves' are not complete: " in out
     assert "images/train: there is no such folder. Make it, or name another in" in out
+
+
+def test_nothing_is_written_beside_the_data(leaves, monkeypatch, capsys):
+    """A data root may be read-only: planning, checking and preparing write into the project alone."""
+    for number in range(6):
+        paint(leaves, f"{number:02d}", [1 + number % 3], number)
+    (leaves / "dataset.yaml").write_text(EXAMPLES[1])
+    root = leaves.parent.rename(leaves.parents[1] / "root")
+    monkeypatch.setenv("CISS_DATA", str(root))
+    before = {file: file.stat().st_mtime_ns for file in root.rglob("*")}
+    plan_command(monkeypatch, capsys, "leaves", "1-1", "--set", "model.pretrained=false")
+    plan_command(monkeypatch, capsys, "--check")
+    prepare(config.load().benchmarks["leaves-1-1"], leaves.parents[1] / "data" / "index" / "leaves-1-1", progress=False)
+    assert {file: file.stat().st_mtime_ns for file in root.rglob("*")} == before
