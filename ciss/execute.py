@@ -31,6 +31,7 @@ from papermill.exceptions import PapermillExecutionError  # noqa: E402
 KERNELSPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours of IPython's traceback
 TRACEBACK_LINES = 15
+OUTPUT_TIMEOUT = 600  # seconds from a cell's end until its last printed line has arrived; nbclient's own is 4
 QUIET = "--IPKernelApp.log_level=ERROR"  # every kernel warns that it speaks to this machine unencrypted
 EXPLAINED = (
     "ConfigError",
@@ -66,7 +67,8 @@ class Engine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, manager, kernel_name: str, **options) -> None:
         manager.nb.metadata["kernelspec"] = dict(KERNELSPEC)
-        super().execute_managed_notebook(manager, kernel_name, kernel_manager_class=KernelManager, **options)
+        options |= {"kernel_manager_class": KernelManager, "iopub_timeout": OUTPUT_TIMEOUT}
+        super().execute_managed_notebook(manager, kernel_name, **options)
 
 
 papermill_engines.register("ciss", Engine)

@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+from papermill.clientwrap import PapermillNotebookClient
 
 from ciss import execute
 
@@ -84,6 +85,25 @@ def test_other_errors_come_with_their_traceback(executed):
     assert "\x1b" not in error, "no colours"
     (output,) = [output for cell in copy["cells"] for output in cell.get("outputs", []) if "traceback" in output]
     assert len("\n".join(output["traceback"]).splitlines()) > 2 * execute.TRACEBACK_LINES
+
+
+def test_printed_lines_that_arrive_late(tmp_path, monkeypatch):
+    """A cell that printed much has ended long before all of it has arrived, here slowed down to 5 seconds: nbclient's
+    default is to give up after 4."""
+    code = {"cell_type": "code", "execution_count": None, "outputs": [], "metadata": {}, "id": "a"}
+    cell = {**code, "source": "for number in range(500):\n    print(number, flush=True)"}
+    notebook, copy = tmp_path / "a.ipynb", tmp_path / "copy.ipynb"
+    notebook.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell]}))
+    arrived = PapermillNotebookClient.process_message
+
+    def late(*arguments):
+        time.sleep(0.01)
+        return arrived(*arguments)
+
+    monkeypatch.setattr(PapermillNotebookClient, "process_message", late)
+    execute.execute(notebook, copy, {})
+    (cell,) = json.loads(copy.read_text())["cells"]
+    assert len("".join(line for output in cell["outputs"] for line in output["text"]).splitlines()) == 500
 
 
 @pytest.mark.parametrize("kind", ["renamed", "unnamed", "good"])

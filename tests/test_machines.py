@@ -117,25 +117,18 @@ def test_loader_processes_may_be_spawned(project):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("started_by", ["command", "notebook"])
-def test_spawned_loader_processes_train_the_same(make_project, started_by):
+def test_spawned_loader_processes_train_the_same(make_project):
+    """From a notebook, whose main module a spawned process must not run again."""
     alone, spawned = make_project("alone"), make_project("spawned")
     engine.train(alone.run())
     spawned.set("train.workers", 1)  # a process takes seconds to import torch
-    if started_by == "command":
-        (spawned.folder / "program.py").write_text(
-            f"if __name__ == '__main__':\n{SPAWN.replace(chr(10), chr(10) + ' ')}"
-        )
-        process = spawned.command("program.py")
-    else:
-        cell = {"cell_type": "code", "execution_count": None, "outputs": [], "metadata": {}, "id": "a", "source": SPAWN}
-        notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell]}
-        (spawned.folder / "a.ipynb").write_text(json.dumps(notebook))
-        process = spawned.command("-m", "ciss.execute", "a.ipynb", "copy.ipynb")
+    cell = {"cell_type": "code", "execution_count": None, "outputs": [], "metadata": {}, "id": "a", "source": SPAWN}
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell]}
+    (spawned.folder / "a.ipynb").write_text(json.dumps(notebook))
+    process = spawned.command("-m", "ciss.execute", "a.ipynb", "copy.ipynb")
     _, error = process.communicate(timeout=800)
     assert process.returncode == 0, error
-    weights = [left_by(project.run())["weights"] for project in (alone, spawned)]
-    assert weights[0] == weights[1]
+    assert left_by(alone.run())["weights"] == left_by(spawned.run())["weights"]
 
 
 @pytest.mark.parametrize("module", ["source", "plan", "execute", "doctor"])
