@@ -471,13 +471,14 @@ DRAWN = {  # figure of a benchmark -> table and the columns that it draws
 
 
 def figures(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
-    """Pictures without data. Where a table has nothing to draw a sentence takes the place of the axes."""
+    """Pictures without data. Where a table has nothing to draw a sentence takes the place of the axes, or, in the
+    figures of several benchmarks, stands in them."""
     reports = project / "reports"
     methods = {method for each in facts.values() for method in each.ends.values()}
     grey = {"cost.png", "curves.png", "stability.png"} if methods == {"joint"} else set()  # joint training is grey
-    empty = set() if methods & set(REFERENCES) and len(methods) > 1 else {"paired.png"}
-    if has_nothing(reports / "methods.csv", ["old", "new"]):
-        empty.add("stability.png")
+    grey |= set() if methods & set(REFERENCES) and len(methods) > 1 else {"paired.png"}
+    grey |= {"stability.png"} if has_nothing(reports / "methods.csv", ["old", "new"]) else set()
+    empty = set()
     for each in facts.values():
         for figure, (table, drawn) in DRAWN.items():
             if has_nothing(reports / each.name / f"{table}.csv", drawn):
