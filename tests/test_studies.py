@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from ruamel.yaml import YAML
 from studies import __main__ as command
 from studies import check, cover, study, trees
@@ -165,6 +165,14 @@ def test_every_study_can_be_planned_and_prepared(tree, tmp_path, monkeypatch):
 # --- the checks of a finished study
 
 
+def sentence() -> bytes:
+    """A picture of a sentence."""
+    picture = Image.new("RGB", (300, 200), "white")
+    ImageDraw.Draw(picture).text((60, 90), "No hold-out set: not measured.", fill="black")
+    picture.save(stream := io.BytesIO(), "png")
+    return stream.getvalue()
+
+
 def png(*colours: tuple[int, int, int]) -> bytes:
     """A picture with a stripe of 8 by 8 pixels in each colour."""
     stripes = np.concatenate([np.full((8, 8, 3), colour, np.uint8) for colour in colours])
@@ -173,6 +181,7 @@ def png(*colours: tuple[int, int, int]) -> bytes:
 
 
 GOOD = png((255, 255, 255), (0, 0, 0), (200, 30, 30))
+SENTENCE = sentence()
 GREY = png((255, 255, 255), (0, 0, 0))
 BLANK = png((255, 255, 255))
 VALUES = {
@@ -265,7 +274,8 @@ def output(**values) -> Callable[[Path], None]:
 
 @pytest.mark.parametrize(("spoil", "words"), [
     (lambda p: (p / "reports" / "two" / "forgetting.png").write_bytes(BLANK), r"two/forgetting\.png: is blank"),
-    (lambda p: (p / "reports" / "cost.png").write_bytes(GREY), r"cost\.png: shows axes or text and no data"),
+    (lambda p: (p / "reports" / "cost.png").write_bytes(GREY), r"cost\.png: shows axes and no data"),
+    (lambda p: (p / "reports" / "cost.png").write_bytes(SENTENCE), r"cost\.png: shows a sentence although"),
     (lambda p: (p / "reports" / "cost.png").write_bytes(GOOD[:60]), r"cost\.png: cannot be decoded"),
     (lambda p: (p / "reports" / "report.html").unlink(), r"report\.html: missing"),
     (lambda p: (p / "reports" / "runs.csv").unlink(), r"runs\.csv: missing"),
@@ -315,6 +325,7 @@ def test_an_empty_table_needs_a_reason_and_a_sentence(sample):
     silent = check.failures(sample, 0, "")
     assert len(silent) == 3 and all("no rows (no hold-out set), and the notebook does not say why" in f for f in silent)
     (sample / "reports" / "two" / "forgetting.md").write_text("No hold-out set: the pace is not measured.\n")
+    (sample / "reports" / "two" / "pace.png").write_bytes(SENTENCE)
     assert check.failures(sample, 0, "") == []
     table("two/gradients.csv", lambda t: t[:0])(sample)
     assert check.failures(sample, 0, "") == ["two/gradients.csv: no rows"]

@@ -40,6 +40,7 @@ TEXT = (
     "teacher",
     "worst",
 )
+SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]
 WARNING = re.compile(r"\b[A-Za-z]*Warning\b|\bWARNING\b|Traceback|^ERROR\b")
 EXPECTED_WARNINGS = (  # lines that a sound study prints
     # DVC, of the folder of a benchmark without an increment: there is nothing to look into
@@ -48,7 +49,8 @@ EXPECTED_WARNINGS = (  # lines that a sound study prints
 # A sentence that says why something is empty or not measured.
 REASON = re.compile(
     r"\b(no|without an?|one|too few)\b[^.]{0,40}\b(hold-out|increment\w*|step|old class\w*|new class\w*|method\w*|"
-    r"published result|pixels?|pairs?|domains?|classes|prototypes?|seed)\b|not measured|is empty because",
+    r"published result|pixels?|pairs?|domains?|classes|prototypes?|seed)\b|not measured|"
+    r"not in the (validation set|images)",
     re.IGNORECASE,
 )
 
@@ -67,11 +69,16 @@ class Facts:
     background: bool  # whether the data set has a background class
     steps: int
     sizes: list[int]  # classes of each step; of domains one group
-    scored: set[str]  # names of the classes that validation images show
+    scored_after: list[set[str]]  # step -> names of the classes in the images that are scored after it
     held: set[str]  # names of the classes that hold-out images show
     introduced: dict[str, int]  # class -> the step that brings it
     ends: dict[str, str]  # end -> method as the tables call it
     coefficients: dict[str, dict]
+
+    @property
+    def scored(self) -> set[str]:
+        """Names of the classes in the images that are scored at the end."""
+        return self.scored_after[-1]
 
     @property
     def domain(self) -> bool:
@@ -106,7 +113,9 @@ def read_facts(project: Path) -> dict[str, Facts]:
             background=names[1],
             steps=len(index["steps"]),
             sizes=[len(group) for group in groups],
-            scored=shown(index, names[0], "val", index["validation"][-1], benchmark["setting"]),
+            scored_after=[
+                shown(index, names[0], "val", images, benchmark["setting"]) for images in index["validation"]
+            ],
             held=shown(index, names[0], "train", index["holdout"], benchmark["setting"]),
             introduced={names[0][raw]: step for step, group in enumerate(groups) for raw in group},
             ends={end: title(runs[run]["method"], decoder) for end, run in ends.items()},
@@ -185,7 +194,16 @@ def _old(facts: Facts) -> set[str]:
 
 
 def _class_not_scored(row: Row, facts: Facts) -> bool:
-    return row["class"] not in facts.scored
+    return row["class"] not in facts.scored_after[int(row["step"])]
+
+
+def _class_never_scored_before(row: Row, facts: Facts) -> bool:
+    return not any(row["class"] in scored for scored in facts.scored_after[: int(row["step"])])
+
+
+def _nothing_is_background(row: Row, facts: Facts) -> bool:
+    """Whether labels may hold no background: the data set has none and all known classes are labelled."""
+    return not facts.background and facts.setting in ("sequential", "domain")
 
 
 def _class_not_held(row: Row, facts: Facts) -> bool:
@@ -255,6 +273,7 @@ MAY_BE_NAN: list[tuple[str, str, Condition, str]] = [  # table, column, conditio
     ),
     ("beside_published", r"published_\w+|ours_\w+|spread|differs|resolution|backbone|source", NAN_ALWAYS, "as printed"),
     ("forgetting", "iou|forgetting", _class_not_scored, "no validation image shows the class"),
+    ("forgetting", "forgetting", _class_never_scored_before, "no earlier validation image shows the class"),
     ("forgetting", "iou", lambda row, facts: row["class"] == "background" and not facts.background, "no background"),
     (
         "forgetting", "forgetting",
@@ -273,6 +292,10 @@ MAY_BE_NAN: list[tuple[str, str, Condition, str]] = [  # table, column, conditio
     ("calibration", "probability|background|old|new|future", lambda row, facts: row["pixels"] == 0, "an empty bin"),
     ("background_errors", "share|future", NAN_ALWAYS, "no error of the background; `whole_steps` checks the rest"),
     ("label_rules", "method", NAN_ALWAYS, "a teacher that methods share"),
+    (
+        "label_rules", "precision|recall|relabelled|ignored", _nothing_is_background,
+        "no pixel is told as background",
+    ),
     ("label_rules", "precision", lambda row, facts: row["relabelled"] == 0, "nothing was re-labelled"),
     ("label_rules", "recall", lambda row, facts: _kind_not_seen(row, facts, "old"), "no old pixels"),
     (
@@ -336,6 +359,11 @@ def tables(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
         if "method" in table and stem != "beside_published" and (strange := set(table["method"]) - methods):
             yield f"{file}: rows of methods that were not planned: {sorted(strange)}"
         yield from unexplained(file, table, lambda row: facts[row["benchmark"]])
+        if (
+            "undefined" in table
+            and (silent := table[table[SCORES].isna().any(axis=1) & table["undefined"].isna()]).size
+        ):
+            yield f"{file}: scores of {list(silent['end'])} are NaN, and the column undefined does not say why"
     for each in facts.values():
         yield from benchmark_tables(reports / each.name, each)
 
@@ -368,6 +396,9 @@ def benchmark_tables(folder: Path, facts: Facts) -> Iterator[str]:
             yield f"{place}: no row for the steps {sorted(rest)}"
         yield from unexplained(place, table, lambda row: facts)
         yield from whole_steps(place, table)
+        text = texts["4_forgetting" if stem in first else "5_background"]
+        if table.drop(columns="method").isna().any(axis=None) and not REASON.search(text):
+            yield f"{place}: has NaN, and the notebook does not say why"
 
 
 def whole_steps(place: str, table: pd.DataFrame) -> Iterator[str]:
@@ -422,27 +453,36 @@ def explained(stem: str, column: str, row: Row, facts: Facts) -> bool:
 # --- figures
 
 
+DRAWN = {  # figure of a benchmark -> table and the columns that it draws
+    "forgetting": ("forgetting", ["iou"]),
+    "forgetting_groups": ("forgetting", ["iou"]),
+    "forgetting_classes": ("forgetting", ["forgetting"]),
+    "pace": ("pace", ["iou"]),
+    "pace_factors": ("pace_factors", ["pace"]),
+    "gradients": ("gradients", ["value"]),
+    "background": ("background", []),
+    "background_rates": ("background", []),
+    "background_classes": ("background_classes", ["right"]),
+    "background_errors": ("background_errors", ["share"]),
+    "calibration": ("calibration", ["probability"]),
+    "label_rules": ("label_rules", ["precision", "recall"]),
+    "token_angles": ("token_angles", ["angle"]),
+}
+
+
 def figures(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
-    """Pictures that are blank. One of an empty table may hold a sentence alone, which is grey."""
+    """Pictures without data. Where a table has nothing to draw a sentence takes the place of the axes, or, in the
+    figures of several benchmarks, stands in them."""
     reports = project / "reports"
-    empty = {
-        f"{each.name}/{picture}.png"
-        for each in facts.values()
-        for picture, table in {
-            "pace": "pace", "pace_factors": "pace_factors", "gradients": "gradients", "token_angles": "token_angles",
-            "forgetting": "forgetting", "forgetting_groups": "forgetting", "forgetting_classes": "forgetting",
-            "background": "background", "background_rates": "background", "background_classes": "background_classes",
-            "background_errors": "background_errors", "calibration": "calibration", "label_rules": "label_rules",
-        }.items()
-        if may_be_empty(table, each)
-    }  # fmt: skip
     methods = {method for each in facts.values() for method in each.ends.values()}
-    if all(each.domain for each in facts.values()):
-        empty.add("stability.png")  # no class is new
-    if methods == {"joint"}:  # which figures draw in grey
-        empty |= {"cost.png", "curves.png", "paired.png", "stability.png"}
-    if len(methods) == 1 or not methods & set(REFERENCES):
-        empty.add("paired.png")  # there are no differences to show
+    grey = {"cost.png", "curves.png", "stability.png"} if methods == {"joint"} else set()  # joint training is grey
+    grey |= set() if methods & set(REFERENCES) and len(methods) > 1 else {"paired.png"}
+    grey |= {"stability.png"} if has_nothing(reports / "methods.csv", ["old", "new"]) else set()
+    empty = set()
+    for each in facts.values():
+        for figure, (table, drawn) in DRAWN.items():
+            if has_nothing(reports / each.name / f"{table}.csv", drawn):
+                empty.add(f"{each.name}/{figure}.png")
     for file in sorted(reports.rglob("*.png")):
         name = str(file.relative_to(reports))
         try:
@@ -452,8 +492,17 @@ def figures(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
             continue
         if not varied(pixels):
             yield f"{name}: is blank, of one colour"
-        elif name not in empty and not coloured(pixels):
-            yield f"{name}: shows axes or text and no data"
+        elif coloured(pixels) or name in grey:
+            continue
+        elif has_axes(pixels):
+            yield f"{name}: shows axes and no data"
+        elif name not in empty:
+            yield f"{name}: shows a sentence although there are data"
+
+
+def has_nothing(file: Path, drawn: list[str]) -> bool:
+    """Whether a table has no row with a value in each of these columns."""
+    return file.is_file() and not read(file)[drawn].notna().all(axis=1).any()
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -472,6 +521,17 @@ def coloured(pixels: np.ndarray) -> bool:
     """Whether there are pixels in colour: axes, ticks and text are grey, data never are."""
     spread = pixels.max(axis=2).astype(int) - pixels.min(axis=2)
     return bool((spread > 24).sum() > 8)
+
+
+def has_axes(pixels: np.ndarray) -> bool:
+    """Whether there is a straight line over a fifth of a side: text has none."""
+    dark = (pixels < 240).all(axis=2)
+    for lines in (dark, dark.T):
+        length = max(8, lines.shape[1] // 5)
+        sums = np.cumsum(np.pad(lines, ((0, 0), (1, 0))), axis=1)
+        if (sums[:, length:] - sums[:, :-length] == length).any():
+            return True
+    return False
 
 
 # --- notebooks and what the commands print
