@@ -135,6 +135,8 @@ def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, arg
             {"benchmark": benchmark, "method": "joint", "code": "joint", "seed": seed}
         )
         document["ends"][f"{base}-joint"] = _flow({"run": f"{base}-joint", "benchmark": benchmark})
+    elif not arguments.methods:  # the base step alone is a study, too
+        document["ends"][base] = _flow({"run": base, "benchmark": benchmark})
 
 
 def _remove_unused_variants(document: CommentedMap, fresh: bool) -> None:

@@ -112,6 +112,11 @@ def test_what_is_written_is_right(planned, arguments, name, steps):
     assert planned.text == first
 
 
+def test_the_base_step_alone_is_compared(planned):
+    planned("shapes", "--methods", "--no-joint")
+    assert planned.config.path("shapes-s0") == ["shapes-s0"], "an end that the analyses read"
+
+
 def test_seeds_methods_and_no_joint(planned):
     planned("shapes", "--seeds", "3", "1", "--methods", "mib", "--no-joint")
     settings = planned.config

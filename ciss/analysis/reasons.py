@@ -43,8 +43,7 @@ def score_reasons(results: list[dict]) -> list[str]:
     known = protocol.channels(last["groups"], last["reached"])
     old = 1 + len(last["groups"][0])
     if known == old:
-        words = "The only group of classes is the base step's" if len(last["groups"]) == 1 else "The base step alone"
-        sentences.append(f"{words}: no class counts as new, so new and harmonic are undefined.")
+        sentences.append("No class counts as new, so new and harmonic are undefined.")
     truth = np.asarray(last["confusion"]).sum(axis=1) > 0
     for name, positions in (("old", range(1, old)), ("new", range(old, known))):
         if positions and not truth[list(positions)].any():

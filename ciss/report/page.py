@@ -266,10 +266,13 @@ def _conventions(means: pd.DataFrame) -> str:
         column = means[means["convention"] == name]
         columns[name] = shown(column, ["all"])["all"]
         bold[name] = best(column, "all")
+    note = "all, after the last step. What differs between columns differs between papers too."
+    if means["all"].isna().any():
+        note += " Empty: no class counts under the convention (mbs drops classes with an IoU of 0)."
     items = [f"- **{name}**: {means[means['convention'] == name]['sentence'].iloc[0]}" for name in names]
     return (
         _score_table(pd.DataFrame(columns), bold)
-        + markup.paragraph("all, after the last step. What differs between columns differs between papers too.", "note")
+        + markup.paragraph(note, "note")
         + f"<details><summary>What each convention counts</summary>{markup.prose(chr(10).join(items))}</details>"
     )
 
