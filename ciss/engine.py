@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ciss import checkpoint, config, distributed, results, runs
+from ciss import checkpoint, config, distributed, results, run_checks, runs
 from ciss.batches import BatchMaker, prepare_method, without_large_cache
 from ciss.checkpoint import CheckpointError, Locked
 from ciss.config import Config, ConfigError, Phase, Train
@@ -359,7 +359,7 @@ def main() -> None:
     try:
         with distributed.session():
             settings = config.load(arguments.config)
-            runs.check(settings)
+            run_checks.check(settings)
             train(runs.resolve(settings, arguments.run))
     except RUN_ERRORS as error:
         distributed.leave(f"error: {error}")

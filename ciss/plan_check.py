@@ -4,7 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ciss import checkpoint, config, paths, runs
+from ciss import checkpoint, config, paths, run_checks
 from ciss.config import ConfigError
 from ciss.data_notes import list_notes
 
@@ -12,12 +12,12 @@ from ciss.data_notes import list_notes
 def check(file: str) -> None:
     """Checks a parameter file and prints what is wrong with its data. It changes no result. Raises ConfigError."""
     settings = config.load(file)
-    runs.check(settings)
+    run_checks.check(settings)
     root = (paths.project() / settings.output).resolve()
     names = [(run.benchmark, name) for name, run in settings.runs().items()]
     if links := list(paths.links(root, names)):
         raise ConfigError("\n".join(f"{problem}: {remedy}" for problem, remedy in links))
-    notes = _data_notes(settings) + list(runs.notices(settings))
+    notes = _data_notes(settings) + list(run_checks.notices(settings))
     if _of_the_pipeline(file):
         checkpoint.write_text(paths.project() / ".checked", "params.yaml was checked.\n")  # always the same bytes
         if unnamed := _unnamed_results(settings):
@@ -83,7 +83,7 @@ def check_planned(settings: config.Config) -> list[str]:
     """
     notes = []
     try:
-        runs.check(settings)
+        run_checks.check(settings)
     except ConfigError as error:
         lines = str(error).splitlines()
         missing = re.compile(
@@ -92,4 +92,4 @@ def check_planned(settings: config.Config) -> list[str]:
         notes = [line for line in lines if missing.search(line)]
         if errors := [line for line in lines if line not in notes]:
             raise ConfigError("\n".join(errors)) from None
-    return notes + _data_notes(settings) + list(runs.notices(settings))
+    return notes + _data_notes(settings) + list(run_checks.notices(settings))

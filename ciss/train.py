@@ -22,7 +22,7 @@ from queue import SimpleQueue
 
 import torch
 
-from ciss import checkpoint, config, paths, results, runs
+from ciss import checkpoint, config, paths, results, run_checks, runs
 from ciss.config import Config, ConfigError
 from ciss.data import prepare
 from ciss.engine import USER_ERRORS, predecessor
@@ -203,7 +203,7 @@ def main() -> None:
     _hear_signals()
     try:
         settings = config.load(options.config)
-        runs.check(settings)
+        run_checks.check(settings)
         devices = gpus(settings)
         jobs = max(1, len(devices)) if options.jobs is None else options.jobs
         if jobs < 1:

@@ -10,7 +10,7 @@ The validation images have no say. That the seed is not reported is up to the fi
 import argparse
 import sys
 
-from ciss import checkpoint, config, results, runs
+from ciss import checkpoint, config, results, run_checks, runs
 from ciss.analysis import tuning_table
 from ciss.config import Config, ConfigError
 from ciss.engine import RUN_ERRORS, train_all
@@ -26,7 +26,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         settings = config.load(options.config)
-        runs.check(settings)
+        run_checks.check(settings)
         train_all(settings, list(trials(settings, options.only)))
         if options.only is None:
             write(settings)

@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciss import config, paths, plan, presets, runs
+from ciss import config, paths, plan, presets, run_checks, runs
 from ciss.config import ConfigError
 from ciss.models import create_network
 
@@ -179,7 +179,7 @@ def judge(load: Callable[[], config.Config], file: str, keys: list[str]) -> bool
     """Whether it is a valid study; if not, every line names file, key or line, and what to do."""
     try:
         settings = load()
-        runs.check(settings)
+        run_checks.check(settings)
     except ConfigError as error:
         message = str(error)
         assert message and message.split("\n") == message.splitlines() and message.replace("\n", "").isprintable()

@@ -14,7 +14,7 @@ from test_methods import NEW, OLD, SIZE, full, make_batch, output
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision import tv_tensors
 
-from ciss import config, engine, presets, results, runs, viz
+from ciss import config, engine, presets, results, run_checks, runs, viz
 from ciss.config import Model
 from ciss.data import evaluation_loader
 from ciss.data.transforms import training_transform
@@ -517,7 +517,7 @@ def choose(project, decoder):
 @pytest.mark.parametrize("decoder", ["deeplabv3", "mask_transformer", "test_vit"])
 def test_runs_leave_traces_and_judged_labels(steps, decoder):
     choose(steps, decoder)
-    runs.check(steps.config)
+    run_checks.check(steps.config)
     for name in ("base", "mbs-1", "mbs-2", "mbs-off-1"):
         engine.train(run := steps.run(name))
         result = results.read(run)
@@ -722,7 +722,7 @@ def test_the_plan_has_the_papers_numbers(planned):
     path = settings.path("voc-mbs-s0-mbs")
     assert path == ["voc-mbs-s0", *(f"voc-mbs-s0-mbs-{number}" for number in range(1, 6))]
     assert "# Pascal VOC 2012 as MBS trains it" in planned.text and "arXiv 2407.11859" in planned.text
-    runs.check(settings)
+    run_checks.check(settings)
     first = planned.text
     planned("voc", "--preset", "mbs")
     assert planned.text == first, "15-1 is the preset's own protocol"
@@ -814,9 +814,9 @@ MISTAKES = {
 @pytest.mark.parametrize("key", MISTAKES)
 def test_mistakes_in_the_model_are_found_before_anything_runs(steps, key):
     choose(steps, "mask_transformer")
-    runs.check(steps.config)
+    run_checks.check(steps.config)
     value, words = MISTAKES[key]
     steps.set(f"benchmarks.tiny.model.{key}", value)
     with pytest.raises(config.ConfigError, match=rf"benchmarks\.tiny\.{words}") as caught:
-        runs.check(steps.config)
+        run_checks.check(steps.config)
     assert len(str(caught.value).splitlines()) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ciss import methods, runs
+from ciss import methods, run_checks
 from ciss.config import ConfigError, parse
 from ciss.methods import METHODS
 
@@ -74,10 +74,10 @@ def test_a_broken_file_is_named(load, text, message):
 def test_a_broken_method_is_said_where_it_is_asked_for(project, monkeypatch):
     why = "ciss/methods/distil.py, line 3: NameError: name 'nothing' is not defined. Correct the file."
     monkeypatch.setitem(methods.BROKEN, "distil", why)
-    assert METHODS["mib"] and runs.check(project.config) is None, "the others stay usable"
+    assert METHODS["mib"] and run_checks.check(project.config) is None, "the others stay usable"
     project.document["methods"]["distil-mine"] = {}
     with pytest.raises(ConfigError, match=re.escape(f"params.yaml: methods.distil-mine: {why}")):
-        runs.check(parse(project.document))
+        run_checks.check(parse(project.document))
     with pytest.raises(ConfigError, match=re.escape(why)):
         methods.method_class("distil-mine")
     with pytest.raises(ConfigError, match="there is no method 'mip'. Did you mean 'mib'?"):

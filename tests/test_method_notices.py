@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from ciss import config, runs
+from ciss import config, run_checks
 from ciss.config import Benchmark, Phase, Train
 from ciss.losses import compensation_weights, gradient_magnitude
 from ciss.methods import METHODS
@@ -82,7 +82,7 @@ def test_notices_of_a_file_name_each_method_once():
         },
         "params.yaml",
     )
-    lines = runs.notices(settings)
+    lines = run_checks.notices(settings)
     assert len(lines) == 1
     assert lines[0].startswith("b, gsc: no class is new in the domain setting")
 

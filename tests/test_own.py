@@ -11,7 +11,7 @@ import pytest
 from conftest import DOCUMENT
 from PIL import Image
 
-from ciss import config, data, engine, paths, plan, protocol, results, runs
+from ciss import config, data, engine, paths, plan, protocol, results, run_checks
 from ciss.config import ConfigError, validate
 from ciss.data import DataError, Index, data_set, prepare
 from ciss.data import scan as scanning
@@ -248,7 +248,7 @@ def test_groups_in_any_order_and_of_some_classes(plot, garden, method):
 def test_what_does_not_fit_is_named(plot, garden, changes, words):
     plot.document["benchmarks"]["tiny"] |= {"dataset": "garden", "protocol": "2-2", **changes}
     with pytest.raises(ConfigError) as caught:
-        runs.check(plot.config)
+        run_checks.check(plot.config)
     assert words in str(caught.value)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ciss import config, paths, plan, presets, runs
+from ciss import config, paths, plan, presets, run_checks, runs
 from ciss.methods import METHODS, Method
 from ciss.methods.base import coefficients
 
@@ -137,7 +137,7 @@ def test_orders(planned):
     assert sorted(settings.benchmarks["shapes-order2"].order) == list(range(1, 9))
     assert "order: [8, 3, 2, 7, 1, 5, 4, 6] # raw class ids" in planned.text
     assert len(settings.chain) == 3 * 2 and "shapes-order2-s0-mib" in settings.ends
-    runs.check(settings)
+    run_checks.check(settings)
     given = ["8", "7", "6", "5", "4", "3", "2", "1"]
     planned("shapes", "--order", *given)
     assert planned.config.benchmarks["shapes"].order == (8, 7, 6, 5, 4, 3, 2, 1)
@@ -284,12 +284,12 @@ def test_a_method_with_lists(planned, monkeypatch):
     monkeypatch.setattr(plan, "INCREMENTAL", ["pods"])
     planned("shapes", "--methods", "pods")
     assert "  pods: {scales: [1, 2, 4], names: [a]}\n" in planned.text
-    runs.check(planned.config)
+    run_checks.check(planned.config)
     planned.edit("scales: [1, 2, 4]", "scales: [1, 2.5]")
     with pytest.raises(
         config.ConfigError, match=r"methods\.pods\.scales\.1: found 2\.5, but it should be a valid integer"
     ):
-        runs.check(planned.config)
+        run_checks.check(planned.config)
 
 
 def test_a_file_with_sections_missing_is_completed(planned):

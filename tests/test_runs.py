@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
-from ciss import engine, paths, protocol, runs
+from ciss import engine, paths, protocol, run_checks, runs
 from ciss.config import ConfigError
 from ciss.data import DATASETS, DataError
 from ciss.methods import METHODS
@@ -24,7 +24,7 @@ GROUPS = [[1, 2, 3, 4], [5, 6], [7, 8]]
 
 def mistakes(project) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        runs.check(project.config)
+        run_checks.check(project.config)
     return str(caught.value).splitlines()
 
 
@@ -123,7 +123,7 @@ def test_presets_are_right(project, name, monkeypatch):
     resolved = project.run("base")
     assert resolved.groups == groups
     assert resolved.settings.train.base.epochs == settings["train"]["base"]["epochs"]
-    runs.check(project.config)
+    run_checks.check(project.config)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_presets_are_right(project, name, monkeypatch):
     ],
 )
 def test_what_cannot_work_is_named(project, key, value, line):
-    runs.check(project.config)
+    run_checks.check(project.config)
     project.set(key, value)
     (found,) = mistakes(project)
     assert found.startswith(f"params.yaml: {line}")
@@ -199,7 +199,7 @@ def test_weight_files_are_found_and_fit(project, tmp_path, monkeypatch, place):
     project.set("benchmarks.tiny.model.output_stride", 8)
     name = "weights/r.safetensors"
     project.set("benchmarks.tiny.model.weights", str(folder / name) if place == "absolute" else name)
-    runs.check(project.config)
+    run_checks.check(project.config)
     assert runs.weight_file(project.config.benchmarks["tiny"]) == folder / name
 
 
@@ -240,7 +240,7 @@ def test_weights_come_from_one_place(project, tmp_path):
         f"params.yaml: {key}: model.weights names a file. Set this to false, or weights to null."
     ]
     project.set(key, False)
-    runs.check(project.config)
+    run_checks.check(project.config)
 
 
 def test_every_mistake_is_shown(project):
@@ -279,7 +279,7 @@ def test_any_valid_file_is_accepted_or_explained(project, edits):
     for key, value in edits:
         project.set(key, value)
     try:
-        runs.check(project.config)
+        run_checks.check(project.config)
         for name in project.config.runs():
             project.run(name).build_method()
     except ConfigError as error:

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from studies import __main__ as command
 from studies import check, cover, study, trees
 
-from ciss import config, data, plan, presets, protocol, runs
+from ciss import config, data, plan, presets, protocol, run_checks
 from ciss.methods import METHODS
 
 # Studies that failed when they first ran, and why. The slow test runs one of them in turn.
@@ -140,7 +140,7 @@ def test_every_study_can_be_planned_and_prepared(tree, tmp_path, monkeypatch):
             monkeypatch.setattr(sys, "argv", ["ciss.plan", *words])
             plan.main()
         settings = config.load()
-        runs.check(settings)
+        run_checks.check(settings)
         assert len(settings.runs()) == sum(case.runs() for case in each.cases), each.name
         for benchmark in settings.benchmarks.values():
             if benchmark.dataset == "shapes":

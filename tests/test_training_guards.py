@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ciss import batches, config, engine, probe, results, runs
+from ciss import batches, config, engine, probe, results, run_checks, runs
 from ciss.checkpoint import CheckpointError
 from ciss.config import ConfigError, Model
 from ciss.data import DataError, loaders
@@ -76,16 +76,16 @@ def test_analyses_refuse_networks_of_other_parameters(finished):
 def test_a_batch_of_one_is_refused_by_the_check(project):
     project.set("train.batch", 1)
     with pytest.raises(ConfigError) as caught:
-        runs.check(project.config)
+        run_checks.check(project.config)
     assert str(caught.value) == (
         "params.yaml: benchmarks.tiny.train.batch: 1 image has no batch statistics in the pooled branch of deeplabv3. "
         "Use 2 or more, or train.base.norm: frozen and train.increment.norm: frozen."
     )
     project.set("train.base.norm", "frozen")
     with pytest.raises(ConfigError, match=r"Use 2 or more, or train\.increment\.norm: frozen\.$"):
-        runs.check(project.config)
+        run_checks.check(project.config)
     project.set("train.increment.norm", "frozen")
-    runs.check(project.config)
+    run_checks.check(project.config)
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def write(folder: Path, train: int = TRAIN, val: int = VAL, seed: int = 0) -> No
             labels = Image.fromarray(mask)
             labels.putpalette(colours)
             labels.save(masks / f"{name}.png")
-            with (lists / LISTS[split]).open("a") as listed:
+            with (lists / LISTS[split]).open("a", newline="\n") as listed:
                 listed.write(f"{name}\n")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)

@@ -9,11 +9,11 @@ from ciss.doctor.base import Finding, Setup, fail, note, ok, short
 
 
 def parameters(setup: Setup) -> Iterator[Finding]:
-    from ciss import config, runs
+    from ciss import config, run_checks
 
     try:
         settings = config.load(setup.file)
-        runs.check(settings)
+        run_checks.check(settings)
     except config.ConfigError as error:
         for line in str(error).splitlines():
             yield fail(line, f"correct it, then: python -m ciss.plan --check --output {setup.file}")

@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from ciss import engine, protocol, runs
+from ciss import engine, protocol, run_checks, runs
 from ciss.config import Config, ConfigError, load
 from ciss.data import data_set, picture
 from ciss.engine import predecessor
@@ -29,7 +29,7 @@ class Explorer:
 
     def __init__(self, config: str, run: str = ""):
         settings = load(config)
-        runs.check(settings)
+        run_checks.check(settings)
         self.first = run or _telling_run(settings)
         runs.resolve(settings, self.first)
         engine.complete(settings, [self.first])
@@ -117,7 +117,7 @@ def _readable(config: str) -> Config | None:
     """None for a file that is missing or wrong: the pipeline says why, and other runs can be looked at."""
     try:
         settings = load(config)
-        runs.check(settings)
+        run_checks.check(settings)
     except (ConfigError, OSError):
         return None
     return settings

@@ -196,7 +196,7 @@ def _data_notes(folder: Path, benchmark: str, named: bool) -> str:
     file = folder / benchmark / "data.md"
     text = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
     head = f"**Notes on the data{f' of {benchmark}' if named else ''}.**"
-    return markup.prose(f"{head} {text}") if text else ""
+    return markup.prose(f"{head}\n\n{text}") if text else ""
 
 
 def _methods(table: pd.DataFrame, runs: pd.DataFrame) -> str:
