@@ -70,13 +70,15 @@ def keep(run: Run, identity: dict) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    def link(one: str, other: str) -> None:
+    """Copies the files of a folder, as links to the same files where the file system has them. No modes and times:
+    some network file systems refuse to set them."""
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(one, other)
+            os.link(file, copy)
         except OSError:  # not on every file system
-            shutil.copyfile(one, other)
-
-    shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
+            shutil.copyfile(file, copy)
 
 
 def _complete(trained: Path, scored: Path, identity: dict) -> bool:

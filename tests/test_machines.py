@@ -2,7 +2,9 @@
 that are spawned (macOS), a Python without the packages."""
 
 import ast
+import errno
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -13,7 +15,7 @@ import pytest
 import torch
 from test_engine import left_by
 
-from ciss import config, engine, paths
+from ciss import config, engine, paths, results
 from ciss.data import evaluation_loader, prepare, training_loader
 
 ROOT = paths.project()
@@ -177,3 +179,17 @@ def test_data_may_be_links(project, tiny_data, tmp_path, monkeypatch, linked):
         link.symlink_to(tiny_data / Path(linked).relative_to("data"))
     index = prepare(project.config.benchmarks["tiny"], tmp_path / "index", progress=False)
     assert index.fingerprint == wanted
+
+
+def test_runs_are_kept_on_file_systems_without_links_and_modes(tmp_path, monkeypatch):
+    """vfat has no hard links; some network file systems refuse to set the mode or the times of a folder."""
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    for name in ("link", "chmod", "utime"):
+        monkeypatch.setattr(os, name, refuse)
+    (tmp_path / "run" / "part").mkdir(parents=True)
+    (tmp_path / "run" / "part" / "log.json").write_text("[1]")
+    results._copy(tmp_path / "run", tmp_path / "kept")
+    assert (tmp_path / "kept" / "part" / "log.json").read_text() == "[1]"
