@@ -92,6 +92,7 @@ def test_every_preset_variant_and_named_case_is_in_a_study():
     assert {case.encoder for each in studies.values() for case in each.cases} == set(cover.NETWORKS)
 
 
+@pytest.mark.slow
 def test_the_list_is_the_same_in_every_process():
     """Sets of strings have another order in every process."""
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(study.ROOT)}
