@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -91,6 +92,7 @@ def test_every_preset_variant_and_named_case_is_in_a_study():
     assert {case.encoder for each in studies.values() for case in each.cases} == set(cover.NETWORKS)
 
 
+@pytest.mark.slow
 def test_the_list_is_the_same_in_every_process():
     """Sets of strings have another order in every process."""
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(study.ROOT)}
@@ -204,10 +206,10 @@ mib & $\mathbf{0.2}$ \\
 """
 
 
-@pytest.fixture
-def sample(tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
     """A project as a sound study leaves it: two methods on two classes, with a hold-out; a row an end in each table."""
-    project = tmp_path / "project"
+    project = tmp_path_factory.mktemp("sound") / "project"
     reports, ends = project / "reports", {"two-s0-finetune": "finetune", "two-s0-mib": "mib"}
     (reports / "two").mkdir(parents=True)
     tiny = {"dataset": "two", "protocol": "1-1", "setting": "overlapped", "model": {"decoder": "deeplabv3"}}
@@ -246,6 +248,12 @@ def sample(tmp_path) -> Path:
     (reports / "tables.tex").write_text(TEX)
     (reports / "metrics.json").write_text(json.dumps({"methods": {name: {} for name in ends.values()}}))
     return project
+
+
+@pytest.fixture
+def sample(sound, tmp_path) -> Path:
+    """A copy of the sound project, to be spoilt."""
+    return Path(shutil.copytree(sound, tmp_path / "project"))
 
 
 def test_a_sound_study_passes(sample):

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -156,6 +157,7 @@ def title(method: str, decoder: str) -> str:
 # --- tables
 
 
+@cache
 def columns(section: str) -> dict[str, list[str]]:
     """File -> columns of the tables that `reports/README.md` documents: `columns` or `benchmark`."""
     text = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
