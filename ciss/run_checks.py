@@ -18,7 +18,7 @@ from ciss.runs import lone_image, steps, weight_file
 
 def check(config: Config) -> None:
     """Everything that can be known before anything runs. Raises ConfigError with one line for each mistake."""
-    problems = list(_problems(config))
+    problems = list(dict.fromkeys(_problems(config)))  # several runs may have the same
     if problems:
         raise ConfigError("\n".join(problems))
 

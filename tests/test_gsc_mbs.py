@@ -401,7 +401,9 @@ def test_what_is_planned(planned):
     planned("shapes", "--no-joint")
     usual = ["finetune", "mib", "plop", "gsc", "mbs"]
     assert list(planned.config.ends) == [f"shapes-s0-{method}" for method in usual] and usual == plan.USUAL
-    planned("shapes", "--no-joint", "--fresh", "--methods", "gsc_mbs", "frozen", "gsc_mbs-relations")
+    several = ["shapes", "--no-joint", "--fresh", "--methods", "gsc_mbs", "frozen", "gsc_mbs-relations"]
+    assert "train.increment.norm: for frozen" in planned.fails(*several)
+    planned(*several, "--set", "train.increment.norm=frozen")
     chain = planned.config.chain
     codes = {"gsc_mbs": "gsc_mbs", "frozen": "frozen", "gsc_mbs-relations": "gsc_mbs"}
     assert {run.method: run.code for run in chain.values()} == codes

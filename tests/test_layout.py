@@ -29,6 +29,7 @@ ORDER = [
     "evaluation",
     "inference",
     "watch",
+    "run_checks",
     "results",
     "runs",
     "methods",

@@ -708,7 +708,7 @@ def check_schedule(train):
 
 
 def test_the_plan_has_the_papers_numbers(planned):
-    assert planned("voc", "15-1", "--preset", "mbs").startswith("params.yaml: voc-mbs; ")
+    assert "\nparams.yaml: voc-mbs; " in planned("voc", "15-1", "--preset", "mbs")
     settings = planned.config
     (benchmark,) = settings.benchmarks.values()
     assert (benchmark.dataset, benchmark.protocol, benchmark.setting) == ("voc", "15-1", "overlapped")
@@ -773,9 +773,9 @@ def test_a_preset_stands_beside_the_data_sets_own(planned):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["shapes", "--preset", "mbs"], "no preset 'mbs'. "),
-        (["voc8", "4-2", "--preset", "mbs"], "no preset 'mbs'. "),
-        (["voc", "--preset", "msb"], "no preset 'msb'. "),
+        (["shapes", "--preset", "mbs"], "--preset: no preset 'mbs' for shapes. "),
+        (["voc8", "4-2", "--preset", "mbs"], "--preset: no preset 'mbs' for voc8. "),
+        (["voc", "--preset", "msb"], "--preset: no preset 'msb' for voc. Did you mean 'mbs'?"),
         (["voc", "--preset", "mbs", "--methods", "mbs-of"], "--methods: mbs has no preset 'of'. Did you mean 'off'?"),
         (["voc", "--preset", "mbs", "--set", "model.decode=x"], "plan: benchmarks.voc-mbs.model.decode: unknown key."),
     ],

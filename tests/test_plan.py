@@ -514,7 +514,7 @@ def test_weights_that_cannot_be_fetched_now_are_a_note(planned, monkeypatch):
     def check(settings) -> None:
         raise config.ConfigError(offline)
 
-    monkeypatch.setattr(runs, "check", check)
+    monkeypatch.setattr(run_checks, "check", check)
     assert f"note: {offline}" in planned("voc", "15-1").splitlines()
     assert planned.config.benchmarks
 

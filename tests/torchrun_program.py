@@ -19,8 +19,9 @@ def note_methods(made: dict, replace=setattr) -> None:
     build = runs.Run.build_method
 
     def built(run):
-        made[run.name] = build(run)
-        return made[run.name]
+        method = build(run)
+        made.setdefault(run.name, method)  # the one that trains; networks ask another what it reads
+        return method
 
     replace(runs.Run, "build_method", built)
 
