@@ -41,7 +41,7 @@ def test_training_depends_on_all_the_code_that_trains():
             module = ROOT / "ciss" / name
             queue += [module.with_suffix(".py")] if module.with_suffix(".py").is_file() else module.glob("*.py")
     needed = {str(file.relative_to(ROOT / "ciss")) for file in reached}
-    # A progress bar, folders, hashes and checks of parameters change no number; the table of methods names every method.
+    # A progress bar, folders, hashes and checks of parameters change no number; the table of methods names them all.
     needed -= {"progress.py", "paths.py", "run_checks.py", "source.py", "methods/__init__.py"}
     needed = {name for name in needed if not name.startswith("methods/") or name == "methods/base.py"}
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
