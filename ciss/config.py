@@ -289,7 +289,10 @@ def _explain(error: dict, location: tuple, kind: type, file: str, key: str, valu
     if isinstance(error["input"], datetime.date) and not is_key:
         found, advice = f"the date {error['input']}", f" Write '{error['input']}' in quotes for the text."
     elif isinstance(error["input"], str) and re.fullmatch(r"[-+]?\d*,\d+", error["input"]):
-        advice = f" Write a decimal point: {error['input'].replace(',', '.')}."
+        if "integer" in needs:
+            advice = f" Write the digits alone: {error['input'].replace(',', '')}."
+        else:
+            advice = f" Write a decimal point: {error['input'].replace(',', '.')}."
     return f"{place}: found {what}{found}, but it {needs}.{advice}"
 
 

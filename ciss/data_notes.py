@@ -135,6 +135,9 @@ def _step_notes(benchmark: Benchmark, index: Index) -> list[str]:
                 f"Step {step} has {images} training {noun}, fewer than the {update} of an update "
                 "(train.batch x accumulate x processes). Each of its epochs is one update."
             )
+            phase = "increment" if step else "base"
+            if images == 1 and benchmark.model.decoder == "deeplabv3" and getattr(train, phase).norm != "frozen":
+                notes[-1] += f" One image has no batch statistics: set train.{phase}.norm to frozen."
             continue
         used = epoch_images(benchmark, images)
         if images - used > LARGE_REMAINDER * images:

@@ -79,7 +79,7 @@ def _problems(config: Config) -> Iterator[str]:
         place = f"methods.{name}"
         if code_of(name) not in METHODS:
             wrong = BROKEN.get(code_of(name)) or f"no such method. {configuration.choose(code_of(name), METHODS)}"
-            yield f"{config.file}: {place}: {wrong}"
+            yield f"{config.file}: {place}: {wrong} Or remove the section."
             continue
         try:
             configuration.validate(METHODS[code_of(name)], values, config.file, place)

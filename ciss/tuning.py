@@ -44,7 +44,8 @@ def trials(settings: Config, only: list[str] | None = None) -> dict[str, str]:
     for name, benchmark in settings.benchmarks.items():
         if not benchmark.holdout:
             raise ConfigError(
-                f"{settings.file}: benchmarks.{name}.holdout: 0, so there is nothing to choose by. Set it."
+                f"{settings.file}: benchmarks.{name}.holdout: 0, so there are no images to choose by. Set it, "
+                "for example to a tenth of the training images."
             )
     ends = {end.run: name for name, end in settings.ends.items() if end.run in settings.chain}
     if not ends:

@@ -304,6 +304,10 @@ def test_names_that_are_fine(document, name):
         ("{lr: 0,1, norm: batch}", "section.lr: 0,1 has a decimal comma. Write 0.1."),
         ("{lr: 0,05}", "line 1, column 17: 0,05 has a decimal comma. Write 0.05."),
         ("{lr: '0,1'}", "section.lr: found '0,1', but it should be a valid number. Write a decimal point: 0.1."),
+        (
+            "{epochs: '1,000'}",
+            "section.epochs: found '1,000', but it should be a valid integer. Write the digits alone: 1000.",
+        ),
         ("{norm: 2004-02-01}", "section.norm: found the date 2004-02-01, but it should be"),
         ("{norm: 4_2}", "line 1, column 17: '4_2' has an underscore or a leading zero. Write 42 for the number, or"),
         ("{epochs: 010}", "line 1, column 19: '010' has an underscore or a leading zero. Write 10 for the number"),

@@ -90,7 +90,7 @@ def test_a_step_smaller_than_an_update():
     (note,) = notes(benchmark(), index(train=({1}, {1}, {2}, {3}, {3})))
     assert note == (
         "Step 1 has 1 training image, fewer than the 2 of an update (train.batch x accumulate x processes). "
-        "Each of its epochs is one update."
+        "Each of its epochs is one update. One image has no batch statistics: set train.increment.norm to frozen."
     )
     (note,) = notes(benchmark(), index(train=({1}, {1}, {1}, {2}, {2}, {3}, {3})))
     assert note.startswith("An epoch of step 0 uses 2 of its 3 training images")

@@ -144,7 +144,7 @@ def test_presets_are_right(project, name, monkeypatch):
         ),
         ("benchmarks.tiny.protocol", "4-4", "chain.tune-2.step: 2, but tiny ends with step 1. Remove it."),
         ("benchmarks.tiny.model.encoder", "ciss_tin", "benchmarks.tiny.model.encoder: timm has no encoder 'ciss_tin'"),
-        ("methods.mb", {}, "methods.mb: no such method. Did you mean 'mib'?"),
+        ("methods.mb", {}, "methods.mb: no such method. Did you mean 'mib'? Or remove the section."),
         ("methods.mib", {"distilation": 1}, "methods.mib.distilation: unknown key. Did you mean 'distillation'?"),
         ("methods.mib", {"alpha": "1"}, "methods.mib.alpha: found '1', but it should be a valid number."),
         ("methods.mib", {"alpha": True}, "methods.mib.alpha: found True, but it should be a valid number."),
