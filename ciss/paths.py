@@ -21,25 +21,30 @@ def project() -> Path:
     raise FileNotFoundError(f"no dvc.yaml in {here} or above: change to the folder of the project, or to one inside it")
 
 
+def data_roots() -> list[Path]:
+    """Absolute folders that data sets are looked for in: `$CISS_DATA`, then `data/` of the project, then, in a queued
+    experiment (DVC_ROOT), `data/` of the repository it was queued from."""
+    roots = []
+    if root := os.environ.get("CISS_DATA"):
+        roots.append(Path(root).expanduser())
+    with suppress(FileNotFoundError):  # CISS_DATA alone is enough outside a project
+        roots.append(project() / "data")
+    if root := os.environ.get("DVC_ROOT"):
+        roots.append(Path(root) / "data")
+    return list(dict.fromkeys(root.absolute() for root in roots))
+
+
 def data_root(folder: str) -> Path:
-    """The absolute path of a data set's folder, such as "VOCdevkit": under `$CISS_DATA`, else under `data/` of the
-    project, else, in a queued experiment (DVC_ROOT), under `data/` of the repository it was queued from.
+    """The absolute path of a data set's folder, such as "VOCdevkit", in the first of the data roots that has it.
 
     Raises FileNotFoundError naming every place that was searched.
     """
-    places = []
-    if root := os.environ.get("CISS_DATA"):
-        places.append(Path(root).expanduser())
-    with suppress(FileNotFoundError):  # CISS_DATA alone is enough outside a project
-        places.append(project() / "data")
-    if root := os.environ.get("DVC_ROOT"):
-        places.append(Path(root) / "data")
-    places = list(dict.fromkeys(place.absolute() for place in places))
-    for place in places:
-        if (place / folder).exists():
-            return place / folder
+    roots = data_roots()
+    for root in roots:
+        if (root / folder).exists():
+            return root / folder
     raise FileNotFoundError(
-        f"no {folder} in {' or '.join(map(str, places)) or 'any project'}: "
+        f"no {folder} in {' or '.join(map(str, roots)) or 'any project'}: "
         "set CISS_DATA to the folder that holds VOCdevkit/, ADEChallengeData2016/, cityscapes/ or CamVid/"
     )
 

@@ -97,7 +97,7 @@ def test_what_zero_is(garden, text, classes, background):  # noqa: F811
 
 @pytest.mark.parametrize(("text", "words"), [
     ('classes: {1: leaf, "1": stem}', "a number stands twice"),
-    ("classes: {1: background, 2: stem}", "a name stands twice"),
+    ("classes: {1: background, 2: stem}", "0 and 1 have the same name, 'background'"),
     ("classes: {0: background}", "nothing but background"),
     ('classes: {1: "a\\nb"}', "found 'a"),
 ])  # fmt: skip

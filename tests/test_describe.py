@@ -70,6 +70,15 @@ def test_void_and_the_colours_of_a_palette(leaves):
     assert described.palette[7].tolist() == [7, 10, 20] and described.described.void == 255
 
 
+def test_images_without_masks_are_counted(leaves):
+    for name in ("a", "b"):
+        put(leaves, "images/train", "masks/train", name, [7, 9])
+    (leaves / "masks/train/b.png").rename(leaves / "masks/train/b_mask.png")
+    text = describe(leaves)
+    assert "1 train image has no mask of the same name (first: b.jpg needs b.png). Rename the masks" in text
+    assert text.splitlines()[-1].startswith("Next: give the classes names in dataset.yaml, then: python -m ciss.plan")
+
+
 def test_what_is_there_is_not_overwritten(leaves):
     put(leaves, "images", "masks", "a", [1])
     (leaves / "dataset.yaml").write_text("classes: {1: leaf}\n")

@@ -94,7 +94,7 @@ def test_a_named_zero_is_a_class(garden):
     ("", "found no sections. Write `classes"),
     ("classes: {1: leaf, 300: stem}", "classes: found the number '300'"),
     ("classes: {1: leaf, leaf: stem}", "classes: found the number 'leaf'"),
-    ("classes: {1: leaf, 2: leaf}", "classes: a name stands twice. Change one."),
+    ("classes: {1: leaf, 2: leaf}", "classes: 1 and 2 have the same name, 'leaf'. Change one."),
     ("classes: {1: {nme: leaf}}", "classes.1.nme: unknown key. Did you mean 'name'?"),
     ("classes: {1: {name: leaf, colour: [0, 0]}}", "classes.1.colour"),
     ("classes: {1: {name: leaf, colour: [0, 0, 256]}}", "classes.1.colour"),
@@ -105,7 +105,15 @@ def test_a_named_zero_is_a_class(garden):
         "val.share: `share` is a key of its own. Write either `val: {images: images/val, masks: masks/val}` for "
         "folders of validation images, or `share: 0.2` in place of `val`.",
     ),
-    ("classes: {255: leaf}", "classes: found the number '255'"),
+    ("classes: {255: leaf}", "classes.255: 255 is `void` too. Remove the class, or change `void`."),
+    ("classes: [leaf, stem]", "classes: found a list, but each class needs its number. Write {1: NAME, 2: NAME}."),
+    ("classes: {1: leaf, 2: 12}", "classes.2: found 12, but it should be a name. Write 2: NAME"),
+    ("classes: {1: leaf, 2: }", "classes.2: found nothing, but it should be a name. Write 2: NAME"),
+    ("classes: {1: leaf, 2: stem}\nshare: 20", "share: found 20, but 0.2 stands for 20 %. Write a number below 1."),
+    (
+        "classes: {1: leaf, 2: stem}\nshare: 0.2\nval: {images: a, masks: b}",
+        "`val` and `share` are both set, but only one can give the scored images. Remove one.",
+    ),
     ("{1: leaf}", "found the name 1, but it should be text."),
     ("classes: [", "line 1, column"),
 ])  # fmt: skip
@@ -117,6 +125,29 @@ def test_a_wrong_description_is_named(garden, text, words):
     assert words in message
     for line in message.splitlines():
         assert line.startswith(f"{garden / 'dataset.yaml'}: ") and line.endswith((".", "?")), line
+
+
+def test_names_that_no_data_set_can_have(garden):
+    """DVC reads the name. The message once denied a folder that the user sees."""
+    garden.rename(garden.with_name("树叶"))
+    with pytest.raises(ConfigError, match=r"no data set '树叶': .* letters from A to Z, .* Rename the folder\."):
+        data_set("树叶")
+    garden.with_name("树叶").rename(garden)
+    with pytest.raises(ConfigError, match=r"no data set 'data/garden'\. Give the name of the folder alone: garden\."):
+        data_set("data/garden")
+    with pytest.raises(ConfigError, match=r"no data set 'gardn'\. Did you mean 'garden'\?"):
+        data_set("gardn")
+
+
+def test_two_images_of_one_mask_and_no_validation_images(garden):
+    image = garden / "images" / "train" / "spring" / "00.jpg"
+    image.with_suffix(".png").write_bytes(image.read_bytes())
+    with pytest.raises(DataError, match=r"00\.png and 00\.jpg share the mask .*00\.png\. Remove one image\."):
+        data_set("garden").pairs(garden, "train")
+    (garden / "images" / "val").rename(garden / "elsewhere")
+    (garden / "images" / "val").mkdir()
+    with pytest.raises(DataError, match=r"no images .* or remove `val` from .*dataset\.yaml and set `share: 0\.2`\."):
+        data_set("garden").pairs(garden, "val")
 
 
 def test_what_lacks_is_named(garden):

@@ -117,8 +117,8 @@ def test_trials_are_trained_once_and_written(project, monkeypatch, capsys):
             "benchmarks.tiny.holdout",
             0,
             [],
-            "params.yaml: benchmarks.tiny.holdout: 0, so there are no images to choose by. Set it, for example to a tenth"
-            " of the training images.",
+            "params.yaml: benchmarks.tiny.holdout: 0, so there are no images to choose by. Set it, for example to a "
+            "tenth of the training images.",
         ),
         ("ends", {"all": {"run": "all", "benchmark": "tiny"}}, [], "params.yaml: ends: there is no trial"),
         ("methods.joint", {}, ["--only", "mbi"], "--only: params.yaml has no trial of 'mbi'."),

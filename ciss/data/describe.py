@@ -1,7 +1,7 @@
 """`python -m ciss.data init FOLDER`: a first `dataset.yaml` for a folder of images and masks, from what is in them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,25 @@ def describe(folder: Path) -> str:
             f"{folder}: the masks hold {other[0]}. Use 1 to {LARGEST_CLASS} for classes and {VOID} for void."
         )
     write_text(file, _document(folders, values, classes))
-    return _summary(file, values, classes, len(masks))
+    return "\n".join([*_summary(file, values, classes, len(masks)), *_unpaired(folder, folders), _next(file)])
+
+
+def _unpaired(folder: Path, splits: Iterable[str]) -> Iterator[str]:
+    """What is wrong with the names of images and masks, one line for a split."""
+    description = own.load(folder / own.FILE)
+    for split in splits:
+        try:
+            pairs = description.listed(folder, split)
+        except DataError as error:
+            yield str(error)
+            continue
+        missing = [pair for pair in pairs if not pair.mask.is_file()]
+        if missing:
+            noun = "image has" if len(missing) == 1 else "images have"
+            yield (
+                f"{len(missing)} {split} {noun} no mask of the same name (first: {missing[0].image.name} needs "
+                f"{missing[0].mask.name}). Rename the masks, or move the images away."
+            )
 
 
 def _folders(folder: Path) -> dict[str, tuple[str, str]]:
@@ -128,7 +146,7 @@ def _document(folders: dict[str, tuple[str, str]], values: Values, classes: list
     return "\n".join(lines) + "\n"
 
 
-def _summary(file: Path, values: Values, classes: list[int], masks: int) -> str:
+def _summary(file: Path, values: Values, classes: list[int], masks: int) -> list[str]:
     found = f"{masks} masks hold {len(classes)} classes ({', '.join(map(str, classes))})"
     found += f" and {VOID} as void" if VOID in values.pixels else ""
     lines = [f"{file}: written. {found}."]
@@ -136,8 +154,15 @@ def _summary(file: Path, values: Values, classes: list[int], masks: int) -> str:
         lines.append("No mask has 0, the background. If a class has to be 0 in the masks, name it under `classes`.")
     if len(classes) == 1:
         lines.append("One class leaves no step after the first. Two or more are needed.")
+    return lines
+
+
+def _next(file: Path) -> str:
     name = file.absolute().parent.name
+    if not own.is_name(name):
+        rename = "rename the folder to letters from A to Z, digits, '-' and '_'"
+        return f"Next: {rename}; then give the classes names in {own.FILE}."
+    move = ""
     if own.find(name) is None or not own.find(name).samefile(file):
-        lines.append(f"Put the folder {name} into data/ of the project, or into the folder that CISS_DATA names.")
-    lines.append(f"Next: give the classes names in {own.FILE}, then: python -m ciss.plan {name} 1-1")
-    return "\n".join(lines)
+        move = f"Put the folder {name} into data/ of the project, or into the folder that CISS_DATA names.\n"
+    return f"{move}Next: give the classes names in {own.FILE}, then: python -m ciss.plan {name} 1-1"

@@ -15,7 +15,7 @@ import os
 import re
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field
@@ -23,7 +23,7 @@ from pydantic import Field
 from ciss import config, paths
 from ciss.data.pictures import FOREIGN, DataError, Pair
 from ciss.data.voc import palette
-from ciss.documents import ConfigError, plain, read_yaml
+from ciss.documents import ConfigError, plain, read_yaml, short
 
 FILE = "dataset.yaml"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
@@ -64,14 +64,15 @@ class Own:
     def pairs(self, folder: Path, split: str) -> list[Pair]:
         """The pairs of a split, sorted by name. Raises FileNotFoundError and DataError naming what lacks."""
         share = self.described.share
-        found = self._listed(folder, "train" if share else split)
+        found = self.listed(folder, "train" if share else split)
         if not share:
             return found
         order = sorted(found, key=lambda pair: hashlib.sha256(pair.id.encode()).hexdigest())
         scored = {pair.id for pair in order[: max(1, round(share * len(order)))]}
         return [pair for pair in found if (pair.id in scored) == (split == "val")]
 
-    def _listed(self, folder: Path, split: str) -> list[Pair]:
+    def listed(self, folder: Path, split: str) -> list[Pair]:
+        """The pairs in the folders of a split, sorted by image."""
         where: Folders = getattr(self.described, split)
         images, masks = folder / where.images, folder / where.masks
         for place in (images, masks):
@@ -83,7 +84,8 @@ class Own:
         parts = {file: file.relative_to(images).with_suffix("").parts for file in found}
         found = [file for file in found if not any(part.startswith(".") for part in parts[file])]
         if not found:
-            raise DataError(f"{images}: no images ({', '.join(sorted(SUFFIXES))}). Put them there.")
+            remedy = f", or remove `val` from {self.file} and set `share: 0.2`" if split == "val" else ""
+            raise DataError(f"{images}: no images ({', '.join(sorted(SUFFIXES))}). Put them there{remedy}.")
         pairs: dict[str, Pair] = {}
         for file in found:
             *domain, name = parts[file]
@@ -91,20 +93,45 @@ class Own:
             if not number.isprintable():
                 raise DataError(f"{str(file)!r}: the name has signs that cannot be shown. Rename image and mask.")
             if number in pairs:
-                problem = f"{file}: would be {number} in tables, as {pairs[number].image} is"
-                raise DataError(f"{problem}. Rename one, or give masks a folder of their own.")
+                other = pairs[number]
+                if other.mask == mask:
+                    raise DataError(f"{file} and {other.image.name} share the mask {mask}. Remove one image.")
+                raise DataError(f"{file}: would be {number} in tables, as {other.image} is. Rename one.")
             pairs[number] = Pair(number, file, mask, self.ids, "/".join(domain), own=True)
         return list(pairs.values())
 
 
+def is_name(text: str) -> bool:
+    """Whether a folder of this name can be a data set: DVC and the file names of results need plain letters."""
+    return re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", text) is not None
+
+
 def find(name: str) -> Path | None:
     """The description of a data set of one's own, or None."""
-    if not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", name):
+    if not is_name(name):
         return None
     try:
         return paths.data_root(f"{name}/{FILE}")
     except FileNotFoundError:
         return None
+
+
+def names() -> list[str]:
+    """Names of the folders under the data roots that have a description."""
+    return sorted({file.parent.name for root in paths.data_roots() for file in root.glob(f"*/{FILE}")})
+
+
+def _check_names(classes: Any, file: Path) -> None:
+    """Raises ConfigError for classes that are no mapping of numbers to names."""
+    if isinstance(classes, list):
+        raise ConfigError(
+            f"{file}: classes: found a list, but each class needs its number. Write {{1: NAME, 2: NAME}}."
+        )
+    for number, each in classes.items() if isinstance(classes, dict) else ():
+        if not isinstance(each, dict):
+            what = "nothing" if each is None else short(each)
+            advice = f"Write {number}: NAME, or {number}: {{name: NAME, colour: [R, G, B]}}."
+            raise ConfigError(f"{file}: classes.{number}: found {what}, but it should be a name. {advice}")
 
 
 def load(file: Path) -> Own:
@@ -124,11 +151,20 @@ def load(file: Path) -> Own:
             f"{file}: val.share: `share` is a key of its own. Write either `val: {{images: images/val, masks: "
             f"masks/val}}` for folders of validation images, or `share: {values['val']['share']}` in place of `val`."
         )
+    if values.get("val") is not None and values.get("share") is not None:
+        raise ConfigError(
+            f"{file}: `val` and `share` are both set, but only one can give the scored images. Remove one."
+        )
+    if isinstance(values.get("share"), int | float) and values["share"] >= 1:
+        raise ConfigError(f"{file}: share: found {values['share']}, but 0.2 stands for 20 %. Write a number below 1.")
+    _check_names(values.get("classes"), file)
     described = config.validate(Description, values, str(file), "")
     numbers = {}
     for number, each in described.classes.items():
-        if not re.fullmatch("[0-9]{1,3}", number) or int(number) > 250 or int(number) == described.void:
-            problem = f"found the number {plain(number)!r}, but masks have classes from 0 to 250 that are not void"
+        if number == str(described.void):
+            raise ConfigError(f"{file}: classes.{number}: {number} is `void` too. Remove the class, or change `void`.")
+        if not re.fullmatch("[0-9]{1,3}", number) or int(number) > 250:
+            problem = f"found the number {plain(number)!r}, but masks have classes from 0 to 250"
             raise ConfigError(f"{file}: classes: {problem}. Change it.")
         numbers[int(number)] = each
     if len(numbers) < len(document["classes"]):
@@ -139,8 +175,12 @@ def load(file: Path) -> Own:
         raise ConfigError(f"{file}: classes: there is nothing but background. Name a class.")
     shift = 1 if 0 in numbers else 0
     names = {number + shift: each.name for number, each in sorted(numbers.items())}
-    if len({"background", *names.values()}) <= len(names):
-        raise ConfigError(f"{file}: classes: a name stands twice. Change one.")
+    known = {"background": 0}
+    for number, name in names.items():
+        if name in known:
+            first, second = known[name], number - shift
+            raise ConfigError(f"{file}: classes: {first} and {second} have the same name, {name!r}. Change one.")
+        known[name] = number - shift
     colours = palette()
     for number, each in numbers.items():
         if each.colour:

@@ -69,8 +69,14 @@ def data_set(name: str) -> DataSet:
         return DATASETS[name]
     file = own.find(name)
     if file is None:
+        own_names = own.names()
+        if name in own_names:  # its folder is there
+            problem = "the name of a data set has letters from A to Z, digits, '-' and '_' only, since DVC reads it"
+            raise ConfigError(f"no data set {short(name)}: {problem}. Rename the folder.")
+        if (last := Path(name).name) in own_names:
+            raise ConfigError(f"no data set {short(name)}. Give the name of the folder alone: {last}.")
         folder = f"A folder data/NAME with a {own.FILE} is a data set too."
-        raise ConfigError(f"no data set {short(name)}. {choose(name, DATASETS)} {folder}")
+        raise ConfigError(f"no data set {short(name)}. {choose(name, [*DATASETS, *own_names])} {folder}")
     found = own.load(file)
     return DataSet(
         folder=(name,),
