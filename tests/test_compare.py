@@ -97,6 +97,16 @@ def test_runs_of_two_orders_that_cannot_be_averaged(orders, key, words):
         analysis.family_tables(orders)
 
 
+def test_undefined_scores_of_pseudo_labels_have_a_reason():
+    """A small hold-out set may hold no old class, or labels without one."""
+    results = path()
+    scores = {"precision": float("nan"), "recall": None, "relabelled": 0.0, "ignored": 1.0}
+    results[-1] = {**results[-1], "pseudo_labels": {"method": scores}}
+    (row,) = analysis.runs_table("b", {"end": results}).to_dict("records")
+    assert "labelled background in the hold-out set, so recall is undefined." in row["undefined"]
+    assert "takes an old class, so precision is undefined." in row["undefined"]
+
+
 def test_conventions_over_runs(orders):
     counted = pd.concat(analysis.conventions_table(name, found) for name, found in orders.items())
     counted["all"] = np.where(counted["end"] == "a0", 0.1, 0.5)

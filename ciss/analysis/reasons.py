@@ -48,7 +48,16 @@ def score_reasons(results: list[dict]) -> list[str]:
     for name, positions in (("old", range(1, old)), ("new", range(old, known))):
         if positions and not truth[list(positions)].any():
             sentences.append(f"No pixel of the validation set is a class that counts as {name}.")
+    labels = last["pseudo_labels"].get("method", {})
+    if labels and _undefined(labels["recall"]):
+        sentences.append("No pixel of an old class is labelled background in the hold-out set, so recall is undefined.")
+    if labels and _undefined(labels["precision"]):
+        sentences.append("No background pixel of the hold-out set takes an old class, so precision is undefined.")
     return [*sentences, *_unseen([results])]
+
+
+def _undefined(value: float | None) -> bool:
+    return value is None or value != value
 
 
 def forgetting_reasons(ends: dict[str, list[dict]], correlations: pd.DataFrame) -> list[str]:

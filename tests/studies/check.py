@@ -265,6 +265,10 @@ MAY_BE_NAN: list[tuple[str, str, Condition, str]] = [  # table, column, conditio
         "no hold-out image with such a class",
     ),
     ("runs", "relabelled|ignored|precision|recall", _labels_not_made, "the method makes no labels, or no hold-out"),
+    (
+        "runs", "precision|recall", lambda row, facts: "is undefined." in str(row["undefined"]),
+        "no pixel that the score is about; the row says so",
+    ),
     ("runs", "token_cosine|patch_weight", _logs_not("mbs"), "a value of MBS"),
     ("runs", "token_cosine", lambda row, facts: facts.domain, "no token is new"),
     ("runs", "patch_weight", NAN_ALWAYS, "a value of MBS with its patch term"),
@@ -503,8 +507,13 @@ def figures(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
 
 
 def has_nothing(file: Path, drawn: list[str]) -> bool:
-    """Whether a table has no row with a value in each of these columns."""
-    return file.is_file() and not read(file)[drawn].notna().all(axis=1).any()
+    """Whether a table has no row with a value in each of these columns. The rate of forgetting is that of objects."""
+    if not file.is_file():
+        return False
+    table = read(file)
+    if file.stem == "pace":
+        table = table[table["class"] != "background"]
+    return not table[drawn].notna().all(axis=1).any()
 
 
 def decode(data: bytes) -> np.ndarray:
