@@ -508,7 +508,7 @@ def figures(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
 
 def has_nothing(file: Path, drawn: list[str]) -> bool:
     """Whether a table has no row with a value in each of these columns. The rate of forgetting is that of objects."""
-    if not file.is_file():
+    if not file.is_file() or not file.read_text().strip():  # `tables` reports it
         return False
     table = read(file)
     if file.stem == "pace":
