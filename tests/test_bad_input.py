@@ -77,8 +77,8 @@ PIECES = rb"""
 PIECES = [piece.decode("unicode_escape").encode("latin-1") for piece in re.split(rb"[|\n]", PIECES.strip(b"\n"))]
 PIECES += [b"1" * 5000, b"0x" + b"f" * 6000, b"9" * 400 + b".0", b"{a: " * 400, b"- " * 1000, b"|9\n"]
 REMEDY = re.compile(
-    r"(should (be|match|have|go)|Did you mean|There are|Add|Change|Close ones|Choose|Correct|Cut|Fetch|Leave|Make|Move"
-    r"|Name|Put|Remove|Rename|Save|Set|Use|Write|set CISS_DATA)[^\n]*([.?]|plan shapes 4-2)$"
+    r"(should (be|match|have|go)|Did you mean|There are|Add|Change|Close ones|Choose|Correct|Cut|Fetch|Give|Leave|Make"
+    r"|Move|Name|Put|Remove|Rename|Save|Set|Use|Write|set CISS_DATA)[^\n]*([.?]|plan shapes 4-2)$"
 )
 
 
