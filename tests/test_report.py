@@ -1,6 +1,7 @@
 """Tables for a paper and the page: numbers as text, nothing fetched, everything escaped."""
 
 import base64
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -307,6 +308,22 @@ def test_results_beside_published_ones(tmp_path, ends):
     parsed(text)
     assert "<td>48.0</td>" in text and "<td>50.0</td>" in text and "MiB &lt;2020&gt; &amp; more" in text
     assert "published old" not in text, "nothing stands there"
+
+
+def test_groups_of_classes_are_no_published_protocol(tmp_path, ends):
+    save(tmp_path, ends)
+    planned = {"b": dataclasses.replace(benchmarks("b")["b"], protocol="15-1", groups=((1, 2), (5,)))}
+    text = report.page(tmp_path, planned)
+    assert "shapes, groups [1 2 | 5] (not a published protocol), overlapped" in text and "protocol 15-1" not in text
+    assert "15-1 (not used: the benchmark has groups)" in text, "among every setting"
+    assert "No published result has this benchmark&#x27;s groups of classes (groups), so none is shown." in text
+
+
+def test_a_part_of_the_images_stands_beside_no_published_result(tmp_path, ends):
+    save(tmp_path, ends)
+    text = report.page(tmp_path, {"b": dataclasses.replace(benchmarks("b")["b"], limit=50)})
+    assert "only the first 50 images of each list (limit). Published results use all images" in text
+    assert "No published result has this data set" in report.page(tmp_path, benchmarks("b"))
 
 
 def test_nothing_from_a_file_is_markup(tmp_path, ends):

@@ -146,7 +146,7 @@ def _family(
         f'<h3 id="{escape(name)}-conventions">The same predictions, counted as papers count</h3>',
         _conventions(means),
         f'<h3 id="{escape(name)}-published">Beside what papers print</h3>',
-        _published(beside),
+        _published(beside, benchmarks[name]),
         f'<h3 id="{escape(name)}-steps">After every step</h3>',
         _curves(name, curves),
         f'<h3 id="{escape(name)}-predictions">Predictions</h3>',
@@ -167,8 +167,13 @@ def _what_was_run(
     train = settings["train"]
     phases = (f"{train[k]['epochs']} epochs at {train[k]['lr']:g} ({k})" for k in ("base", "increment"))
     orders = runs.groupby("order", sort=False)["benchmark"].first()
+    steps = f"protocol {settings['protocol']}"
+    if settings["groups"]:
+        groups = " | ".join(" ".join(map(str, group)) for group in settings["groups"])
+        steps = f"groups [{groups}] (not a published protocol)"
+        settings["protocol"] += " (not used: the benchmark has groups)"
     facts = {
-        "data": f"{settings['dataset']}, protocol {settings['protocol']}, {settings['setting']}",
+        "data": f"{settings['dataset']}, {steps}, {settings['setting']}",
         "order of classes" if len(orders) == 1 else "orders of classes": "; ".join(
             f"{order}{f' ({benchmark})' if len(orders) > 1 else ''}" for order, benchmark in orders.items()
         ),
@@ -277,9 +282,17 @@ def _conventions(means: pd.DataFrame) -> str:
     )
 
 
-def _published(beside: pd.DataFrame) -> str:
+def _published(beside: pd.DataFrame, benchmark: Benchmark) -> str:
     if beside.empty:
-        return markup.paragraph("No published result has this data set, protocol and setting.")
+        reason = "No published result has this data set, protocol and setting."
+        if benchmark.groups:
+            reason = "No published result has this benchmark's groups of classes (groups), so none is shown."
+        elif benchmark.limit:
+            reason = (
+                f"The benchmark uses only the first {benchmark.limit} images of each list (limit). Published results "
+                "use all images, so none is shown."
+            )
+        return markup.paragraph(reason)
     columns = [c for c in beside.columns if beside[c].notna().any()]
     words = {"backbone", "convention", "resolution", "differs", "source"}
     rows = [["" if pd.isna(row[c]) else _short(row[c]) for c in columns] for _, row in beside.iterrows()]
