@@ -326,6 +326,26 @@ def test_a_part_of_the_images_stands_beside_no_published_result(tmp_path, ends):
     assert "No published result has this data set" in report.page(tmp_path, benchmarks("b"))
 
 
+def test_figures_without_a_plot_become_a_sentence(tmp_path, ends):
+    save(tmp_path, ends)
+    (tmp_path / "b").mkdir()
+    for name in ("pace", "pace_factors"):
+        viz.note("No hold-out set: nothing is measured.").savefig(tmp_path / "b" / f"{name}.png")
+    _, (empty, drawn) = plt.subplots(1, 2)
+    viz.note_in(empty, "One half is empty.")
+    drawn.plot([0, 1])
+    drawn.figure.savefig(tmp_path / "b" / "calibration.png")
+    text = report.page(tmp_path, benchmarks("b"))
+    assert "How fast classes fall" not in text and "Whether the background&#x27;s probability" in text
+    assert text.count("No hold-out set: nothing is measured. Left out: the figures pace, pace factors.") == 1
+    assert len(Page(text).sources) == 1 + 3, "the half-empty figure, and those drawn from the tables"
+
+
+def test_a_drawn_figure_without_a_plot_becomes_a_sentence():
+    assert markup.picture(viz.note("No <b>."), "a", "caption") == '<p class="note">No &lt;b&gt;.</p>'
+    assert not plt.get_fignums()
+
+
 def test_nothing_from_a_file_is_markup(tmp_path, ends):
     evil = "<script>alert('x')</script>"
     for found in ends["b"].values():

@@ -364,10 +364,20 @@ def _analysis(folder: Path, benchmark: str, part: str, named: bool) -> str:
         parts.append(markup.prose(text.read_text(encoding="utf-8")))
     order = list(FIGURES[part])
     files = [file for file in (folder / benchmark).glob("*.png") if _part(file.stem) == part]
+    left_out: dict[str, list[str]] = {}
     for file in sorted(files, key=lambda f: (order.index(f.stem) if f.stem in order else len(order), f.stem)):
+        if sentences := viz.only_note(file):
+            left_out.setdefault(sentences, []).append(file.stem.replace("_", " "))
+            continue
         caption = FIGURES[part].get(file.stem, f"{file.stem.replace('_', ' ')}.")
         parts.append(markup.picture(file, f"{benchmark}: {caption}", caption))
+    for sentences, figures in left_out.items():
+        parts.append(markup.paragraph(f"{sentences} Left out: {_figures(figures)}.", "note"))
     return "\n".join(parts) or markup.paragraph("Not here: its stage has not run.", "note")
+
+
+def _figures(names: list[str]) -> str:
+    return f"the figure{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def _part(stem: str) -> str:

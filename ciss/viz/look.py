@@ -4,12 +4,15 @@ them."""
 import textwrap
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 # Okabe and Ito's colours, dark and light in turn
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
@@ -21,6 +24,9 @@ FONTS = (  # after the default one, where they are installed: for class names in
     "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Microsoft YaHei",
     "Malgun Gothic", "Noto Sans Arabic", "Noto Sans Devanagari",
 )  # fmt: skip
+
+_NOTE_KEY = "Note"  # in a PNG file's metadata
+_NOTES: WeakKeyDictionary[Axes, str] = WeakKeyDictionary()
 
 
 def style() -> None:
@@ -121,6 +127,38 @@ def note_in(ax: Axes, text: str) -> None:
     lines = textwrap.fill(text, max(12, int(14 * width)))
     ax.text(0.5, 0.5, lines, transform=ax.transAxes, ha="center", va="center", fontsize=8.5)
     ax.set_axis_off()
+    _NOTES[ax] = text
+    _describe_file(ax.figure)
+
+
+def only_note(figure: Figure | Path) -> str:
+    """The sentences of a figure, or of its PNG file, that shows nothing else; empty for every other figure."""
+    if isinstance(figure, Path):
+        return _metadata(figure).get(_NOTE_KEY, "")
+    empty = [ax for ax in figure.axes if ax in _NOTES]
+    if any(ax.axison or ax.has_data() for ax in figure.axes if ax not in _NOTES):
+        return ""
+    return " ".join(dict.fromkeys(_NOTES[ax] for ax in empty))
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    with Image.open(file) as image:
+        return dict(image.info)
+
+
+def _describe_file(figure: Figure) -> None:
+    """PNG files of the figure say in their metadata what `only_note` says of it."""
+    if "savefig" in vars(figure):
+        return
+    save = figure.savefig
+
+    def savefig(target, **options):
+        texts = {_NOTE_KEY: only_note(figure)}
+        if str(target).endswith(".png"):
+            options["metadata"] = {key: text for key, text in texts.items() if text} | options.get("metadata", {})
+        save(target, **options)
+
+    figure.savefig = savefig
 
 
 def short(name: str, most: int = 28) -> str:
