@@ -346,6 +346,20 @@ def test_a_drawn_figure_without_a_plot_becomes_a_sentence():
     assert not plt.get_fignums()
 
 
+def test_the_page_says_once_which_classes_are_numbered(tmp_path, ends, monkeypatch):
+    monkeypatch.setitem(plt.rcParams, "font.sans-serif", ["DejaVu Sans"])
+    save(tmp_path, ends)
+    for folder, name in (("b", "data"), ("b", "more"), ("predictions", "b")):
+        figure = plt.figure(figsize=(1, 1))
+        viz.class_legend(figure, ["background", "\u732b", "cat"], np.zeros((3, 3), np.uint8))
+        (tmp_path / folder).mkdir(exist_ok=True)
+        figure.savefig(tmp_path / folder / f"{name}.png")
+    text = report.page(tmp_path, benchmarks("b"))
+    said = "No installed font has the letters of \u732b (class 1): figures name these classes by number. Install for"
+    assert text.count(said) == 1 and text.count("No installed font") == 1
+    assert text.index(said) < text.index('id="b-methods"')
+
+
 def test_nothing_from_a_file_is_markup(tmp_path, ends):
     evil = "<script>alert('x')</script>"
     for found in ends["b"].values():

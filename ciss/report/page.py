@@ -75,6 +75,7 @@ def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
             "0 to 1 after the last step unless it says otherwise; each benchmark says how they are counted."
         ),
         f'<nav aria-label="contents">{links}</nav>',
+        _numbered(folder, [name for members in families.values() for name in members.split()]),
     ]
     if len(families) > 1:
         parts += ["<h2>All benchmarks</h2>", _overview(tables["methods"])]
@@ -374,6 +375,23 @@ def _analysis(folder: Path, benchmark: str, part: str, named: bool) -> str:
     for sentences, figures in left_out.items():
         parts.append(markup.paragraph(f"{sentences} Left out: {_figures(figures)}.", "note"))
     return "\n".join(parts) or markup.paragraph("Not here: its stage has not run.", "note")
+
+
+def _numbered(folder: Path, benchmarks: list[str]) -> str:
+    """Which classes the figures name by number, and why; nothing where there is none."""
+    names: dict[str, None] = {}
+    for benchmark in benchmarks:
+        files = [*sorted((folder / benchmark).glob("*.png")), folder / "predictions" / f"{benchmark}.png"]
+        for file in filter(Path.is_file, files):
+            for label, name in viz.numbered_classes(file).items():
+                names[f"{name} ({f'{benchmark}, ' if len(benchmarks) > 1 else ''}{label})"] = None
+    if not names:
+        return ""
+    return markup.paragraph(
+        f"No installed font has the letters of {', '.join(names)}: figures name these classes by number. Install for "
+        "example Noto Sans CJK.",
+        "note",
+    )
 
 
 def _figures(names: list[str]) -> str:
