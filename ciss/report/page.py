@@ -13,7 +13,7 @@ import pandas as pd
 from ciss import viz
 from ciss.config import Benchmark
 from ciss.documents import ConfigError
-from ciss.report import markup
+from ciss.report import markup, notes
 from ciss.report.cells import (
     CONVENTION,
     HEADS,
@@ -75,7 +75,7 @@ def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
             "0 to 1 after the last step unless it says otherwise; each benchmark says how they are counted."
         ),
         f'<nav aria-label="contents">{links}</nav>',
-        _numbered(folder, [name for members in families.values() for name in members.split()]),
+        notes.numbered(folder, [name for members in families.values() for name in members.split()]),
     ]
     if len(families) > 1:
         parts += ["<h2>All benchmarks</h2>", _overview(tables["methods"])]
@@ -168,13 +168,10 @@ def _what_was_run(
     train = settings["train"]
     phases = (f"{train[k]['epochs']} epochs at {train[k]['lr']:g} ({k})" for k in ("base", "increment"))
     orders = runs.groupby("order", sort=False)["benchmark"].first()
-    steps = f"protocol {settings['protocol']}"
     if settings["groups"]:
-        groups = " | ".join(" ".join(map(str, group)) for group in settings["groups"])
-        steps = f"groups [{groups}] (not a published protocol)"
         settings["protocol"] += " (not used: the benchmark has groups)"
     facts = {
-        "data": f"{settings['dataset']}, {steps}, {settings['setting']}",
+        "data": f"{settings['dataset']}, {notes.steps(benchmarks[name])}, {settings['setting']}",
         "order of classes" if len(orders) == 1 else "orders of classes": "; ".join(
             f"{order}{f' ({benchmark})' if len(orders) > 1 else ''}" for order, benchmark in orders.items()
         ),
@@ -285,15 +282,7 @@ def _conventions(means: pd.DataFrame) -> str:
 
 def _published(beside: pd.DataFrame, benchmark: Benchmark) -> str:
     if beside.empty:
-        reason = "No published result has this data set, protocol and setting."
-        if benchmark.groups:
-            reason = "No published result has this benchmark's groups of classes (groups), so none is shown."
-        elif benchmark.limit:
-            reason = (
-                f"The benchmark uses only the first {benchmark.limit} images of each list (limit). Published results "
-                "use all images, so none is shown."
-            )
-        return markup.paragraph(reason)
+        return markup.paragraph(notes.why_none_published(benchmark))
     columns = [c for c in beside.columns if beside[c].notna().any()]
     words = {"backbone", "convention", "resolution", "differs", "source"}
     rows = [["" if pd.isna(row[c]) else _short(row[c]) for c in columns] for _, row in beside.iterrows()]
@@ -373,29 +362,8 @@ def _analysis(folder: Path, benchmark: str, part: str, named: bool) -> str:
         caption = FIGURES[part].get(file.stem, f"{file.stem.replace('_', ' ')}.")
         parts.append(markup.picture(file, f"{benchmark}: {caption}", caption))
     for sentences, figures in left_out.items():
-        parts.append(markup.paragraph(f"{sentences} Left out: {_figures(figures)}.", "note"))
+        parts.append(markup.paragraph(f"{sentences} Left out: {notes.figures(figures)}.", "note"))
     return "\n".join(parts) or markup.paragraph("Not here: its stage has not run.", "note")
-
-
-def _numbered(folder: Path, benchmarks: list[str]) -> str:
-    """Which classes the figures name by number, and why; nothing where there is none."""
-    names: dict[str, None] = {}
-    for benchmark in benchmarks:
-        files = [*sorted((folder / benchmark).glob("*.png")), folder / "predictions" / f"{benchmark}.png"]
-        for file in filter(Path.is_file, files):
-            for label, name in viz.numbered_classes(file).items():
-                names[f"{name} ({f'{benchmark}, ' if len(benchmarks) > 1 else ''}{label})"] = None
-    if not names:
-        return ""
-    return markup.paragraph(
-        f"No installed font has the letters of {', '.join(names)}: figures name these classes by number. Install for "
-        "example Noto Sans CJK.",
-        "note",
-    )
-
-
-def _figures(names: list[str]) -> str:
-    return f"the figure{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def _part(stem: str) -> str:
