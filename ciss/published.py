@@ -95,6 +95,7 @@ class Ours:
     resolution: str  # `metrics.resolution`
     images: int | None = None  # training images, where they are not all
     notes: tuple[str, ...] = ()  # what else differs from the papers', in words
+    comparable: bool = True  # not with groups of classes of its own, nor with a part of the images
 
 
 class _Constructor(SafeConstructor):
@@ -221,11 +222,11 @@ def beside(
     `scores[method][convention]`: our {all, old, new}, in 0..1; methods as tables call them ("mbs (adapted)" stands for
     mbs). Ours are NaN unless the method was run, the printed convention is known and among ours, and both were scored
     on centre crops or both at full resolution. `differs` says in words what else is not the same, or not known.
-    Without printed results there are no rows.
+    Without printed results, or for a benchmark that is not comparable, there are no rows.
     """
     titles = {title.removesuffix(" (adapted)"): title for title in sorted(scores, reverse=True)}  # the exact one wins
     rows = []
-    for result in find(results, ours.dataset, ours.protocol, ours.setting):
+    for result in find(results, ours.dataset, ours.protocol, ours.setting) if ours.comparable else ():
         title = titles.get(result.method)
         own = scores[title].get(result.convention) if title else None
         if _size(result.resolution) is None or _size(result.resolution) != _size(ours.resolution):

@@ -298,3 +298,12 @@ def test_without_a_background_there_is_no_row_of_it(ends):
     assert np.isnan(ious[:, 0]).all() and ious[0, 1] == pytest.approx(6 / 8) and ious[2, 1] == 0
     for table in (analysis.forgetting_table(ends), analysis.pace_table(ends)):
         assert set(table["class"]) == {"a", "b", "c"} and len(table)
+
+
+def test_a_part_of_a_table_knows_the_positions_of_its_classes(ends):
+    """Figures number classes by position, also where rows are missing."""
+    for table in (analysis.forgetting_table(ends), analysis.pace_table(ends), analysis.class_rates(ends)):
+        rest = table[(table["class"] == "b") & (table["step"] > 0)]
+        assert set(rest["class"]) == {"b"} and rest.attrs["classes"] == ["background", "a", "b", "c"]
+    confused = analysis.nearest_confusions(np.zeros((0, 2)), np.zeros(0, int), np.eye(2), np.array([1, 1]), ["a", "b"])
+    assert confused[confused["pixels"] > 0].attrs["classes"] == ["a", "b"]

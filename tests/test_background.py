@@ -170,6 +170,39 @@ def test_words_name_who_loses_most():
     assert "the labels of mbs are the most precise (0.90, recall 0.30), those of argmax find most" in text
 
 
+def test_words_say_that_nothing_differs():
+    rates = rows("old_to_background", a=0.0, b=0.0001).assign(background_to_new=[0.0, 0.0001])
+    errors = rows("share", a=1.0, b=1.0).assign(error="new called background")
+    belief = rows("probability", a=0.001, b=0.002).assign(kind="old")
+    wrong = rows("error_truth", a=0.0501, b=0.0502)
+    rules = rows("precision", by="rule", argmax=0.0, mbs=0.001).assign(recall=[0.0, 0.0])
+    text = analysis.background_findings("x", rates, errors, belief, wrong, rules, EMPTY)
+    assert "after the last step the background takes 0.0 % of the old classes' pixels in every method." in text
+    assert "New classes take 0.0 % of the background in every method." in text
+    assert "the background gets a probability of 0.00 in every method." in text
+    assert "That probability is off by 0.050 in every method on average" in text
+    assert "the labels of every rule are equally good (precision 0.00, recall 0.00)." in text
+    assert "most" not in text and "least" not in text and "errors" not in text, "no method is the worst"
+    text = analysis.background_findings("x", rates, errors, belief, wrong, rules, {**EMPTY, "base": "No class."})
+    assert text.startswith("No class.\n\n**x**")
+
+
+@pytest.mark.parametrize(
+    ("precision", "recall", "words"),
+    [
+        ([0.5, 0.5], [0.1, 0.2], "of every rule have a precision of 0.50, those of mbs find most of the old classes"),
+        ([0.5, 0.6], [0.2, 0.2], "labels of mbs are the most precise (0.60); the recall of every rule is 0.20."),
+    ],
+)
+def test_words_on_rules_that_differ_in_one_number(precision, recall, words):
+    rates = rows("old_to_background", a=0.9).assign(background_to_new=0.2)
+    rules = rows("precision", by="rule", argmax=precision[0], mbs=precision[1]).assign(recall=recall)
+    nothing = rows("probability", a=0.7).assign(kind="old", error_truth=0.3, error="x", share=NAN)
+    text = analysis.background_findings("x", rates, nothing, nothing, nothing, rules, EMPTY)
+    assert words in text and "New classes take 20.0 % of the background in a." in text
+    assert "a probability of 0.70 (a)." in text and "off by 0.300 (a) on average" in text
+
+
 def test_words_without_old_pixels():
     rates = rows("old_to_background", a=NAN).assign(background_to_new=NAN)
     nothing = rows("probability", a=NAN).assign(kind="old", error_truth=NAN, error="x", share=NAN)

@@ -267,3 +267,32 @@ def test_words_on_compensation():
 
 def test_words_without_a_second_step():
     assert "nothing could be forgotten. No step." in analysis.forgetting_findings("x", NONE, NONE, NONE, NONE, EMPTY)
+
+
+def test_words_say_that_nothing_differs():
+    same, tied = lost(a={"cat": 0.0, "dog": -0.0001}, b={"cat": 0.0001, "dog": 0.0}), summary(a=0.0001, b=-0.0001)
+    text = analysis.forgetting_findings("x", same, tied, NONE, NONE, EMPTY)
+    assert "after the last step every method has forgotten 0.000 IoU (mean over old classes)." in text
+    assert "Over all methods, every old class fades by 0.000." in text
+    assert "The standard deviation of forgetting over old classes is 0.000 in every method." in text
+    assert "most" not in text and "least" not in text and "-0.000" not in text
+    partly = lost(a={"cat": 0.3, "dog": 0.1}, b={"cat": 0.2, "dog": 0.2})
+    text = analysis.forgetting_findings("x", partly, summary(a=0.2, b=0.2), NONE, NONE, EMPTY)
+    assert "cat fades most (0.250) and dog least (0.150)." in text and "But" not in text, "b loses both alike"
+    table = ranks(("a", "gradient", 0.0, NAN, NAN), ("b", "gradient", 0.0, NAN, NAN))
+    text = analysis.forgetting_findings("x", same, tied, table, NONE, EMPTY)
+    assert "nothing goes with the pace within a step: every correlation is 0.00" in text
+
+
+def test_words_of_a_base_step_that_learnt_nothing():
+    blank = np.array([[9, 0, 0, 0], [9, 0, 0, 0], [9, 0, 0, 0], [9, 0, 0, 0]])
+    paths = {"e": [result(0, blank), result(1, blank), result(2, blank)]}
+    empty = analysis.empty_reasons(paths)
+    said = "No class was learnt in the base step: IoU is 0 for every object. The findings below say nothing about the"
+    table, means = lost(a={"cat": 0.0}), summary(a=0.0)
+    assert analysis.forgetting_findings("x", table, means, NONE, NONE, empty).startswith(f"{said} methods.\n\n**x**")
+    assert "base" not in analysis.empty_reasons({"e": [result(0, AFTER_0), *paths["e"][1:]]})
+    joint = {"j": [result(2, AFTER_0, method="joint")]}
+    assert analysis.empty_reasons({**paths, **joint})["base"] == empty["base"] and "base" not in analysis.empty_reasons(
+        joint
+    )

@@ -8,6 +8,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
+from ciss import analysis
 from ciss.documents import ConfigError
 from ciss.published import COLUMNS, Ours, beside, find, load, problem, recompute
 
@@ -380,6 +381,24 @@ def test_the_domain_setting_says_that_its_test_images_leak():
     table = beside(RESULTS, ours, {"mib": {"plop": {"all": 0.6, "old": 0.6, "new": None}}})
     assert len(table) == 6 and table["ours_all"].isna().all()
     assert table["differs"].str.contains("test images were trained on").all()
+
+
+def test_what_no_paper_trained_stands_beside_no_result():
+    """Joint training belongs to every protocol, but not to other classes or a part of the images."""
+    settings = {
+        **{"dataset": "voc", "protocol": "15-1", "setting": "overlapped", "order": None, "holdout": 0},
+        "model": {"encoder": "resnet101", "decoder": "deeplabv3"},
+        "train": {"crop": 512, "batch": 24, "base": {"epochs": 30}, "increment": {"epochs": 10}},
+        "evaluation": {"size": "crop", "scales": [1.0], "flip": False},
+    }
+    sizes = {}
+    for name, changes in {"plain": {}, "groups": {"groups": [[1, 2], [5]]}, "limit": {"limit": 50}}.items():
+        made = {"parameters": {"benchmark": {**settings, "groups": None, "limit": 0, **changes}}}
+        sizes[name] = len(beside(RESULTS, analysis.ours({"e": [{"identity": made}]}), {}))
+    assert sizes.pop("plain") > 10 and sizes == {"groups": 0, "limit": 0}
+    settings |= {"groups": None, "limit": 0, "order": [2, 1]}
+    ours = analysis.ours({"e": [{"identity": {"parameters": {"benchmark": settings}}}]})
+    assert beside(RESULTS, ours, {})["differs"].str.contains("our order of classes is another").all()
 
 
 @pytest.mark.parametrize(("dataset", "protocol"), [("voc8", "4-1"), ("shapes", "4-2"), ("camvid", "8-1")])

@@ -1,6 +1,7 @@
 """Tables for a paper and the page: numbers as text, nothing fetched, everything escaped."""
 
 import base64
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -307,6 +308,56 @@ def test_results_beside_published_ones(tmp_path, ends):
     parsed(text)
     assert "<td>48.0</td>" in text and "<td>50.0</td>" in text and "MiB &lt;2020&gt; &amp; more" in text
     assert "published old" not in text, "nothing stands there"
+
+
+def test_groups_of_classes_are_no_published_protocol(tmp_path, ends):
+    save(tmp_path, ends)
+    planned = {"b": dataclasses.replace(benchmarks("b")["b"], protocol="15-1", groups=((1, 2), (5,)))}
+    text = report.page(tmp_path, planned)
+    assert "shapes, groups [1 2 | 5] (not a published protocol), overlapped" in text and "protocol 15-1" not in text
+    assert "15-1 (not used: the benchmark has groups)" in text, "among every setting"
+    assert "No published result has this benchmark&#x27;s groups of classes (groups), so none is shown." in text
+
+
+def test_a_part_of_the_images_stands_beside_no_published_result(tmp_path, ends):
+    save(tmp_path, ends)
+    text = report.page(tmp_path, {"b": dataclasses.replace(benchmarks("b")["b"], limit=50)})
+    assert "only the first 50 images of each list (limit). Published results use all images" in text
+    assert "No published result has this data set" in report.page(tmp_path, benchmarks("b"))
+
+
+def test_figures_without_a_plot_become_a_sentence(tmp_path, ends):
+    save(tmp_path, ends)
+    (tmp_path / "b").mkdir()
+    for name in ("pace", "pace_factors"):
+        viz.note("No hold-out set: nothing is measured.").savefig(tmp_path / "b" / f"{name}.png")
+    _, (empty, drawn) = plt.subplots(1, 2)
+    viz.note_in(empty, "One half is empty.")
+    drawn.plot([0, 1])
+    drawn.figure.savefig(tmp_path / "b" / "calibration.png")
+    text = report.page(tmp_path, benchmarks("b"))
+    assert "How fast classes fall" not in text and "Whether the background&#x27;s probability" in text
+    assert text.count("No hold-out set: nothing is measured. Left out: the figures pace, pace factors.") == 1
+    assert len(Page(text).sources) == 1 + 3, "the half-empty figure, and those drawn from the tables"
+
+
+def test_a_drawn_figure_without_a_plot_becomes_a_sentence():
+    assert markup.picture(viz.note("No <b>."), "a", "caption") == '<p class="note">No &lt;b&gt;.</p>'
+    assert not plt.get_fignums()
+
+
+def test_the_page_says_once_which_classes_are_numbered(tmp_path, ends, monkeypatch):
+    monkeypatch.setitem(plt.rcParams, "font.sans-serif", ["DejaVu Sans"])
+    save(tmp_path, ends)
+    for folder, name in (("b", "data"), ("b", "more"), ("predictions", "b")):
+        figure = plt.figure(figsize=(1, 1))
+        viz.class_legend(figure, ["background", "\u732b", "cat"], np.zeros((3, 3), np.uint8))
+        (tmp_path / folder).mkdir(exist_ok=True)
+        figure.savefig(tmp_path / folder / f"{name}.png")
+    text = report.page(tmp_path, benchmarks("b"))
+    said = "No installed font has the letters of \u732b (class 1): figures name these classes by number. Install for"
+    assert text.count(said) == 1 and text.count("No installed font") == 1
+    assert text.index(said) < text.index('id="b-methods"')
 
 
 def test_nothing_from_a_file_is_markup(tmp_path, ends):

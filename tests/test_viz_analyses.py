@@ -269,3 +269,45 @@ def test_angles_over_steps():
     draw(figure)
     assert len(figure.axes) == 4 and legend(figure) == ["a"]
     draw(viz.angle_panels(table[:0], ["a"]))
+
+
+CHINESE = ["background", "cat", "\u732b", "\u72d7"]
+
+
+def test_classes_in_letters_without_a_font_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.setitem(plt.rcParams, "font.sans-serif", ["DejaVu Sans", "Not Installed"])
+    rows = pd.DataFrame(
+        [("m", name, 1, 0.5, 0.1) for name in CHINESE], columns=["method", "class", "step", "iou", "forgetting"]
+    )
+    rows.attrs["classes"] = CHINESE
+    _, ax = plt.subplots()
+    viz.forgetting_bars(ax, rows[2:], "")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["class 2", "class 3"]
+    figure = viz.iou_heatmaps(rows, ["m"])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "background",
+        "cat",
+        "class 2",
+        "class 3",
+    ]
+    figure = viz.pace_panels(rows.assign(epochs=1.0)[1:], ["m"])
+    assert legend(figure) == ["cat", "class 2", "class 3"]
+    _, ax = plt.subplots()
+    viz.class_rate_map(ax, rows.assign(background=0.5)[3:], "background")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["class 3"]
+    strip = plt.figure()
+    viz.class_legend(strip, CHINESE, np.zeros((4, 3), np.uint8))
+    assert legend(strip)[1:4] == ["cat", "class 2", "class 3"]
+    strip.savefig(tmp_path / "a.png")
+    assert viz.numbered_classes(tmp_path / "a.png") == {"class 2": "\u732b", "class 3": "\u72d7"}
+    over = viz.overlay(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 7), {7: "\u732b"}, np.zeros((256, 3), np.uint8))
+    assert over.legends[0].get_texts()[0].get_text() == "7  class 7  100.0 %"
+
+
+def test_names_that_a_font_has_stay(tmp_path):
+    names = ["stra\u00dfe", "\u043a\u043e\u0442", "cat"]
+    figure = plt.figure()
+    viz.class_legend(figure, names, np.zeros((3, 3), np.uint8))
+    assert legend(figure)[:3] == names
+    figure.savefig(tmp_path / "a.png")
+    assert viz.numbered_classes(tmp_path / "a.png") == {}

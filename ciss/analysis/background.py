@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ciss import metrics, protocol
-from ciss.analysis.rows import WHOSE_STEP, increments, table, whose_step
+from ciss.analysis.rows import WHOSE_STEP, classes, increments, table, whose_step, with_classes
 
 FLOW_GROUPS = ("background", "old", "new", "future")
 LABEL_RULES = ("argmax", "plop", "gsc", "mbs")
@@ -90,7 +90,8 @@ def class_rates(ends: dict[str, list[dict]]) -> pd.DataFrame:
                     **{to: value / total for to, value in {"right": own, **shares}.items()},
                 }
             )
-    return table(rows, {**WHOSE_STEP, "class": str, "kind": str, "pixels": int, **SHARES})
+    rates = table(rows, {**WHOSE_STEP, "class": str, "kind": str, "pixels": int, **SHARES})
+    return with_classes(rates, classes(ends))
 
 
 def background_errors(ends: dict[str, list[dict]]) -> pd.DataFrame:

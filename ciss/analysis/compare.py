@@ -162,8 +162,6 @@ def ours(ends: dict[str, list[dict]]) -> published.Ours:
     notes = [f"ours: {epochs} epochs a step (base, later), crops of {train['crop']}, batches of {train['batch']}"]
     if settings["order"]:
         notes.append("our order of classes is another")
-    if settings["limit"]:
-        notes.append(f"only the first {settings['limit']} images of each list")
     if settings["holdout"]:
         notes.append(f"{settings['holdout']} training images held out")
     return published.Ours(
@@ -174,6 +172,7 @@ def ours(ends: dict[str, list[dict]]) -> published.Ours:
         decoder=settings["model"]["decoder"],
         resolution=_resolution(last),
         notes=tuple(notes),
+        comparable=not settings["groups"] and not settings["limit"],
     )
 
 

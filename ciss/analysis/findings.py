@@ -28,30 +28,50 @@ def forgetting_findings(
     means = summary.groupby("method", sort=False)["forgetting"].mean().dropna().sort_values()
     if means.empty:
         return f"**{name}** ({_seeds(summary)}): no old class has an IoU before and after."
-    said = [
-        f"**{name}** ({_seeds(summary)}): after the last step {means.index[-1]} has forgotten most "
-        f"({means.iloc[-1]:.3f} IoU, mean over old classes)"
-    ]
-    said[0] += f", {means.index[0]} least ({means.iloc[0]:.3f})." if len(means) > 1 else "."
+    head, most = f"**{name}** ({_seeds(summary)}): after the last step", _printed(means.iloc[-1])
+    if _equal(means):
+        said = [f"{head} every method has forgotten {most} IoU (mean over old classes)."]
+    else:
+        said = [f"{head} {means.index[-1]} has forgotten most ({most} IoU, mean over old classes)"]
+        said[0] += f", {means.index[0]} least ({_printed(means.iloc[0])})." if len(means) > 1 else "."
     classes = forgotten.groupby("class")["forgetting"].mean().dropna().sort_values()
     if len(classes) > 1:
         over = "all methods" if len(means) > 1 else means.index[0]
-        said.append(
-            f"Over {over}, {classes.index[-1]} fades most ({classes.iloc[-1]:.3f}) and {classes.index[0]} least "
-            f"({classes.iloc[0]:.3f})."
-        )
-        lost = forgotten.groupby(["method", "class"], sort=False)["forgetting"].mean().unstack("method")
-        worst = lost.dropna(axis="columns", how="all").idxmax()
-        others = {method: chosen for method, chosen in worst.items() if chosen != classes.index[-1]}
-        if others:
+        if _equal(classes):
+            said.append(f"Over {over}, every old class fades by {_printed(classes.iloc[-1])}.")
+        else:
+            said.append(
+                f"Over {over}, {classes.index[-1]} fades most ({_printed(classes.iloc[-1])}) and {classes.index[0]} "
+                f"least ({_printed(classes.iloc[0])})."
+            )
+        if others := _worst_classes(forgotten, None if _equal(classes) else classes.index[-1]):
             said.append("But " + _join(f"{method} loses most on {chosen}" for method, chosen in others.items()) + ".")
         spread = summary.groupby("method", sort=False)["spread"].mean().dropna().sort_values()
-        if len(spread) > 1:
+        if _equal(spread):
+            said.append(
+                f"The standard deviation of forgetting over old classes is {_printed(spread.iloc[-1])} in every method."
+            )
+        elif len(spread) > 1:
             said.append(
                 f"Old classes fade most unevenly in {spread.index[-1]} (standard deviation over classes "
-                f"{spread.iloc[-1]:.3f}), most evenly in {spread.index[0]} ({spread.iloc[0]:.3f})."
+                f"{_printed(spread.iloc[-1])}), most evenly in {spread.index[0]} ({_printed(spread.iloc[0])})."
             )
-    return " ".join([*said, *_correlated(correlations, empty), *_unequal(gradients)])
+    return _warned(" ".join([*said, *_correlated(correlations, empty), *_unequal(gradients)]), empty)
+
+
+def _worst_classes(forgotten: pd.DataFrame, overall: str | None) -> dict[str, str]:
+    """The class that each method forgot most, of methods where it is not `overall` to the printed digits. Methods that
+    forgot every class equally are left out."""
+    lost = forgotten.groupby(["method", "class"], sort=False)["forgetting"].mean().unstack("method")
+    classes = {}
+    for method, values in lost.items():
+        values = values.dropna()
+        if len(values) == 0 or _equal(values):
+            continue
+        worst = values.idxmax()
+        if overall not in values or _printed(values[worst]) != _printed(values[overall]):
+            classes[method] = worst
+    return classes
 
 
 def _correlated(table: pd.DataFrame, empty: dict[str, str]) -> list[str]:
@@ -74,9 +94,11 @@ def _correlated(table: pd.DataFrame, empty: dict[str, str]) -> list[str]:
     if len(alike):
         factor = alike["mean"].abs().idxmax()
         low, high = alike.loc[factor, ["min", "max"]]
-        span = f"{low:+.2f} to {high:+.2f}"
+        span = f"{low:+.2f} to {high:+.2f}" if f"{low:+.2f}" != f"{high:+.2f}" else f"{low:+.2f}"
         return [f"By rank, the pace within a step goes with {WORDS[factor]} in every method ({span}; {caution})."]
     ends = known.set_index(["factor", "method"])["correlation"]
+    if _equal(ends, 2):
+        return [f"By rank, nothing goes with the pace within a step: every correlation is 0.00; {caution}."]
     (f0, m0), (f1, m1) = ends.idxmin(), ends.idxmax()
     return [
         f"By rank, nothing goes with the pace within a step in every method alike: from {ends.min():+.2f} "
@@ -119,42 +141,87 @@ def background_findings(
     lost = rates.groupby("method", sort=False)["old_to_background"].mean().dropna().sort_values()
     said = []
     if len(lost):
-        said.append(
-            f"**{name}** ({_seeds(rates)}): after the last step {lost.index[-1]} loses most to the background, which "
-            f"takes {_percent(lost.iloc[-1])} of its old classes' pixels"
-        )
-        said[0] += f"; {lost.index[0]} loses least, {_percent(lost.iloc[0])}." if len(lost) > 1 else "."
+        head = f"**{name}** ({_seeds(rates)}): after the last step"
+        same = _equal(100 * lost, 1)
+        if same:
+            said.append(
+                f"{head} the background takes {_percent(lost.iloc[-1])} of the old classes' pixels in every method."
+            )
+        else:
+            said.append(
+                f"{head} {lost.index[-1]} loses most to the background, which takes {_percent(lost.iloc[-1])} of its "
+                "old classes' pixels"
+            )
+            said[0] += f"; {lost.index[0]} loses least, {_percent(lost.iloc[0])}." if len(lost) > 1 else "."
         swallowed = rates.groupby("method", sort=False)["background_to_new"].mean().dropna().sort_values()
-        if len(swallowed):
+        if len(swallowed) == 1 or _equal(100 * swallowed, 1):
+            where = "every method" if len(swallowed) > 1 else swallowed.index[0]
+            said.append(f"New classes take {_percent(swallowed.iloc[-1])} of the background in {where}.")
+        elif len(swallowed):
             most = swallowed.index[-1]
             said.append(f"New classes take most of the background in {most}: {_percent(swallowed.iloc[-1])}.")
         worst = lost.index[-1]
         shares = errors[errors["method"] == worst].groupby("error")["share"].mean().dropna()
-        if len(shares):
+        if len(shares) and not same:
             said.append(f"Of the background's errors in {worst}, {_percent(shares.max())} are {shares.idxmax()}.")
     else:
         said.append(f"**{name}** ({_seeds(rates)}): no pixel of an old class was scored.")
     old = belief[belief["kind"] == "old"].groupby("method", sort=False)["probability"].mean().dropna().sort_values()
     if len(old):
-        said.append(
-            f"On old objects the background gets a probability from {old.iloc[0]:.2f} ({old.index[0]}) to "
-            f"{old.iloc[-1]:.2f} ({old.index[-1]})."
-        )
+        said.append(f"On old objects the background gets a probability {_range(old, 2, 'from', 'of')}.")
     wrong = calibration.groupby("method", sort=False)["error_truth"].mean().dropna().sort_values()
     if len(wrong):
-        said.append(
-            f"That probability is off by {wrong.iloc[0]:.3f} ({wrong.index[0]}) to {wrong.iloc[-1]:.3f} "
-            f"({wrong.index[-1]}) on average (expected calibration error)."
-        )
+        said.append(f"That probability is off by {_range(wrong, 3)} on average (expected calibration error).")
     scores = rules.groupby("rule", sort=False)[["precision", "recall"]].mean().dropna()
     if len(scores) > 1:
-        precise, complete = scores["precision"].idxmax(), scores["recall"].idxmax()
-        said.append(
-            f"From the same teachers, the labels of {precise} are the most precise ({scores['precision'].max():.2f}, "
-            f"recall {scores.loc[precise, 'recall']:.2f}), those of {complete} find most of the old classes (recall "
-            f"{scores['recall'].max():.2f}, precision {scores.loc[complete, 'precision']:.2f})."
-        )
-    return " ".join(said)
+        said.append(f"From the same teachers, {_rules(scores)}.")
+    return _warned(" ".join(said), empty)
+
+
+def _rules(scores: pd.DataFrame) -> str:
+    """Which rule's labels are best; `scores`: precision and recall by rule."""
+    precision, recall = (_printed(scores[name].max(), 2) for name in ("precision", "recall"))
+    precise, complete = scores["precision"].idxmax(), scores["recall"].idxmax()
+    most_precise = f"the labels of {precise} are the most precise ({precision}"
+    match _equal(scores["precision"], 2), _equal(scores["recall"], 2):
+        case True, True:
+            return f"the labels of every rule are equally good (precision {precision}, recall {recall})"
+        case True, False:
+            return (
+                f"the labels of every rule have a precision of {precision}, those of {complete} find most of the old "
+                f"classes (recall {recall})"
+            )
+        case False, True:
+            return f"{most_precise}); the recall of every rule is {recall}"
+    return (
+        f"{most_precise}, recall {_printed(scores.loc[precise, 'recall'], 2)}), those of {complete} find most of the "
+        f"old classes (recall {recall}, precision {_printed(scores.loc[complete, 'precision'], 2)})"
+    )
+
+
+def _warned(findings: str, empty: dict[str, str]) -> str:
+    """Findings, after what makes them void: see `empty_reasons`."""
+    return f"{empty['base']}\n\n{findings}" if empty.get("base") else findings
+
+
+def _range(values: pd.Series, digits: int, several: str = "", one: str = "") -> str:
+    """The lowest and the highest of sorted values by method, after the word `several`; after `one` if equal."""
+    low, high = (_printed(value, digits) for value in (values.iloc[0], values.iloc[-1]))
+    if len(values) == 1:
+        return f"{one} {low} ({values.index[0]})".lstrip()
+    if low == high:
+        return f"{one} {low} in every method".lstrip()
+    return f"{several} {low} ({values.index[0]}) to {high} ({values.index[-1]})".lstrip()
+
+
+def _equal(values: pd.Series, digits: int = 3) -> bool:
+    """Whether several values have the same printed digits."""
+    return len(values) > 1 and _printed(values.min(), digits) == _printed(values.max(), digits)
+
+
+def _printed(value: float, digits: int = 3) -> str:
+    """A number with these digits, without the sign of a zero."""
+    return f"{round(float(value), digits) + 0.0:.{digits}f}"
 
 
 def _seeds(table: pd.DataFrame) -> str:

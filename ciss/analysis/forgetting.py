@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ciss import metrics, protocol
-from ciss.analysis.rows import WHOSE, WHOSE_STEP, increments, table, whose, whose_step
+from ciss.analysis.rows import WHOSE, WHOSE_STEP, classes, increments, table, whose, whose_step, with_classes
 
 
 def iou_by_step(confusions: list[np.ndarray], groups: list[list[int]]) -> np.ndarray:
@@ -58,8 +58,9 @@ def forgetting_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
                         "pixel_share": shares[position],
                     }
                 )
-    classes = {"class": str, "introduced": int, "step": int}
-    return table(rows, {**WHOSE, **classes, **dict.fromkeys(("iou", "forgetting", "pixel_share"), float)})
+    columns = {"class": str, "introduced": int, "step": int}
+    columns |= dict.fromkeys(("iou", "forgetting", "pixel_share"), float)
+    return with_classes(table(rows, {**WHOSE, **columns}), classes(ends))
 
 
 def pixel_shares(result: dict) -> np.ndarray:
@@ -90,7 +91,8 @@ def pace_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
                 for position in range(known)
                 if position or not np.isnan(ious[0])
             ]
-    return table(rows, {**WHOSE_STEP, "epochs": float, "class": str, "introduced": int, "iou": float})
+    columns = {"epochs": float, "class": str, "introduced": int, "iou": float}
+    return with_classes(table(rows, {**WHOSE_STEP, **columns}), classes(ends))
 
 
 def group_table(forgotten: pd.DataFrame) -> pd.DataFrame:
@@ -98,9 +100,9 @@ def group_table(forgotten: pd.DataFrame) -> pd.DataFrame:
 
     Columns: end, method, seed, introduced (the group), step, iou.
     """
-    classes = forgotten[forgotten["class"] != "background"]
+    objects = forgotten[forgotten["class"] != "background"]
     keys = ["end", "method", "seed", "introduced", "step"]
-    return classes.groupby(keys, sort=False)["iou"].mean().reset_index()
+    return objects.groupby(keys, sort=False)["iou"].mean().reset_index()
 
 
 def forgetting_summary(ends: dict[str, list[dict]]) -> pd.DataFrame:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from ciss.analysis.rows import with_classes
+
 
 def gradients_by_class(
     magnitudes: Sequence[np.ndarray],
@@ -30,7 +32,7 @@ def gradients_by_class(
         return np.bincount(label, weights=values, minlength=len(introduced))
 
     pixels, gradients, weights_, both = (sums(v) for v in (np.ones(len(label)), size, weight, size * weight))
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "class": list(names)[: len(introduced)],
             "introduced": np.asarray(introduced),
@@ -41,6 +43,7 @@ def gradients_by_class(
             "weighted share": _ratio(both, both.sum()),
         }
     )
+    return with_classes(rows, names)
 
 
 def gradients_by_step(table: pd.DataFrame) -> pd.DataFrame:

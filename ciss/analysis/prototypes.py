@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from ciss.analysis.rows import with_classes
+
 VOID = 255
 # what became of a pixel, see `relabelled`
 FATES = ("given", "background, rightly", "old class, found", "old class, missed", "wrong class", "ignored")
@@ -177,7 +179,7 @@ def nearest_confusions(
                 "distance": far[position, near] if reached else np.nan,
             }
         )
-    return pd.DataFrame(rows)
+    return with_classes(pd.DataFrame(rows), names)
 
 
 def relabelled(given: np.ndarray, labels: np.ndarray, truth: np.ndarray, old: int) -> np.ndarray:
@@ -216,4 +218,4 @@ def relabel_table(
         counts = np.bincount(fates[true == position], minlength=len(FATES))[1:]  # what is told counts nowhere
         if pixels := counts.sum():
             rows.append({"class": name, "pixels": int(pixels), **dict(zip(FATES[1:], counts / pixels, strict=True))})
-    return pd.DataFrame(rows, columns=["class", "pixels", *FATES[1:]])
+    return with_classes(pd.DataFrame(rows, columns=["class", "pixels", *FATES[1:]]), names)

@@ -6,9 +6,13 @@ import numpy as np
 import pandas as pd
 
 from ciss import protocol
+from ciss.analysis.forgetting import iou_by_step
 from ciss.analysis.rows import increments
 
 NAMES_SHOWN = 8  # class names in one sentence
+NOT_LEARNT = (
+    "No class was learnt in the base step: IoU is 0 for every object. The findings below say nothing about the methods."
+)
 NO_HOLDOUT = "No hold-out set: {} not measured."
 
 
@@ -16,7 +20,8 @@ def empty_reasons(ends: dict[str, list[dict]]) -> dict[str, str]:
     """Why a benchmark's tables are empty, one sentence for each thing that its tables need.
 
     Keys: `steps`: tables over incremental steps; `pace`: IoU within a step; `tokens`: angles of new class tokens. A
-    sentence is right where the table is empty, and is not meant to be shown elsewhere.
+    sentence is right where the table is empty, and is not meant to be shown elsewhere. `base`: there only where no
+    class was learnt in the base step; says that the findings are void.
     """
     if not ends:
         steps = "No run of this benchmark leads to a result."
@@ -30,7 +35,16 @@ def empty_reasons(ends: dict[str, list[dict]]) -> dict[str, str]:
         "steps": steps,
         "pace": NO_HOLDOUT.format("the forgetting rate within a step is"),
         "tokens": "No step brings a new class: there are no angles of new class tokens.",
+        **({"base": NOT_LEARNT} if _nothing_learnt(ends) else {}),
     }
+
+
+def _nothing_learnt(ends: dict[str, list[dict]]) -> bool:
+    """Whether every class that was scored after a base step has an IoU of 0; joint training, which has none, apart."""
+    bases = [results[0] for results in ends.values() if not results[-1]["joint"]]
+    ious = [iou_by_step([base["confusion"]], base["groups"])[0, 1:] for base in bases]
+    scored = np.concatenate([row[np.isfinite(row)] for row in ious] or [np.empty(0)])
+    return bool(len(scored)) and not scored.any()
 
 
 def score_reasons(results: list[dict]) -> list[str]:

@@ -13,6 +13,17 @@ def table(rows: Iterable[dict], columns: dict[str, type]) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=list(columns)).astype(columns)
 
 
+def with_classes(rows: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """The same table with the class names by position in its `attrs`, for figures (`viz.class_labels`)."""
+    rows.attrs["classes"] = list(names)
+    return rows
+
+
+def classes(ends: dict[str, list[dict]]) -> list[str]:
+    """Class names by position; none without an end."""
+    return next((results[-1]["classes"] for results in ends.values()), [])
+
+
 def increments(ends: dict[str, list[dict]]) -> Iterator[tuple[str, dict]]:
     """Every end's incremental steps, with the end's name; base and joint runs are left out."""
     for end, results in ends.items():

@@ -11,6 +11,8 @@ import matplotlib.pyplot as plt
 import mistune
 from matplotlib.figure import Figure
 
+from ciss.viz import only_note
+
 KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 TEXT = mistune.create_markdown(escape=True)
 BROAD = 2000  # pixels, at 160 an inch: more cannot be read at the page's width
@@ -101,7 +103,8 @@ def prose(markdown: str) -> str:
 
 
 def picture(source: Path | Figure, alt: str, caption: str, width: float | None = None) -> str:
-    """A figure with its picture inside the page; a figure of matplotlib is closed.
+    """A figure with its picture inside the page; a figure of matplotlib is closed. One that shows only sentences
+    becomes a paragraph.
 
     `width`: of the picture in rem; a picture of a file that would not be legible at the page's width is broader on the
     screen, and can be moved."""
@@ -109,6 +112,9 @@ def picture(source: Path | Figure, alt: str, caption: str, width: float | None =
         kind, data = KINDS[source.suffix], source.read_bytes()
         pixels = _width(data)
         broad, width = pixels > BROAD, pixels / BROAD * 62 if pixels > BROAD else width
+    elif sentences := only_note(source):
+        plt.close(source)
+        return paragraph(sentences, "note")
     else:
         kind, data, broad = KINDS[".svg"], _svg(source), False
         plt.close(source)

@@ -13,7 +13,7 @@ import pandas as pd
 from ciss import viz
 from ciss.config import Benchmark
 from ciss.documents import ConfigError
-from ciss.report import markup
+from ciss.report import markup, notes
 from ciss.report.cells import (
     CONVENTION,
     HEADS,
@@ -75,6 +75,7 @@ def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
             "0 to 1 after the last step unless it says otherwise; each benchmark says how they are counted."
         ),
         f'<nav aria-label="contents">{links}</nav>',
+        notes.numbered(folder, [name for members in families.values() for name in members.split()]),
     ]
     if len(families) > 1:
         parts += ["<h2>All benchmarks</h2>", _overview(tables["methods"])]
@@ -146,7 +147,7 @@ def _family(
         f'<h3 id="{escape(name)}-conventions">The same predictions, counted as papers count</h3>',
         _conventions(means),
         f'<h3 id="{escape(name)}-published">Beside what papers print</h3>',
-        _published(beside),
+        _published(beside, benchmarks[name]),
         f'<h3 id="{escape(name)}-steps">After every step</h3>',
         _curves(name, curves),
         f'<h3 id="{escape(name)}-predictions">Predictions</h3>',
@@ -167,8 +168,10 @@ def _what_was_run(
     train = settings["train"]
     phases = (f"{train[k]['epochs']} epochs at {train[k]['lr']:g} ({k})" for k in ("base", "increment"))
     orders = runs.groupby("order", sort=False)["benchmark"].first()
+    if settings["groups"]:
+        settings["protocol"] += " (not used: the benchmark has groups)"
     facts = {
-        "data": f"{settings['dataset']}, protocol {settings['protocol']}, {settings['setting']}",
+        "data": f"{settings['dataset']}, {notes.steps(benchmarks[name])}, {settings['setting']}",
         "order of classes" if len(orders) == 1 else "orders of classes": "; ".join(
             f"{order}{f' ({benchmark})' if len(orders) > 1 else ''}" for order, benchmark in orders.items()
         ),
@@ -277,9 +280,9 @@ def _conventions(means: pd.DataFrame) -> str:
     )
 
 
-def _published(beside: pd.DataFrame) -> str:
+def _published(beside: pd.DataFrame, benchmark: Benchmark) -> str:
     if beside.empty:
-        return markup.paragraph("No published result has this data set, protocol and setting.")
+        return markup.paragraph(notes.why_none_published(benchmark))
     columns = [c for c in beside.columns if beside[c].notna().any()]
     words = {"backbone", "convention", "resolution", "differs", "source"}
     rows = [["" if pd.isna(row[c]) else _short(row[c]) for c in columns] for _, row in beside.iterrows()]
@@ -351,9 +354,15 @@ def _analysis(folder: Path, benchmark: str, part: str, named: bool) -> str:
         parts.append(markup.prose(text.read_text(encoding="utf-8")))
     order = list(FIGURES[part])
     files = [file for file in (folder / benchmark).glob("*.png") if _part(file.stem) == part]
+    left_out: dict[str, list[str]] = {}
     for file in sorted(files, key=lambda f: (order.index(f.stem) if f.stem in order else len(order), f.stem)):
+        if sentences := viz.only_note(file):
+            left_out.setdefault(sentences, []).append(file.stem.replace("_", " "))
+            continue
         caption = FIGURES[part].get(file.stem, f"{file.stem.replace('_', ' ')}.")
         parts.append(markup.picture(file, f"{benchmark}: {caption}", caption))
+    for sentences, figures in left_out.items():
+        parts.append(markup.paragraph(f"{sentences} Left out: {notes.figures(figures)}.", "note"))
     return "\n".join(parts) or markup.paragraph("Not here: its stage has not run.", "note")
 
 

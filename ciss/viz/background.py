@@ -10,7 +10,20 @@ from matplotlib.patches import Patch, PathPatch, Rectangle
 from matplotlib.path import Path
 
 from ciss.viz.compare import method_lines
-from ciss.viz.look import legend_below, lowest, mark, method_styles, note, note_in, panels, short, some, step_ticks
+from ciss.viz.look import (
+    all_classes,
+    class_labels,
+    legend_below,
+    lowest,
+    mark,
+    method_styles,
+    note,
+    note_in,
+    panels,
+    short,
+    some,
+    step_ticks,
+)
 
 MOST_STEPS = 6  # of a figure with a row or column of panels for each step
 NO_STEP = "No incremental step: background shift is not measured."
@@ -131,7 +144,7 @@ def class_rate_map(ax: Axes, table: pd.DataFrame, column: str, title: str = "", 
         note_in(ax, NO_PIXEL if len(table) else empty)
         return
     shares = table.pivot_table(index="class", columns="method", values=column, sort=False, dropna=False)
-    names = [short(name) for name in shares.index]
+    names = [short(name) for name in class_labels(ax.figure, shares.index, all_classes(table))]
     sns.heatmap(
         shares, ax=ax, vmin=0, vmax=1, cmap="cividis", annot=True, fmt=".2f", annot_kws={"fontsize": 7},
         linewidths=0.5, cbar_kws={"label": "share of the class's pixels"}, yticklabels=names,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ciss.viz.look import COLOURS, HATCHES, MARKERS, note
+from ciss.viz.look import COLOURS, HATCHES, MARKERS, all_classes, class_label, class_labels, note
 from ciss.viz.pictures import colour, show
 
 MOST = 24  # classes in one figure
@@ -44,6 +44,8 @@ def picture_row(
     lines = [0.2 * -(-len(entries) // across) for entries in (classes, handles)]  # inches
     width, height = (size + 0.75) * columns, (size * tall + 0.28) * rows + sum(lines) + 0.15
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
+    for k, patch in zip(found, classes, strict=False):
+        patch.set_label(class_label(figure, names[k], k))
     figure.subplots_adjust(
         left=0.02, right=1 - 0.7 / width, top=1 - 0.26 / height, bottom=(sum(lines) + 0.15) / height,
         wspace=0.7 / size, hspace=0.3 / (size * tall),
@@ -116,7 +118,7 @@ def gradient_bars(table: pd.DataFrame) -> Figure:
             ax.barh(k, np.nan_to_num(value), color=paint, hatch=hatch, edgecolor="white")
         ax.set(xlabel=label, xlim=(0, None))
         ax.locator_params(axis="x", nbins=4, prune="upper")
-    axes[0].set_yticks(range(len(table)), table["class"])
+    axes[0].set_yticks(range(len(table)), class_labels(axes[0].figure, table["class"], all_classes(table)))
     axes[1].axvline(1, color="black", lw=0.8, ls=":")
     axes[2].plot(table["weighted share"], range(len(table)), "D", color="white", mec="black", ms=6, label="weighted")
     widest = np.nan_to_num(table[["share", "weighted share"]]).max()
@@ -203,7 +205,16 @@ def projection(ax: Axes, table: pd.DataFrame, names: Sequence[str], shares: Sequ
         for size, places in ((22, path[:-1]), (95, path[-1:])):
             ax.scatter(places["x"], places["y"], s=size, color=paint, marker=marker, edgecolors="black", zorder=4)
     handles = [
-        Line2D([], [], ls="", color=look_of(p)[0], marker=look_of(p)[1], mec="black", ms=7, label=names[p])
+        Line2D(
+            [],
+            [],
+            ls="",
+            color=look_of(p)[0],
+            marker=look_of(p)[1],
+            mec="black",
+            ms=7,
+            label=class_label(ax.figure, names[p], p),
+        )
         for p in sorted(set(table["position"]))[:MOST]
     ]
     if handles:
@@ -225,6 +236,7 @@ def drift_heatmap(ax: Axes, table: pd.DataFrame, column: str = "relative") -> No
         ax.text(0.5, 0.5, "one step: nothing drifts", ha="center", va="center", fontsize=9)
         ax.set_axis_off()
         return
+    wide.index = class_labels(ax.figure, wide.index, all_classes(table))
     unit = {"relative": "drift / spread of the class", "drift": "drift (feature units)", "cosine": "cosine"}[column]
     sns.heatmap(
         wide, ax=ax, vmin=0, cmap="cividis", annot=True, fmt=".2f", annot_kws={"fontsize": 7}, linewidths=0.5,
@@ -256,8 +268,9 @@ def confusion_bars(ax: Axes, table: pd.DataFrame) -> None:
         left = left + values.to_numpy(float)
     for k, row in table.iterrows():
         if row["confused with"]:
-            ax.text(1.02, k, f"{row['confused with']} {row['confused']:.2f}", va="center", fontsize=8)
-    ax.set_yticks(range(len(table)), table["class"])
+            (other,) = class_labels(ax.figure, [row["confused with"]], [*all_classes(table), row["confused with"]])
+            ax.text(1.02, k, f"{other} {row['confused']:.2f}", va="center", fontsize=8)
+    ax.set_yticks(range(len(table)), class_labels(ax.figure, table["class"], all_classes(table)))
     ax.set(xlim=(0, 1), xlabel="share of pixels nearest to the prototype of ...")
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
 
@@ -289,6 +302,6 @@ def relabel_bars(ax: Axes, table: pd.DataFrame) -> None:
         ax.barh(range(len(table)), table[name], left=left, color=FATE_COLOURS[k + 1], hatch=hatch, edgecolor="white",
                 label=name)  # fmt: skip
         left = left + table[name].to_numpy(float)
-    ax.set_yticks(range(len(table)), table["class"])
+    ax.set_yticks(range(len(table)), class_labels(ax.figure, table["class"], all_classes(table)))
     ax.set(xlim=(0, 1), xlabel="share of the true class's pixels among what is told as background")
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, fontsize=8)

@@ -9,7 +9,20 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from ciss.viz.look import HATCHES, legend_below, lowest, mark, method_styles, note, note_in, panels, short, step_ticks
+from ciss.viz.look import (
+    HATCHES,
+    all_classes,
+    class_labels,
+    legend_below,
+    lowest,
+    mark,
+    method_styles,
+    note,
+    note_in,
+    panels,
+    short,
+    step_ticks,
+)
 
 MOST = 24  # classes in one panel of bars or lines
 NO_STEP = "No incremental step: forgetting is not measured."
@@ -40,7 +53,7 @@ def iou_heatmaps(table: pd.DataFrame, methods: list[str], empty: str = NO_STEP) 
         sns.heatmap(
             ious.astype(float), ax=ax, vmin=0, vmax=1, cmap="cividis", annot=ious.size <= 300, fmt=".2f",
             annot_kws={"fontsize": 7}, linewidths=0.5, cbar=False,
-            yticklabels=[short(name) for name in names],
+            yticklabels=[short(name) for name in class_labels(figure, names, all_classes(table))],
         )  # fmt: skip
         ax.set(xlabel="", ylabel="")
         ax.tick_params(axis="y", rotation=0)
@@ -76,7 +89,8 @@ def forgetting_bars(ax: Axes, table: pd.DataFrame, empty: str = NO_STEP) -> None
             edgecolor="white",
         )
     ax.axhline(0, color="black", lw=0.8)
-    ax.set_xticks(range(len(classes)), [short(name) for name in classes], rotation=30, ha="right")
+    labels = [short(name) for name in class_labels(ax.figure, classes, all_classes(table))]
+    ax.set_xticks(range(len(classes)), labels, rotation=30, ha="right")
     ax.set(ylabel="forgetting (IoU)")
     if len(classes) < (count := table["class"].nunique()):
         ax.set_xlabel(f"{len(classes)} of {count} old classes: those forgotten most")
@@ -115,7 +129,8 @@ def pace_panels(table: pd.DataFrame, methods: list[str], empty: str = NO_PACE) -
         ax.set_xlabel("epochs into the step")
     figure.supylabel("IoU, hold-out", fontsize="medium")
     title = f"{len(names)} of {count} classes: those with the largest IoU" if len(names) < count else None
-    legend_below(figure, [_line(k, name) for k, name in enumerate(names)], title, columns=4)
+    labels = class_labels(figure, names, all_classes(table))
+    legend_below(figure, [_line(k, name) for k, name in enumerate(labels)], title, columns=4)
     return figure
 
 

@@ -1,15 +1,22 @@
 """What all figures share. Colours are told apart by the colour-blind and in grey: markers, hatches or numbers go with
 them."""
 
+import json
 import textwrap
 import warnings
 from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
+from PIL import Image
 
 # Okabe and Ito's colours, dark and light in turn
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
@@ -21,6 +28,11 @@ FONTS = (  # after the default one, where they are installed: for class names in
     "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Microsoft YaHei",
     "Malgun Gothic", "Noto Sans Arabic", "Noto Sans Devanagari",
 )  # fmt: skip
+
+_NOTE_KEY = "Note"  # in a PNG file's metadata
+_NUMBERED_KEY = "Numbered classes"
+_NUMBERED: WeakKeyDictionary[Figure, dict[str, str]] = WeakKeyDictionary()
+_NOTES: WeakKeyDictionary[Axes, str] = WeakKeyDictionary()
 
 
 def style() -> None:
@@ -121,6 +133,83 @@ def note_in(ax: Axes, text: str) -> None:
     lines = textwrap.fill(text, max(12, int(14 * width)))
     ax.text(0.5, 0.5, lines, transform=ax.transAxes, ha="center", va="center", fontsize=8.5)
     ax.set_axis_off()
+    _NOTES[ax] = text
+    _describe_file(ax.figure)
+
+
+def only_note(figure: Figure | Path) -> str:
+    """The sentences of a figure, or of its PNG file, that shows nothing else; empty for every other figure."""
+    if isinstance(figure, Path):
+        return _metadata(figure).get(_NOTE_KEY, "")
+    empty = [ax for ax in figure.axes if ax in _NOTES]
+    if any(ax.axison or ax.has_data() for ax in figure.axes if ax not in _NOTES):
+        return ""
+    return " ".join(dict.fromkeys(_NOTES[ax] for ax in empty))
+
+
+def class_labels(figure: Figure, names: Iterable[str], classes: Iterable[str]) -> list[str]:
+    """What a figure writes for these names: the names, or "class 3" where no font has a letter.
+
+    `classes`: all names by position, of which the number comes.
+    """
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(classes):
+        numbers.setdefault(name, number)
+    return [class_label(figure, name, numbers[name]) for name in names]
+
+
+def class_label(figure: Figure, name: str, number: int) -> str:
+    """A class name, or its number where no installed font of the figure's has a letter of it."""
+    if name.isascii() or _letters(tuple(plt.rcParams["font.sans-serif"])).issuperset(map(ord, name)):
+        return name
+    label = f"class {number}"
+    _NUMBERED.setdefault(figure, {})[label] = name
+    _describe_file(figure)
+    return label
+
+
+def numbered_classes(file: Path) -> dict[str, str]:
+    """Names of the classes that the figure in a PNG file names by number, by that label."""
+    return json.loads(_metadata(file).get(_NUMBERED_KEY, "{}"))
+
+
+def all_classes(table: pd.DataFrame) -> list[str]:
+    """Names by position, as the analysis noted them beside its table; else those of the table, in its order."""
+    return table.attrs.get("classes") or list(dict.fromkeys(table["class"]))
+
+
+@cache
+def _letters(families: tuple[str, ...]) -> frozenset[int]:
+    """Code points that the installed fonts of these families have."""
+    letters: set[int] = set()
+    for family in families:
+        try:
+            file = font_manager.findfont(family, fallback_to_default=False)
+        except ValueError:  # not installed
+            continue
+        letters.update(FT2Font(file).get_charmap())
+    return frozenset(letters)
+
+
+def _metadata(file: Path) -> dict[str, str]:
+    with Image.open(file) as image:
+        return dict(image.info)
+
+
+def _describe_file(figure: Figure) -> None:
+    """PNG files of the figure have in their metadata what `only_note` and `numbered_classes` read."""
+    if "savefig" in vars(figure):
+        return
+    save = figure.savefig
+
+    def savefig(target, **options):
+        numbered = _NUMBERED.get(figure)
+        texts = {_NOTE_KEY: only_note(figure), _NUMBERED_KEY: json.dumps(numbered) if numbered else ""}
+        if str(target).endswith(".png"):
+            options["metadata"] = {key: text for key, text in texts.items() if text} | options.get("metadata", {})
+        save(target, **options)
+
+    figure.savefig = savefig
 
 
 def short(name: str, most: int = 28) -> str:

@@ -7,6 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ciss.viz.look import class_label, class_labels
+
 VOID = (224, 224, 192)
 DOTS = 128  # per inch; a power of two, so that pixels come out as whole numbers
 OVERLAY = (480, 4096)  # pixels of the longer side: smaller pictures are enlarged, larger ones thinned
@@ -59,7 +61,8 @@ def strips(rows: list[tuple[str, list[np.ndarray]]], size: float = 1.25) -> Figu
 
 def class_legend(figure: Figure, names: list[str], colours: np.ndarray) -> None:
     """Names of the classes with their colours, under a figure of masks."""
-    patches = [Patch(facecolor=c / 255, edgecolor="#444444", label=n) for n, c in zip(names, colours, strict=True)]
+    labels = class_labels(figure, names, names)
+    patches = [Patch(facecolor=c / 255, edgecolor="#444444", label=n) for n, c in zip(labels, colours, strict=True)]
     patches.append(Patch(facecolor=np.array(VOID) / 255, edgecolor="#444444", label="void (ignored)"))
     figure.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=5, fontsize=8, frameon=False)
 
@@ -87,7 +90,7 @@ def overlay(picture: np.ndarray, ids: np.ndarray, names: dict[int, str], palette
         Patch(
             facecolor=palette[c] / 255 if c else "none",
             edgecolor="#444444",
-            label=f"{c}  {names.get(c, 'no class')}  {percent(shares[c])}",
+            label=f"{c}  {class_label(figure, names.get(c, 'no class'), c)}  {percent(shares[c])}",
         )
         for c in found
     ]

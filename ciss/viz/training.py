@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ciss.viz.look import COLOURS, MARKERS, note, short
+from ciss.viz.look import COLOURS, MARKERS, class_labels, note, short
 
 TRACES = {
     "gradient/": "mean gradient magnitude",
@@ -69,7 +69,8 @@ def iou_bars(ax: Axes, ious: np.ndarray, names: list[str], before: np.ndarray | 
         ax.legend(frameon=False)
     between = -(-len(ious) // NAMES)  # of many classes, not every one has room for its name
     places = range(0, len(ious), between)
-    ax.set_xticks(places, [short(names[place]) for place in places], rotation=35, ha="right")
+    labels = class_labels(ax.figure, names, names)
+    ax.set_xticks(places, [short(labels[place]) for place in places], rotation=35, ha="right")
     if between > 1:
         ax.set_xlabel(f"one class of {between} is named")
     ax.set(ylabel="IoU, validation", ylim=(0, 1))
@@ -79,6 +80,7 @@ def token_angles(ax: Axes, tokens: np.ndarray, names: list[str], new: int) -> No
     """Angles in degrees between the class tokens (C,D) of the `new` last classes and all others."""
     unit = tokens / np.maximum(np.linalg.norm(tokens, axis=1, keepdims=True), 1e-12)
     angles = np.degrees(np.arccos(np.clip(unit[-new:] @ unit.T, -1, 1)))
+    names = class_labels(ax.figure, names, names)
     itself = np.eye(new, len(tokens), len(tokens) - new, dtype=bool)
     sns.heatmap(
         pd.DataFrame(angles, index=names[-new:], columns=names),
