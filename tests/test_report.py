@@ -226,7 +226,8 @@ def parsed(text: str) -> Page:
     assert all(source.startswith("data:image/") for source in page.sources)
     assert {target.removeprefix("#") for target in page.targets} <= set(page.ids), "links lead somewhere"
     assert len(page.ids) == len(set(page.ids))
-    assert not re.search(r"https?:|//[a-z]|url\(|<script|<link|@import", text)
+    words = re.sub("base64,[A-Za-z0-9+/=]*", "", text)  # whose letters mean nothing
+    assert not re.search(r"https?:|//[a-z]|url\(|<script|<link|@import", words)
     return page
 
 
