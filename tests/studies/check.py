@@ -507,12 +507,14 @@ def figures(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
 
 
 def has_nothing(file: Path, drawn: list[str]) -> bool:
-    """Whether a table has no row with a value in each of these columns. The rate of forgetting is that of objects."""
+    """Whether a table has no row with a value in each of these columns. The figure of the rate of forgetting shows the
+    old classes of the first incremental step."""
     if not file.is_file() or not file.read_text().strip():  # `tables` reports it
         return False
     table = read(file)
     if file.stem == "pace":
-        table = table[table["class"] != "background"]
+        old = (table["class"] != "background") & (table["introduced"] < table["step"])
+        table = table[old & (table["step"] == table["step"].min())]
     return not table[drawn].notna().all(axis=1).any()
 
 
