@@ -332,11 +332,7 @@ def main() -> None:
         help="change the benchmark: train.base.epochs=30 model.encoder=resnet50",
     )
     add("--add", action="store_true", help="keep the benchmarks that the file has")
-    add(
-        "--fresh",
-        action="store_true",
-        help="take the preset's numbers, also where the file has this benchmark with your own",
-    )
+    add("--fresh", action="store_true", help="take the preset's numbers, not the file's for this benchmark")
     add("--output", default="params.yaml", help="file to write, relative to the project (default: %(default)s)")
     add("--check", action="store_true", help="check the file and its data, change nothing")
     add("--clean", action="store_true", help="remove results of runs that the file does not name")
@@ -375,7 +371,8 @@ def main() -> None:
             print(f"methods: {', '.join(arguments.methods)}{joint}. Name others with --methods and --no-joint.")
         plan_check.print_notes(notes)
         runs_planned = plan_check.count(len(settings.runs()), "run")
-        print(f"{arguments.output}: {', '.join(settings.benchmarks)}; {runs_planned}. Next: {next_command}")
+        first = "read the notes above, then: " if notes else ""
+        print(f"{arguments.output}: {', '.join(settings.benchmarks)}; {runs_planned}. Next: {first}{next_command}")
     except (ConfigError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 

@@ -26,7 +26,7 @@ def check(file: str) -> None:
                 f"{'/'.join(unnamed[0].parts[-2:])}). Remove them with: python -m ciss.plan --clean"
             )
     contents = f"{count(len(settings.benchmarks), 'benchmark')}, {count(len(settings.runs()), 'run')}"
-    print(f"{file}: {contents}, no mistake found.")
+    print(f"{file}: {contents}, no error found. The first stage of `dvc repro` reads images and masks.")
     print_notes(notes)
 
 

@@ -194,7 +194,9 @@ def test_results_that_cannot_share_a_table(key, value, words, other):
     ends = {"e": changed("seed", 0), "f": changed(key, value, method=other, seed=1)}
     with pytest.raises(analysis.ProvenanceError) as caught:
         analysis.runs_table("b", ends)
-    assert str(caught.value) == f"b: e, r-0 and f, r-0 cannot share a table: {words}. Run: dvc repro"
+    assert str(caught.value) == f"b: e, r-0 and f, r-0 cannot share a table: {words}. " + (
+        "Run: dvc repro. If DVC finds nothing to do, run: dvc repro --force"
+    )
     assert len(analysis.runs_table("b", {"f": ends["f"]})) == 1
 
 

@@ -438,7 +438,7 @@ def test_the_recipe_of_the_readme(leaves, monkeypatch, capsys, example):
     out = plan_command(monkeypatch, capsys, *command.split(), "--set", "model.pretrained=false")
     assert out.splitlines()[-1] == "params.yaml: leaves-1-1; 12 runs. Next: dvc repro"
     assert "note:" not in out
-    assert "no mistake found" in plan_command(monkeypatch, capsys, "--check")
+    assert "no error found" in plan_command(monkeypatch, capsys, "--check")
     settings = config.load().benchmarks["leaves-1-1"]
     index = prepare(settings, leaves.parent / "index" / "leaves", progress=False)
     assert (

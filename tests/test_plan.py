@@ -401,7 +401,9 @@ def test_help(planned):
 
 def test_check_says_that_all_is_well(planned):
     planned("shapes")
-    assert planned("--check") == "params.yaml: 1 benchmark, 12 runs, no mistake found.\n"
+    assert planned("--check") == (
+        "params.yaml: 1 benchmark, 12 runs, no error found. The first stage of `dvc repro` reads images and masks.\n"
+    )
     proof = planned.folder / ".checked"
     first, inode = proof.read_bytes(), proof.stat().st_ino
     planned("shapes", "--seeds", "1")
@@ -532,7 +534,7 @@ def test_further_orders_have_the_edited_schedule(planned):
 
 def test_trials_leave_with_their_plan(planned):
     """And the next command of a tuning is `ciss.tuning`. Numbers of one's own stay."""
-    assert planned("voc8", "--preset", "tuning").endswith("63 runs. Next: python -m ciss.tuning\n")
+    assert planned("voc8", "--preset", "tuning").endswith("63 runs. Next: read the notes above, then: python -m ciss.tuning\n")
     planned.edit("  frozen-5:", "  mib-mine: {distillation: 3.0}\n  frozen-5:")
     planned.edit("mib-3: {distillation: 100.0,", "mib-3: {distillation: 99.0,")
     planned("shapes", "--methods", "mib")

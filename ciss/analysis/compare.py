@@ -98,7 +98,8 @@ def check_equal(benchmark: str, ends: dict[str, list[dict]]) -> None:
             different = documents.differences(*({"data": each["identity"]["data"]} for each in (reference, result)))
         if different:
             raise ProvenanceError(
-                f"{benchmark}: {first} and {name} cannot share a table: {'; '.join(different)}. Run: dvc repro"
+                f"{benchmark}: {first} and {name} cannot share a table: {'; '.join(different)}. "
+                "Run: dvc repro. If DVC finds nothing to do, run: dvc repro --force"
             )
     by_method: dict[str, tuple[str, list[dict]]] = {}
     seen: dict[tuple, str] = {}

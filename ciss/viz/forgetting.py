@@ -110,7 +110,7 @@ def pace_panels(table: pd.DataFrame, methods: list[str], empty: str = NO_PACE) -
     `table`: as `ciss.analysis.pace_table` gives it; `empty`: why it has no rows.
     """
     if table["iou"].isna().all():
-        return note("No class of this step has an IoU on the hold-out set." if len(table) else empty)
+        return note("No old class has an IoU on the hold-out set." if len(table) else empty)
     figure, axes = panels(len(methods))
     names, count = _largest(table, table["iou"]), table["class"].nunique()
     for ax, method in zip(axes, methods, strict=True):
