@@ -15,7 +15,7 @@ from dvc.repo import Repo
 from dvc.stage import Stage
 from ruamel.yaml import YAML
 
-from ciss import source
+from ciss.store.code import write
 
 REMEDY = "Run `uv run dvc repro`, then commit dvc.lock together with reports/."
 
@@ -27,7 +27,7 @@ def problems(root: Path) -> Iterator[str]:
         yield "there is no dvc.lock"
         return
     locked = YAML(typ="safe").load(lock)["stages"]
-    source.write(root)
+    write(root)
     with chdir(root), Repo() as repo:  # DVC names files relative to the current folder
         stages = [stage for stage in repo.index.stages if stage.cmd]
         makers = {out.fs_path: (stage, out) for stage in stages for out in stage.outs}

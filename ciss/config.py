@@ -1,7 +1,7 @@
 """`params.yaml`: the only place for numbers, read as YAML 1.2 and checked key by key before anything runs.
 
 Every section is a frozen dataclass that refuses unknown keys, so that a typo is an error and not a silent default.
-What needs more than this file to be judged (class groups, methods, weight files) is checked in `ciss.runs`.
+What needs more than this file to be judged (class groups, methods, weight files) is checked in `ciss.runs.run`.
 """
 
 import datetime

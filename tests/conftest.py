@@ -18,15 +18,19 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
 import ciss
-from ciss import config, engine, runs, source
-from ciss.data import prepare, shapes
+from ciss import config
+from ciss.data import prepare
+from ciss.data.sets import shapes as sets_shapes
+from ciss.runs.run import Run, index_folder, resolve
+from ciss.store import code as store_code
+from ciss.training import loop
 
 # A shell that starts tests in the background has them ignore Ctrl-C, and with them all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["CISS_CONNECT_SECONDS"] = "0"  # no test asks whether the server of pretrained weights answers
 torch.set_num_threads(1)
-frozen_digest = cache(source.digest)  # a third of the time of a tiny training
-real_digest = source.digest
+frozen_digest = cache(store_code.digest)  # a third of the time of a tiny training
+real_digest = store_code.digest
 
 DOCUMENT = {
     "benchmarks": {
@@ -79,13 +83,13 @@ class Project:
     def config(self) -> config.Config:
         return config.parse(self.document)
 
-    def run(self, name: str = "base") -> runs.Run:
+    def run(self, name: str = "base") -> Run:
         """Enters the folder: what a run is called does not say which project it is of."""
         os.chdir(self.folder)
-        return runs.resolve(self.config, name)
+        return resolve(self.config, name)
 
     def prepare(self, name: str = "tiny") -> None:
-        prepare(self.config.benchmarks[name], runs.index_folder(self.folder, name), progress=False)
+        prepare(self.config.benchmarks[name], index_folder(self.folder, name), progress=False)
 
     def write(self) -> None:
         YAML().dump(self.document, self.folder / "params.yaml")
@@ -107,7 +111,7 @@ def _one_thread():
 def tiny_data(tmp_path_factory) -> Path:
     """The folder that holds `shapes/`."""
     folder = tmp_path_factory.mktemp("data")
-    shapes.write(folder / "shapes", train=24, val=8)
+    sets_shapes.write(folder / "shapes", train=24, val=8)
     return folder
 
 
@@ -129,7 +133,7 @@ def digest(root: Path, files) -> str:
 def environment(tiny_data: Path):
     """One thread, the tiny data, and nothing of what started the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "digest", digest)
+        patch.setattr(store_code, "digest", digest)
         patch.setenv("CISS_DATA", str(tiny_data))
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             patch.setenv(name, "1")
@@ -165,7 +169,7 @@ def _finished(tmp_path_factory, tiny_data, frozen_code) -> Project:
         for key, value in {"base.epochs": 9, "base.lr": 0.1, "crop": 64}.items():  # enough to see some classes
             made.set(f"train.{key}", value)
         for name in made.config.runs():
-            engine.train(made.run(name))
+            loop.train(made.run(name))
     return made
 
 

@@ -19,9 +19,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciss import config, paths, plan, presets, run_checks, runs
+from ciss import config, paths
 from ciss.config import ConfigError
 from ciss.models import create_network
+from ciss.runs.check import check
+from ciss.runs.run import resolve, steps
+from ciss.study import plan, presets
 
 FILES = ("params.yaml", "tests/smoke.yaml")
 TEXTS = {file: (paths.project() / file).read_bytes() for file in FILES}
@@ -35,7 +38,7 @@ for preset in presets.presets():  # a preset in the place of a file's benchmark,
     settings_.pop("runs", None)
     settings_["model"].pop("weights", None)  # a file that need not be here
     document["benchmarks"]["shapes"] = settings_
-    if runs.steps(config.validate(config.Benchmark, copy.deepcopy(settings_), preset, "x"), "x") == 2:
+    if steps(config.validate(config.Benchmark, copy.deepcopy(settings_), preset, "x"), "x") == 2:
         document["chain"] = {name: run for name, run in document["chain"].items() if run["step"] == 1}
         for end in document["ends"].values():
             end["run"] = re.sub("-2$", "-1", end["run"])
@@ -179,7 +182,7 @@ def judge(load: Callable[[], config.Config], file: str, keys: list[str]) -> bool
     """Whether it is a valid study; if not, every line names file, key or line, and what to do."""
     try:
         settings = load()
-        run_checks.check(settings)
+        check(settings)
     except ConfigError as error:
         message = str(error)
         assert message and message.split("\n") == message.splitlines() and message.replace("\n", "").isprintable()
@@ -192,7 +195,7 @@ def judge(load: Callable[[], config.Config], file: str, keys: list[str]) -> bool
             assert len(line) < 3000
         return False
     for name in settings.runs():
-        run = runs.resolve(settings, name)
+        run = resolve(settings, name)
         run.build_method()
         for training in (True, False):
             assert run.label_table(training).shape == (256,)
@@ -338,7 +341,7 @@ def asked(seed: int, folder: Path, monkeypatch, capsys) -> None:
             words.append(f"{dice.choice(KEYS)}={dice.choice(ARGUMENTS)}")
         elif option != "--add":
             words.append(dice.choice([dice.choice(ARGUMENTS), {"--name": "mine", "--preset": "voc8"}.get(option, "1")]))
-    monkeypatch.setattr(sys, "argv", ["ciss.plan", *words])
+    monkeypatch.setattr(sys, "argv", ["ciss.study.plan", *words])
     before = TEXTS["params.yaml"]  # for every seed the same file, so that a seed alone makes the same again
     (folder / "params.yaml").write_bytes(before)
     try:

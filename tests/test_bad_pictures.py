@@ -19,9 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ciss import config
-from ciss.data import DATASETS, DataError, evaluation_loader, loaders, prepare, training_loader, voc
+from ciss.data import DATASETS, DataError, evaluation_loader, loaders, prepare, training_loader
 from ciss.data.index import scan
 from ciss.data.pictures import Pair, read_pair
+from ciss.data.sets import voc as sets_voc
+from ciss.data.sets.voc import read_list
 from ciss.protocol import SETTINGS, class_groups, class_steps, label_table, positions, select_images
 
 REMEDY = (
@@ -323,7 +325,7 @@ def test_the_loader_sees_what_the_scan_saw(tmp_path, monkeypatch):
 )
 def test_lists_are_read(tmp_path, text, ids):
     (tmp_path / "list.txt").write_bytes(text)
-    assert voc.read_list(tmp_path / "list.txt") == ids
+    assert read_list(tmp_path / "list.txt") == ids
 
 
 @pytest.mark.parametrize(
@@ -345,7 +347,7 @@ def test_lists_that_are_none(tmp_path, text, words):
     file = tmp_path / "list.txt"
     file.write_bytes(text)
     with pytest.raises(DataError) as caught:
-        voc.read_list(file)
+        sets_voc.read_list(file)
     assert str(caught.value).startswith(f"{file}: ") and words in str(caught.value) and len(str(caught.value)) < 400
 
 
@@ -366,7 +368,7 @@ def test_lists_that_are_folders(tmp_path):
     (folder / "ImageSets/Segmentation/val.txt").unlink()
     (folder / "ImageSets/Segmentation/val.txt").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no val\.txt\. A data set in Pascal VOC's layout has its list of val"):
-        voc.pairs(folder, "val")
+        sets_voc.pairs(folder, "val")
 
 
 # --- loader processes

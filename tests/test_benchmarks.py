@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 from test_own import benchmark, garden, plot  # noqa: F401
 
-from ciss import analysis, data, metrics, probe, protocol
+from ciss import data, metrics, protocol
+from ciss.analysis.compare.tables import ours
 from ciss.config import ConfigError
+from ciss.inspection import probe
 
 matplotlib.use("Agg")
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -136,7 +138,7 @@ def test_groups_of_ones_own_stand_beside_no_published_protocol():
     values["evaluation"] = {"size": "crop", "scales": [1.0], "flip": False}
     for groups, protocols in ((None, "15-1"), ([[15, 8], [12]], "groups of one's own")):
         result = {"identity": {"parameters": {"benchmark": {**values, "groups": groups}}}}
-        found = analysis.ours({"e": [result]})
+        found = ours({"e": [result]})
         assert found.protocol == protocols
         assert found.notes[0] == "ours: 30 and 10 epochs a step (base, later), crops of 512, batches of 24"
 

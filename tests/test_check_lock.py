@@ -23,7 +23,7 @@ stages:
     foreach: ${{bases}}
     do:
       cmd: mkdir -p runs/${{key}} && cp params.yaml runs/${{key}}
-      deps: [.source/ciss/engine.py]
+      deps: [.source/ciss/training/loop.py]
       params: ["bases.${{key}}"]
       outs: ["runs/${{key}}"]
   compare:
@@ -46,7 +46,7 @@ def origin(tmp_path_factory):
     for folder in (root, reduced):  # reduced here once: a Python in the stage would take most of the time
         (folder / "ciss").mkdir()
         (folder / "notebooks").mkdir()
-        (folder / "ciss/engine.py").write_text("x = 1\n")
+        (folder / "ciss/training/loop.py").write_text("x = 1\n")
         (folder / "notebooks/1_data.ipynb").write_text('{"cells": []}')
     check_lock.source.write(reduced)
     (root / "dvc.yaml").write_text(PIPELINE.format(reduced=reduced / ".source"))
@@ -79,13 +79,13 @@ def test_fresh_clone_and_the_repository_itself(origin, clone):
     assert list(check_lock.problems(clone)) == []
     assert list(check_lock.problems(origin)) == []
     (clone / ".source/ciss/stale.py").write_text("")
-    edit(clone / "ciss/engine.py", "x = 1", '"""Docstring."""\n\nx = 1  # comment')
+    edit(clone / "ciss/training/loop.py", "x = 1", '"""Docstring."""\n\nx = 1  # comment')
     assert list(check_lock.problems(clone)) == []
 
 
 EDITS = {
     "code": (
-        "ciss/engine.py",
+        "ciss/training/loop.py",
         "1",
         "2",
         ["source: output .source is", "base@s0: dependency .s", "compare: dependency .s"],
@@ -128,11 +128,11 @@ def test_a_pipeline_run_in_part(clone):
 
 def test_the_remedy_is_named(clone, capsys):
     assert check_lock.main(clone) == 0
-    (clone / "ciss/engine.py").write_text("x = ")
+    (clone / "ciss/training/loop.py").write_text("x = ")
     assert check_lock.main(clone) == 1
     assert "engine.py, line 1" in capsys.readouterr().err
     (clone / "dvc.lock").unlink()
-    (clone / "ciss/engine.py").write_text("x = 1")
+    (clone / "ciss/training/loop.py").write_text("x = 1")
     assert check_lock.main(clone) == 1
     assert "there is no dvc.lock" in (message := capsys.readouterr().err)
     assert check_lock.REMEDY in message

@@ -17,8 +17,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from ciss import checkpoint
-from ciss.checkpoint import CheckpointError, DiskFull, Locked
+from ciss.store import files
+from ciss.store import weights as store_weights
+from ciss.store.files import CheckpointError, DiskFull, Locked
+from ciss.store.weights import forget_state, load_state, load_weights, restore, save_state, save_weights
 
 
 def network(width: int = 3) -> nn.Module:
@@ -32,14 +34,14 @@ def network(width: int = 3) -> nn.Module:
 @pytest.fixture
 def file(tmp_path):
     file = tmp_path / "runs" / "shapes" / "base-s0" / "weights.safetensors"
-    checkpoint.save_weights(file, network(), {"seed": 0, "groups": [[1, 2]], "method": "finetune"})
+    save_weights(file, network(), {"seed": 0, "groups": [[1, 2]], "method": "finetune"})
     return file
 
 
 def refused(file, match, into=None) -> str:
     """The message, which names the file and the remedy in one line."""
     with pytest.raises(CheckpointError, match=match) as caught:
-        checkpoint.restore(into or network(), file)
+        store_weights.restore(into or network(), file)
     text = str(caught.value)
     assert text.startswith(f"{file}: ")
     assert text.endswith("python -m ciss.engine base-s0")
@@ -54,7 +56,7 @@ def test_what_is_saved_comes_back(file):
     other = network()
     for value in other.state_dict().values():
         value.zero_()
-    config = checkpoint.restore(other, file)
+    config = restore(other, file)
     assert config == {"seed": 0, "groups": [[1, 2]], "method": "finetune"}
     for name, value in network().state_dict().items():
         assert torch.equal(other.state_dict()[name], value)
@@ -65,28 +67,28 @@ def test_channels_last_is_saved(file, tmp_path):
     """safetensors refuses such tensors; the bytes are those of the usual layout."""
     last = network().to(memory_format=torch.channels_last)
     assert not last[0].weight.is_contiguous()
-    checkpoint.save_weights(tmp_path / "last", last, checkpoint.load_weights(file)[1])
+    store_weights.save_weights(tmp_path / "last", last, store_weights.load_weights(file)[1])
     assert (tmp_path / "last").read_bytes() == file.read_bytes()
-    checkpoint.restore(last, file)
+    store_weights.restore(last, file)
     assert last[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_order_of_the_configuration_does_not_matter(file, tmp_path):
-    checkpoint.save_weights(tmp_path / "other", network(), {"method": "finetune", "groups": [[1, 2]], "seed": 0})
+    store_weights.save_weights(tmp_path / "other", network(), {"method": "finetune", "groups": [[1, 2]], "seed": 0})
     assert (tmp_path / "other").read_bytes() == file.read_bytes()
 
 
 def test_same_bytes_in_another_process(project, tmp_path):
     """Whose hashes of words differ: sets and maps come in another order there."""
     program = (
-        "import sys; from pathlib import Path; from torch import nn; from ciss import checkpoint\n"
+        "import sys; from pathlib import Path; from torch import nn; from ciss.store import weights\n"
         "network = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))\n"
         "for k, p in enumerate(network.parameters()): nn.init.constant_(p, k / 7)\n"
-        "checkpoint.save_weights(Path(sys.argv[1]), network, dict.fromkeys(set('abcdefgh'), 0))"
+        "weights.save_weights(Path(sys.argv[1]), network, dict.fromkeys(set('abcdefgh'), 0))"
     )
     process = project.command("-c", program, str(tmp_path / "there"), env={**os.environ, "PYTHONHASHSEED": "1"})
     assert process.communicate(timeout=60)[1] == ""
-    checkpoint.save_weights(tmp_path / "here", network(), dict.fromkeys("hgfedcba", 0))
+    store_weights.save_weights(tmp_path / "here", network(), dict.fromkeys("hgfedcba", 0))
     assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
 
 
@@ -131,7 +133,7 @@ def test_tampered(file):
 
 def test_a_checkpoint_without_its_seal(file):
     """As another program writes safetensors, or as someone who edits the configuration by hand."""
-    tensors, description = checkpoint.load_weights(file)
+    tensors, description = load_weights(file)
     for text in (json.dumps(description), json.dumps({**description, "sha256": "0" * 64}), "[]", "null", "[" * 100000):
         file.write_bytes(save(tensors, metadata={"config": text}))
         refused(file, "damaged")
@@ -159,7 +161,7 @@ def test_a_refused_checkpoint_leaves_the_network_alone(file):
 @pytest.mark.parametrize("moment", ["replace", "fsync"])
 def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch, moment):
     file = tmp_path / "a" / "file"
-    checkpoint.write_bytes(file, b"old")
+    files.write_bytes(file, b"old")
 
     def crash(*_):
         raise OSError("no power")
@@ -167,10 +169,10 @@ def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch, moment):
     with monkeypatch.context() as patch:
         patch.setattr(os, moment, crash)
         with pytest.raises(OSError, match="no power"):
-            checkpoint.write_bytes(file, b"new and longer")
+            files.write_bytes(file, b"new and longer")
     assert file.read_bytes() == b"old"
     assert list(file.parent.iterdir()) == [file], "nothing half-written stays"
-    checkpoint.write_text(file, "né")
+    files.write_text(file, "né")
     assert file.read_text(encoding="utf-8") == "né"
 
 
@@ -182,7 +184,7 @@ def test_a_file_system_without_fsync(tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", refuse)
-    checkpoint.write_bytes(tmp_path / "file", b"x")
+    files.write_bytes(tmp_path / "file", b"x")
     assert (tmp_path / "file").read_bytes() == b"x"
 
 
@@ -192,7 +194,7 @@ def test_a_disk_that_fails_is_not_hidden(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        checkpoint.write_bytes(tmp_path / "file", b"x")
+        files.write_bytes(tmp_path / "file", b"x")
 
 
 def test_a_folder_that_cannot_be_opened(tmp_path, monkeypatch):
@@ -202,7 +204,7 @@ def test_a_folder_that_cannot_be_opened(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(os, "open", refuse)
-    checkpoint.sync_folder(tmp_path)
+    files.sync_folder(tmp_path)
 
 
 def test_the_data_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
@@ -210,7 +212,7 @@ def test_the_data_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
     for name in ("fsync", "replace"):
         original = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *a, _n=name, _o=original: (done.append(_n), _o(*a))[1])
-    checkpoint.write_bytes(tmp_path / "file", b"x")
+    files.write_bytes(tmp_path / "file", b"x")
     assert done == ["fsync", "replace", "fsync"], "the file's data, its name, and the folder that holds the name"
 
 
@@ -244,9 +246,9 @@ VALUES = {
 def test_a_state_comes_back(tmp_path):
     file, stored = tmp_path / "state", stepped()
     stored["student"].to(memory_format=torch.channels_last)
-    checkpoint.save_state(file, KEY, stored, VALUES)
+    save_state(file, KEY, stored, VALUES)
     found = parts()
-    values = checkpoint.load_state(file, KEY, found)
+    values = load_state(file, KEY, found)
     assert values.keys() == VALUES.keys()
     assert repr(values["log"]) == repr(VALUES["log"]), "NaN, infinity, every digit, true and not 1"
     assert values["epoch"] == 3 and values[7] == {"empty": {}, "none": []}
@@ -263,25 +265,25 @@ def test_a_state_comes_back(tmp_path):
 
 
 def test_no_state(tmp_path, capsys):
-    assert checkpoint.load_state(tmp_path / "state", KEY, {}) is None
+    assert store_weights.load_state(tmp_path / "state", KEY, {}) is None
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "pickle", "a weight", "weights", "other identity"])
 def test_a_state_that_cannot_be_continued(tmp_path, capsys, damage):
     file = tmp_path / "state"
-    checkpoint.save_state(file, KEY, stepped(), VALUES)
+    store_weights.save_state(file, KEY, stepped(), VALUES)
     whole = file.read_bytes()
     if damage == "pickle":
         torch.save([1], file)
     elif damage == "weights":
-        checkpoint.save_weights(file, network(), KEY)
+        store_weights.save_weights(file, network(), KEY)
     elif damage != "other identity":
         changed = {"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"hello", "a weight": whole[:-1] + b"!"}
         file.write_bytes(changed[damage])
     untouched = parts()
     asked = {**KEY, "data": "f" * 64, "train": {"lr": 0.2}} if damage.startswith("other") else KEY
-    assert checkpoint.load_state(file, asked, untouched) is None
+    assert store_weights.load_state(file, asked, untouched) is None
     (said,) = capsys.readouterr().out.splitlines()
     assert said.startswith(f"{file}: ") and said.endswith("starting afresh.")
     if damage.startswith("other"):
@@ -305,7 +307,7 @@ def test_nothing_is_unpickled_unsafely(tmp_path, file, capsys):
     state = tmp_path / "state"
     for protocol in (True, False):
         torch.save({"identity": KEY, "parts": {}, "values": Harm(trap)}, state, _use_new_zipfile_serialization=protocol)
-        assert checkpoint.load_state(state, KEY, {}) is None
+        assert store_weights.load_state(state, KEY, {}) is None
         assert "starting afresh" in capsys.readouterr().out
         torch.save({"0.weight": Harm(trap)}, file, _use_new_zipfile_serialization=protocol)
         refused(file, "damaged")
@@ -316,7 +318,7 @@ def test_nothing_is_unpickled_unsafely(tmp_path, file, capsys):
 
 def test_nothing_here_can_unpickle():
     """The one reader of foreign files is timm's, told to take weights only; arrays are read without objects."""
-    package = Path(checkpoint.__file__).parent
+    package = Path(files.__file__).parent
     for file in package.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         assert not re.search(r"pickle\.|import pickle|torch\.load\(|allow_pickle|joblib|marshal", text), file
@@ -327,7 +329,7 @@ def test_nothing_here_can_unpickle():
 def test_a_state_of_objects_is_refused(tmp_path):
     """A method that keeps what is no plain value hears so when its state is saved, not when it goes on."""
     with pytest.raises(TypeError, match="set has no place in a state"):
-        checkpoint.save_state(tmp_path / "state", KEY, {}, {"a": {1, 2}})
+        store_weights.save_state(tmp_path / "state", KEY, {}, {"a": {1, 2}})
 
 
 # --- no room
@@ -337,17 +339,17 @@ def test_a_state_of_objects_is_refused(tmp_path):
     (errno.EDQUOT, "MB needed, 1 GB free, a quota or limit forbids more")])  # fmt: skip
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, number, words):
     file = tmp_path / "state"
-    checkpoint.write_bytes(file, b"old")
+    files.write_bytes(file, b"old")
 
     def full(*_):
         raise OSError(number, os.strerror(number))
 
     free = 10**6 if number == errno.ENOSPC else 10**9
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(DiskFull) as caught:
-            checkpoint.write_bytes(file, bytes(3 * 10**6))
+            files.write_bytes(file, bytes(3 * 10**6))
     text = str(caught.value)
     assert text.startswith(f"{file}: no room: 3 {words}.") and "same command again" in text
     assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
@@ -357,11 +359,11 @@ def test_a_really_full_disk(tmp_path):
     """A limit on the size of files is the one that every user may set; the system then refuses to write."""
     file = tmp_path / "state"
     program = (
-        "import resource, signal, sys; from pathlib import Path; from ciss import checkpoint\n"
+        "import resource, signal, sys; from pathlib import Path; from ciss.store import files\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "file = Path(sys.argv[1]); checkpoint.write_bytes(file, b'old')\n"
+        "file = Path(sys.argv[1]); files.write_bytes(file, b'old')\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))\n"
-        "checkpoint.write_bytes(file, bytes(2 * 10**6))"
+        "files.write_bytes(file, bytes(2 * 10**6))"
     )
     done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True)
     assert f"DiskFull: {file}: no room: 2 MB needed" in done.stderr and "a quota or limit" in done.stderr
@@ -369,11 +371,11 @@ def test_a_really_full_disk(tmp_path):
 
 
 def test_room_is_asked_for_beforehand(tmp_path, monkeypatch):
-    checkpoint.require_space(tmp_path / "not" / "yet", 1)
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda place: SimpleNamespace(free=100 * 10**6))
-    checkpoint.require_space(tmp_path / "not" / "yet", 100 * 10**6)
+    files.require_space(tmp_path / "not" / "yet", 1)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda place: SimpleNamespace(free=100 * 10**6))
+    files.require_space(tmp_path / "not" / "yet", 100 * 10**6)
     with pytest.raises(DiskFull, match="needed, 100 MB free, 1 MB missing"):
-        checkpoint.require_space(tmp_path / "not" / "yet", 101 * 10**6)
+        files.require_space(tmp_path / "not" / "yet", 101 * 10**6)
     assert not (tmp_path / "not").exists()
 
 
@@ -383,16 +385,16 @@ def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", denied)
     with pytest.raises(CheckpointError, match=r"cannot be written \(Permission denied\). Give yourself the right"):
-        checkpoint.write_bytes(tmp_path / "file", b"x")
+        files.write_bytes(tmp_path / "file", b"x")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_state_is_forgotten_with_its_halves(tmp_path):
     for name in ("state", ".state.123", "lock", "state2"):
         (tmp_path / name).touch()
-    checkpoint.forget_state(tmp_path / "state")
+    forget_state(tmp_path / "state")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["lock", "state2"]
-    checkpoint.forget_state(tmp_path / "state")
+    store_weights.forget_state(tmp_path / "state")
 
 
 # --- one trainer a run
@@ -400,25 +402,25 @@ def test_a_state_is_forgotten_with_its_halves(tmp_path):
 
 def test_the_lock_names_its_owner_and_is_given_back(tmp_path):
     lock = tmp_path / "new" / "lock"
-    with checkpoint.exclusive(lock, "base"):
+    with files.exclusive(lock, "base"):
         with pytest.raises(Locked, match=f"^base is being trained by process {os.getpid()}"):
-            checkpoint.exclusive(lock, "base").__enter__()
+            files.exclusive(lock, "base").__enter__()
         assert (tmp_path / "new" / "lock.pid").read_text().split() == [str(os.getpid()), socket.gethostname()]
         (tmp_path / "new" / "lock.pid").write_text("77 elsewhere")  # a folder that machines share
         with pytest.raises(Locked, match="by process 77 on elsewhere, perhaps left over.*kill 77"):
-            checkpoint.exclusive(lock, "base").__enter__()
+            files.exclusive(lock, "base").__enter__()
     assert not (tmp_path / "new" / "lock.pid").exists()
-    with pytest.raises(KeyError), checkpoint.exclusive(lock, "base"):
+    with pytest.raises(KeyError), files.exclusive(lock, "base"):
         raise KeyError
-    with checkpoint.exclusive(lock, "base"):
+    with files.exclusive(lock, "base"):
         pass
 
 
 def test_a_lock_without_a_name(tmp_path):
-    with checkpoint.exclusive(tmp_path / "lock", "base"):
+    with files.exclusive(tmp_path / "lock", "base"):
         (tmp_path / "lock.pid").unlink()
         with pytest.raises(Locked, match="process unknown"):
-            checkpoint.exclusive(tmp_path / "lock", "base").__enter__()
+            files.exclusive(tmp_path / "lock", "base").__enter__()
         (tmp_path / "lock.pid").touch()
 
 

@@ -9,7 +9,29 @@ import pandas as pd
 import pytest
 from test_analysis import AFTER_0, AFTER_1, AFTER_2, GROUPS, result
 
-from ciss import analysis, paths, published, viz
+from ciss import paths
+from ciss.analysis.compare import figures as compare_figures
+from ciss.analysis.compare import paired as compare_paired
+from ciss.analysis.compare import samples as compare_samples
+from ciss.analysis.compare import summary as compare_summary
+from ciss.analysis.compare import tables as compare_tables
+from ciss.analysis.compare.figures import cost_bars, score_curves, stability_scatter, step_strips
+from ciss.analysis.compare.paired import paired_table
+from ciss.analysis.compare.published import COLUMNS
+from ciss.analysis.compare.samples import Pictures, known, sample_pictures, shown_steps, telling
+from ciss.analysis.compare.summary import (
+    by_benchmark,
+    convention_means,
+    cost_table,
+    families,
+    family_tables,
+    methods_table,
+    metrics_document,
+)
+from ciss.analysis.compare.tables import ProvenanceError, conventions_table, curves_table, runs_table
+from ciss.analysis.figures import style as figures_style
+from ciss.analysis.figures.masks import VOID
+from ciss.analysis.figures.style import method_styles, style
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -19,7 +41,7 @@ OTHER = [[3], [1], [2]]  # another order of the same classes
 
 @pytest.fixture(autouse=True)
 def _close():
-    viz.style()
+    style()
     yield
     plt.close("all")
 
@@ -50,35 +72,37 @@ def orders() -> dict:
 
 
 def test_benchmarks_that_differ_in_order_alone_are_a_family(orders):
-    assert analysis.families(orders) == {"b": ["b", "b-order1"]}
+    assert families(orders) == {"b": ["b", "b-order1"]}
     other = path(order=[[2], [3], [1]])
     for each in other:
         each["identity"]["parameters"]["benchmark"]["train"] = {"crop": 32}
-    assert analysis.families({**orders, "c": {"x": other}}) == {"b": ["b", "b-order1"], "c": ["c"]}
-    assert analysis.families({**orders, "twin": {"x": path()}})["twin"] == ["twin"], "the same order under another name"
+    assert compare_summary.families({**orders, "c": {"x": other}}) == {"b": ["b", "b-order1"], "c": ["c"]}
+    assert compare_summary.families({**orders, "twin": {"x": path()}})["twin"] == ["twin"], (
+        "the same order under another name"
+    )
 
 
 def test_means_over_seeds_and_orders(orders):
-    tables = analysis.family_tables(orders)
+    tables = family_tables(orders)
     assert list(tables) == ["b"] and len(tables["b"]) == 5
-    table = analysis.methods_table(tables["b"])
+    table = methods_table(tables["b"])
     assert table.loc["mib", ["seeds", "orders", "runs"]].tolist() == [2, 2, 4]
     assert table.loc["plop", ["seeds", "orders", "runs"]].tolist() == [1, 1, 1]
     assert table.loc["mib", "all"] == pytest.approx(0.5)
     # deviations -0.3, -0.1, 0.1, 0.3: 0.2 / 3
     assert table.loc["mib", "all_std"] == pytest.approx((0.2 / 3) ** 0.5)
     assert np.isnan(table.loc["plop", "all_std"])
-    saved = analysis.by_benchmark({"b": table}, analysis.families(orders))
+    saved = by_benchmark({"b": table}, compare_summary.families(orders))
     assert saved[["benchmark", "benchmarks"]].drop_duplicates().to_numpy().tolist() == [["b", "b b-order1"]]
-    document = analysis.metrics_document(tables, {"b": "one"})
+    document = metrics_document(tables, {"b": "one"})
     assert document["methods"]["mib"]["orders"] == 2 and document["methods"]["mib"]["all_std"] == 0.2582
-    assert "orders" not in analysis.metrics_document({"b": tables["b"][:2]}, {"b": "one"})["methods"]["mib"]
+    assert "orders" not in compare_summary.metrics_document({"b": tables["b"][:2]}, {"b": "one"})["methods"]["mib"]
 
 
 def test_a_seed_counts_once_in_an_order(orders):
     orders["b-order1"]["again"] = scored(0.1, order=OTHER)
-    with pytest.raises(analysis.ProvenanceError, match="o0 and again are both mib with seed 0. Remove one end"):
-        analysis.family_tables(orders)
+    with pytest.raises(ProvenanceError, match="o0 and again are both mib with seed 0. Remove one end"):
+        compare_summary.family_tables(orders)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +117,8 @@ def test_runs_of_two_orders_that_cannot_be_averaged(orders, key, words):
     for each in orders["b-order1"]["o1"]:
         made = each["identity"]
         (made if key == "data" else made["code"])[key] = "e" * 64
-    with pytest.raises(analysis.ProvenanceError, match=words):
-        analysis.family_tables(orders)
+    with pytest.raises(compare_tables.ProvenanceError, match=words):
+        compare_summary.family_tables(orders)
 
 
 def test_undefined_scores_of_pseudo_labels_have_a_reason():
@@ -102,17 +126,17 @@ def test_undefined_scores_of_pseudo_labels_have_a_reason():
     results = path()
     scores = {"precision": float("nan"), "recall": None, "relabelled": 0.0, "ignored": 1.0}
     results[-1] = {**results[-1], "pseudo_labels": {"method": scores}}
-    (row,) = analysis.runs_table("b", {"end": results}).to_dict("records")
+    (row,) = compare_tables.runs_table("b", {"end": results}).to_dict("records")
     assert "labelled background in the hold-out set, so recall is undefined." in row["undefined"]
     assert "takes an old class, so precision is undefined." in row["undefined"]
 
 
 def test_conventions_over_runs(orders):
-    counted = pd.concat(analysis.conventions_table(name, found) for name, found in orders.items())
+    counted = pd.concat(conventions_table(name, found) for name, found in orders.items())
     counted["all"] = np.where(counted["end"] == "a0", 0.1, 0.5)
-    table = analysis.convention_means(counted, ["b", "b-order1"])
+    table = convention_means(counted, ["b", "b-order1"])
     assert table.loc[("mib", "ciss"), ["runs", "all", "all_std"]].tolist() == pytest.approx([4, 0.4, 0.2])
-    assert analysis.convention_means(counted, ["b"]).loc[("mib", "plop"), "all"] == pytest.approx(0.3)
+    assert compare_summary.convention_means(counted, ["b"]).loc[("mib", "plop"), "all"] == pytest.approx(0.3)
     assert "scored as background" in table.loc[("plop", "plop"), "sentence"]
 
 
@@ -124,7 +148,7 @@ def test_cost_relative_to_finetune():
         "m1": path(training_seconds=14.0, preparation_seconds=3.0, peak_memory_bytes=2 * gib, parameters=21, seed=1),
         "j": [result(0, AFTER_2, method="joint", reached=2, training_seconds=40.0)],
     }
-    table = analysis.cost_table(analysis.runs_table("b", ends))
+    table = cost_table(runs_table("b", ends))
     assert list(table.index) == ["finetune", "mib", "joint"]
     mib = table.loc["mib"]
     assert (mib["training_seconds"], mib["preparation_seconds"], mib["base_seconds"]) == (24, 4, 12)  # 2 own steps
@@ -132,33 +156,33 @@ def test_cost_relative_to_finetune():
     assert (mib["peak_memory_mib"], mib["runs"], mib["devices"]) == (2048, 2, 1)
     assert (mib["relative_time"], mib["relative_memory"], mib["relative_parameters"]) == (2.4, 2, 3)
     assert table.loc["joint", "base_seconds"] == 0 and table.loc["joint", "relative_time"] == 4
-    without = analysis.cost_table(analysis.runs_table("b", {"m0": ends["m0"]}))
+    without = compare_summary.cost_table(compare_tables.runs_table("b", {"m0": ends["m0"]}))
     assert without[["relative_time", "relative_memory"]].isna().all(axis=None)
 
 
 def test_only_a_base_step_is_its_own_cost():
-    (row,) = analysis.runs_table("b", {"e": [result(0, AFTER_0)]}).to_dict("records")
+    (row,) = compare_tables.runs_table("b", {"e": [result(0, AFTER_0)]}).to_dict("records")
     assert (row["training_seconds"], row["base_seconds"]) == (2, 0)
 
 
 def test_columns_are_those_that_are_documented(orders):
     """`reports/README.md` and the docstrings of the functions that make the tables."""
-    tables, members = analysis.family_tables(orders), analysis.families(orders)
-    counted = pd.concat(analysis.conventions_table(name, found) for name, found in orders.items())
-    methods = {name: analysis.methods_table(table) for name, table in tables.items()}
-    means = {name: analysis.convention_means(counted, mine) for name, mine in members.items()}
-    costs = {name: analysis.cost_table(table) for name, table in tables.items()}
+    tables, members = compare_summary.family_tables(orders), compare_summary.families(orders)
+    counted = pd.concat(compare_tables.conventions_table(name, found) for name, found in orders.items())
+    methods = {name: compare_summary.methods_table(table) for name, table in tables.items()}
+    means = {name: compare_summary.convention_means(counted, mine) for name, mine in members.items()}
+    costs = {name: compare_summary.cost_table(table) for name, table in tables.items()}
     made = {
-        "runs": (tables["b"], [analysis.runs_table]),
-        "curves": (analysis.curves_table("b", orders["b"]), [analysis.curves_table]),
-        "methods": (analysis.by_benchmark(methods, members), [analysis.methods_table, analysis.by_benchmark]),
-        "paired": (analysis.paired_table(tables), [analysis.paired_table]),
-        "conventions": (counted, [analysis.conventions_table]),
+        "runs": (tables["b"], [compare_tables.runs_table]),
+        "curves": (curves_table("b", orders["b"]), [compare_tables.curves_table]),
+        "methods": (compare_summary.by_benchmark(methods, members), [compare_summary.methods_table, compare_summary.by_benchmark]),
+        "paired": (paired_table(tables), [compare_paired.paired_table]),
+        "conventions": (counted, [compare_tables.conventions_table]),
         "convention_means": (
-            analysis.by_benchmark(means, members), [analysis.convention_means, analysis.by_benchmark]
+            compare_summary.by_benchmark(means, members), [compare_summary.convention_means, compare_summary.by_benchmark]
         ),
-        "beside_published": (pd.DataFrame(columns=[*published.COLUMNS, "benchmark"]), []),
-        "cost": (analysis.by_benchmark(costs, members), [analysis.cost_table, analysis.by_benchmark]),
+        "beside_published": (pd.DataFrame(columns=[*COLUMNS, "benchmark"]), []),
+        "cost": (compare_summary.by_benchmark(costs, members), [compare_summary.cost_table, compare_summary.by_benchmark]),
     }  # fmt: skip
     text = (paths.project() / "reports" / "README.md").read_text(encoding="utf-8")
     rows = text.split("<!-- columns -->")[1].split("<!-- end -->")[0].strip().splitlines()[2:]
@@ -190,21 +214,21 @@ def test_telling_images_show_classes_of_every_step():
         "void": np.full((1, 9), 255, np.uint8),
     }
     order = ["all", "all, one pixel", "two steps", "one step"]
-    assert analysis.telling(found, GROUPS, 4) == order
-    assert analysis.telling(found, GROUPS, 1) == ["all"] and len(analysis.telling(found, GROUPS, 9)) == 6
+    assert telling(found, GROUPS, 4) == order
+    assert compare_samples.telling(found, GROUPS, 1) == ["all"] and len(compare_samples.telling(found, GROUPS, 9)) == 6
 
 
 def test_truth_is_void_where_classes_come_later():
     truth = np.array([[0, 1, 2, 3, 255]], np.uint8)
-    assert analysis.known(truth, GROUPS, 0).tolist() == [[0, 1, 255, 255, 255]]
-    assert analysis.known(truth, GROUPS, 2).tolist() == truth.tolist()
+    assert known(truth, GROUPS, 0).tolist() == [[0, 1, 255, 255, 255]]
+    assert compare_samples.known(truth, GROUPS, 2).tolist() == truth.tolist()
 
 
 def test_steps_that_are_shown():
-    assert analysis.shown_steps(0) == [0]
-    assert analysis.shown_steps(2) == [0, 1, 2]
-    assert analysis.shown_steps(10, 3) == [0, 5, 10]
-    assert len(analysis.shown_steps(100)) == 8
+    assert shown_steps(0) == [0]
+    assert compare_samples.shown_steps(2) == [0, 1, 2]
+    assert compare_samples.shown_steps(10, 3) == [0, 5, 10]
+    assert len(compare_samples.shown_steps(100)) == 8
 
 
 def test_pictures_of_every_step():
@@ -214,7 +238,7 @@ def test_pictures_of_every_step():
             each["samples"] = {"i": np.full((2, 3), each["reached"], np.uint8)}
     image = np.zeros((2, 3, 3), np.uint8)
     paths_ = {"mib": ends["e"], "joint": ends["j"]}
-    shown = analysis.Pictures(GROUPS, paths_, {"i": (image, np.full((2, 3), 3, np.uint8))})
+    shown = Pictures(GROUPS, paths_, {"i": (image, np.full((2, 3), 3, np.uint8))})
     colours = np.array([[k, k, k] for k in range(4)], np.uint8)
     assert (shown.last, shown.steps, shown.names[1]) == (2, [0, 1, 2], "a")
     assert [(name, row[0][0, 0, 0].item()) for name, row in shown.after_last(colours)] == [
@@ -224,15 +248,15 @@ def test_pictures_of_every_step():
     pixels = {name: {step: p[0, 0].tolist() for step, p in row.items()} for name, row in block["rows"].items()}
     assert pixels["mib"] == {0: [0] * 3, 1: [1] * 3, 2: [2] * 3}
     assert pixels["joint"] == {2: [2] * 3}, "it was never at an earlier step"
-    assert pixels["truth"][1] == list(viz.VOID) and pixels["truth"][2] == [3] * 3
+    assert pixels["truth"][1] == list(VOID) and pixels["truth"][2] == [3] * 3
 
 
 def test_pictures_are_of_the_first_seed(monkeypatch):
     ends = {"e": path(), "f": path(seed=1)}
     index = SimpleNamespace(ids={"val": ["h", "i"]})
     job = SimpleNamespace(groups=GROUPS, settings=None, index=lambda: index, label_table=lambda training: None)
-    monkeypatch.setattr("ciss.analysis.pictures.picture", lambda s, i, split, number, t: (split, number))
-    shown = analysis.sample_pictures(job, ends)
+    monkeypatch.setattr("ciss.analysis.compare.samples.picture", lambda s, i, split, number, t: (split, number))
+    shown = sample_pictures(job, ends)
     assert shown.paths["mib"][0]["seed"] == 0 and shown.images == {"i": ("val", 1)}
 
 
@@ -241,7 +265,7 @@ def test_pictures_are_of_the_first_seed(monkeypatch):
 
 def scatter(runs: pd.DataFrame) -> plt.Axes:
     figure, ax = plt.subplots(figsize=(4.8, 4.4))
-    viz.stability_scatter(ax, runs)
+    stability_scatter(ax, runs)
     figure.canvas.draw()
     return ax
 
@@ -302,7 +326,7 @@ def test_curves_of_one_step_and_absent_scores():
     table = pd.DataFrame(
         {"method": ["a", "joint"], "step": [0, 0], "all": [0.3, 0.5], "old": [0.3, 0.4], "new": np.nan}
     )
-    viz.score_curves(axes, table, "b")
+    score_curves(axes, table, "b")
     figure.canvas.draw()
     assert [line.get_ydata()[0] for line in axes[0].lines if line.get_ls() == ":"] == [0.5]
     assert not [line for line in axes[2].lines if line.get_ls() == ":"]
@@ -314,7 +338,7 @@ def test_curves_of_many_steps_and_runs():
     figure, axes = plt.subplots(1, 3)
     table = pd.DataFrame({"method": "a", "step": [*range(20)] * 2, "all": 0.5, "old": [0.4, 0.6] * 20, "new": 0.1})
     table.loc[20:, "all"] = 0.7
-    viz.score_curves(axes, table)
+    compare_figures.score_curves(axes, table)
     figure.canvas.draw()
     assert axes[0].containers[0].lines[0].get_ydata() == pytest.approx([0.6] * 20)
     assert len(axes[0].get_xticks()) <= 8
@@ -325,7 +349,7 @@ def test_curves_of_many_steps_and_runs():
 def test_cost_bars():
     ends = {"f": path(method="finetune", training_seconds=5.0), "m": path(training_seconds=10.0, preparation_seconds=0)}
     figure, axes = plt.subplots(1, 3)
-    viz.cost_bars(axes, analysis.cost_table(analysis.runs_table("b", ends)), "b")
+    cost_bars(axes, compare_summary.cost_table(compare_tables.runs_table("b", ends)), "b")
     figure.canvas.draw()
     assert [patch.get_width() for patch in axes[0].patches[:2]] == [10, 20]
     assert [text.get_text() for text in axes[0].texts] == ["10  (×1.00)", "20  (×2.00)"]
@@ -335,10 +359,10 @@ def test_cost_bars():
 
 @pytest.mark.filterwarnings("error")
 def test_cost_bars_without_finetune_or_numbers():
-    table = analysis.cost_table(analysis.runs_table("b", {"m": path()}))
+    table = compare_summary.cost_table(compare_tables.runs_table("b", {"m": path()}))
     table.loc["mib", ["training_seconds", "parameters"]] = [np.nan, 0]
     figure, axes = plt.subplots(1, 3)
-    viz.cost_bars(axes, table)
+    compare_figures.cost_bars(axes, table)
     figure.canvas.draw()
     assert [len(ax.texts) for ax in axes] == [1, 1, 1] and axes[1].texts[0].get_text() == "1"
     assert axes[0].texts[0].get_text() == "not measured"
@@ -349,20 +373,22 @@ def test_cost_bars_without_finetune_or_numbers():
 def test_step_strips_leave_gaps(shape):
     picture = np.zeros((*shape, 3), np.uint8)
     one = {"image": picture, "rows": {"truth": {0: picture, 1: picture}, "joint": {1: picture + 7}}}
-    figure = viz.step_strips([one, {"image": picture, "rows": {"truth": {0: picture}}}], [0, 1])
+    figure = step_strips([one, {"image": picture, "rows": {"truth": {0: picture}}}], [0, 1])
     figure.canvas.draw()
     shown = [ax for ax in figure.axes if ax.images]
     assert len(shown) == 6 and len(figure.axes) == 2 * (1 + 2 * 2)
     (joint,) = (ax for ax in shown if ax.images[0].get_array().max() == 7)
     truth = [ax.get_position().x0 for ax in shown if ax.texts and "after step 1" in ax.texts[0].get_text()]
     assert joint.get_position().x0 == pytest.approx(truth[0])
-    figure = viz.step_strips([{"image": picture, "rows": {"truth": {0: picture}}}], [0])  # one step, one image
+    figure = compare_figures.step_strips(
+        [{"image": picture, "rows": {"truth": {0: picture}}}], [0]
+    )  # one step, one image
     figure.canvas.draw()
 
 
 def test_styles_differ():
-    styles = viz.method_styles([f"m{k}" for k in range(40)])
+    styles = method_styles([f"m{k}" for k in range(40)])
     assert len({(s["color"], s["marker"]) for s in styles.values()}) == 41
     assert len({s["color"] for s in list(styles.values())[:8]} | {styles["joint"]["color"]}) == 9, "the study's methods"
     assert styles["joint"]["marker"] == "*"
-    assert viz.method_styles(["joint", "m0"])["m0"] == styles["m0"], "whoever else is there"
+    assert figures_style.method_styles(["joint", "m0"])["m0"] == styles["m0"], "whoever else is there"

@@ -26,11 +26,12 @@ from ciss.data import (
     picture,
     prepare,
     training_loader,
-    voc,
 )
 from ciss.data.__main__ import main as draw_command
 from ciss.data.index import SELECTION
 from ciss.data.loaders import Shuffle, available_cores, stable_seed
+from ciss.data.sets import voc as sets_voc
+from ciss.data.sets.voc import CLASSES, LISTS
 from ciss.data.steps import draw_holdout
 from ciss.data.transforms import evaluation_transform, training_transform
 
@@ -84,7 +85,7 @@ def write_set(folder: Path, images: dict[str, list[tuple[np.ndarray, np.ndarray]
         (folder / part).mkdir(parents=True)
     for split, pairs in images.items():
         names = [f"{split}_{number}" for number in range(len(pairs))]
-        (folder / "ImageSets" / "Segmentation" / voc.LISTS[split][0]).write_text("\n".join(names))
+        (folder / "ImageSets" / "Segmentation" / LISTS[split][0]).write_text("\n".join(names))
         for name, (image, mask) in zip(names, pairs, strict=True):
             Image.fromarray(image).save(folder / "JPEGImages" / f"{name}.jpg", format="png")
             Image.fromarray(mask).save(folder / "SegmentationClassAug" / f"{name}.png")
@@ -733,13 +734,13 @@ def test_seeds_are_the_same_everywhere():
 
 def test_the_palette_and_the_names():
     """Entries of VOC's development kit."""
-    palette = voc.palette()
+    palette = sets_voc.palette()
     known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 4: (0, 0, 128), 8: (64, 0, 0), 15: (192, 128, 128)}
     known |= {20: (0, 64, 128), 21: (128, 64, 128), 64: (32, 0, 0), 255: (224, 224, 192)}
     assert {i: tuple(palette[i].tolist()) for i in known} == known
     assert palette.shape == (256, 3) and palette.dtype == np.uint8 and len(np.unique(palette, axis=0)) == 256
     names = {0: "background", 1: "aeroplane", 8: "cat", 15: "person", 20: "tvmonitor"}
-    assert len(voc.CLASSES) == 21 and {i: voc.CLASSES[i] for i in names} == names
+    assert len(CLASSES) == 21 and {i: sets_voc.CLASSES[i] for i in names} == names
 
 
 def test_every_data_set_has_names_and_colours():
@@ -756,7 +757,7 @@ REAL = paths.Path(os.environ.get("CISS_DATA", "nowhere")) / "VOCdevkit" / "VOC20
 def test_real_photographs(monkeypatch, ready):
     monkeypatch.setenv("CISS_DATA", str(REAL.parents[1]))
     if (REAL / "ImageSets" / "Segmentation" / "trainaug.txt").read_text().count("\n") < 2000:  # the reduced set
-        assert [len(voc.pairs(REAL, split)) for split in ("train", "val")] == [1464, 445]
+        assert [len(sets_voc.pairs(REAL, split)) for split in ("train", "val")] == [1464, 445]
     index = ready(make(dataset="voc8", protocol="4-1", limit=100, holdout=10, train__crop=48))
     assert index.groups == [[8, 9, 12, 15], [13], [17], [10], [18]]
     assert len(index.holdout) == 10 and all(index.steps)

@@ -6,11 +6,14 @@ import pytest
 import test_plan
 from test_presets import load
 
-from ciss import config, presets, runs
+from ciss import config
 from ciss.config import validate
 from ciss.data import Index
 from ciss.data.loaders import Shuffle
-from ciss.data_notes import count_notes, data_notes, epoch_images
+from ciss.data.notes import count_notes, data_notes, epoch_images
+from ciss.runs import run as runs_run
+from ciss.runs.run import class_groups, resolve
+from ciss.study import presets
 
 planned = test_plan.planned
 NAMES = {0: "background", 1: "leaf", 2: "stem", 3: "flower"}
@@ -147,7 +150,7 @@ def test_paper_presets_state_the_papers_counts(name):
 def test_presets_expect_the_classes_that_they_plan(name):
     settings, _ = load(name)
     if settings.expects:
-        planned = 19 if settings.setting == "domain" else sum(map(len, runs.class_groups(settings, "test")))
+        planned = 19 if settings.setting == "domain" else sum(map(len, class_groups(settings, "test")))
         assert settings.expects.classes == planned
 
 
@@ -155,9 +158,9 @@ def test_what_a_preset_expects_is_planned_and_changes_no_run(planned):
     planned("voc", "15-1")
     document = planned.document
     assert document["benchmarks"]["voc"]["expects"] == {"train": 10_582, "val": 1_449, "classes": 20}
-    description = runs.resolve(planned.config, "voc-s0").description()
+    description = resolve(planned.config, "voc-s0").description()
     del document["benchmarks"]["voc"]["expects"]
-    assert runs.resolve(config.parse(document), "voc-s0").description() == description
+    assert runs_run.resolve(config.parse(document), "voc-s0").description() == description
 
 
 def test_another_data_set_does_not_inherit_the_expectation(planned):

@@ -9,7 +9,7 @@ from PIL import Image
 from ciss.data import DataError, data_set
 from ciss.data.__main__ import main
 from ciss.data.describe import describe
-from ciss.data.own import load
+from ciss.data.sets.own import load
 
 
 @pytest.fixture

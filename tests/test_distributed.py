@@ -10,9 +10,12 @@ from conftest import DOCUMENT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciss import config, distributed, engine, results
+from ciss import config, distributed
 from ciss.data import DataError, evaluation_loader, loaders
 from ciss.methods.finetune import Finetune
+from ciss.runs import results as runs_results
+from ciss.runs.results import read
+from ciss.training import loop
 
 
 def test_one_process_needs_no_group(monkeypatch, capsys):
@@ -57,9 +60,9 @@ def test_a_worker_that_failed_is_one_message(project, monkeypatch, capsys):
     program.write_text("#!/bin/sh\necho 'process 1 of 2 on here: error: no memory left'\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setattr(sys, "argv", ["ciss.engine", "base"])
+    monkeypatch.setattr(sys, "argv", ["ciss.training.loop", "base"])
     with pytest.raises(SystemExit) as caught:
-        engine.main()
+        loop.main()
     assert str(caught.value) == "error: no memory left"
     assert capsys.readouterr().out == "process 1 of 2 on here: error: no memory left\n"
 
@@ -78,7 +81,7 @@ def test_control_c_waits_for_the_processes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(distributed, "print", interrupted, raising=False)
     with pytest.raises(KeyboardInterrupt):
-        distributed.launch(2, "ciss.engine", "base")
+        distributed.launch(2, "ciss.training.loop", "base")
     assert (tmp_path / "ended").exists()
 
 
@@ -231,14 +234,14 @@ def test_processes_agree_before_they_train(project, monkeypatch, capsys):
     monkeypatch.setattr(distributed, "agree", lambda value, what: asked.append((what, value)))
     monkeypatch.setattr(Finetune, "losses", lambda *arguments: asked.append("batch") or train(*arguments))
     run = project.run()
-    engine.train(run)
+    loop.train(run)
     (what, same), epoch, first = asked[:3]
     assert (what, epoch, first) == ("base", ("epochs to continue after", 0), "batch")
     assert same["parameters"]["benchmark"]["train"]["crop"] == 32 and same["data"] == run.index().fingerprint
-    assert same == results.read(run)["identity"]
+    assert same == read(run)["identity"]
     shutil.rmtree(run.results)  # on this node
     shutil.rmtree(run.resume / "finished")
     monkeypatch.setattr(distributed, "of_first", lambda question: not question())
-    monkeypatch.setattr(results, "keep", lambda *_: None)
-    engine.train(run)
+    monkeypatch.setattr(runs_results, "keep", lambda *_: None)
+    loop.train(run)
     assert "nothing to do" in capsys.readouterr().out and not run.results.exists()

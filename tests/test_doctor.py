@@ -19,13 +19,14 @@ import torch
 from conftest import DOCUMENT
 from ruamel.yaml import YAML
 
-from ciss import checkpoint, doctor, documents, paths
+from ciss import doctor, documents, paths
 from ciss.config import Model
-from ciss.data_notes import data_notes
+from ciss.data.notes import data_notes
 from ciss.doctor import Setup, machine, software, storage, study
 from ciss.doctor.__main__ import main
 from ciss.methods import METHODS
 from ciss.models import create_network
+from ciss.store import files
 
 ROOT = paths.project()
 Usage = namedtuple("Usage", "total used free")
@@ -684,7 +685,7 @@ def test_a_file_system_without_locks(one_folder, monkeypatch):
 def test_a_training_at_work(made):
     setup = made()
     lock = setup.root / "runs" / ".resume" / "tiny" / "mib-1" / "lock"
-    with checkpoint.exclusive(lock, "mib-1"):
+    with files.exclusive(lock, "mib-1"):
         found = only(storage.at_work, setup, "note")
         assert found.text == f"the training of mib-1 is at work: process {os.getpid()}"
         assert found.remedy == f"wait for it, or stop it: kill {os.getpid()}"

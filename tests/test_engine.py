@@ -17,13 +17,19 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from ciss import checkpoint, config, engine, results, runs
-from ciss import watch as watching
-from ciss.checkpoint import CheckpointError, Locked
+from ciss import config
 from ciss.data import Index, evaluation_loader
-from ciss.engine import DivergenceError, Watch
 from ciss.methods import Finetune, MiB
-from ciss.progress import Progress
+from ciss.runs import results as runs_results
+from ciss.runs.results import class_names
+from ciss.runs.run import index_folder
+from ciss.store import weights as store_weights
+from ciss.store.files import CheckpointError, Locked
+from ciss.store.weights import _open, _seal, load_weights, restore, save_weights
+from ciss.training import log as training_log
+from ciss.training import loop
+from ciss.training.log import CHECK_EVERY, DivergenceError, Watch
+from ciss.training.progress import Progress
 
 CLASSES = 9  # with the background; protocol 4-2 knows 5, then 7, then 9 of them
 
@@ -46,7 +52,7 @@ def weights(run) -> dict[str, torch.Tensor]:
 
 def left_by(run) -> dict:
     """All that must be equal after equal trainings."""
-    result = results.read(run)
+    result = runs_results.read(run)
     return {
         "weights": (run.folder / "weights.safetensors").read_bytes(),
         "log": (run.folder / "log.json").read_text(),
@@ -57,7 +63,7 @@ def left_by(run) -> dict:
 
 def kept_epoch(run) -> int:
     """The epoch after which a stopped training goes on."""
-    _, stored = checkpoint._open((run.resume / "state.safetensors").read_bytes())
+    _, stored = _open((run.resume / "state.safetensors").read_bytes())
     return dict(stored["values"]["pairs"])["epoch"]
 
 
@@ -118,7 +124,7 @@ def test_documented_files(finished):
 
 
 def test_a_checkpoint_says_what_made_it(finished):
-    _, description = checkpoint.load_weights(finished.run("mib-1").folder / "weights.safetensors")
+    _, description = load_weights(finished.run("mib-1").folder / "weights.safetensors")
     assert description == json.loads(json.dumps(finished.run("mib-1").description()))
     assert description["channels"] == [5, 2]
     assert str(finished.folder) not in json.dumps(description)
@@ -126,7 +132,7 @@ def test_a_checkpoint_says_what_made_it(finished):
 
 @pytest.mark.parametrize(("name", "known"), [("base", 5), ("tune-1", 7), ("tune-2", 9), ("mib-1", 7), ("all", 9)])
 def test_confusion_counts_every_class_and_predicts_the_seen_ones(finished, name, known):
-    result = results.read(finished.run(name))
+    result = runs_results.read(finished.run(name))
     confusion = result["confusion"]
     assert confusion.shape == (CLASSES, CLASSES)
     assert confusion[:, known:].sum() == 0
@@ -142,7 +148,7 @@ def test_confusion_counts_every_class_and_predicts_the_seen_ones(finished, name,
 
 def test_scores_follow_from_the_confusion_matrix(finished):
     for name in finished.config.runs():
-        result = results.read(finished.run(name))
+        result = runs_results.read(finished.run(name))
         known = {0: 5, 1: 7, 2: 9}[result["reached"]]
         matrix = result["confusion"][:known, :known].astype(float)  # future classes' pixels do not count
         with np.errstate(invalid="ignore"):
@@ -159,54 +165,56 @@ def test_scores_follow_from_the_confusion_matrix(finished):
 def test_a_result_is_that_of_the_checkpoint(finished):
     """Confusion, last point of the curve and samples: once more, from the file."""
     run = finished.run("mib-1")
-    index, result, network = run.index(), results.read(run), run.build_network()
-    checkpoint.restore(network, run.folder / "weights.safetensors")
+    index, result, network = run.index(), runs_results.read(run), run.build_network()
+    restore(network, run.folder / "weights.safetensors")
     truth = run.label_table(training=False)
     val = evaluation_loader(run.settings, index, "val", list(range(8)), truth)
     holdout = evaluation_loader(run.settings, index, "train", index.holdout, truth)
-    np.testing.assert_array_equal(engine.evaluate(run, network, val), result["confusion"])
-    np.testing.assert_array_equal(engine.evaluate(run, network, holdout), result["curve_confusions"][-1])
-    for name, prediction in engine.predict_samples(run, network, index).items():
+    np.testing.assert_array_equal(loop.evaluate(run, network, val), result["confusion"])
+    np.testing.assert_array_equal(loop.evaluate(run, network, holdout), result["curve_confusions"][-1])
+    for name, prediction in loop.predict_samples(run, network, index).items():
         np.testing.assert_array_equal(prediction, result["samples"][name])
         assert prediction.dtype == np.uint8 and prediction.shape == (64, 64)
 
 
 def test_curves_at_the_asked_points(finished):
-    result = results.read(finished.run("base"))  # 17 images: 4 updates of 4 images an epoch
+    result = runs_results.read(finished.run("base"))  # 17 images: 4 updates of 4 images an epoch
     epochs = finished.run().phase.epochs
     assert result["curve_epochs"].tolist() == [0, 0.5, *range(1, epochs + 1)]
     assert result["curve_confusions"].shape == (epochs + 2, CLASSES, CLASSES)
     assert len({matrix.tobytes() for matrix in result["curve_confusions"]}) > epochs / 3, "it learns"
     assert len(set(result["curve_confusions"].sum((1, 2)).tolist())) == 1, "the same pixels each time"
-    assert results.read(finished.run("tune-1"))["curve_epochs"].tolist() == [0, 1, 2], "one update an epoch: no half"
+    assert runs_results.read(finished.run("tune-1"))["curve_epochs"].tolist() == [0, 1, 2], (
+        "one update an epoch: no half"
+    )
 
 
 def test_angles_of_tokens_at_the_same_points(finished):
     for name, new in (("base", 4), ("mib-1", 2), ("tune-2", 2)):
         run = finished.run(name)
-        result, network = results.read(run), run.build_network()
-        checkpoint.restore(network, run.folder / "weights.safetensors")
+        result, network = runs_results.read(run), run.build_network()
+        store_weights.restore(network, run.folder / "weights.safetensors")
         rows = torch.cat([group.weight[:, :, 0, 0] for group in network.decoder.classifier.groups]).double()
         lengths = rows.norm(dim=1)
         expected = (rows @ rows.T / lengths[:, None] / lengths)[-new:]
         np.testing.assert_allclose(result["token_cosines"][-1], expected.detach(), atol=1e-6)
         assert result["token_epochs"].tolist() == result["curve_epochs"].tolist()
         assert result["token_cosines"].shape == (len(result["token_epochs"]), new, len(rows))
-    start = results.read(finished.run("mib-1"))["token_cosines"][0]
+    start = runs_results.read(finished.run("mib-1"))["token_cosines"][0]
     np.testing.assert_allclose(start[:, 0], 1, atol=1e-6, err_msg="MiB's new rows start as the background's")
 
 
 def test_a_point_before_the_first_update_is_scored_after_it(project):
     project.set("train.curve", [0.01, 0.99])
-    engine.train(project.run())
-    assert results.read(project.run())["curve_epochs"].tolist() == [0, 0.25, 1, 2]
+    loop.train(project.run())
+    assert runs_results.read(project.run())["curve_epochs"].tolist() == [0, 0.25, 1, 2]
 
 
 def test_samples_of_the_same_images_in_each_run(finished):
     index = finished.run().index()
     known = set(range(1, 9))
     wealth = {i: len(known & set(found)) for i, found in zip(index.ids["val"], index.classes["val"], strict=True)}
-    samples = {name: list(results.read(finished.run(name))["samples"]) for name in finished.config.runs()}
+    samples = {name: list(runs_results.read(finished.run(name))["samples"]) for name in finished.config.runs()}
     assert len({tuple(ids) for ids in samples.values()}) == 1
     assert len(samples["base"]) == 2
     others = [wealth[i] for i in wealth if i not in samples["base"]]
@@ -221,11 +229,11 @@ def test_log(finished):
     for row in log:
         assert row["loss"] == pytest.approx(row["loss/cross_entropy"] + row["loss/distillation"])
         assert math.isfinite(row["loss"])
-    result = results.read(run)
+    result = runs_results.read(run)
     assert result["log"] == log
     assert result["processes"] == 1
     assert result["images"] == len(run.images(run.index()))
-    assert result["classes"] == ["background", *(results.class_names("shapes", run.groups)[1:])]
+    assert result["classes"] == ["background", *(class_names("shapes", run.groups)[1:])]
     assert "second" not in (run.folder / "log.json").read_text(), "times would change the bytes"
 
 
@@ -238,7 +246,7 @@ def test_same_seed_same_bytes(make_project):
         project = make_project(place)
         for name in ("base", "mib-1"):
             torch.rand(7)  # what was drawn before must not matter
-            engine.train(project.run(name))
+            loop.train(project.run(name))
             found.append(left_by(project.run(name)))
     assert found[:2] == found[2:]
 
@@ -246,8 +254,8 @@ def test_same_seed_same_bytes(make_project):
 def test_another_seed_other_weights_and_batches(project, monkeypatch):
     project.document["bases"]["other"] = {"benchmark": "tiny", "method": "finetune", "seed": 1}
     seen = spy(monkeypatch)
-    engine.train(project.run())
-    engine.train(project.run("other"))
+    loop.train(project.run())
+    loop.train(project.run("other"))
     ids = [batch.ids for _, _, batch, _ in seen]
     assert ids[:8] != ids[8:] and ids[:4] != ids[4:8]
     one, other = weights(project.run()), weights(project.run("other"))
@@ -261,7 +269,7 @@ def test_points_of_the_curve_do_not_change_the_training(make_project):
         project = make_project(place)
         project.set("train.curve", curve)
         project.set("benchmarks.tiny.model.dropout", 0.3)
-        engine.train(project.run())
+        loop.train(project.run())
         found.append(weights(project.run()))
     assert distance(*found) == 0
 
@@ -269,7 +277,7 @@ def test_points_of_the_curve_do_not_change_the_training(make_project):
 @pytest.mark.slow
 def test_same_bytes_in_another_process(make_project):
     here = make_project("here")
-    engine.train(here.run())
+    loop.train(here.run())
     there = make_project("there")
     process = there.command("-m", "ciss.engine", "base")
     out, error = process.communicate(timeout=120)
@@ -292,13 +300,13 @@ def test_continues_after_the_last_finished_epoch(make_project, capsys, name, met
         project.set("benchmarks.tiny.model.dropout", 0.3)  # so that random numbers matter
         run = project.run(name)
         if run.after:
-            engine.train(project.run(run.after))
+            loop.train(project.run(run.after))
         if place == "stopped":
             with stopped(method, call):
-                engine.train(run)
+                loop.train(run)
             assert not run.folder.exists() and not run.results.exists()
             capsys.readouterr()
-        engine.train(run)
+        loop.train(run)
         found.append(left_by(run))
     assert f"{name}: continuing after epoch {2 if call == 3 else 1} of 3." in capsys.readouterr().out
     assert found[0] == found[1]
@@ -319,7 +327,7 @@ def test_continues_after_a_kill(make_project):
     process.communicate()
     assert state.exists() and not killed.run().folder.exists()
     for project in (whole, killed):
-        engine.train(project.run())
+        loop.train(project.run())
     assert left_by(whole.run()) == left_by(killed.run())
     assert sorted(file.name for file in killed.run().resume.iterdir()) == ["finished", "lock"]
 
@@ -327,51 +335,51 @@ def test_continues_after_a_kill(make_project):
 def test_a_changed_parameter_starts_afresh(make_project, capsys):
     fresh, changed = make_project("fresh"), make_project("changed")
     with stopped(Finetune, 6):
-        engine.train(changed.run())
+        loop.train(changed.run())
     for project in (fresh, changed):
         project.set("train.base.lr", 0.01)
     capsys.readouterr()
-    engine.train(changed.run())
+    loop.train(changed.run())
     said = capsys.readouterr().out
     assert "(parameters.benchmark.train.base.lr 0.05, now 0.01); starting afresh" in said
     assert str(changed.run().resume / "state.safetensors") in said
-    engine.train(fresh.run())
+    loop.train(fresh.run())
     assert left_by(fresh.run()) == left_by(changed.run())
 
 
 def test_another_number_of_processes_starts_afresh(project, capsys):
     with stopped(Finetune, 6):
-        engine.train(project.run())
+        loop.train(project.run())
     file = project.run().resume / "state.safetensors"
-    tensors, stored = checkpoint._open(file.read_bytes())
+    tensors, stored = store_weights._open(file.read_bytes())
     assert stored["identity"]["processes"] == 1
     stored["identity"]["processes"] = 2
-    file.write_bytes(checkpoint._seal(tensors, stored))
-    engine.train(project.run())
+    file.write_bytes(_seal(tensors, stored))
+    loop.train(project.run())
     assert "begun with other values (processes 2, now 1); starting afresh" in capsys.readouterr().out
 
 
 def test_a_truncated_state_starts_afresh(make_project, capsys):
     whole, project = make_project("whole"), make_project("damaged")
     with stopped(Finetune, 6):
-        engine.train(project.run())
+        loop.train(project.run())
     file = project.run().resume / "state.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     capsys.readouterr()
-    engine.train(project.run())
+    loop.train(project.run())
     assert f"{file}: cannot be continued" in (said := capsys.readouterr().out) and "starting afresh" in said
     assert len(said.splitlines()) == 3, "one line, then one an epoch"
-    engine.train(whole.run())
+    loop.train(whole.run())
     assert left_by(project.run()) == left_by(whole.run())
 
 
 def test_a_finished_run_is_not_trained_again(project, capsys, monkeypatch):
-    engine.train(project.run())
+    loop.train(project.run())
     before = {file: file.stat().st_mtime_ns for file in project.run().folder.iterdir()}
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_train", None)
-        assert engine.train(project.run()) == project.run().folder
+        patch.setattr(loop, "_train", None)
+        assert loop.train(project.run()) == project.run().folder
     assert capsys.readouterr().out.startswith("base: trained already with these parameters")
     assert before == {file: file.stat().st_mtime_ns for file in project.run().folder.iterdir()}
 
@@ -379,60 +387,60 @@ def test_a_finished_run_is_not_trained_again(project, capsys, monkeypatch):
 @pytest.mark.parametrize("damage", ["other weights", "half a result", "no result"])
 def test_half_of_a_run_is_trained_again(project, damage):
     run = project.run()
-    engine.train(run)
+    loop.train(run)
     before = left_by(run)
     file = run.folder / "weights.safetensors" if damage.endswith("weights") else run.results / "result.json"
     if damage.startswith("no"):
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:-1] + b"\x01" if damage == "other weights" else file.read_bytes()[:99])
-    engine.train(run)
+    loop.train(run)
     assert left_by(run) == before
 
 
 def test_a_changed_coefficient_replaces_the_result_only_at_the_end(project):
     for name in ("base", "mib-1"):
-        engine.train(project.run(name))
+        loop.train(project.run(name))
     run, old = project.run("mib-1"), left_by(project.run("mib-1"))
     project.set("methods.mib.distillation", 500.0)
     changed = project.run("mib-1")
     assert changed.folder == run.folder
     with stopped(MiB, 2):
-        engine.train(changed)
+        loop.train(changed)
     assert left_by(run) == old
     with pytest.MonkeyPatch.context() as patch:  # and while the new one is written
-        patch.setattr(results, "save_arrays", raising)
+        patch.setattr(runs_results, "save_arrays", raising)
         with pytest.raises(Stop):
-            engine.train(changed)
+            loop.train(changed)
     assert left_by(run) == old
     assert sorted(f.name for f in run.results.parent.iterdir()) == ["base", "mib-1"], "nothing half-written stays"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MiB, "losses", None)  # every epoch is finished: only the end is done again
-        engine.train(changed)
+        loop.train(changed)
     assert left_by(changed)["weights"] != old["weights"]
     assert left_by(changed)["log"] != old["log"]
-    engine.train(project.run("base"))
-    assert results.finished(changed, engine._identity(changed, changed.index()))
+    loop.train(project.run("base"))
+    assert runs_results.finished(changed, loop._identity(changed, changed.index()))
 
 
 def test_a_new_base_means_new_increments(project):
     for name in ("base", "tune-1"):
-        engine.train(project.run(name))
+        loop.train(project.run(name))
     before = left_by(project.run("tune-1"))
     file = project.run().folder / "weights.safetensors"
     network = project.run().build_network()
-    description = checkpoint.restore(network, file)
+    description = store_weights.restore(network, file)
     with torch.no_grad():
         network.decoder.classifier.groups[0].bias.add_(1)
-    checkpoint.save_weights(file, network, description)
-    engine.train(project.run("tune-1"))
+    save_weights(file, network, description)
+    loop.train(project.run("tune-1"))
     assert left_by(project.run("tune-1"))["weights"] != before["weights"]
 
 
 def test_two_trainers_of_one_run(project):
     run = project.run()
     program = (
-        "import sys, time; from pathlib import Path; from ciss.checkpoint import exclusive\n"
+        "import sys, time; from pathlib import Path; from ciss.store.files import exclusive\n"
         "with exclusive(Path(sys.argv[1]), 'base'): print('held', flush=True); time.sleep(600)"
     )
     process = project.command("-c", program, str(run.resume / "lock"))
@@ -440,13 +448,13 @@ def test_two_trainers_of_one_run(project):
         assert process.stdout.readline() == "held\n"
         started = time.monotonic()
         with pytest.raises(Locked, match=f"base is being trained by process {process.pid}.*kill {process.pid}"):
-            engine.train(run)
+            loop.train(run)
         assert time.monotonic() - started < 2, "at once"
         assert not (run.resume / "state.safetensors").exists()
     finally:
         process.kill()
         process.communicate()
-    engine.train(run)  # the kill left the owner's file, but no lock
+    loop.train(run)  # the kill left the owner's file, but no lock
     assert run.folder.is_dir()
 
 
@@ -466,7 +474,7 @@ def test_a_loss_that_is_not_finite(make_project, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Finetune, "losses", losses)
         with pytest.raises(DivergenceError) as caught:
-            engine.train(run)
+            loop.train(run)
     text = str(caught.value)
     assert "after 2 batches of this epoch: cross_entropy " in text and ", other nan" in text
     assert f"Images: {', '.join(seen[5].ids)}." in text, "of the first batch that broke"
@@ -474,7 +482,7 @@ def test_a_loss_that_is_not_finite(make_project, monkeypatch):
     assert not run.folder.exists()
     assert kept_epoch(run) == 1
     for project in (whole, broken):
-        engine.train(project.run())
+        loop.train(project.run())
     assert distance(weights(whole.run()), weights(run)) == 0, "the kept epoch is a good one"
 
 
@@ -490,7 +498,7 @@ def test_weights_that_are_not_finite_are_not_kept(project, monkeypatch):
 
     monkeypatch.setattr(Finetune, "losses", losses)
     with pytest.raises(DivergenceError, match=r"weights are not after this epoch, encoder.* first"):
-        engine.train(project.run())
+        loop.train(project.run())
     assert kept_epoch(project.run()) == 1
     assert not project.run().folder.exists()
 
@@ -499,19 +507,19 @@ def test_watch_looks_now_and_then(monkeypatch):
     looks, cpu = [], torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: looks.append(self.shape) or cpu(self))
     watch, network = Watch(), nn.Linear(1, 1)
-    for k in range(2 * watching.CHECK_EVERY + 3):
+    for k in range(2 * training_log.CHECK_EVERY + 3):
         watch.see({"a": torch.tensor(float(k)), "b": torch.tensor(1.0)}, ["x"])
-        assert len(looks) == (k + 1) // watching.CHECK_EVERY
+        assert len(looks) == (k + 1) // training_log.CHECK_EVERY
     means, rows = watch.epoch(network)
-    assert rows["columns"] == ["loss/a", "loss/b"] and rows["values"].shape == (2 * watching.CHECK_EVERY + 3, 2)
-    assert [shape[0] for shape in looks] == [watching.CHECK_EVERY, watching.CHECK_EVERY, 3]
+    assert rows["columns"] == ["loss/a", "loss/b"] and rows["values"].shape == (2 * training_log.CHECK_EVERY + 3, 2)
+    assert [shape[0] for shape in looks] == [training_log.CHECK_EVERY, training_log.CHECK_EVERY, 3]
     assert means == {"loss": 52.0, "loss/a": 51.0, "loss/b": 1.0}
     watch.see({"a": torch.tensor(5.0), "b": torch.tensor(2.0)}, ["x"])
     assert watch.epoch(network)[0] == {"loss": 7.0, "loss/a": 5.0, "loss/b": 2.0}, "each epoch by itself"
 
 
 def test_watch_finds_the_batch():
-    watch, every = Watch(), watching.CHECK_EVERY
+    watch, every = Watch(), CHECK_EVERY
     for k in range(2 * every - 1):
         watch.see({"a": torch.tensor(math.inf if k > every else 1.0)}, [f"image{k}"])
     with pytest.raises(
@@ -533,7 +541,7 @@ def test_the_loop_does_not_wait_for_the_device(project, monkeypatch):
 
         monkeypatch.setattr(torch.Tensor, name, counted)
 
-    read = engine.BatchMaker.read
+    read = loop.BatchMaker.read
 
     def watched(self, loader, epoch):
         for batch in read(self, loader, epoch):
@@ -541,10 +549,10 @@ def test_the_loop_does_not_wait_for_the_device(project, monkeypatch):
             yield batch
             inside.clear()
 
-    monkeypatch.setattr(engine.BatchMaker, "read", watched)
+    monkeypatch.setattr(loop.BatchMaker, "read", watched)
     for name in ("base", "mib-1"):
         project.set("train.curve", [1.0])
-        engine.train(project.run(name))
+        loop.train(project.run(name))
     assert waits == []
 
 
@@ -568,11 +576,11 @@ def test_accumulated_batches_are_one_batch(make_project, monkeypatch):
         project.set("train.accumulate", accumulate)
         with monkeypatch.context() as patch:
             seen = spy(patch)
-            engine.train(project.run())
+            loop.train(project.run())
         found.append(weights(project.run()))
         ids = [i for _, _, batch, _ in seen for i in batch.ids]
         lots.append([sorted(ids[k : k + 8]) for k in range(0, len(ids), 8)])
-        assert [row["updates"] for row in results.read(project.run())["log"]] == [2, 4]
+        assert [row["updates"] for row in runs_results.read(project.run())["log"]] == [2, 4]
     assert lots[0] == lots[1], "the same images in each update"
     assert 0 < distance(*found) < 1e-6
 
@@ -580,8 +588,8 @@ def test_accumulated_batches_are_one_batch(make_project, monkeypatch):
 def test_an_epoch_shorter_than_an_update_still_learns(project):
     project.set("train.batch", 8)
     project.set("train.accumulate", 4)  # 32 images; there are 20
-    engine.train(project.run("all"))
-    log = results.read(project.run("all"))["log"]
+    loop.train(project.run("all"))
+    log = runs_results.read(project.run("all"))["log"]
     assert [row["updates"] for row in log] == [1, 2]
     assert log[1]["loss"] != log[0]["loss"]
 
@@ -594,17 +602,19 @@ def test_learning_rates(project, monkeypatch, schedule):
     monkeypatch.setattr(
         torch.optim.SGD, "step", lambda self, *a: used.append([g["lr"] for g in self.param_groups]) or step(self, *a)
     )
-    engine.train(project.run())
+    loop.train(project.run())
     factors = [(1 - k / 8) ** 0.9 if schedule == "poly" else 1 for k in range(8)]  # 4 updates an epoch
     np.testing.assert_allclose(used, [[0.005 * f, 0.05 * f] for f in factors], rtol=1e-12)
-    assert results.read(project.run())["log"][0]["lr"] == pytest.approx(0.05 * (0.5**0.9 if schedule == "poly" else 1))
+    assert runs_results.read(project.run())["log"][0]["lr"] == pytest.approx(
+        0.05 * (0.5**0.9 if schedule == "poly" else 1)
+    )
 
 
 def test_optimiser(project, monkeypatch):
     """Every parameter is in one group, the encoder's in the first; momentum is Nesterov's."""
     groups, step = [], torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *a: groups.append(self.param_groups) or step(self, *a))
-    engine.train(project.run())
+    loop.train(project.run())
     network = project.run().build_network()
     sizes = [sum(p.numel() for p in group["params"]) for group in groups[0]]
     encoder = sum(p.numel() for p in network.encoder.parameters())
@@ -616,8 +626,8 @@ def test_optimiser(project, monkeypatch):
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
 def test_frozen_normalisation_keeps_statistics(project, norm):
     project.set("train.increment.norm", norm)
-    engine.train(project.run())
-    engine.train(project.run("tune-1"))
+    loop.train(project.run())
+    loop.train(project.run("tune-1"))
     before, after = weights(project.run()), weights(project.run("tune-1"))
     names = [name for name in before if "running_" in name or "num_batches" in name]
     assert len(names) > 20
@@ -628,16 +638,16 @@ def test_frozen_normalisation_keeps_statistics(project, norm):
 
 def test_a_method_says_what_learns(project, monkeypatch):
     project.set("train.increment.norm", "frozen")
-    engine.train(project.run())
+    loop.train(project.run())
     monkeypatch.setattr(Finetune, "trainable", lambda self, network: network.decoder.classifier.parameters())
-    engine.train(project.run("tune-1"))
+    loop.train(project.run("tune-1"))
     before, after = weights(project.run()), weights(project.run("tune-1"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"decoder.classifier.groups.0.weight", "decoder.classifier.groups.0.bias"}
 
 
 def test_the_base_step_learns_everything(finished):
-    torch.manual_seed(engine.stable_seed("weights", 0, 0))
+    torch.manual_seed(loop.stable_seed("weights", 0, 0))
     start, end = finished.run().build_network().state_dict(), weights(finished.run())
     assert not [name for name in end if torch.equal(start[name], end[name])]
 
@@ -661,13 +671,13 @@ def test_hooks_in_their_order(project, monkeypatch):
             network.decoder.classifier.groups[1].bias.fill_(3)
 
     initialise = Finetune.initialise
-    engine.train(project.run())
+    loop.train(project.run())
     monkeypatch.setattr(Finetune, "initialise", lambda *a: called.append(("initialise", a)) or initialise(*a))
     monkeypatch.setattr(Finetune, "before_step", before_step)
     monkeypatch.setattr(Finetune, "labels", relabel)
     monkeypatch.setattr(Finetune, "after_step", after_step)
     seen = spy(monkeypatch)
-    engine.train(project.run("tune-1"))
+    loop.train(project.run("tune-1"))
     assert [name for name, _ in called] == ["initialise", "before_step", "after_step"]
     assert called[0][1][2] == 2
     name, teacher, images = called[1][1]
@@ -686,9 +696,9 @@ def test_hooks_in_their_order(project, monkeypatch):
 def test_the_student_starts_as_the_teacher(project, monkeypatch):
     """The same images give the same old logits before the first update."""
     project.set("train.increment.norm", "frozen")
-    engine.train(project.run())
+    loop.train(project.run())
     seen = spy(monkeypatch)
-    engine.train(project.run("tune-1"))
+    loop.train(project.run("tune-1"))
     student, teacher, _, _ = seen[0]
     torch.testing.assert_close(student.logits[:, :5], teacher.logits, rtol=0, atol=1e-6)
     assert (seen[1][0].logits[:, :5] - seen[1][1].logits).abs().max() > 1e-3, "and then learns"
@@ -705,9 +715,9 @@ def test_the_student_starts_as_the_teacher(project, monkeypatch):
 def test_what_a_step_sees(project, monkeypatch, name, labels, new, old, steps):
     project.set("train.crop", 64)
     if name == "tune-1":
-        engine.train(project.run())
+        loop.train(project.run())
     seen = spy(monkeypatch)
-    engine.train(project.run(name))
+    loop.train(project.run(name))
     assert {int(i) for _, _, batch, _ in seen for i in batch.labels.unique()} == labels
     for _, _, batch, _ in seen:
         assert batch.new_classes.tolist() == new
@@ -725,8 +735,8 @@ def test_eight_images_are_learnt_by_heart(project):
     project.set("benchmarks.tiny.evaluation.batch", 8)
     project.set("train.base.epochs", 30)
     project.prepare()
-    engine.train(project.run("all"))
-    log = results.read(project.run("all"))["log"]
+    loop.train(project.run("all"))
+    log = runs_results.read(project.run("all"))["log"]
     assert log[-1]["loss"] < 0.5 * log[0]["loss"]
 
 
@@ -735,11 +745,11 @@ def test_eight_images_are_learnt_by_heart(project):
 
 def test_losses_are_computed_in_float32(project, monkeypatch):
     project.set("train.precision", "bfloat16")
-    engine.train(project.run())
+    loop.train(project.run())
     seen, inside = spy(monkeypatch, MiB), []
     labels = MiB.labels
     monkeypatch.setattr(MiB, "labels", lambda *a: inside.append(torch.is_autocast_enabled("cpu")) or labels(*a))
-    engine.train(project.run("mib-1"))
+    loop.train(project.run("mib-1"))
     assert inside == [False] * 4, "the hold-out, then the batches"
     for student, teacher, _, losses in seen:
         assert student.logits.dtype == teacher.logits.dtype == torch.bfloat16, "the network runs in bfloat16"
@@ -747,7 +757,7 @@ def test_losses_are_computed_in_float32(project, monkeypatch):
         assert {value.dtype for value in losses.values()} == {torch.float32}
     stored = {value.dtype for name, value in weights(project.run("mib-1")).items() if "num_batches" not in name}
     assert stored == {torch.float32}
-    assert all(math.isfinite(row["loss"]) for row in results.read(project.run("mib-1"))["log"])
+    assert all(math.isfinite(row["loss"]) for row in runs_results.read(project.run("mib-1"))["log"])
 
 
 @pytest.mark.slow
@@ -758,14 +768,14 @@ def test_float16_is_scaled(project, monkeypatch):
     monkeypatch.setattr(
         torch.amp.GradScaler, "scale", lambda self, loss: scales.append(self.get_scale()) or scale(self, loss)
     )
-    engine.train(project.run())
+    loop.train(project.run())
     assert min(scales) > 1
-    assert all(math.isfinite(row["loss"]) for row in results.read(project.run())["log"])
+    assert all(math.isfinite(row["loss"]) for row in runs_results.read(project.run())["log"])
 
 
 def test_the_cpu_trains_in_float32_by_itself(project, monkeypatch):
     seen = spy(monkeypatch)
-    engine.train(project.run())
+    loop.train(project.run())
     if not torch.cuda.is_available():
         assert seen[0][0].logits.dtype == torch.float32
 
@@ -781,8 +791,8 @@ def test_evaluation_leaves_the_network_as_it_was(finished):
     modes = [module.training for module in network.modules()]
     state = {name: value.clone() for name, value in network.state_dict().items()}
     loader = evaluation_loader(run.settings, index, "val", [0, 1, 2, 3, 4], run.label_table(training=False))
-    first = engine.evaluate(run, network, loader)
-    assert torch.equal(first, engine.evaluate(run, network, loader))
+    first = loop.evaluate(run, network, loader)
+    assert torch.equal(first, loop.evaluate(run, network, loader))
     assert first.sum() > 0 and first.dtype == torch.int64
     assert modes == [module.training for module in network.modules()]
     assert distance(state, network.state_dict()) == 0
@@ -791,11 +801,11 @@ def test_evaluation_leaves_the_network_as_it_was(finished):
 def test_evaluation_does_not_depend_on_the_batch(finished):
     run = finished.run()
     network = run.build_network()
-    checkpoint.restore(network, run.folder / "weights.safetensors")
+    store_weights.restore(network, run.folder / "weights.safetensors")
     wide = replace(run.settings, evaluation=replace(run.settings.evaluation, batch=8))
     loader = evaluation_loader(wide, run.index(), "val", list(range(8)), run.label_table(training=False))
-    found = engine.evaluate(run, network, loader).numpy()
-    assert np.abs(found - results.read(run)["confusion"]).sum() <= 4, "but for a tie or two"
+    found = loop.evaluate(run, network, loader).numpy()
+    assert np.abs(found - runs_results.read(run)["confusion"]).sum() <= 4, "but for a tie or two"
 
 
 # --- runs that others need
@@ -803,33 +813,33 @@ def test_evaluation_does_not_depend_on_the_batch(finished):
 
 def test_complete_trains_what_is_missing_in_order(project, monkeypatch):
     trained = []
-    monkeypatch.setattr(engine, "train", lambda run, train=engine.train: trained.append(run.name) or train(run))
+    monkeypatch.setattr(loop, "train", lambda run, train=loop.train: trained.append(run.name) or train(run))
     project.set("train.base.epochs", 1)
     project.set("train.increment.epochs", 1)
-    engine.complete(project.config, ["tune-2"])
+    loop.complete(project.config, ["tune-2"])
     assert trained == [], "only files of a few seconds ask for it"
     project.document["complete"] = True
-    engine.complete(project.config, ["tune-2"])
+    loop.complete(project.config, ["tune-2"])
     assert trained == ["base", "tune-1", "tune-2"]
     trained.clear()
-    engine.complete(project.config)
+    loop.complete(project.config)
     assert trained == ["all", "mib-1"]
     trained.clear()
     project.set("methods.mib.distillation", 1.0)
-    engine.complete(project.config)
+    loop.complete(project.config)
     assert trained == ["mib-1"], "what changed"
 
 
 def test_complete_prepares_changed_data(project):
     project.document["complete"] = True
     project.set("benchmarks.tiny.limit", 20)
-    engine.complete(project.config, ["base"])
-    assert len(Index.load(runs.index_folder(project.folder, "tiny")).ids["train"]) == 20
+    loop.complete(project.config, ["base"])
+    assert len(Index.load(index_folder(project.folder, "tiny")).ids["train"]) == 20
 
 
 def test_a_missing_predecessor_names_the_remedy(project):
     with pytest.raises(CheckpointError, match=r"weights\.safetensors: .*Train it: python -m ciss\.engine base$"):
-        engine.train(project.run("tune-1"))
+        loop.train(project.run("tune-1"))
 
 
 def test_command_line(project, monkeypatch, capsys):
@@ -837,7 +847,7 @@ def test_command_line(project, monkeypatch, capsys):
 
     def call(*arguments):
         monkeypatch.setattr("sys.argv", ["engine", *arguments])
-        engine.main()
+        loop.main()
 
     call("base")
     assert "base: epoch 2/2: cross_entropy" in capsys.readouterr().out
@@ -848,7 +858,7 @@ def test_command_line(project, monkeypatch, capsys):
     with pytest.raises(SystemExit, match=r"^error: .*other\.yaml: there is no such file"):
         call("base", "--config", "other.yaml")
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "train", interrupted)
+        patch.setattr(loop, "train", interrupted)
         patch.setattr(os, "_exit", sys.exit)
         with pytest.raises(SystemExit) as caught:
             call("all")
@@ -883,29 +893,29 @@ def test_training_on_a_gpu(project, monkeypatch, options):
         project.set(f"train.{name}", value)
     seen = spy(monkeypatch, MiB)
     for name in ("base", "mib-1"):
-        engine.train(project.run(name))
+        loop.train(project.run(name))
     student, _, batch, losses = seen[0]
     assert batch.images.is_contiguous(memory_format=torch.channels_last) == options.get("channels_last", True)
     if torch.cuda.is_available():
         assert student.logits.is_cuda
         assert student.logits.dtype == getattr(torch, options.get("precision", "bfloat16"))
     assert {value.dtype for value in losses.values()} == {torch.float32}
-    assert all(math.isfinite(row["loss"]) for row in results.read(project.run("mib-1"))["log"])
+    assert all(math.isfinite(row["loss"]) for row in runs_results.read(project.run("mib-1"))["log"])
     assert not [name for name in weights(project.run("mib-1")) if "_orig_mod" in name or "module." in name]
 
 
 @pytest.mark.gpu
 def test_a_gpu_continues_a_stopped_training(project):
     with stopped(Finetune, 7):
-        engine.train(project.run())
-    engine.train(project.run())
-    assert [row["epoch"] for row in results.read(project.run())["log"]] == [1, 2]
+        loop.train(project.run())
+    loop.train(project.run())
+    assert [row["epoch"] for row in runs_results.read(project.run())["log"]] == [1, 2]
 
 
 @pytest.mark.gpu
 def test_the_loop_does_not_wait_for_a_gpu(project, monkeypatch):
     """CUDA itself reports every wait between a batch's arrival and the next; the first batches may set things up."""
-    read = engine.BatchMaker.read
+    read = loop.BatchMaker.read
 
     def watched(self, loader, epoch):
         for batch in read(self, loader, epoch):
@@ -913,10 +923,10 @@ def test_the_loop_does_not_wait_for_a_gpu(project, monkeypatch):
             yield batch
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(engine.BatchMaker, "read", watched)
+    monkeypatch.setattr(loop.BatchMaker, "read", watched)
     project.set("train.curve", [1.0])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for name in ("base", "mib-1"):
-            engine.train(project.run(name))
+            loop.train(project.run(name))
     assert not [str(w.message) for w in caught if "synchronizing" in str(w.message)]

@@ -1,7 +1,6 @@
 """Every analysis on every shape of study that is legal: the columns of its tables stay, no figure is blank, no warning.
 
-A public function of `ciss.analysis` or `ciss.viz` joins by itself: a test fails until it stands in TABLES, FIGURES or
-OTHERS.
+A public function of a module of `ciss.analysis` joins by itself: a test fails until it stands in TABLES, FIGURES or OTHERS.
 """
 
 import inspect
@@ -15,9 +14,64 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from modules import analysis_modules
 from test_analysis import AFTER_0, result
 
-from ciss import analysis, published, report, viz
+from ciss.analysis.background import tables as background_tables
+from ciss.analysis.background.figures import (
+    angle_panels,
+    belief_map,
+    class_rate_map,
+    error_bars,
+    flow_panels,
+    rate_panels,
+    reliability,
+    rule_points,
+)
+from ciss.analysis.background.tables import (
+    background_belief,
+    background_errors,
+    background_table,
+    calibration_errors,
+    calibration_table,
+    class_rates,
+    label_rules,
+    mean_flows,
+)
+from ciss.analysis.background.words import background_findings
+from ciss.analysis.compare import published as compare_published
+from ciss.analysis.compare import summary as compare_summary
+from ciss.analysis.compare import tables as compare_tables
+from ciss.analysis.compare.cells import undefined_words
+from ciss.analysis.compare.figures import cost_bars, paired_points, score_curves, stability_scatter
+from ciss.analysis.compare.paired import paired_table
+from ciss.analysis.compare.published import Ours
+from ciss.analysis.compare.summary import (
+    by_benchmark,
+    convention_means,
+    cost_table,
+    families,
+    family_tables,
+    methods_table,
+)
+from ciss.analysis.compare.tables import by_convention, conventions_table, curves_table, ours, runs_table
+from ciss.analysis.compare.tuning import tuning_table
+from ciss.analysis.figures.style import panels, style
+from ciss.analysis.forgetting import tables as forgetting_tables
+from ciss.analysis.forgetting import traces as forgetting_traces
+from ciss.analysis.forgetting.figures import (
+    forgetting_bars,
+    gradient_panels,
+    group_panels,
+    iou_heatmaps,
+    pace_panels,
+    pace_scatter,
+)
+from ciss.analysis.forgetting.pace import pace_factors, rank_correlations
+from ciss.analysis.forgetting.tables import forgetting_summary, forgetting_table, group_table, pace_table
+from ciss.analysis.forgetting.traces import gradient_table, imbalance, token_angles_table
+from ciss.analysis.forgetting.words import forgetting_findings
+from ciss.analysis.reasons import background_reasons, empty_reasons, forgetting_reasons
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -191,26 +245,26 @@ class Study:
         self.name = next(iter(benchmarks), "b")
         self.ends = benchmarks.get(self.name, {})
         self.probes = probes_of(self.ends)
-        self.empty = analysis.empty_reasons(self.ends)
-        self.families = analysis.families(benchmarks)
-        self.tables = analysis.family_tables(benchmarks)
-        self.forgotten = analysis.forgetting_table(self.ends)
+        self.empty = empty_reasons(self.ends)
+        self.families = families(benchmarks)
+        self.tables = family_tables(benchmarks)
+        self.forgotten = forgetting_table(self.ends)
         self.methods = list(dict.fromkeys(self.forgotten["method"]))
         self.step = self.forgotten["step"].max()
         old = self.forgotten["introduced"] < self.step
         self.old = self.forgotten[old & (self.forgotten["step"] == self.step)]
-        self.pace = analysis.pace_table(self.ends)
-        self.factors = analysis.pace_factors(self.ends, self.probes)
-        self.correlations = analysis.rank_correlations(self.factors)
-        self.gradients = analysis.gradient_table(self.ends)
-        self.rates = analysis.background_table(self.ends)
-        self.errors = analysis.background_errors(self.ends)
-        self.belief = analysis.background_belief(self.ends, self.probes)
-        self.calibration = analysis.calibration_table(self.ends, self.probes)
-        self.rules = analysis.label_rules(self.ends, self.probes)
-        self.counted = analysis.conventions_table(self.name, self.ends)
-        self.runs = self.tables.get(self.name, analysis.runs_table(self.name, {}))
-        self.paired = analysis.paired_table(self.tables)
+        self.pace = pace_table(self.ends)
+        self.factors = pace_factors(self.ends, self.probes)
+        self.correlations = rank_correlations(self.factors)
+        self.gradients = gradient_table(self.ends)
+        self.rates = background_table(self.ends)
+        self.errors = background_errors(self.ends)
+        self.belief = background_belief(self.ends, self.probes)
+        self.calibration = calibration_table(self.ends, self.probes)
+        self.rules = label_rules(self.ends, self.probes)
+        self.counted = conventions_table(self.name, self.ends)
+        self.runs = self.tables.get(self.name, runs_table(self.name, {}))
+        self.paired = paired_table(self.tables)
 
     def at_end(self, table: pd.DataFrame) -> pd.DataFrame:
         return table[table["step"] == table["step"].max()]
@@ -220,39 +274,41 @@ TABLES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "background_belief": lambda s: s.belief,
     "background_errors": lambda s: s.errors,
     "background_table": lambda s: s.rates,
-    "by_benchmark": lambda s: analysis.by_benchmark({s.name: analysis.methods_table(s.runs)}, {s.name: [s.name]}),
-    "calibration_errors": lambda s: analysis.calibration_errors(s.calibration),
+    "by_benchmark": lambda s: by_benchmark({s.name: compare_summary.methods_table(s.runs)}, {s.name: [s.name]}),
+    "calibration_errors": lambda s: background_tables.calibration_errors(s.calibration),
     "calibration_table": lambda s: s.calibration,
-    "class_rates": lambda s: analysis.class_rates(s.ends),
-    "convention_means": lambda s: analysis.convention_means(s.counted, [s.name]),
+    "class_rates": lambda s: class_rates(s.ends),
+    "convention_means": lambda s: convention_means(s.counted, [s.name]),
     "conventions_table": lambda s: s.counted,
-    "cost_table": lambda s: analysis.cost_table(s.runs),
-    "curves_table": lambda s: analysis.curves_table(s.name, s.ends),
-    "forgetting_summary": lambda s: analysis.forgetting_summary(s.ends),
+    "cost_table": lambda s: cost_table(s.runs),
+    "curves_table": lambda s: curves_table(s.name, s.ends),
+    "forgetting_summary": lambda s: forgetting_tables.forgetting_summary(s.ends),
     "forgetting_table": lambda s: s.forgotten,
     "gradient_table": lambda s: s.gradients,
-    "group_table": lambda s: analysis.group_table(s.forgotten),
-    "imbalance": lambda s: analysis.imbalance(s.gradients)[["ratio"]],  # beside it a column for each group there is
+    "group_table": lambda s: group_table(s.forgotten),
+    "imbalance": lambda s: forgetting_traces.imbalance(s.gradients)[
+        ["ratio"]
+    ],  # beside it a column for each group there is
     "label_rules": lambda s: s.rules,
-    "methods_table": lambda s: analysis.methods_table(s.runs),
+    "methods_table": lambda s: methods_table(s.runs),
     "pace_factors": lambda s: s.factors,
     "pace_table": lambda s: s.pace,
     "paired_table": lambda s: s.paired,
     "rank_correlations": lambda s: s.correlations,
     "runs_table": lambda s: s.runs,
-    "token_angles_table": lambda s: analysis.token_angles_table(s.ends),
-    "tuning_table": lambda s: analysis.tuning_table(s.name, s.ends),
+    "token_angles_table": lambda s: token_angles_table(s.ends),
+    "tuning_table": lambda s: tuning_table(s.name, s.ends),
     "beside": lambda s: beside(s),
 }
 
 
 def beside(study: Study) -> pd.DataFrame:
     if not study.ends:
-        return published.beside([], OURS, {})
-    return published.beside([], analysis.ours(study.ends), analysis.by_convention(study.counted, study.name))
+        return compare_published.beside([], OURS, {})
+    return compare_published.beside([], ours(study.ends), by_convention(study.counted, study.name))
 
 
-OURS = published.Ours("shapes", "4-2", "overlapped", "ciss_tiny", "deeplabv3", "full")
+OURS = Ours("shapes", "4-2", "overlapped", "ciss_tiny", "deeplabv3", "full")
 
 
 def on_axes(draw: Callable, *arguments, count: int = 1) -> Figure:
@@ -262,31 +318,31 @@ def on_axes(draw: Callable, *arguments, count: int = 1) -> Figure:
 
 
 def rate_map(study: Study) -> Figure:
-    rates = study.at_end(analysis.class_rates(study.ends))
-    figure, (ax,) = viz.panels(1, (3.8, 0.24 * rates["class"].nunique() + 1.3))  # as in notebook 5
-    viz.class_rate_map(ax, rates, "background", "title")
+    rates = study.at_end(background_tables.class_rates(study.ends))
+    figure, (ax,) = panels(1, (3.8, 0.24 * rates["class"].nunique() + 1.3))  # as in notebook 5
+    class_rate_map(ax, rates, "background", "title")
     return figure
 
 
 FIGURES: dict[str, Callable[[Study], Figure]] = {
-    "angle_panels": lambda s: viz.angle_panels(analysis.token_angles_table(s.ends), s.methods, s.empty["tokens"]),
-    "belief_map": lambda s: on_axes(viz.belief_map, s.at_end(s.belief)),
+    "angle_panels": lambda s: angle_panels(forgetting_traces.token_angles_table(s.ends), s.methods, s.empty["tokens"]),
+    "belief_map": lambda s: on_axes(belief_map, s.at_end(s.belief)),
     "class_rate_map": lambda s: rate_map(s),
-    "cost_bars": lambda s: on_axes(viz.cost_bars, analysis.cost_table(s.runs), count=3),
-    "error_bars": lambda s: on_axes(viz.error_bars, s.at_end(s.errors)),
-    "flow_panels": lambda s: viz.flow_panels(analysis.mean_flows(s.ends), s.empty["steps"]),
-    "forgetting_bars": lambda s: on_axes(viz.forgetting_bars, s.old),
-    "gradient_panels": lambda s: viz.gradient_panels(s.gradients, s.methods, s.step, s.empty["steps"]),
-    "group_panels": lambda s: viz.group_panels(analysis.group_table(s.forgotten), s.methods, s.empty["steps"]),
-    "iou_heatmaps": lambda s: viz.iou_heatmaps(s.forgotten, s.methods, s.empty["steps"]),
-    "pace_panels": lambda s: viz.pace_panels(s.pace[s.pace["step"] == 1], s.methods, s.empty["pace"]),
-    "pace_scatter": lambda s: viz.pace_scatter(s.factors, s.correlations, s.methods, s.empty["pace"]),
-    "paired_points": lambda s: on_axes(viz.paired_points, s.runs, s.paired[s.paired["benchmark"] == s.name], count=2),
-    "rate_panels": lambda s: viz.rate_panels(s.rates, s.empty["steps"]),
-    "reliability": lambda s: on_axes(viz.reliability, s.at_end(s.calibration), s.methods),
-    "rule_points": lambda s: on_axes(viz.rule_points, s.rules),
-    "score_curves": lambda s: on_axes(viz.score_curves, analysis.curves_table(s.name, s.ends), count=3),
-    "stability_scatter": lambda s: on_axes(viz.stability_scatter, s.runs),
+    "cost_bars": lambda s: on_axes(cost_bars, compare_summary.cost_table(s.runs), count=3),
+    "error_bars": lambda s: on_axes(error_bars, s.at_end(s.errors)),
+    "flow_panels": lambda s: flow_panels(mean_flows(s.ends), s.empty["steps"]),
+    "forgetting_bars": lambda s: on_axes(forgetting_bars, s.old),
+    "gradient_panels": lambda s: gradient_panels(s.gradients, s.methods, s.step, s.empty["steps"]),
+    "group_panels": lambda s: group_panels(forgetting_tables.group_table(s.forgotten), s.methods, s.empty["steps"]),
+    "iou_heatmaps": lambda s: iou_heatmaps(s.forgotten, s.methods, s.empty["steps"]),
+    "pace_panels": lambda s: pace_panels(s.pace[s.pace["step"] == 1], s.methods, s.empty["pace"]),
+    "pace_scatter": lambda s: pace_scatter(s.factors, s.correlations, s.methods, s.empty["pace"]),
+    "paired_points": lambda s: on_axes(paired_points, s.runs, s.paired[s.paired["benchmark"] == s.name], count=2),
+    "rate_panels": lambda s: rate_panels(s.rates, s.empty["steps"]),
+    "reliability": lambda s: on_axes(reliability, s.at_end(s.calibration), s.methods),
+    "rule_points": lambda s: on_axes(rule_points, s.rules),
+    "score_curves": lambda s: on_axes(score_curves, compare_tables.curves_table(s.name, s.ends), count=3),
+    "stability_scatter": lambda s: on_axes(stability_scatter, s.runs),
 }
 
 # Functions of one image, one network or one array, which have tests of their own; and helpers of the others.
@@ -301,26 +357,27 @@ OTHERS = {
 }  # fmt: skip
 
 
-def public(module, kinds: tuple[str, ...]) -> Iterator[str]:
-    """Functions whose parameters or result are of these kinds."""
-    for name in module.__all__:
-        member = getattr(module, name)
-        if inspect.isfunction(member):
+def public(kinds: tuple[str, ...], parameters: bool) -> Iterator[str]:
+    """Functions of the analyses whose result is of these kinds, or with `parameters` one of their parameters too."""
+    for module in analysis_modules():
+        for name, member in vars(module).items():
+            if name.startswith("_") or not inspect.isfunction(member) or member.__module__ != module.__name__:
+                continue
             signature = inspect.signature(member)
-            noted = [str(signature.return_annotation)]
-            if module is viz:
-                noted += [str(parameter.annotation) for parameter in signature.parameters.values()]
-            if any(kind in each for kind in kinds for each in noted):
+            annotations = [str(signature.return_annotation)]
+            if parameters:
+                annotations += [str(parameter.annotation) for parameter in signature.parameters.values()]
+            if any(kind in annotation for kind in kinds for annotation in annotations):
                 yield name
 
 
 @pytest.mark.parametrize(
-    ("module", "kinds", "known"),
-    [(analysis, ("DataFrame",), TABLES), (viz, ("Figure", "Axes"), FIGURES)],
+    ("kinds", "parameters", "known"),
+    [(("DataFrame",), False, TABLES), (("Figure", "Axes"), True, FIGURES)],
     ids=["tables", "figures"],
 )
-def test_every_public_function_is_covered(module, kinds, known):
-    missing = [name for name in public(module, kinds) if name not in {*known, *OTHERS}]
+def test_every_public_function_is_covered(kinds, parameters, known):
+    missing = [name for name in public(kinds, parameters) if name not in {*known, *OTHERS}]
     assert not missing, f"add {missing} to TABLES, FIGURES or OTHERS"
 
 
@@ -333,7 +390,7 @@ def build(name: str) -> Study:
 
 @pytest.fixture(autouse=True)
 def _close():
-    viz.style()
+    style()
     yield
     plt.close("all")
 
@@ -376,16 +433,16 @@ def test_no_figure_is_blank(study):
 @pytest.mark.parametrize("study", STUDIES)
 def test_findings_have_no_nan(study):
     s = build(study)
-    unequal = analysis.imbalance(s.gradients)
-    summary = analysis.forgetting_summary(s.ends)
-    off = analysis.calibration_errors(s.calibration)
+    unequal = imbalance(s.gradients)
+    summary = forgetting_summary(s.ends)
+    off = calibration_errors(s.calibration)
     at_end = [s.at_end(table) for table in (s.rates, s.errors, s.belief, off)]
     texts = [
-        analysis.forgetting_findings(s.name, s.old, summary, s.correlations, unequal, s.empty),
-        analysis.background_findings(s.name, *at_end, s.rules, s.empty),
-        *analysis.forgetting_reasons(s.ends, s.correlations),
-        *analysis.background_reasons(s.ends, s.rules),
-        *report.undefined_words(s.runs),
+        forgetting_findings(s.name, s.old, summary, s.correlations, unequal, s.empty),
+        background_findings(s.name, *at_end, s.rules, s.empty),
+        *forgetting_reasons(s.ends, s.correlations),
+        *background_reasons(s.ends, s.rules),
+        *undefined_words(s.runs),
     ]
     for text in texts:
         assert "nan" not in text.lower().split() and text.strip(), text

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from papermill.clientwrap import PapermillNotebookClient
 
-from ciss import execute
+from ciss.study import execute
 
 HELLO = "print('hello', name, flush=True)\nprint('Executing is what I say')\n{'all': 0.5}"
 OURS = "class CheckpointError(Exception): pass\nraise CheckpointError('base: no such checkpoint. Train it: now')"
@@ -121,7 +121,7 @@ def test_the_kernel_is_this_python(executed, kind):
 def test_what_is_no_notebook_is_one_message(text, tmp_path, monkeypatch):
     notebook = tmp_path / "a.ipynb"
     notebook.write_text(text)
-    monkeypatch.setattr(sys, "argv", ["ciss.execute", str(notebook), str(tmp_path / "copy.ipynb")])
+    monkeypatch.setattr(sys, "argv", ["ciss.study.execute", str(notebook), str(tmp_path / "copy.ipynb")])
     with pytest.raises(SystemExit) as stopped:
         execute.main()
     assert str(stopped.value).startswith(f"error: {notebook}: cannot be executed: ")
@@ -131,7 +131,7 @@ def test_what_is_no_notebook_is_one_message(text, tmp_path, monkeypatch):
 def test_a_kernel_that_does_not_start_is_one_message(tmp_path, monkeypatch):
     notebook = tmp_path / "a.ipynb"
     notebook.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}))
-    monkeypatch.setattr(sys, "argv", ["ciss.execute", str(notebook), str(tmp_path / "copy.ipynb")])
+    monkeypatch.setattr(sys, "argv", ["ciss.study.execute", str(notebook), str(tmp_path / "copy.ipynb")])
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(
         SystemExit, match=f"^error: {notebook}: cannot be executed: FileNotFoundError: .*/nowhere/python"
@@ -202,15 +202,18 @@ def test_no_such_notebook(executed):
 
 def test_it_starts_light():
     """Every stage pays for what this imports, before its notebook imports anything: half a second, not two."""
-    code = "import sys, ciss.execute; print({'torch', 'numpy', 'lark'} & set(sys.modules))"
+    code = "import sys, ciss.study.execute; print({'torch', 'numpy', 'lark'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
 
 
 def test_every_error_of_ours_is_explained():
     """By name, as the kernel's errors arrive."""
-    from ciss import analysis, checkpoint, distributed, engine
+    from ciss import distributed
+    from ciss.analysis.compare.tables import ProvenanceError
+    from ciss.store import files
+    from ciss.training import loop
 
-    others = [engine.DivergenceError, engine.MemoryShort, checkpoint.DiskFull, analysis.ProvenanceError]
-    for error in (*engine.RUN_ERRORS, *others, distributed.WorkerError):
+    others = [loop.DivergenceError, loop.MemoryShort, files.DiskFull, ProvenanceError]
+    for error in (*loop.RUN_ERRORS, *others, distributed.WorkerError):
         assert error.__name__ in execute.EXPLAINED or error is ValueError

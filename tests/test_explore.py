@@ -5,12 +5,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ciss import analysis, engine, explore
-from ciss.checkpoint import CheckpointError
+from ciss.analysis.exploring.prototypes import drift_table, nearest_confusions, relabel_table
+from ciss.analysis.forgetting.gradients import gradient_conflict, gradients_by_class, gradients_by_step
 from ciss.config import ConfigError
-from ciss.explain import Trained, explain
-from ciss.explore import MOMENTS
+from ciss.inspection import lines as inspection_lines
+from ciss.inspection import step as inspection_step
+from ciss.inspection.lines import Explorer, Line
+from ciss.inspection.step import MOMENTS, layer_groups
+from ciss.inspection.trained import Trained, explain
 from ciss.models import create_network
+from ciss.store.files import CheckpointError
+from ciss.training import loop
 
 END, START = MOMENTS
 
@@ -19,14 +24,14 @@ END, START = MOMENTS
 def explorer(finished):
     """opens(run) -> an Explorer of the finished project."""
     finished.write()
-    return lambda run="": explore.Explorer("params.yaml", run)
+    return lambda run="": inspection_lines.Explorer("params.yaml", run)
 
 
 @pytest.fixture
 def trained(project):
     """trained(run, **values) -> its Line, after training it and what it continues for an epoch."""
 
-    def make(name: str, method: str, **values) -> explore.Line:
+    def make(name: str, method: str, **values) -> Line:
         project.set("methods", {"finetune": {}, "joint": {}, method: {}})
         project.set("chain", {name: {"benchmark": "tiny", "method": method, "seed": 0, "after": "base", "step": 1}})
         project.set("ends", {})
@@ -34,9 +39,9 @@ def trained(project):
             project.set(key, value)
         project.prepare()
         for run in ("base", name):
-            engine.train(project.run(run))
+            loop.train(project.run(run))
         project.write()
-        found = explore.Explorer("params.yaml", name)
+        found = inspection_lines.Explorer("params.yaml", name)
         return found.open(name)
 
     return make
@@ -54,7 +59,7 @@ def test_the_run_that_is_shown_first(explorer, finished):
 
 def test_runs_that_are_not_trained_are_not_offered(project):
     project.write()
-    found = explore.Explorer("params.yaml")
+    found = Explorer("params.yaml")
     assert found.names() == ["mib-1"], "the one that was asked for, which says what is missing"
     with pytest.raises(
         CheckpointError, match=r"there is no such checkpoint. Train it: python -m ciss.engine mib-1|base"
@@ -69,7 +74,7 @@ def test_unknown_run_and_broken_pipeline(explorer, finished):
     own.write_text((finished.folder / "params.yaml").read_text())
     (finished.folder / "params.yaml").write_text("nonsense: 1")
     try:
-        assert len(explore.Explorer("own.yaml").names()) == 5, "what params.yaml says is another's trouble"
+        assert len(inspection_lines.Explorer("own.yaml").names()) == 5, "what params.yaml says is another's trouble"
     finally:
         finished.write()
         own.unlink()
@@ -80,7 +85,7 @@ def test_missing_runs_are_trained_where_the_file_says_so(project):
     project.set("train.base.epochs", 1)
     project.set("train.increment.epochs", 1)
     project.write()
-    found = explore.Explorer("params.yaml", "tune-1")
+    found = inspection_lines.Explorer("params.yaml", "tune-1")
     assert (project.run("tune-1").folder / "weights.safetensors").is_file()
     assert not project.run("mib-1").folder.exists(), "only what is asked for"
     assert found.names() == ["tune-1", "base"]
@@ -149,9 +154,9 @@ def test_weights_are_the_methods_own_or_what_they_would_be(trained):
         weights = np.concatenate([weight.ravel() for weight in line.at(step).everywhere()[1]])
         assert set(np.unique(weights)) == {0, 1}, "clamped, and in the base step nothing is old"
     other = trained("finetune-1", "finetune").at(1)
-    table = analysis.gradients_by_class(*other.everywhere(), other.introduced, range(other.channels))
+    table = gradients_by_class(*other.everywhere(), other.introduced, range(other.channels))
     assert not other.own_weights
-    assert analysis.gradients_by_step(table)["weight"].tolist() == pytest.approx([1, 1], abs=1e-4)
+    assert gradients_by_step(table)["weight"].tolist() == pytest.approx([1, 1], abs=1e-4)
 
 
 def test_gradient_that_arrives_at_a_layer(explorer):
@@ -232,11 +237,11 @@ def test_looking_leaves_no_trace(explorer):
 
 def test_layers_are_put_together_until_they_fit():
     network = create_network(explore_model(), [5, 2])
-    every = explore.layer_groups(network, most=1000)
+    every = layer_groups(network, most=1000)
     assert "decoder.classifier.groups.1" in every and all("weight" not in name for name in every)
-    few = explore.layer_groups(network, most=6)
+    few = inspection_step.layer_groups(network, most=6)
     assert len(few) <= 6 and len(every) > 6
-    assert list(explore.layer_groups(network, most=1)) == ["encoder", "decoder"]
+    assert list(inspection_step.layer_groups(network, most=1)) == ["encoder", "decoder"]
     for found in (every, few):
         assert sum(map(len, found.values())) == len(list(network.parameters()))
 
@@ -291,7 +296,7 @@ def test_a_sample_of_each_class(explorer):
 # --- every kind of run
 
 
-def look(line: explore.Line, step: int) -> None:
+def look(line: inspection_lines.Line, step: int) -> None:
     """All that the notebooks ask."""
     at = line.at(step)
     assert line.known(step) and at.parameter_layers()[0] == "all layers"
@@ -299,17 +304,17 @@ def look(line: explore.Line, step: int) -> None:
         found = at.gradients(moment)
         assert all(np.isfinite(value).all() for layers in found.values() for value in layers.values())
         one, other = (side[0] for side in at.sides())
-        assert analysis.gradient_conflict(found[one], found[other])["cosine"].dropna().between(-1, 1).all()
+        assert gradient_conflict(found[one], found[other])["cosine"].dropna().between(-1, 1).all()
         assert np.isfinite(at.seen(0, moment).weight).all()
         assert set(at.reached_layers()) <= set(at.layer_names())
         for layer in at.reached_layers():
             assert np.isfinite(at.arriving(0, 1, layer, moment)).all()
     given, labels, truth = at.labels()
-    assert len(analysis.relabel_table(given, labels, truth, at.old, line.classes))
+    assert len(relabel_table(given, labels, truth, at.old, line.classes))
     for layer in at.layer_names():
-        drift = analysis.drift_table(*line.prototypes(layer, step), line.introduced, line.classes)
+        drift = drift_table(*line.prototypes(layer, step), line.introduced, line.classes)
         assert len(drift) == (step + 1) * len(line.classes)
-        analysis.nearest_confusions(*at.points(layer), *at.known_prototypes(layer), line.classes)
+        nearest_confusions(*at.points(layer), *at.known_prototypes(layer), line.classes)
     assert all(np.isfinite(values).all() for values in at.method_maps(0).values())
 
 

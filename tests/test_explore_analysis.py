@@ -4,8 +4,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ciss import analysis
-from ciss.analysis.prototypes import neighbour_chances
+from ciss.analysis.exploring import prototypes as exploring_prototypes
+from ciss.analysis.exploring.prototypes import (
+    FATES,
+    distance_maps,
+    distances,
+    drift_table,
+    nearest_confusions,
+    neighbour_chances,
+    principal_components,
+    projection_table,
+    relabel_table,
+    relabelled,
+    tsne,
+)
+from ciss.analysis.forgetting import gradients as forgetting_gradients
+from ciss.analysis.forgetting.gradients import gradient_conflict, gradients_by_class, gradients_by_step, term_cosines
 
 pytestmark = pytest.mark.filterwarnings("error")
 NAN = np.nan
@@ -21,7 +35,7 @@ WEIGHTS = [np.array([[1.0, 1.0], [2.0, 9.0]]), np.array([[4.0, 1.0]])]
 
 @pytest.fixture
 def gradients():
-    return analysis.gradients_by_class(SIZES, WEIGHTS, LABELS, np.array([0, 0, 1, 1]), ["bg", "a", "b", "c"])
+    return gradients_by_class(SIZES, WEIGHTS, LABELS, np.array([0, 0, 1, 1]), ["bg", "a", "b", "c"])
 
 
 def test_gradients_of_each_class(gradients):
@@ -34,7 +48,7 @@ def test_gradients_of_each_class(gradients):
 
 
 def test_gradients_of_each_step(gradients):
-    table = analysis.gradients_by_step(gradients)
+    table = gradients_by_step(gradients)
     assert table["introduced"].tolist() == [0, 1] and table["pixels"].tolist() == [4, 1]
     assert table["gradient"].tolist() == pytest.approx([0.4, 0.4])
     assert table["weight"].tolist() == pytest.approx([2, 1])
@@ -42,18 +56,20 @@ def test_gradients_of_each_step(gradients):
 
 
 def test_without_a_gradient_nothing_has_a_share():
-    table = analysis.gradients_by_class(
+    table = forgetting_gradients.gradients_by_class(
         [np.zeros((1, 2))], [np.ones((1, 2))], [np.zeros((1, 2), int)], np.zeros(2), "ab"
     )
     assert table["share"].isna().all() and table["gradient"].tolist() == pytest.approx([0, NAN], nan_ok=True)
-    void = analysis.gradients_by_class([np.ones((1, 2))], [np.ones((1, 2))], [np.full((1, 2), 255)], np.zeros(2), "ab")
-    assert void["pixels"].tolist() == [0, 0] and analysis.gradients_by_step(void)["pixels"].tolist() == [0]
+    void = forgetting_gradients.gradients_by_class(
+        [np.ones((1, 2))], [np.ones((1, 2))], [np.full((1, 2), 255)], np.zeros(2), "ab"
+    )
+    assert void["pixels"].tolist() == [0, 0] and forgetting_gradients.gradients_by_step(void)["pixels"].tolist() == [0]
 
 
 def test_conflict_of_each_layer():
     one = {"a": np.array([3.0, 4.0]), "b": np.array([[1.0], [0.0]]), "c": np.zeros(2)}
     other = {"a": np.array([-3.0, -4.0]), "b": np.array([[0.0], [2.0]]), "c": np.ones(2)}
-    table = analysis.gradient_conflict(one, other).set_index("layer")
+    table = forgetting_gradients.gradient_conflict(one, other).set_index("layer")
     assert table["cosine"].tolist()[:3] == pytest.approx([-1, 0, NAN], nan_ok=True)
     assert table.loc["a", ["norm", "other norm"]].tolist() == [5, 5]
     # together: -25 / (sqrt(25 + 1) sqrt(25 + 4 + 2))
@@ -63,13 +79,13 @@ def test_conflict_of_each_layer():
 def test_conflict_does_not_ask_how_large_gradients_are():
     one, other = {"a": np.array([1.0, 2.0])}, {"a": np.array([2.0, 1.0])}
     small = {"a": np.float32(1e-20) * other["a"].astype(np.float32)}
-    assert analysis.gradient_conflict(one, other)["cosine"].tolist() == pytest.approx([0.8, 0.8])
-    assert analysis.gradient_conflict(one, small)["cosine"].tolist() == pytest.approx([0.8, 0.8])
+    assert forgetting_gradients.gradient_conflict(one, other)["cosine"].tolist() == pytest.approx([0.8, 0.8])
+    assert forgetting_gradients.gradient_conflict(one, small)["cosine"].tolist() == pytest.approx([0.8, 0.8])
 
 
 def test_conflict_wants_the_same_layers():
     with pytest.raises(ValueError, match="layers differ"):
-        analysis.gradient_conflict({"a": np.ones(1)}, {"b": np.ones(1)})
+        gradient_conflict({"a": np.ones(1)}, {"b": np.ones(1)})
 
 
 def test_cosines_between_all_losses():
@@ -78,14 +94,14 @@ def test_cosines_between_all_losses():
         "y": {"a": np.array([0.0, 3.0]), "b": np.array([-1.0])},
         "z": {"a": np.zeros(2), "b": np.array([1.0])},
     }
-    table = analysis.term_cosines(found, "a")
+    table = term_cosines(found, "a")
     assert table.loc["x", ["x", "y"]].tolist() == [1, 0] and table["z"].isna().all()
-    table = analysis.term_cosines(found)
+    table = forgetting_gradients.term_cosines(found)
     assert np.allclose(table, table.T) and np.allclose(np.diag(table), 1)
     assert table.loc["x", "y"] == pytest.approx(-2 / np.sqrt(5 * 10))
     assert table.loc["x", "z"] == pytest.approx(2 / np.sqrt(5))
     with pytest.raises(ValueError, match="no layer 'c'"):
-        analysis.term_cosines(found, "c")
+        forgetting_gradients.term_cosines(found, "c")
 
 
 # --- projections
@@ -93,23 +109,23 @@ def test_cosines_between_all_losses():
 
 def test_components_of_a_line():
     points = np.array([[0.0, 0.0, 1.0], [3.0, 4.0, 1.0], [6.0, 8.0, 1.0]])
-    coordinates, shares = analysis.principal_components(points)
+    coordinates, shares = principal_components(points)
     assert coordinates[:, 0].tolist() == pytest.approx([-5, 0, 5]) and shares.tolist() == pytest.approx([1, 0])
-    mirrored, _ = analysis.principal_components(points[::-1])
+    mirrored, _ = exploring_prototypes.principal_components(points[::-1])
     assert mirrored[:, 0].tolist() == pytest.approx([5, 0, -5]), "the sign is of the direction, not of the order"
 
 
 def test_components_of_two_directions():
     points = np.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    coordinates, shares = analysis.principal_components(points)
+    coordinates, shares = exploring_prototypes.principal_components(points)
     assert np.abs(coordinates) == pytest.approx(np.abs(points)) and shares.tolist() == pytest.approx([0.8, 0.2])
 
 
 @pytest.mark.parametrize("points", [np.ones((1, 4)), np.ones((5, 1)), np.ones((3, 2))])
 def test_points_that_do_not_spread(points):
-    coordinates, shares = analysis.principal_components(points)
+    coordinates, shares = exploring_prototypes.principal_components(points)
     assert coordinates.shape == (len(points), 2) and not coordinates.any() and not shares.any()
-    assert not analysis.tsne(points).any()
+    assert not exploring_prototypes.tsne(points).any()
 
 
 def test_chances_of_equally_far_neighbours():
@@ -129,11 +145,11 @@ def test_chances_have_the_perplexity_asked_for():
 def test_tsne_keeps_neighbours_together():
     rng = np.random.default_rng(0)
     points = np.concatenate([rng.normal(size=(30, 10)), rng.normal(size=(30, 10)) + 8])
-    placed = analysis.tsne(points)
+    placed = tsne(points)
     apart = np.linalg.norm(placed[:, None] - placed, axis=2)
     np.fill_diagonal(apart, np.inf)
     assert ((apart.argmin(axis=1) < 30) == (np.arange(60) < 30)).all()
-    assert np.array_equal(placed, analysis.tsne(points)), "the same picture again"
+    assert np.array_equal(placed, exploring_prototypes.tsne(points)), "the same picture again"
     assert np.linalg.norm(placed[:30].mean(axis=0) - placed[30:].mean(axis=0)) > 2 * placed[:30].std()
 
 
@@ -150,18 +166,18 @@ def test_tsne_follows_its_gradient():
         kept = wanted > 0
         return float((wanted[kept] * np.log(wanted[kept] / chances[kept])).sum())
 
-    start, _ = analysis.principal_components(points)
-    assert divergence(analysis.tsne(points)) < 0.7 * divergence(start)
+    start, _ = exploring_prototypes.principal_components(points)
+    assert divergence(exploring_prototypes.tsne(points)) < 0.7 * divergence(start)
 
 
 def test_pixels_and_prototypes_in_one_plane():
     means, counts = np.array([[[1.0, 0], [0, 0]], [[3.0, 0], [5.0, 0]]]), np.array([[2, 0], [2, 1]])
-    table, shares = analysis.projection_table(np.array([[0.0, 0], [4.0, 0]]), np.array([0, 1]), means, counts)
+    table, shares = projection_table(np.array([[0.0, 0], [4.0, 0]]), np.array([0, 1]), means, counts)
     assert table["step"].tolist() == [-1, -1, 0, 1, 1] and table["position"].tolist() == [0, 1, 0, 0, 1]
     x = table["x"] - table["x"][0]
     assert x.abs().tolist() == pytest.approx([0, 4, 1, 3, 5]) and shares[0] == pytest.approx(1)
     with pytest.raises(ValueError, match="how is 'umap'"):
-        analysis.projection_table(np.zeros((2, 2)), np.zeros(2), means, counts, "umap")
+        exploring_prototypes.projection_table(np.zeros((2, 2)), np.zeros(2), means, counts, "umap")
 
 
 # --- prototypes
@@ -170,7 +186,7 @@ def test_pixels_and_prototypes_in_one_plane():
 def test_drift_from_step_to_step():
     means = np.array([[[0.0, 2.0], [1.0, 0.0]], [[0.0, 5.0], [0.0, 1.0]], [[0.0, 5.0], [9.0, 9.0]]])
     counts = np.array([[4, 4], [4, 4], [4, 0]])
-    table = analysis.drift_table(means, counts, np.full((3, 2), 2.0), np.array([0, 1]), ["a", "b"])
+    table = drift_table(means, counts, np.full((3, 2), 2.0), np.array([0, 1]), ["a", "b"])
     assert table["step"].tolist() == [0, 0, 1, 1, 2, 2] and table["introduced"].tolist() == [0, 1] * 3
     root = np.sqrt(2)
     assert table["drift"].tolist() == pytest.approx([NAN, NAN, 3, root, 0, NAN], nan_ok=True)
@@ -179,7 +195,7 @@ def test_drift_from_step_to_step():
 
 
 def test_drift_without_spread_or_direction():
-    table = analysis.drift_table(np.zeros((2, 1, 2)), np.ones((2, 1)), np.zeros((2, 1)), np.zeros(1), ["a"])
+    table = exploring_prototypes.drift_table(np.zeros((2, 1, 2)), np.ones((2, 1)), np.zeros((2, 1)), np.zeros(1), ["a"])
     assert table["drift"].tolist()[1] == 0 and table[["relative", "cosine"]].isna().all(axis=None)
 
 
@@ -187,16 +203,16 @@ MEANS, COUNTS = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 3.0], [1.0, 0.0]]), np.a
 
 
 def test_distances_to_prototypes():
-    found = analysis.distances(np.array([[0.0, 3.0], [4.0, 3.0]]), MEANS, COUNTS)
+    found = distances(np.array([[0.0, 3.0], [4.0, 3.0]]), MEANS, COUNTS)
     assert found.tolist() == [[3, 5, 0, np.inf], [5, 3, 4, np.inf]]
-    far = analysis.distances(np.array([[1e8, 1.0]]), np.array([[1e8, 0.0]]), np.ones(1))
+    far = exploring_prototypes.distances(np.array([[1e8, 1.0]]), np.array([[1e8, 0.0]]), np.ones(1))
     assert far.tolist() == [[1]], "what is near is not lost among large numbers"
 
 
 def test_distances_on_an_image():
     features = np.zeros((2, 1, 3))
     features[:, 0, 1], features[:, 0, 2] = (4, 3), (0, 3)
-    maps = analysis.distance_maps(features, MEANS, COUNTS)
+    maps = distance_maps(features, MEANS, COUNTS)
     assert maps.shape == (4, 1, 3)
     assert maps[0].tolist() == [[0, 5, 3]] and maps[1].tolist() == [[4, 3, 5]]
 
@@ -204,7 +220,9 @@ def test_distances_on_an_image():
 def test_who_is_confused_with_whom():
     points = np.array([[0.1, 0.0], [3.0, 0.0], [3.5, 0.0], [0.0, 2.9], [4.0, 0.0]])
     labels = np.array([0, 0, 0, 0, 1])
-    table = analysis.nearest_confusions(points, labels, MEANS, COUNTS, ["bg", "a", "b", "c"]).set_index("class")
+    table = exploring_prototypes.nearest_confusions(points, labels, MEANS, COUNTS, ["bg", "a", "b", "c"]).set_index(
+        "class"
+    )
     assert table["pixels"].tolist() == [4, 1, 0, 0]
     assert table["own"].tolist() == pytest.approx([0.25, 1, NAN, NAN], nan_ok=True)
     assert table["confused with"].tolist() == ["a", "", "", ""]
@@ -214,7 +232,7 @@ def test_who_is_confused_with_whom():
 
 
 def test_one_class_has_no_neighbour():
-    table = analysis.nearest_confusions(np.zeros((0, 2)), np.zeros(0, int), np.zeros((1, 2)), np.ones(1), ["bg"])
+    table = nearest_confusions(np.zeros((0, 2)), np.zeros(0, int), np.zeros((1, 2)), np.ones(1), ["bg"])
     assert table.loc[0, ["pixels", "neighbour", "confused with"]].tolist() == [0, "", ""]
 
 
@@ -227,8 +245,8 @@ TRUTH = np.array([[1, 1, 1, 0, 3, 0, 2, 3, 255]])
 
 
 def test_what_became_of_each_pixel():
-    fates = analysis.relabelled(GIVEN, LEARNT, TRUTH, old=3)
-    names = [analysis.FATES[k] for k in fates[0]]
+    fates = relabelled(GIVEN, LEARNT, TRUTH, old=3)
+    names = [FATES[k] for k in fates[0]]
     assert names == [
         "old class, found",
         "old class, missed",
@@ -243,16 +261,16 @@ def test_what_became_of_each_pixel():
 
 
 def test_what_became_of_each_class():
-    table = analysis.relabel_table([GIVEN, GIVEN], [LEARNT, LEARNT], [TRUTH, TRUTH], 3, ["bg", "a", "b", "c"])
+    table = relabel_table([GIVEN, GIVEN], [LEARNT, LEARNT], [TRUTH, TRUTH], 3, ["bg", "a", "b", "c"])
     table = table.set_index("class")
     assert table["pixels"].tolist() == [4, 6, 2, 2]
-    assert table.loc["a", list(analysis.FATES[2:5])].tolist() == pytest.approx([1 / 3] * 3)
+    assert table.loc["a", list(exploring_prototypes.FATES[2:5])].tolist() == pytest.approx([1 / 3] * 3)
     assert table.loc["bg", ["background, rightly", "wrong class"]].tolist() == [0.5, 0.5]
     assert table.loc["b", "ignored"] == 1 and table.loc["c", "background, rightly"] == 1
-    assert (table[list(analysis.FATES[1:])].sum(axis=1) == 1).all()
+    assert (table[list(exploring_prototypes.FATES[1:])].sum(axis=1) == 1).all()
 
 
 def test_nothing_told_as_background():
     told = np.ones((1, 2), int)
-    table = analysis.relabel_table([told], [told], [told], 1, ["bg", "a"])
+    table = exploring_prototypes.relabel_table([told], [told], [told], 1, ["bg", "a"])
     assert isinstance(table, pd.DataFrame) and table.empty and "ignored" in table.columns

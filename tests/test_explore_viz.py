@@ -5,7 +5,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ciss import analysis, viz
+from ciss.analysis.exploring import figures as exploring_figures
+from ciss.analysis.exploring import prototypes as exploring_prototypes
+from ciss.analysis.exploring.figures import (
+    FATE_COLOURS,
+    MOST,
+    conflict_figure,
+    confusion_bars,
+    drift_heatmap,
+    fate_handles,
+    fate_picture,
+    gradient_bars,
+    picture_row,
+    projection,
+    relabel_bars,
+)
+from ciss.analysis.exploring.prototypes import FATES, drift_table, relabel_table
+from ciss.analysis.figures.masks import VOID
+from ciss.analysis.figures.style import style
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -18,7 +35,7 @@ COLOURS = np.array([[0, 0, 0], [128, 0, 0]], np.uint8)
 
 @pytest.fixture(autouse=True)
 def _close():
-    viz.style()
+    style()
     yield
     plt.close("all")
 
@@ -52,19 +69,19 @@ def clean(figure) -> None:
 def test_panels_of_a_picture_a_mask_and_a_map():
     mask, values = np.array([[0, 1], [255, 1]], np.uint8), np.array([[0.0, 0.5], [1.0, 4.0]])
     parts = [("image", np.zeros((2, 2, 3), np.uint8)), ("truth", mask), ("weight", values, "weight", 2.0)]
-    figure = viz.picture_row(parts, ["background", "a"], COLOURS, handles=viz.fate_handles(analysis.FATES))
+    figure = picture_row(parts, ["background", "a"], COLOURS, handles=fate_handles(exploring_prototypes.FATES))
     clean(figure)
     truth, weight = (ax.images[0] for ax in figure.axes[1:3])
-    assert truth.get_array()[0, 1].tolist() == [128, 0, 0] and truth.get_array()[1, 0].tolist() == list(viz.VOID)
+    assert truth.get_array()[0, 1].tolist() == [128, 0, 0] and truth.get_array()[1, 0].tolist() == list(VOID)
     assert weight.get_clim() == (0, 2)
     classes, fates = figure.legends
     assert [text.get_text() for text in classes.texts] == ["background", "a"]
-    assert [text.get_text() for text in fates.texts] == list(analysis.FATES)
+    assert [text.get_text() for text in fates.texts] == list(FATES)
 
 
 @pytest.mark.parametrize("values", [np.zeros((2, 3)), np.full((2, 3), NAN), np.array([[NAN, np.inf, 2.0]])])
 def test_a_map_of_nothing_or_without_numbers(values):
-    figure = viz.picture_row([("map", values, "unit", None, np.ones(values.shape, bool))])
+    figure = exploring_figures.picture_row([("map", values, "unit", None, np.ones(values.shape, bool))])
     clean(figure)
     assert np.isfinite(figure.axes[0].images[0].get_clim()).all()
 
@@ -73,7 +90,9 @@ def test_a_frame_on_a_coarser_map():
     inside = np.zeros((8, 8), bool)
     inside[2:4, 4:6] = True
     figure = drawn(
-        viz.picture_row([("map", np.ones((2, 2)), "", 1, inside), ("map", np.ones((2, 2)), "", 1, ~inside[:0])])
+        exploring_figures.picture_row(
+            [("map", np.ones((2, 2)), "", 1, inside), ("map", np.ones((2, 2)), "", 1, ~inside[:0])]
+        )
     )
     edge = np.concatenate(figure.axes[0].collections[0].get_paths()[0].to_polygons())
     assert edge.mean(axis=0) == pytest.approx([1.25, 0.75], abs=0.05), "in the map's pixels: x, y"
@@ -82,7 +101,7 @@ def test_a_frame_on_a_coarser_map():
 
 def test_many_panels_and_tall_pictures():
     parts = [(f"panel {k}", np.zeros((30, 10, 3), np.uint8)) for k in range(9)]
-    figure = viz.picture_row(parts)
+    figure = exploring_figures.picture_row(parts)
     clean(figure)
     assert len(figure.axes) == 9
 
@@ -99,7 +118,7 @@ def gradients(pixels: list[int], introduced: list[int]) -> pd.DataFrame:
 
 
 def test_bars_of_present_classes():
-    figure = viz.gradient_bars(gradients([5, 0, 3], [0, 0, 1]))
+    figure = gradient_bars(gradients([5, 0, 3], [0, 0, 1]))
     clean(figure)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["class 2", "class 0"]
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.5, 0.5]
@@ -109,17 +128,17 @@ def test_bars_of_present_classes():
 
 
 def test_bars_of_no_class_and_of_very_many():
-    drawn(viz.gradient_bars(gradients([0, 0], [0, 1])))
-    drawn(viz.gradient_bars(gradients([5], [0]).assign(**{"weighted share": NAN})))
-    figure = viz.gradient_bars(gradients(list(range(151)), [0] * 101 + [1] * 50))
-    assert len(figure.axes[0].patches) == viz.MOST
+    drawn(exploring_figures.gradient_bars(gradients([0, 0], [0, 1])))
+    drawn(exploring_figures.gradient_bars(gradients([5], [0]).assign(**{"weighted share": NAN})))
+    figure = exploring_figures.gradient_bars(gradients(list(range(151)), [0] * 101 + [1] * 50))
+    assert len(figure.axes[0].patches) == MOST
     assert figure.axes[0].get_yticklabels()[0].get_text() == "class 150"
 
 
 def test_conflict_says_the_sign_and_what_has_no_gradient():
     table = pd.DataFrame({"layer": ["a", "b", "c"], "cosine": [-0.5, 0.25, NAN]})
     cosines = pd.DataFrame([[1, NAN], [NAN, NAN]], index=["old", "new"], columns=["old", "new"])
-    figure = viz.conflict_figure(table, cosines, ("old and new", "a"))
+    figure = conflict_figure(table, cosines, ("old and new", "a"))
     clean(figure)
     bars, cells = figure.axes[:2]
     assert [bar.get_width() for bar in bars.patches] == [0.25, -0.5]
@@ -130,14 +149,14 @@ def test_conflict_says_the_sign_and_what_has_no_gradient():
 
 def test_conflict_of_one_layer_and_one_loss():
     table = pd.DataFrame({"layer": ["all layers"], "cosine": [1.0]})
-    clean(viz.conflict_figure(table, pd.DataFrame([[1.0]], index=["x"], columns=["x"])))
+    clean(exploring_figures.conflict_figure(table, pd.DataFrame([[1.0]], index=["x"], columns=["x"])))
 
 
 # --- prototypes
 
 
 def test_sixty_four_classes_look_different():
-    from ciss.viz.exploring import look_of
+    from ciss.analysis.exploring.figures import look_of
 
     assert len({look_of(position) for position in range(64)}) == 64
 
@@ -145,7 +164,7 @@ def test_sixty_four_classes_look_different():
 def test_projection_follows_a_prototype():
     table = pd.DataFrame({"x": [0.0, 1, 2, 5], "y": [0.0, 1, 2, 5], "position": [0, 0, 0, 6], "step": [-1, 0, 1, -1]})
     figure, ax = plt.subplots(layout="constrained")
-    viz.projection(ax, table, [f"class {k}" for k in range(7)], (0.75, 0.2))
+    projection(ax, table, [f"class {k}" for k in range(7)], (0.75, 0.2))
     clean(figure)
     assert ax.get_xlabel() == "component 1: 75% of the variance"
     assert ax.lines[0].get_xydata().tolist() == [[1, 1], [2, 2]]
@@ -154,7 +173,7 @@ def test_projection_follows_a_prototype():
 
 def test_projection_of_nothing():
     figure, ax = plt.subplots()
-    viz.projection(ax, pd.DataFrame({"x": [], "y": [], "position": [], "step": []}), [])
+    exploring_figures.projection(ax, pd.DataFrame({"x": [], "y": [], "position": [], "step": []}), [])
     drawn(figure)
 
 
@@ -163,7 +182,7 @@ def test_drift_with_an_absent_class(steps):
     means, counts = np.arange(2 * steps).reshape(steps, 2, 1), np.array([[1, 0]] * steps)
     figure, ax = plt.subplots()
     names = ["a", "absent"]
-    viz.drift_heatmap(ax, analysis.drift_table(means, counts, np.ones((steps, 2)), np.zeros(2), names))
+    drift_heatmap(ax, drift_table(means, counts, np.ones((steps, 2)), np.zeros(2), names))
     drawn(figure)
     said = [text.get_text() for text in ax.texts]
     assert said == (["one step: nothing drifts"] if steps == 1 else ["2.00"])
@@ -172,12 +191,12 @@ def test_drift_with_an_absent_class(steps):
 def test_confusions_name_the_other_class():
     table = {"class": ["a", "b", "c"], "pixels": [4, 1, 0], "own": [0.25, 1.0, NAN], "confused": [0.5, 0.0, NAN]}
     figure, ax = plt.subplots(layout="constrained")
-    viz.confusion_bars(ax, pd.DataFrame({**table, "confused with": ["b", "", ""]}))
+    confusion_bars(ax, pd.DataFrame({**table, "confused with": ["b", "", ""]}))
     clean(figure)
     assert [text.get_text() for text in ax.texts] == ["b 0.50"]
     assert [round(bar.get_width(), 2) for bar in ax.patches] == [1, 0.25, 0, 0.5, 0, 0.25]
     _, empty = plt.subplots()
-    viz.confusion_bars(empty, pd.DataFrame({**table, "confused with": [""] * 3}).assign(pixels=0))
+    exploring_figures.confusion_bars(empty, pd.DataFrame({**table, "confused with": [""] * 3}).assign(pixels=0))
     drawn()
 
 
@@ -189,19 +208,19 @@ def grey(colour: str) -> float:
 
 
 def test_fates_are_told_apart_in_grey():
-    shades = sorted(grey(colour) for colour in viz.FATE_COLOURS)
+    shades = sorted(grey(colour) for colour in FATE_COLOURS)
     assert min(np.diff(shades)) > 0.15
-    picture = viz.fate_picture(np.arange(len(analysis.FATES)))
+    picture = fate_picture(np.arange(len(exploring_prototypes.FATES)))
     assert picture.shape == (6, 3) and picture[0].tolist() == [255] * 3 and picture[5].tolist() == [0] * 3
 
 
 def test_relabel_bars_add_up_and_may_be_empty():
     told = np.zeros((1, 2), int)
-    table = analysis.relabel_table([told], [told], [np.array([[0, 1]])], 2, ["background", "a"])
+    table = relabel_table([told], [told], [np.array([[0, 1]])], 2, ["background", "a"])
     figure, ax = plt.subplots(figsize=(7, 2.5), layout="constrained")
-    viz.relabel_bars(ax, table)
+    relabel_bars(ax, table)
     clean(figure)
     assert sum(bar.get_width() for bar in ax.patches) == 2
     _, empty = plt.subplots()
-    viz.relabel_bars(empty, table[:0])
+    exploring_figures.relabel_bars(empty, table[:0])
     assert drawn() and empty.texts[0].get_text() == "no pixel is told as background"

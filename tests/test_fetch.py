@@ -22,11 +22,14 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
-from ciss import checkpoint
 from ciss.data import __main__ as command
 from ciss.data import fetch as module
-from ciss.data import sbd, voc
+from ciss.data import sbd
 from ciss.data.fetch import SOURCES, FetchError, fetch
+from ciss.data.sets import voc as sets_voc
+from ciss.data.sets.voc import palette
+from ciss.store import files as store_files
+from ciss.store.files import DiskFull
 
 SHAPE = (12, 9)
 VOC_MASKS = {"2007_train": 3, "2007_val": 4}  # image id -> class of its mask in VOC, which has a void border too
@@ -46,7 +49,7 @@ def mask_of(number: int, void: bool) -> np.ndarray:
 
 def png(mask: np.ndarray) -> bytes:
     image, stream = Image.fromarray(mask), io.BytesIO()
-    image.putpalette(voc.palette().tobytes())
+    image.putpalette(sets_voc.palette().tobytes())
     image.save(stream, "png")
     return stream.getvalue()
 
@@ -197,7 +200,7 @@ def tree(folder: Path) -> list[str]:
 def read(file: Path) -> np.ndarray:
     with Image.open(file) as opened:
         assert opened.mode == "P"
-        assert np.array_equal(np.reshape(opened.getpalette(), (-1, 3)), voc.palette())
+        assert np.array_equal(np.reshape(opened.getpalette(), (-1, 3)), palette())
         return np.array(opened)
 
 
@@ -211,7 +214,7 @@ def test_voc_has_the_parts_that_are_read(site, root, capsys):
     assert not archive(root, "voc").exists()
     assert (root / "downloads" / ".gitignore").read_text() == "*\n"
     assert "fetch sbd" in capsys.readouterr().out
-    (pair,) = voc.pairs(root / "VOCdevkit" / "VOC2012", "val")
+    (pair,) = sets_voc.pairs(root / "VOCdevkit" / "VOC2012", "val")
     assert np.array_equal(read(pair.mask), mask_of(4, True))
 
 
@@ -219,14 +222,14 @@ def test_sbd_makes_the_augmented_set(site, root):
     fetch("voc", root)
     fetch("sbd", root)
     folder = root / "VOCdevkit" / "VOC2012"
-    pairs = voc.pairs(folder, "train")
+    pairs = sets_voc.pairs(folder, "train")
     assert [pair.id for pair in pairs] == AUGMENTED
     wanted = [mask_of(3, True), mask_of(15, False), mask_of(20, False)]
     for pair, mask in zip(pairs, wanted, strict=True):
         assert pair.mask.parent.name == "SegmentationClassAug"
         assert np.array_equal(read(pair.mask), mask), pair.id
         assert pair.image.is_file()
-    (pair,) = voc.pairs(folder, "val")
+    (pair,) = sets_voc.pairs(folder, "val")
     assert pair.mask.parent.name == "SegmentationClassAug"
     assert np.array_equal(read(pair.mask), mask_of(4, True))
     assert len(os.listdir(folder / "SegmentationClassAug")) == 4
@@ -670,14 +673,14 @@ def test_a_kill_between_masks_and_list(site, root, folder):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "write_text", kill)
+        patch.setattr(store_files, "write_text", kill)
         with pytest.raises(KeyboardInterrupt):
             fetch("sbd", root)
     assert module.missing(folder, SOURCES["sbd"].makes) == ["ImageSets/Segmentation/trainaug.txt"]
     with pytest.raises(FileNotFoundError, match="trainaug"):
-        voc.pairs(folder, "train")
+        sets_voc.pairs(folder, "train")
     fetch("sbd", root)
-    assert [pair.id for pair in voc.pairs(folder, "train")] == AUGMENTED
+    assert [pair.id for pair in sets_voc.pairs(folder, "train")] == AUGMENTED
 
 
 def test_a_folder_of_masks_that_lacks_some_is_left_alone(site, root, folder):
@@ -693,14 +696,14 @@ def test_a_folder_of_masks_that_lacks_some_is_left_alone(site, root, folder):
 
 def free(monkeypatch, count: int) -> None:
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=count))
+    monkeypatch.setattr(store_files.shutil, "disk_usage", lambda _: usage._replace(free=count))
 
 
 def test_a_full_disk_is_said_before_the_download(site, root, monkeypatch):
     size = len(site.files[SOURCES["voc"].file])
     site.put(monkeypatch, "voc", site.files[SOURCES["voc"].file], unpacked=5000)
     free(monkeypatch, size + 4999)
-    with pytest.raises(checkpoint.DiskFull, match=r"1 B missing.*Make room, and run the same command again"):
+    with pytest.raises(DiskFull, match=r"1 B missing.*Make room, and run the same command again"):
         fetch("voc", root)
     assert not archive(root, "voc", ".part").exists()
     free(monkeypatch, size + 5000)
@@ -719,7 +722,7 @@ def test_a_full_disk_is_said_before_unpacking(site, root, monkeypatch):
     site.put(monkeypatch, "voc", data, unpacked=5000)
     put_archive(root, "voc", data)
     free(monkeypatch, 4999)
-    with pytest.raises(checkpoint.DiskFull):
+    with pytest.raises(store_files.DiskFull):
         fetch("voc", root)
     assert not (root / "VOCdevkit").exists()
 
@@ -755,7 +758,7 @@ def test_the_command(site, root, monkeypatch):
     monkeypatch.setenv("CISS_DATA", str(root))
     assert run(monkeypatch, "fetch", "voc", "--keep") == ""
     assert run(monkeypatch, "fetch", "sbd") == ""
-    assert len(voc.pairs(root / "VOCdevkit" / "VOC2012", "train")) == 3
+    assert len(sets_voc.pairs(root / "VOCdevkit" / "VOC2012", "train")) == 3
     assert archive(root, "voc").exists() and not archive(root, "sbd").exists()
     assert run(monkeypatch, "fetch", "ade20k", "--to", str(root.parent / "elsewhere")) == ""
     assert (root.parent / "elsewhere" / "ADEChallengeData2016" / "images").is_dir()

@@ -14,11 +14,17 @@ from test_mbs import choose, network, step
 from test_methods import NEW, OLD, make_batch, output
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ciss import distributed, engine, plan, presets, results, source
+from ciss import distributed
 from ciss.data import evaluation_loader
 from ciss.losses import sharp_loss, soft_relation_loss
 from ciss.methods import GSCMBS, MBS, METHODS, Batch, Frozen, MiB
 from ciss.models import Output
+from ciss.runs import results as runs_results
+from ciss.runs.results import read
+from ciss.store import code as store_code
+from ciss.store.code import write
+from ciss.study import plan, presets
+from ciss.training import loop
 
 ALL = GSCMBS.presets["relations"]  # every part
 OFF = {"compensation": False, "doubtful": "ignored", "soft": 0.0, "sharp": 0.0}
@@ -276,20 +282,20 @@ def add(project, name, **coefficients):
 def test_only_rows_learn(project, decoder):
     project.set("train.increment.norm", "frozen")
     choose(project, decoder)
-    engine.train(project.run())
+    loop.train(project.run())
     for rows in ("all", "new"):
         run = add(project, f"frozen-{rows}", rows=rows, initialisation="default")
         if rows == "all":
             with stopped(Frozen, 2):
-                engine.train(run)
-        engine.train(run)
+                loop.train(run)
+        loop.train(run)
         before, after, grown = weights(project.run()), weights(run), run.build_network()
         learns = {name for name, p in grown.named_parameters() if any(p is row for row in grown.decoder.rows())}
         new = set(after) - set(before)
         assert new and new <= learns
         moved = {name for name in before if not after[name].equal(before[name])}
         assert moved == (learns - new if rows == "all" else set())
-        torch.manual_seed(engine.stable_seed("weights", run.seed, run.reached))
+        torch.manual_seed(loop.stable_seed("weights", run.seed, run.reached))
         Frozen(initialisation="default").initialise(grown := run.build_network(0), 2)
         assert not any(after[name].equal(grown.state_dict()[name]) for name in new), "new rows learn"
 
@@ -297,26 +303,26 @@ def test_only_rows_learn(project, decoder):
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_runs_of_both_in_one(project, decoder):
     choose(project, decoder)
-    engine.train(project.run())
-    engine.train(plain := add(project, "mbs", threshold=0.3))
-    engine.train(off := add(project, "gsc_mbs-off", threshold=0.3, **OFF))
+    loop.train(project.run())
+    loop.train(plain := add(project, "mbs", threshold=0.3))
+    loop.train(off := add(project, "gsc_mbs-off", threshold=0.3, **OFF))
     same(weights(plain), weights(off))
     run = add(project, "gsc_mbs", threshold=0.3, **ALL)
     with stopped(GSCMBS, 2):  # in its second epoch: prototypes are read back
-        engine.train(run)
-    engine.train(run)
-    trace = results.read(run)["trace"]
+        loop.train(run)
+    loop.train(run)
+    trace = read(run)["trace"]
     assert {"loss/compensated", "loss/soft", "loss/sharp", "doubtful/decided", "weight/median"} <= set(trace)
     assert {"compensated/step0", "compensated/step1"} <= set(trace), "weights reach the log of gradients"
-    assert results.read(run)["labels"]["method"].sum() > 0
+    assert runs_results.read(run)["labels"]["method"].sum() > 0
     resumed = left_by(run)
     shutil.rmtree(run.folder)
-    engine.train(run)
+    loop.train(run)
     assert left_by(run) == resumed
 
 
 def test_the_key_of_a_run_is_of_all_its_code(project, monkeypatch):
-    monkeypatch.setattr(source, "digest", lambda root, files: tuple(files))
+    monkeypatch.setattr(store_code, "digest", lambda root, files: tuple(files))
     code = add(project, "gsc_mbs").identity("data", None)["code"]
     assert {"methods/gsc_mbs.py", "methods/mbs.py", "methods/base.py"} <= set(code["method"])
 
@@ -329,8 +335,8 @@ def test_seldom_scored_and_stopped(make_project):
         project.set("train.base.epochs", 4)
         if stops:
             with stopped(METHODS["finetune"], 15):  # of 16 updates: in the last epoch
-                engine.train(project.run())
-        engine.train(run := project.run())
+                loop.train(project.run())
+        loop.train(run := project.run())
         found.append(left_by(run) | {"tensors": {name: p.tolist() for name, p in weights(run).items()}})
     often, whole, resumed = found
     assert resumed == whole and whole["tensors"] == often["tensors"]
@@ -341,13 +347,13 @@ def test_seldom_scored_and_stopped(make_project):
 def test_rules_are_judged_in_one_pass_as_alone(project):
     run = add(choose(project, "mask_transformer"), "mbs")
     index, teacher = run.index(), run.build_network(0).eval()
-    maker = engine.BatchMaker(run, index, teacher, torch.device("cpu"))
+    maker = loop.BatchMaker(run, index, teacher, torch.device("cpu"))
     loader = evaluation_loader(run.settings, index, "train", index.holdout, run.label_table(training=False))
     rules = {"some": MBS(threshold=0.4), "all": MBS(threshold=0.0), "none": MBS(labelling="none")}
-    together = engine.judge_labels(run, rules, teacher, map(maker.hide, loader))
+    together = loop.judge_labels(run, rules, teacher, map(maker.hide, loader))
     assert list(together) == [*rules, "argmax"] and (together["none"][:, 1:] == 0).all()
     for name, rule in rules.items():
-        alone = engine.judge_labels(run, {"method": rule}, teacher, map(maker.hide, loader))
+        alone = loop.judge_labels(run, {"method": rule}, teacher, map(maker.hide, loader))
         assert (alone["method"] == together[name]).all() and (alone["argmax"] == together["argmax"]).all()
     assert len({counts.tobytes() for counts in together.values()}) > 2
 
@@ -357,8 +363,8 @@ def test_rules_are_judged_in_one_pass_as_alone(project):
 
 @pytest.fixture
 def root(tmp_path):
-    shutil.copytree(Path(source.__file__).parent / "methods", tmp_path / "ciss" / "methods")
-    source.write(tmp_path)
+    shutil.copytree(Path(store_code.__file__).parent / "methods", tmp_path / "ciss" / "methods")
+    write(tmp_path)
     return tmp_path
 
 
@@ -369,7 +375,7 @@ def changed(root, name, old, new):
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new))
-    source.write(root)
+    store_code.write(root)
     return {name for name, text in before.items() if (folder / name).read_text() != text}
 
 
@@ -391,7 +397,7 @@ def test_imports_of_any_kind_and_in_a_circle(root, words):
     (methods / "a.py").write_text("from ciss.methods.b import y\n\nx = 1\n")
     (methods / "b.py").write_text("from ciss.methods.a import x\n\ny = 1\n")
     (methods / "c.py").write_text(f"{words}\nfrom ciss.losses.a import z\nfrom ..losses import mib\n")
-    source.write(root)
+    store_code.write(root)
     assert changed(root, "b.py", "y = 1", "y = 2") == {"a.py", "b.py", "c.py"}
     assert (root / ".source/ciss/methods/c.py").read_text().count("Constant(value=2)") == 1
     assert changed(root, "mib.py", "10.0", "11.0") == {"mib.py"}, "a module of that name elsewhere"

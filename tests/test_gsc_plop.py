@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 from test_methods import NEW, OLD, SIZE, full, make_batch, network, output
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ciss import distributed, engine, evaluation, metrics, results
+from ciss import distributed, metrics
 from ciss.data import evaluation_loader
-from ciss.explain import explain, telling_images
+from ciss.inspection.trained import explain, telling_images
+from ciss.labels.entropy import adaptive_factor, entropy_labels
+from ciss.labels.relabelling import argmax_labels, relabel_background
 from ciss.losses import (
     compensation_weights,
     cross_entropy,
@@ -26,7 +28,10 @@ from ciss.losses import (
     sum_by_step,
 )
 from ciss.methods import GSC, METHODS, PLOP, Finetune, code_of
-from ciss.pseudo_labels import adaptive_factor, argmax_labels, entropy_labels, relabel_background
+from ciss.runs import results as runs_results
+from ciss.training import evaluation as training_evaluation
+from ciss.training import loop
+from ciss.training.evaluation import judge_labels
 
 OFF = {"compensation": False, "soft": 0.0, "sharp": 0.0, "relabelling": "none", "pod": 0.0, "pod_outputs": 0.0}
 SWITCHES = [
@@ -414,14 +419,14 @@ def steps(project):
                 "step": step,
             }
             after = run
-    engine.train(project.run())
+    loop.train(project.run())
     return project
 
 
 def test_runs_leave_traces_and_judged_labels(steps):
     for name in ("gsc-1", "gsc-2", "gsc-early-1", "gsc-early-2", "plop-1"):
-        engine.train(run := steps.run(name))
-        result = results.read(run)
+        loop.train(run := steps.run(name))
+        result = runs_results.read(run)
         trace, log = result["trace"], result["log"]
         updates = log[-1]["updates"]
         assert {len(column) for column in trace.values()} == {updates}
@@ -451,7 +456,7 @@ def test_runs_leave_traces_and_judged_labels(steps):
 def test_a_process_without_a_batch_judges_nothing(steps):
     """It has to join the sum of all processes with zeros."""
     run = steps.run("gsc-1")
-    matrices = evaluation.judge_labels(run, {"method": run.build_method()}, run.build_network(0), [])
+    matrices = judge_labels(run, {"method": run.build_method()}, run.build_network(0), [])
     assert {name: (matrix.shape, matrix.sum()) for name, matrix in matrices.items()} == {
         "method": ((9, 6), 0),
         "argmax": ((9, 6), 0),
@@ -469,12 +474,12 @@ def test_scores_of_pseudo_labels():
 
 
 def test_a_stopped_gsc_run_ends_as_one_that_was_not(steps, monkeypatch):
-    engine.train(run := steps.run("gsc-1"))
+    loop.train(run := steps.run("gsc-1"))
     whole, log = load_file(run.folder / "weights.safetensors"), (run.folder / "log.json").read_text()
     trace = (run.results / "trace.npz").read_bytes()
     shutil.rmtree(run.folder)
     shutil.rmtree(run.resume)
-    evaluate, calls = engine.evaluate, []
+    evaluate, calls = loop.evaluate, []
 
     def killed(*arguments):
         calls.append(1)
@@ -482,11 +487,11 @@ def test_a_stopped_gsc_run_ends_as_one_that_was_not(steps, monkeypatch):
             raise KeyboardInterrupt
         return evaluate(*arguments)
 
-    monkeypatch.setattr(engine, "evaluate", killed)
+    monkeypatch.setattr(training_evaluation, "evaluate", killed)
     with pytest.raises(KeyboardInterrupt):
-        engine.train(steps.run("gsc-1"))
-    monkeypatch.setattr(engine, "evaluate", evaluate)
-    engine.train(steps.run("gsc-1"))
+        loop.train(steps.run("gsc-1"))
+    monkeypatch.setattr(training_evaluation, "evaluate", evaluate)
+    loop.train(steps.run("gsc-1"))
     assert all(value.equal(whole[name]) for name, value in load_file(run.folder / "weights.safetensors").items())
     assert (run.folder / "log.json").read_text() == log
     assert (run.results / "trace.npz").read_bytes() == trace
@@ -494,7 +499,7 @@ def test_a_stopped_gsc_run_ends_as_one_that_was_not(steps, monkeypatch):
 
 def test_explanations(steps):
     for name in ("gsc-1", "plop-1"):
-        engine.train(run := steps.run(name))
+        loop.train(run := steps.run(name))
     run = steps.run("gsc-1")
     images = telling_images(run, 3)
     found = explain(run, images)
@@ -527,9 +532,9 @@ def test_presets_are_coefficients(name):
 
 
 def test_methods_that_keep_labels_are_not_judged(project):
-    engine.train(project.run())
-    engine.train(project.run("tune-1"))
-    result = results.read(project.run("tune-1"))
+    loop.train(project.run())
+    loop.train(project.run("tune-1"))
+    result = runs_results.read(project.run("tune-1"))
     assert result["labels"] == {} and result["pseudo_labels"] == {}
     gradients = [f"gradient/{group}" for group in ("background", "step0", "step1")]
     assert list(result["trace"]) == ["loss/cross_entropy", *gradients], "the same of every method"

@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 
 import ciss.losses
-from ciss import pseudo_labels
+from ciss.labels import entropy as labels_entropy
+from ciss.labels.entropy import EntropyMedians, confident, entropy_labels, normalised_entropy
+from ciss.labels.patches import patch_weights
+from ciss.labels.prototypes import ClassPrototypes, distance_weights
+from ciss.labels.relabelling import argmax_labels, relabel_background, reweighted_labels
+from ciss.labels.selective import selective_labels, selective_pseudo_labels
 from ciss.models import Output
-from ciss.prototypes import ClassPrototypes, distance_weights
 
 LARGE = 6e4  # float16 ends at 65504
 B, C, K, D, H, W, N = 2, 6, 4, 8, 8, 12, 10
@@ -71,7 +75,7 @@ LOSSES = {
 
 
 def entropy_medians(logits: Tensor) -> Tensor:
-    medians = pseudo_labels.EntropyMedians(K, C)
+    medians = EntropyMedians(K, C)
     medians.update(GIVEN, logits)
     return medians.thresholds()
 
@@ -93,19 +97,19 @@ LABELS = [
     for scaling in SCALING
 ]
 LABELS += [
-    (pseudo_labels.relabel_background, (GIVEN, TEACHER, FEATURES, PROTOTYPES, torch.ones(K)), options)
+    (relabel_background, (GIVEN, TEACHER, FEATURES, PROTOTYPES, torch.ones(K)), options)
     for options in ({}, {"resolution": "quarter"}, {"resolution": "grid"}, {"threshold": 0.5, "scaling": "unit"})
 ]
 LABELS += [
-    (pseudo_labels.reweighted_labels, (GIVEN, TEACHER, TEACHER.float().softmax(1).half()), {"threshold": 0.4}),
-    (pseudo_labels.argmax_labels, (GIVEN, TEACHER), {}),
-    (pseudo_labels.normalised_entropy, (TEACHER,), {}),
-    (pseudo_labels.normalised_entropy, (TEACHER,), {"variant": "released", "channels": C}),
-    (pseudo_labels.confident, (TEACHER, torch.full((K,), 0.5)), {}),
-    (pseudo_labels.entropy_labels, (GIVEN, TEACHER, torch.full((K,), 0.5)), {}),
-    (pseudo_labels.selective_pseudo_labels, (GIVEN, TEACHER), {}),
-    (pseudo_labels.selective_labels, (GIVEN, TEACHER.float().softmax(1).half()), {}),
-    (pseudo_labels.patch_weights, (GIVEN, TEACHER, FRESH), {}),
+    (reweighted_labels, (GIVEN, TEACHER, TEACHER.float().softmax(1).half()), {"threshold": 0.4}),
+    (argmax_labels, (GIVEN, TEACHER), {}),
+    (normalised_entropy, (TEACHER,), {}),
+    (labels_entropy.normalised_entropy, (TEACHER,), {"variant": "released", "channels": C}),
+    (confident, (TEACHER, torch.full((K,), 0.5)), {}),
+    (entropy_labels, (GIVEN, TEACHER, torch.full((K,), 0.5)), {}),
+    (selective_pseudo_labels, (GIVEN, TEACHER), {}),
+    (selective_labels, (GIVEN, TEACHER.float().softmax(1).half()), {}),
+    (patch_weights, (GIVEN, TEACHER, FRESH), {}),
     (entropy_medians, (TEACHER,), {}),
     (class_prototypes, (FEATURES,), {}),
     (lambda logits: output_of(logits).upsample((20, 30)), (TEACHER,), {}),

@@ -10,9 +10,10 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
-from ciss import run_checks
 from ciss.config import ConfigError
 from ciss.models import WeightsError, create_encoder, hub
+from ciss.runs import check as runs_check
+from ciss.runs.check import _network_problems, check
 
 NAME = "resnet10t"
 
@@ -23,10 +24,10 @@ def _nothing_cached(monkeypatch):
     monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_, **__: None)
     monkeypatch.setattr(hub.urllib.request, "getproxies", dict)
     monkeypatch.delenv(hub.WAIT)
-    for clear in (hub._reachable.cache_clear, run_checks._network_problems.cache_clear):
+    for clear in (hub._reachable.cache_clear, _network_problems.cache_clear):
         clear()
     yield
-    for clear in (hub._reachable.cache_clear, run_checks._network_problems.cache_clear):
+    for clear in (hub._reachable.cache_clear, runs_check._network_problems.cache_clear):
         clear()
 
 
@@ -48,7 +49,7 @@ def test_no_network_is_said_by_the_check(project, monkeypatch, connect):
     project.document["benchmarks"]["tiny"]["model"] |= model
     started = time.perf_counter()
     with pytest.raises(ConfigError) as caught:
-        run_checks.check(project.config)
+        check(project.config)
     assert time.perf_counter() - started < 5
     (line,) = str(caught.value).splitlines()
     assert line.startswith("params.yaml: benchmarks.tiny.model.pretrained: timm's weights of resnet10t are not in")

@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ciss import evaluation, inference
 from ciss.config import Evaluation, Model
 from ciss.data import evaluation_loader
-from ciss.inference import predict, starts
 from ciss.models import Output, create_network
+from ciss.training import evaluation as training_evaluation
+from ciss.training import inference as training_inference
+from ciss.training.evaluation import evaluate, predict_samples
+from ciss.training.inference import _logits, predict, starts
 
 FULL = Evaluation()
 WINDOW = Evaluation(size="window", stride=1.0, batch=4)
@@ -55,7 +57,7 @@ def test_the_plain_way_is_one_forward_pass_and_the_same_bits(size):
     with torch.no_grad():
         expected = network(images).upsample((37, 50))
     fake = Fake(lambda shown: network(shown).logits)
-    found = inference._logits(fake, images, replace(FULL, size=size), 16, 1.0, False)
+    found = _logits(fake, images, replace(FULL, size=size), 16, 1.0, False)
     assert found.equal(expected)
     assert len(fake.shown) == 1 and fake.shown[0] is images
     assert predict(network, images, replace(FULL, size=size), 16).equal(expected.argmax(dim=1))
@@ -105,7 +107,7 @@ def test_windows_cover_everything_once_without_overlap():
 def test_a_pointwise_network_says_the_same_in_windows(shape, stride):
     images = noise(3, 3, *shape)
     options = replace(WINDOW, stride=stride)
-    logits = inference._logits(Fake(pointwise), images, options, 4, 1.0, False)
+    logits = training_inference._logits(Fake(pointwise), images, options, 4, 1.0, False)
     torch.testing.assert_close(logits, 2 * images)
     assert predict(Fake(pointwise), images, options, 4).equal(images.argmax(dim=1))
 
@@ -114,7 +116,7 @@ def test_overlaps_are_averaged_by_count():
     """A row of five pixels in windows of four: pixels 1 to 3 lie in both. Each window says twice its first pixel."""
     images = torch.zeros(1, 3, 4, 5)
     images[:, 0] = torch.tensor([1.0, 3.0, 0.0, 0.0, 0.0])
-    logits = inference._logits(
+    logits = training_inference._logits(
         Fake(lambda shown: (2 * shown[..., :1]).expand_as(shown)), images, replace(WINDOW, stride=0.5), 4, 1.0, False
     )
     assert logits[0, 0, 0].tolist() == [2, 4, 4, 4, 6]
@@ -151,7 +153,7 @@ def test_windows_go_through_in_chunks_of_the_batch(images, batch, expected):
 def test_a_window_smaller_than_the_grid_is_upsampled_by_itself():
     """A network of stride 2: each window's logits are stretched to the window, not to the image."""
     images = noise(1, 3, 4, 8)
-    logits = inference._logits(Fake(lambda shown: F.avg_pool2d(shown, 2)), images, WINDOW, 4, 1.0, False)
+    logits = training_inference._logits(Fake(lambda shown: F.avg_pool2d(shown, 2)), images, WINDOW, 4, 1.0, False)
     for left in (0, 4):
         part = F.interpolate(F.avg_pool2d(images[..., left : left + 4], 2), (4, 4), mode="bilinear")
         assert logits[..., left : left + 4].equal(part)
@@ -255,7 +257,7 @@ def test_the_network_sees_channels_last(options):
 def test_half_precision_is_averaged_in_float32():
     network = Fake(lambda shown: (shown * 300).half())
     images = noise(1, 3, 6, 6)
-    logits = inference._logits(network, images, replace(WINDOW, stride=0.5), 4, 1.0, False)
+    logits = training_inference._logits(network, images, replace(WINDOW, stride=0.5), 4, 1.0, False)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, (images * 300).half().float(), rtol=1e-6, atol=1e-4)
 
@@ -284,7 +286,7 @@ def test_evaluation_scores_what_is_predicted(project, options):
     network, index = run.build_network().eval(), run.index()
     table = run.label_table(training=False)
     numbers = list(range(8))
-    confusion = evaluation.evaluate(run, network, evaluation_loader(run.settings, index, "val", numbers, table))
+    confusion = evaluate(run, network, evaluation_loader(run.settings, index, "val", numbers, table))
     expected = torch.zeros_like(confusion)
     for images, truth, _ in evaluation_loader(run.settings, index, "val", numbers, table):
         shown = run.normalise(images, torch.device("cpu"))
@@ -293,7 +295,7 @@ def test_evaluation_scores_what_is_predicted(project, options):
             if true != 255:
                 expected[true, label] += 1
     assert confusion.equal(expected)
-    samples = evaluation.predict_samples(run, network, index)
+    samples = predict_samples(run, network, index)
     assert {sample.shape for sample in samples.values()} == {(64, 64)}
 
 
@@ -302,5 +304,5 @@ def test_evaluation_in_windows_shows_crops(project, monkeypatch):
     run = project.run("base")
     network, seen = run.build_network().eval(), []
     network.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
-    evaluation.predict_samples(run, network, run.index())
+    training_evaluation.predict_samples(run, network, run.index())
     assert seen and {shape[-2:] for shape in seen} == {(32, 32)}, "train.crop"

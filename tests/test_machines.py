@@ -15,8 +15,10 @@ import pytest
 import torch
 from test_engine import left_by
 
-from ciss import config, engine, paths, results
+from ciss import config, paths
 from ciss.data import evaluation_loader, prepare, training_loader
+from ciss.runs.results import _copy
+from ciss.training import loop
 
 ROOT = paths.project()
 MODULES = {"crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "spwd", "syslog", "termios", "tty"}
@@ -33,16 +35,19 @@ for name in {sorted(SIGNALS)}:
     delattr(signal, name)
 for name in {sorted(FUNCTIONS - {"fork", "statvfs", "uname"})}:
     delattr(os, name)
-import ciss.doctor, ciss.execute, ciss.plan, ciss.predict, ciss.probe, ciss.report, ciss.train, ciss.tuning
+import ciss.doctor, ciss.inspection.predict, ciss.inspection.probe
+import ciss.study.execute, ciss.study.launch, ciss.study.plan, ciss.study.report.page, ciss.study.tune
 sys.argv[1:] = ["base"]
-from ciss import engine
-engine.main()
+from ciss.training import loop
+loop.main()
 """
 SPAWN = """
 import multiprocessing
-from ciss import config, engine, runs
+from ciss import config
+from ciss.runs.run import resolve
+from ciss.training import loop
 multiprocessing.set_start_method("spawn", force=True)
-engine.train(runs.resolve(config.load("params.yaml"), "base"))
+loop.train(resolve(config.load("params.yaml"), "base"))
 """
 
 
@@ -122,7 +127,7 @@ def test_loader_processes_may_be_spawned(project):
 def test_spawned_loader_processes_train_the_same(make_project):
     """From a notebook, whose main module a spawned process must not run again."""
     alone, spawned = make_project("alone"), make_project("spawned")
-    engine.train(alone.run())
+    loop.train(alone.run())
     spawned.set("train.workers", 1)  # a process takes seconds to import torch
     cell = {"cell_type": "code", "execution_count": None, "outputs": [], "metadata": {}, "id": "a", "source": SPAWN}
     notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell]}
@@ -191,5 +196,5 @@ def test_runs_are_kept_on_file_systems_without_links_and_modes(tmp_path, monkeyp
         monkeypatch.setattr(os, name, refuse)
     (tmp_path / "run" / "part").mkdir(parents=True)
     (tmp_path / "run" / "part" / "log.json").write_text("[1]")
-    results._copy(tmp_path / "run", tmp_path / "kept")
+    _copy(tmp_path / "run", tmp_path / "kept")
     assert (tmp_path / "kept" / "part" / "log.json").read_text() == "[1]"

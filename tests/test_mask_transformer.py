@@ -12,13 +12,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from ciss import checkpoint
-from ciss.checkpoint import CheckpointError
 from ciss.config import Model
 from ciss.losses import cross_entropy
 from ciss.models import Network, WeightsError, create_encoder, create_network, set_norm_mode
 from ciss.models.encoders import PlainTransformer
 from ciss.models.mask_transformer import MaskTransformer, class_norm
+from ciss.store import weights as store_weights
+from ciss.store.files import CheckpointError
+from ciss.store.weights import restore, save_weights
 
 TINY = "vit_tiny_patch16_224"  # 12 blocks of width 192
 SMALL = "test_vit"  # timm's own for tests: 6 blocks of width 64
@@ -650,20 +651,20 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
     network.grow(2)
     stirred(network, seed=3).eval()
     file = tmp_path / "run" / "weights.safetensors"
-    checkpoint.save_weights(file, network, {"step": 1})
+    save_weights(file, network, {"step": 1})
     other = build((4, 2), seed=9).eval()
-    assert checkpoint.restore(other, file) == {"step": 1}
+    assert restore(other, file) == {"step": 1}
     output = network(images(50, 70))
     assert other(images(50, 70)).logits.equal(output.logits)
     assert all(other.state_dict()[name].equal(value) for name, value in network.state_dict().items())
     first = file.read_bytes()
-    checkpoint.save_weights(file, other.to(memory_format=torch.channels_last), {"step": 1})
+    store_weights.save_weights(file, other.to(memory_format=torch.channels_last), {"step": 1})
     assert file.read_bytes() == first
     for groups in ((4, 3), (6,), (4, 2, 1)):
         with pytest.raises(CheckpointError, match=r"made by another network \(.*decoder\."):
-            checkpoint.restore(build(groups), file)
+            store_weights.restore(build(groups), file)
     with pytest.raises(CheckpointError, match=r"made by another network \(1 parameters do not fit, .*pos_embed first"):
-        checkpoint.restore(build((4, 2), image_size=48), file)
+        store_weights.restore(build((4, 2), image_size=48), file)
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "sync"])

@@ -14,16 +14,27 @@ from test_methods import NEW, OLD, SIZE, full, make_batch, output
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision import tv_tensors
 
-from ciss import config, engine, presets, results, run_checks, runs, viz
+from ciss import config
+from ciss.analysis.figures import training as figures_training
+from ciss.analysis.figures.style import style
+from ciss.analysis.figures.training import token_angles, trace_panels
 from ciss.config import Model
 from ciss.data import evaluation_loader
 from ciss.data.transforms import training_transform
-from ciss.explain import explain, telling_images
+from ciss.inspection.trained import explain, telling_images
+from ciss.labels.patches import patch_labels, patch_weights
+from ciss.labels.selective import selective_pseudo_labels
 from ciss.losses import label_guided_distillation, orthogonality, output_distillation
 from ciss.methods import METHODS
 from ciss.methods.mbs import MBS
 from ciss.models import create_network
-from ciss.pseudo_labels import patch_labels, patch_weights, selective_pseudo_labels
+from ciss.runs import check as runs_check
+from ciss.runs import results as runs_results
+from ciss.runs.check import check
+from ciss.runs.results import read
+from ciss.runs.run import class_groups, index_folder
+from ciss.study import presets
+from ciss.training import loop
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -517,10 +528,10 @@ def choose(project, decoder):
 @pytest.mark.parametrize("decoder", ["deeplabv3", "mask_transformer", "test_vit"])
 def test_runs_leave_traces_and_judged_labels(steps, decoder):
     choose(steps, decoder)
-    run_checks.check(steps.config)
+    check(steps.config)
     for name in ("base", "mbs-1", "mbs-2", "mbs-off-1"):
-        engine.train(run := steps.run(name))
-        result = results.read(run)
+        loop.train(run := steps.run(name))
+        result = runs_results.read(run)
         assert all(math.isfinite(row["loss"]) for row in result["log"])
         if name == "base":
             assert list(result["trace"]) == ["loss/cross_entropy"] and result["pseudo_labels"] == {}
@@ -548,7 +559,7 @@ def test_runs_leave_traces_and_judged_labels(steps, decoder):
         if name == "mbs-off-1":
             assert judged["method"]["ignored"] == 0
     last = steps.run("mbs-2")
-    assert results.read(last)["confusion"].shape == (9, 9)
+    assert runs_results.read(last)["confusion"].shape == (9, 9)
     check_explanation(last, decoder == "test_vit")
 
 
@@ -557,7 +568,7 @@ def check_explanation(run, patches):
     found, width = explain(run, images), run.settings.model.width
     assert found.tokens.shape == (9, width) and found.tokens.dtype == np.float32
     student = run.build_network()
-    engine.checkpoint.restore(student, run.folder / "weights.safetensors")
+    loop.checkpoint.restore(student, run.folder / "weights.safetensors")
     expected = student.eval()(torch.zeros(1, 3, 32, 32)).class_tokens.detach().numpy()
     assert np.array_equal(found.tokens, expected)
     assert list(found.maps) == ["an old class, by teacher", "patch weight"]
@@ -582,14 +593,14 @@ def check_explanation(run, patches):
 def test_a_shuffled_class_order_trains(steps):
     """Positions count, not raw ids: what breaks the published code."""
     steps.set("benchmarks.tiny.order", [7, 3, 8, 1, 6, 2, 5, 4])
-    (runs.index_folder(steps.folder, "tiny") / "index.json").unlink()
+    (index_folder(steps.folder, "tiny") / "index.json").unlink()
     steps.prepare()
     choose(steps, "mask_transformer")
     for name in ("base", "mbs-1", "mbs-2"):
-        engine.train(run := steps.run(name))
+        loop.train(run := steps.run(name))
     assert run.groups == [[7, 3, 8, 1], [6, 2], [5, 4]]
-    result = results.read(run)
-    assert result["classes"][1:5] == [engine.results.class_names("shapes", [[c]])[1] for c in (7, 3, 8, 1)]
+    result = read(run)
+    assert result["classes"][1:5] == [loop.results.class_names("shapes", [[c]])[1] for c in (7, 3, 8, 1)]
     assert all(np.isfinite(result["trace"][f"loss/{term}"]).all() for term in TERMS)
     # every class of the step is named by the labels that the loader gives
     truth = evaluation_loader(run.settings, run.index(), "train", run.images(run.index()), run.label_table(True))
@@ -600,7 +611,7 @@ def test_a_shuffled_class_order_trains(steps):
 def test_the_first_update_is_by_the_five_terms(steps, monkeypatch):
     """The engine's batches, through the method, give what the functions give: labels, logits and tokens belong
     together."""
-    engine.train(choose(steps, "mask_transformer").run("base"))
+    loop.train(choose(steps, "mask_transformer").run("base"))
     losses, checked = MBS.losses, []
 
     def watched(self, student, teacher, batch):
@@ -616,7 +627,7 @@ def test_the_first_update_is_by_the_five_terms(steps, monkeypatch):
         return found
 
     monkeypatch.setattr(MBS, "losses", watched)
-    engine.train(steps.run("mbs-1"))
+    loop.train(steps.run("mbs-1"))
     assert checked and all(terms == TERMS for terms in checked)
 
 
@@ -625,7 +636,7 @@ def test_the_first_update_is_by_the_five_terms(steps, monkeypatch):
 
 @pytest.fixture
 def ax():
-    viz.style()
+    style()
     _, ax = plt.subplots()
     yield ax
     plt.close("all")
@@ -647,7 +658,7 @@ def ax():
 )
 def test_token_angles(ax, tokens, new, expected):
     names = [f"class {k}" for k in range(len(tokens))]
-    viz.token_angles(ax, np.array(tokens, np.float32), names, new)
+    token_angles(ax, np.array(tokens, np.float32), names, new)
     ax.figure.canvas.draw()
     drawn = ax.collections[0].get_array()
     assert drawn.shape == (new, len(tokens))
@@ -668,7 +679,7 @@ def test_angles_of_classes_that_start_alike(ax, sign):
     unit = background / np.linalg.norm(background, axis=1, keepdims=True)
     assert ((unit[:, None] @ unit[:, :, None]) > 1).any(), "else this tests nothing"
     tokens = np.concatenate([background, sign * background])
-    viz.token_angles(ax, tokens, [str(k) for k in range(80)], 40)
+    figures_training.token_angles(ax, tokens, [str(k) for k in range(80)], 40)
     angles = ax.collections[0].get_array()
     assert np.isfinite(angles).all() and np.allclose(np.diagonal(angles), 0 if sign == 1 else 180, atol=0.1)
 
@@ -676,7 +687,7 @@ def test_angles_of_classes_that_start_alike(ax, sign):
 @pytest.mark.filterwarnings("error")
 def test_trace_panels_of_mbs(ax):
     trace = {name: np.array([0.2, np.nan, 0.4]) for name in LOGS} | {"loss/cross_entropy": np.ones(3)}
-    figure = viz.trace_panels(trace, window=1)
+    figure = trace_panels(trace, window=1)
     figure.canvas.draw()
     titles = [panel.get_ylabel() for panel in figure.axes]
     assert titles == ["share of the background", "weight of patches", "cosine of new tokens"]
@@ -686,7 +697,7 @@ def test_trace_panels_of_mbs(ax):
 @pytest.mark.filterwarnings("error")
 def test_negative_cosines_are_seen(ax):
     for values in ([-0.5, -0.1, 0.3], [-0.5, -0.2, -0.1]):
-        figure = viz.trace_panels({"cosine/background": np.array(values)}, window=1)
+        figure = figures_training.trace_panels({"cosine/background": np.array(values)}, window=1)
         low, high = figure.axes[0].get_ylim()
         assert low <= min(values) and high >= max(values)
 
@@ -722,7 +733,7 @@ def test_the_plan_has_the_papers_numbers(planned):
     path = settings.path("voc-mbs-s0-mbs")
     assert path == ["voc-mbs-s0", *(f"voc-mbs-s0-mbs-{number}" for number in range(1, 6))]
     assert "# Pascal VOC 2012 as MBS trains it" in planned.text and "arXiv 2407.11859" in planned.text
-    run_checks.check(settings)
+    runs_check.check(settings)
     first = planned.text
     planned("voc", "--preset", "mbs")
     assert planned.text == first, "15-1 is the preset's own protocol"
@@ -799,7 +810,7 @@ def test_ade20k():
     assert benchmark.holdout == 0 and benchmark.evaluation.size == "crop"
     assert METHODS["mbs"](**methods.pop("mbs")) == MBS(distillation=50.0)
     assert methods == {"gsc_mbs": {"distillation": 50.0}}
-    groups = runs.class_groups(benchmark, "ade20k-mbs.yaml")
+    groups = class_groups(benchmark, "ade20k-mbs.yaml")
     assert [len(group) for group in groups] == [100, 50]
 
 
@@ -814,9 +825,9 @@ MISTAKES = {
 @pytest.mark.parametrize("key", MISTAKES)
 def test_mistakes_in_the_model_are_found_before_anything_runs(steps, key):
     choose(steps, "mask_transformer")
-    run_checks.check(steps.config)
+    runs_check.check(steps.config)
     value, words = MISTAKES[key]
     steps.set(f"benchmarks.tiny.model.{key}", value)
     with pytest.raises(config.ConfigError, match=rf"benchmarks\.tiny\.{words}") as caught:
-        run_checks.check(steps.config)
+        runs_check.check(steps.config)
     assert len(str(caught.value).splitlines()) == 1

@@ -8,10 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ciss.labels.patches import patch_labels, patch_weights
+from ciss.labels.selective import selective_pseudo_labels
 from ciss.losses import adaptive_feature_distillation, cross_entropy, label_guided_distillation, orthogonality
 from ciss.methods import METHODS, Batch
 from ciss.models import Network, load_reference_checkpoint
-from ciss.pseudo_labels import patch_labels, patch_weights, selective_pseudo_labels
 
 FOLDER = Path(__file__).parent / "golden"
 OLD, NEW = 5, torch.tensor([5])

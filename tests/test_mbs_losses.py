@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ciss.labels.patches import patch_labels, patch_weights
+from ciss.labels.selective import selective_pseudo_labels
 from ciss.losses import (
     adaptive_feature_distillation,
     guided_distillation,
@@ -17,7 +19,6 @@ from ciss.losses import (
     output_distillation,
 )
 from ciss.models.mask_transformer import class_norm
-from ciss.pseudo_labels import patch_labels, patch_weights, selective_pseudo_labels
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "mbs.npz")
 NEW = torch.tensor([5])

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ciss import methods, run_checks
+from ciss import methods
 from ciss.config import ConfigError, parse
 from ciss.methods import METHODS
+from ciss.runs import check as runs_check
+from ciss.runs.check import check
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAD = "from ciss.methods.base import Method, coefficients\n\n\n"
@@ -74,10 +76,10 @@ def test_a_broken_file_is_named(load, text, message):
 def test_a_broken_method_is_said_where_it_is_asked_for(project, monkeypatch):
     why = "ciss/methods/distil.py, line 3: NameError: name 'nothing' is not defined. Correct the file."
     monkeypatch.setitem(methods.BROKEN, "distil", why)
-    assert METHODS["mib"] and run_checks.check(project.config) is None, "the others stay usable"
+    assert METHODS["mib"] and runs_check.check(project.config) is None, "the others stay usable"
     project.document["methods"]["distil-mine"] = {}
     with pytest.raises(ConfigError, match=re.escape(f"params.yaml: methods.distil-mine: {why}")):
-        run_checks.check(parse(project.document))
+        check(parse(project.document))
     with pytest.raises(ConfigError, match=re.escape(why)):
         methods.method_class("distil-mine")
     with pytest.raises(ConfigError, match="there is no method 'mip'. Did you mean 'mib'?"):
@@ -101,7 +103,8 @@ def test_the_recipe_of_the_readme(tmp_path, tiny_data):
     asked = re.search(r"ciss\.plan shapes (--methods[a-z\s]*distil)", text)[1].split()
     done = run("-m", "ciss.plan", "shapes", *asked, "--no-joint", "--set", *small)
     assert done.returncode == 0, done.stderr
-    train = "from ciss import config, engine; engine.train_all(config.load(), ['shapes-s0-distil-1'])"
+    train = "from ciss import config; from ciss.training.loop import train_all; "
+    train += "train_all(config.load(), ['shapes-s0-distil-1'])"
     done = run("-c", train)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "results/shapes/shapes-s0-distil-1/result.json").read_text())

@@ -6,12 +6,13 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from ciss import config, run_checks
+from ciss import config
 from ciss.config import Benchmark, Phase, Train
 from ciss.losses import compensation_weights, gradient_magnitude
 from ciss.methods import METHODS
-from ciss.presets import load
-from ciss.watch import DivergenceError, Watch
+from ciss.runs.check import notices
+from ciss.study.presets import load
+from ciss.training.log import DivergenceError, Watch
 
 
 def benchmark(setting: str) -> Benchmark:
@@ -82,7 +83,7 @@ def test_notices_of_a_file_name_each_method_once():
         },
         "params.yaml",
     )
-    lines = run_checks.notices(settings)
+    lines = notices(settings)
     assert len(lines) == 1
     assert lines[0].startswith("b, gsc: no class is new in the domain setting")
 

@@ -11,11 +11,15 @@ import pytest
 from conftest import DOCUMENT
 from PIL import Image
 
-from ciss import config, data, engine, paths, plan, protocol, results, run_checks
+from ciss import config, data, paths, protocol
 from ciss.config import ConfigError, validate
 from ciss.data import DataError, Index, data_set, prepare
 from ciss.data import scan as scanning
 from ciss.methods import METHODS
+from ciss.runs import results as runs_results
+from ciss.runs.check import check
+from ciss.study import plan
+from ciss.training import loop
 
 YAML = """
 classes:
@@ -220,8 +224,8 @@ def trained(project, garden, method: str, **changes):
     jobs = [project.run(name) for name in ("base", *chain)]
     prepare(project.config.benchmarks["tiny"], jobs[0].root / "data" / "index" / "tiny", progress=False)
     for job in jobs:
-        engine.train(job)
-    return jobs, [results.read(job) for job in jobs]
+        loop.train(job)
+    return jobs, [runs_results.read(job) for job in jobs]
 
 
 METHODS_OF_STEPS = [name for name in METHODS if not METHODS[name].sees_all]
@@ -279,7 +283,7 @@ def test_groups_in_any_order_and_of_some_classes(plot, garden, method):
 def test_what_does_not_fit_is_named(plot, garden, changes, words):
     plot.document["benchmarks"]["tiny"] |= {"dataset": "garden", "protocol": "2-2", **changes}
     with pytest.raises(ConfigError) as caught:
-        run_checks.check(plot.config)
+        check(plot.config)
     assert words in str(caught.value)
 
 
@@ -422,7 +426,7 @@ def leaves(tmp_path, monkeypatch):
 
 
 def plan_command(monkeypatch, capsys, *arguments: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["ciss.plan", *arguments])
+    monkeypatch.setattr(sys, "argv", ["ciss.study.plan", *arguments])
     plan.main()
     return capsys.readouterr().out
 

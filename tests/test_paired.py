@@ -7,7 +7,14 @@ import pytest
 from test_compare import scored
 from test_viz import _close, draw  # noqa: F401
 
-from ciss import analysis, report, viz
+from ciss.analysis.compare import cells as compare_cells
+from ciss.analysis.compare import figures as compare_figures
+from ciss.analysis.compare import paired as compare_paired
+from ciss.analysis.compare.cells import differences, every_difference
+from ciss.analysis.compare.figures import paired_points
+from ciss.analysis.compare.paired import paired_table
+from ciss.analysis.compare.summary import family_tables
+from ciss.analysis.figures.style import method_styles
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -29,7 +36,7 @@ def seeds(**values: list[float]) -> pd.DataFrame:
 
 
 def paired(table: pd.DataFrame) -> pd.DataFrame:
-    return analysis.paired_table({"b": table}).set_index(["method", "against", "metric"])
+    return compare_paired.paired_table({"b": table}).set_index(["method", "against", "metric"])
 
 
 def test_three_differences_by_hand():
@@ -80,7 +87,7 @@ def test_results_of_a_family():
         "b": {"m0": scored(0.5), "m1": scored(0.6, seed=1), "p0": scored(0.2, method="plop")},
         "b-2": {"o": scored(0.8, order=other), "p": scored(0.4, method="plop", order=other)},
     }
-    table = analysis.paired_table(analysis.family_tables(ends))
+    table = paired_table(family_tables(ends))
     assert set(table["benchmark"]) == {"b"} and set(table["pairs"]) == {2}
     row = table.set_index(["method", "against", "metric"]).loc[("mib", "plop", "all")]
     assert row["mean"] == pytest.approx((0.3 + 0.4) / 2)
@@ -115,9 +122,9 @@ def test_one_seed_has_a_difference_and_no_interval():
 
 
 def test_one_method_has_columns_and_no_rows():
-    made = analysis.paired_table({"b": seeds(a=[0.5, 0.4])})
+    made = compare_paired.paired_table({"b": seeds(a=[0.5, 0.4])})
     assert made.empty and list(made.columns)[:4] == ["benchmark", "method", "against", "metric"]
-    both = analysis.paired_table({"b": seeds(a=[0.5]), "c": seeds(a=[0.5, 0.3], b=[0.2, 0.2])})
+    both = compare_paired.paired_table({"b": seeds(a=[0.5]), "c": seeds(a=[0.5, 0.3], b=[0.2, 0.2])})
     assert set(both["benchmark"]) == {"c"} and both["mean"].dtype == float, "so that it can be rounded"
 
 
@@ -127,21 +134,21 @@ THREE = seeds(finetune=[0.1, 0.1, 0.1], mib=[0.2, 0.3, 0.4], gsc=[0.1, 0.3, 0.35
 
 
 def test_differences_as_text():
-    pairs = analysis.paired_table({"b": THREE})
-    texts = report.differences(pairs, "finetune")
+    pairs = compare_paired.paired_table({"b": THREE})
+    texts = differences(pairs, "finetune")
     # 0.1, 0.2, 0.3: 0.2 +- 4.302653 * 0.1 / sqrt(3)
     half = "+0.100 [-0.024, +0.224] 3/3"
     assert texts.loc["mib"].to_dict() == {"all": "+0.200 [-0.048, +0.448] 3/3", "old": half, "new": half}
     assert list(texts.index) == ["mib", "gsc"]
     assert texts.loc["gsc", "all"].endswith("2/3")
-    one = report.differences(analysis.paired_table({"b": THREE[THREE["seed"] == 0]}), "mib")
+    one = compare_cells.differences(compare_paired.paired_table({"b": THREE[THREE["seed"] == 0]}), "mib")
     assert one["all"].to_dict() == {"finetune": "-0.100", "gsc": "-0.100"}
-    assert report.differences(pairs, "plop").empty
+    assert compare_cells.differences(pairs, "plop").empty
 
 
 def test_every_difference_as_text():
     table = seeds(finetune=[0.1, 0.1, 0.1], mib=[0.3, 0.31, 0.3], gsc=[0.3, 0.3, 0.31])
-    texts = report.every_difference(analysis.paired_table({"b": table}))
+    texts = every_difference(compare_paired.paired_table({"b": table}))
     assert list(texts.index) == list(texts.columns) == ["finetune", "mib", "gsc"]
     assert texts.loc["mib"].tolist() == ["+0.203*", "", "+0.000"], "a star where 0 is outside"
     assert texts.loc["gsc", "mib"] == "+0.000" and texts.loc["finetune", "mib"] == "-0.203*"
@@ -154,7 +161,7 @@ def test_every_difference_as_text():
 def figure():
     def make(table: pd.DataFrame):
         made, axes = plt.subplots(1, 2, layout="constrained")
-        viz.paired_points(axes, table, analysis.paired_table({"b": table}), "b")
+        compare_figures.paired_points(axes, table, compare_paired.paired_table({"b": table}), "b")
         draw(made)
         return axes
 
@@ -181,7 +188,7 @@ def test_a_dot_a_seed_and_a_bar_for_the_interval(figure):
     bar, half = left.patches[0], 4.302653 * 0.1 / 3**0.5
     assert (bar.get_x(), bar.get_x() + bar.get_width()) == pytest.approx((0.2 - half, 0.2 + half))
     assert [line.get_xdata()[0] for line in left.lines if line.get_marker() == "|"] == pytest.approx([0.2, 0.15])
-    styles = viz.method_styles(["finetune", "mib", "gsc"])
+    styles = method_styles(["finetune", "mib", "gsc"])
     assert mpl.colors.to_hex(bar.get_facecolor()).upper() == styles["mib"]["color"]
     assert [0, 0] in [list(line.get_xdata()) for line in left.lines], "a line at zero"
     assert left.get_xlabel() == "difference in mIoU, same seed"
@@ -245,7 +252,7 @@ def test_many_methods_of_long_names_stay_apart(figure):
     names = ["finetune", "mib", *(f"gsc-tuned-no-compensation-{k}" for k in range(10))]
     table = seeds(**{name: [0.1 * k, 0.1 * k + 0.02, 0.1 * k + 0.01] for k, name in enumerate(names)})
     made, axes = plt.subplots(1, 2, figsize=(9.4, 0.9 + 0.3 * len(names)), layout="constrained")
-    viz.paired_points(axes, table, analysis.paired_table({"b": table}))
+    paired_points(axes, table, compare_paired.paired_table({"b": table}))
     draw(made)
     boxes = [text.get_window_extent() for text in (*axes[0].get_yticklabels(), *axes[0].texts, *axes[1].texts)]
     assert len(boxes) == 3 * len(names)

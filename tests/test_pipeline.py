@@ -30,7 +30,7 @@ def test_every_stage_of_the_default_plan_is_in_the_lock():
 
 
 def test_training_depends_on_all_the_code_that_trains():
-    """What `ciss.engine` imports, and what that imports, is a dependency of the stages that train."""
+    """What `ciss.training.loop` imports, and what that imports, is a dependency of the stages that train."""
     reached, queue = set(), [ROOT / "ciss" / "engine.py"]
     while queue:
         file = queue.pop()

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ciss import config, paths, plan, presets, run_checks, runs
+from ciss import config, paths
 from ciss.methods import METHODS, Method
 from ciss.methods.base import coefficients
+from ciss.runs import check as runs_check
+from ciss.runs.run import resolve
+from ciss.study import plan, presets
 
 
 class Plans:
@@ -22,7 +25,7 @@ class Plans:
 
     def __call__(self, *arguments: str) -> str:
         """Runs the command; returns what it prints."""
-        self.monkeypatch.setattr(sys, "argv", ["ciss.plan", *arguments])
+        self.monkeypatch.setattr(sys, "argv", ["ciss.study.plan", *arguments])
         plan.main()
         out, err = self.capsys.readouterr()
         assert err == ""
@@ -105,7 +108,7 @@ def test_what_is_written_is_right(planned, arguments, name, steps):
     for end in settings.ends:
         path = settings.path(end)
         assert len(path) == (1 if end.endswith("-joint") else steps)
-        assert [runs.resolve(settings, run).step for run in path] == list(range(len(path)))
+        assert [resolve(settings, run).step for run in path] == list(range(len(path)))
     assert len(settings.chain) == (steps - 1) * len(plan.USUAL)
     first = planned.text
     planned(*arguments)
@@ -137,7 +140,7 @@ def test_orders(planned):
     assert sorted(settings.benchmarks["shapes-order2"].order) == list(range(1, 9))
     assert "order: [8, 3, 2, 7, 1, 5, 4, 6] # raw class ids" in planned.text
     assert len(settings.chain) == 3 * 2 and "shapes-order2-s0-mib" in settings.ends
-    run_checks.check(settings)
+    runs_check.check(settings)
     given = ["8", "7", "6", "5", "4", "3", "2", "1"]
     planned("shapes", "--order", *given)
     assert planned.config.benchmarks["shapes"].order == (8, 7, 6, 5, 4, 3, 2, 1)
@@ -284,12 +287,12 @@ def test_a_method_with_lists(planned, monkeypatch):
     monkeypatch.setattr(plan, "INCREMENTAL", ["pods"])
     planned("shapes", "--methods", "pods")
     assert "  pods: {scales: [1, 2, 4], names: [a]}\n" in planned.text
-    run_checks.check(planned.config)
+    runs_check.check(planned.config)
     planned.edit("scales: [1, 2, 4]", "scales: [1, 2.5]")
     with pytest.raises(
         config.ConfigError, match=r"methods\.pods\.scales\.1: found 2\.5, but it should be a valid integer"
     ):
-        run_checks.check(planned.config)
+        runs_check.check(planned.config)
 
 
 def test_a_file_with_sections_missing_is_completed(planned):
@@ -516,7 +519,7 @@ def test_weights_that_cannot_be_fetched_now_are_a_note(planned, monkeypatch):
     def check(settings) -> None:
         raise config.ConfigError(offline)
 
-    monkeypatch.setattr(run_checks, "check", check)
+    monkeypatch.setattr(runs_check, "check", check)
     assert f"note: {offline}" in planned("voc", "15-1").splitlines()
     assert planned.config.benchmarks
 
@@ -533,8 +536,10 @@ def test_further_orders_have_the_edited_schedule(planned):
 
 
 def test_trials_leave_with_their_plan(planned):
-    """And the next command of a tuning is `ciss.tuning`. Numbers of one's own stay."""
-    assert planned("voc8", "--preset", "tuning").endswith("63 runs. Next: read the notes above, then: python -m ciss.tuning\n")
+    """And the next command of a tuning is `ciss.study.tune`. Numbers of one's own stay."""
+    assert planned("voc8", "--preset", "tuning").endswith(
+        "63 runs. Next: read the notes above, then: python -m ciss.tuning\n"
+    )
     planned.edit("  frozen-5:", "  mib-mine: {distillation: 3.0}\n  frozen-5:")
     planned.edit("mib-3: {distillation: 100.0,", "mib-3: {distillation: 99.0,")
     planned("shapes", "--methods", "mib")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ciss.evaluation import automatic_precision, precision_of
+from ciss.training.evaluation import automatic_precision, precision_of
 
 CUDA = torch.device("cuda")
 AUTO = SimpleNamespace(precision="auto")

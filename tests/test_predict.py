@@ -10,18 +10,24 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from ciss import checkpoint, predict, runs, viz
-from ciss.checkpoint import CheckpointError
+from ciss.analysis.figures import masks as figures_masks
+from ciss.analysis.figures.masks import overlay, percent
+from ciss.analysis.figures.style import style
 from ciss.data import DATASETS, DataError, evaluation_loader, normalise
-from ciss.evaluation import evaluate
-from ciss.inference import predict as infer
+from ciss.inspection import predict
 from ciss.models import create_network
+from ciss.runs.run import Run
+from ciss.store import weights as store_weights
+from ciss.store.files import CheckpointError
+from ciss.store.weights import restore, save_weights
+from ciss.training.evaluation import evaluate
+from ciss.training.inference import predict as infer
 
 ORDER = [3, 7, 1, 8, 5, 2, 6, 4]  # protocol 4-2: four, two, two
 PALETTE = DATASETS["shapes"].palette
 
 
-def save(project, name: str = "tune-1", position: int | None = None) -> runs.Run:
+def save(project, name: str = "tune-1", position: int | None = None) -> Run:
     """A run whose network is saved untrained; with a position it says that one everywhere."""
     run = project.run(name)
     torch.manual_seed(0)
@@ -34,7 +40,7 @@ def save(project, name: str = "tune-1", position: int | None = None) -> runs.Run
             base.weight.zero_(), new.weight.zero_()
             one, place = (base, position) if position < len(base.bias) else (new, position - len(base.bias))
             one.bias[place] = 1.0
-    checkpoint.save_weights(run.folder / "weights.safetensors", network, run.description())
+    save_weights(run.folder / "weights.safetensors", network, run.description())
     project.write()
     return run
 
@@ -93,7 +99,7 @@ def test_labels_are_those_of_the_evaluation(shuffled, tmp_path, options):
     run = save(shuffled)
     predict.main(["tune-1", store(tmp_path / "a.png"), "--out", str(tmp_path)])
     network = run.build_network().eval()
-    checkpoint.restore(network, run.folder / "weights.safetensors")
+    restore(network, run.folder / "weights.safetensors")
     shown = normalise(torch.from_numpy(photo()).permute(2, 0, 1)[None], torch.device("cpu"), True)
     network.to(memory_format=torch.channels_last)
     positions = infer(network, shown, run.settings.evaluation, run.settings.train.crop)[0]
@@ -130,7 +136,7 @@ def test_pictures_are_labelled_whole_where_the_evaluation_crops(project, tmp_pat
 
 def rendered(picture, labels) -> tuple[np.ndarray, list[str], list[str]]:
     """Pixels, the legend's words, the numbers on the picture."""
-    figure = viz.overlay(picture, labels, DATASETS["shapes"].classes, PALETTE)
+    figure = overlay(picture, labels, DATASETS["shapes"].classes, PALETTE)
     canvas = figure.canvas
     canvas.draw()
     words = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
@@ -178,7 +184,7 @@ def test_the_legend_is_whole_at_every_size(shape, shown):
 def test_many_classes_have_a_legend_each_below_the_other():
     voc = DATASETS["voc"]
     labels = np.repeat(np.arange(21, dtype=np.uint8), 300 * 400 // 21 + 1)[: 300 * 400].reshape(300, 400)
-    figure = viz.overlay(np.zeros((300, 400, 3), np.uint8), labels, voc.classes, voc.palette)
+    figure = figures_masks.overlay(np.zeros((300, 400, 3), np.uint8), labels, voc.classes, voc.palette)
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in figure.legends[0].get_texts()]
     assert len(boxes) == 21 and figure.bbox.width == 400
@@ -188,14 +194,14 @@ def test_many_classes_have_a_legend_each_below_the_other():
 
 
 def test_shares_are_said_as_they_are():
-    assert [viz.percent(share) for share in (1.0, 0.1234, 0.0006, 0.0004)] == ["100.0 %", "12.3 %", "0.1 %", "< 0.1 %"]
+    assert [percent(share) for share in (1.0, 0.1234, 0.0006, 0.0004)] == ["100.0 %", "12.3 %", "0.1 %", "< 0.1 %"]
 
 
 def test_the_style_of_the_notebooks_changes_no_size(project, tmp_path):
     """It saves figures tightly cut, at more dots an inch."""
     save(project)
     with mpl.rc_context():
-        viz.style()
+        style()
         predict.main(["tune-1", store(tmp_path / "a.png"), "--out", str(tmp_path / "out")])
     with Image.open(tmp_path / "out" / "a_overlay.png") as opened:
         assert opened.mode == "RGB" and opened.width == 480 and opened.height > 320 + 15, "eight times 60x40"
@@ -296,7 +302,7 @@ def test_a_vision_transformer_with_class_tokens(project, tmp_path):
     project.set("benchmarks.tiny.evaluation.size", "window")
     project.write()
     run = project.run("tune-1")
-    checkpoint.save_weights(run.folder / "weights.safetensors", run.build_network(), run.description())
+    store_weights.save_weights(run.folder / "weights.safetensors", run.build_network(), run.description())
     files = [store(tmp_path / "a.png"), store(tmp_path / "b.png", photo(33, 17))]
     predict.main(["tune-1", *files, "--out", str(tmp_path / "out")])
     assert ids(tmp_path / "out" / "b.png").shape == (33, 17)
@@ -376,7 +382,7 @@ def test_the_encoders_starting_weights_are_not_needed(project, tmp_path):
     project.write()
     run = project.run("tune-1")
     network = create_network(replace(run.settings.model, weights=None), run.channel_groups)
-    checkpoint.save_weights(run.folder / "weights.safetensors", network, run.description())
+    store_weights.save_weights(run.folder / "weights.safetensors", network, run.description())
     predict.main(["tune-1", store(tmp_path / "a.png")])
 
 

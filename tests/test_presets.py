@@ -10,9 +10,10 @@ from dataclasses import asdict
 import pytest
 import test_plan
 
-from ciss import config, presets, protocol
+from ciss import config, protocol
 from ciss.methods import METHODS, code_of
 from ciss.methods.gsc import GSC
+from ciss.study import presets
 
 planned = test_plan.planned  # `python -m ciss.plan` in a project with nothing in it
 NAMES = sorted(presets.presets())

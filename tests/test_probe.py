@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from ciss import checkpoint, engine, paths, probe, results
-from ciss.checkpoint import CheckpointError
+from ciss import paths
 from ciss.data import evaluation_loader, normalise
+from ciss.inspection import probe
+from ciss.runs.results import read
+from ciss.store.files import CheckpointError
+from ciss.store.weights import restore
+from ciss.training import evaluation as training_evaluation
+from ciss.training import loop
 
 BINS = probe.BINS
 
@@ -17,7 +22,7 @@ BINS = probe.BINS
 def asked(run, folder) -> tuple[list[torch.Tensor], list[torch.Tensor], list]:
     """Truth, and the outputs of a run's network on the hold-out, image by image."""
     network = run.build_network(run.step)
-    checkpoint.restore(network, folder / "weights.safetensors")
+    restore(network, folder / "weights.safetensors")
     network.eval()
     index = run.index()
     loader = evaluation_loader(run.settings, index, "train", index.holdout, run.label_table(training=False))
@@ -109,7 +114,9 @@ def test_the_file_says_which_coefficients_the_rules_have(finished, seen):
 
 def test_rules_are_judged_once_for_runs_with_one_teacher(finished, monkeypatch):
     calls, real = [], probe.judge_labels
-    monkeypatch.setattr(probe, "judge_labels", lambda run, *rest: calls.append(run.name) or real(run, *rest))
+    monkeypatch.setattr(
+        training_evaluation, "judge_labels", lambda run, *rest: calls.append(run.name) or real(run, *rest)
+    )
     judged: dict = {}
     first, second = (probe.probe(finished.config, name, judged) for name in ("mib-1", "tune-1"))
     assert calls == ["mib-1"]
@@ -124,7 +131,7 @@ def test_without_a_hold_out_validation_images(project, monkeypatch):
     project.set("benchmarks.tiny.holdout", 0)
     project.prepare()
     for name in ("base", "mib-1"):
-        engine.train(project.run(name))
+        loop.train(project.run(name))
     monkeypatch.setattr(probe, "IMAGES", 3)
     run, ids, real = project.run("mib-1"), [], probe.judge_labels
 
@@ -133,7 +140,7 @@ def test_without_a_hold_out_validation_images(project, monkeypatch):
         ids.extend(name for batch, _ in pairs for name in batch.ids)
         return real(run, methods, teacher, pairs)
 
-    monkeypatch.setattr(probe, "judge_labels", judge)
+    monkeypatch.setattr(training_evaluation, "judge_labels", judge)
     assert 2 * 64 * 64 < probe.probe(project.config, "mib-1")["background"].sum() < 3 * 64 * 64, "three, without void"
     index = run.index()
     assert len(index.validation[1]) > 3
@@ -146,7 +153,7 @@ def test_without_a_hold_out_validation_images(project, monkeypatch):
 @pytest.fixture
 def trained(project):
     for name in ("base", "tune-1", "tune-2"):
-        engine.train(project.run(name))
+        loop.train(project.run(name))
     return project
 
 
@@ -176,8 +183,8 @@ def test_what_is_not_of_these_networks_is_refused(trained, change):
         trained.set("methods.mbs", {"threshold": 0.9})
     else:
         trained.set("train.increment.lr", 0.01)
-        engine.train(trained.run("tune-1"))
-        engine.train(trained.run("tune-2"))
+        loop.train(trained.run("tune-1"))
+        loop.train(trained.run("tune-2"))
     with pytest.raises(
         CheckpointError, match=r"tune-\d\.npz: missing, damaged, or made of other .*: python -m ciss.probe tiny"
     ):
@@ -193,7 +200,7 @@ def test_a_base_step_has_no_teacher(finished):
 
 
 def test_runs_that_are_not_trained_are_named(project):
-    engine.train(project.run("base"))
+    loop.train(project.run("base"))
     with pytest.raises(CheckpointError, match=r"tune-1/weights.safetensors: .*: python -m ciss.engine tune-1"):
         probe.write(project.config, "tiny")
 
@@ -204,4 +211,4 @@ def test_the_command(trained):
     wrong = subprocess.run([*command, "tinny"], capture_output=True, text=True)
     assert wrong.returncode == 1 and "there is no benchmark 'tinny'. Known: tiny." in wrong.stderr
     assert "Traceback" not in wrong.stderr
-    assert results.read(trained.run("tune-1")) and paths.project() == trained.folder
+    assert read(trained.run("tune-1")) and paths.project() == trained.folder

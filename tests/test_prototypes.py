@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ciss.prototypes import ClassPrototypes, distance_weights
+from ciss.labels.prototypes import ClassPrototypes, distance_weights
 
 
 def grid(*vectors, dtype=torch.float32):

@@ -7,17 +7,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ciss.prototypes import distance_weights
-from ciss.pseudo_labels import (
-    EntropyMedians,
-    adaptive_factor,
-    argmax_labels,
-    confident,
-    entropy_labels,
-    normalised_entropy,
-    relabel_background,
-    reweighted_labels,
-)
+from ciss.labels.entropy import EntropyMedians, adaptive_factor, confident, entropy_labels, normalised_entropy
+from ciss.labels.prototypes import distance_weights
+from ciss.labels.relabelling import argmax_labels, relabel_background, reweighted_labels
 
 RESOLUTIONS = ("full", "quarter", "grid")
 every_resolution = pytest.mark.parametrize("resolution", RESOLUTIONS)

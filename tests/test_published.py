@@ -8,9 +8,9 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from ciss import analysis
+from ciss.analysis.compare import tables as compare_tables
+from ciss.analysis.compare.published import COLUMNS, Ours, beside, find, load, problem, recompute
 from ciss.documents import ConfigError
-from ciss.published import COLUMNS, Ours, beside, find, load, problem, recompute
 
 RESULTS = load()
 VOC = Ours("voc", "15-1", "overlapped", "resnet101.a1_in1k", "deeplabv3", "512-pixel centre crops")
@@ -394,10 +394,10 @@ def test_what_no_paper_trained_stands_beside_no_result():
     sizes = {}
     for name, changes in {"plain": {}, "groups": {"groups": [[1, 2], [5]]}, "limit": {"limit": 50}}.items():
         made = {"parameters": {"benchmark": {**settings, "groups": None, "limit": 0, **changes}}}
-        sizes[name] = len(beside(RESULTS, analysis.ours({"e": [{"identity": made}]}), {}))
+        sizes[name] = len(beside(RESULTS, compare_tables.ours({"e": [{"identity": made}]}), {}))
     assert sizes.pop("plain") > 10 and sizes == {"groups": 0, "limit": 0}
     settings |= {"groups": None, "limit": 0, "order": [2, 1]}
-    ours = analysis.ours({"e": [{"identity": {"parameters": {"benchmark": settings}}}]})
+    ours = compare_tables.ours({"e": [{"identity": {"parameters": {"benchmark": settings}}}]})
     assert beside(RESULTS, ours, {})["differs"].str.contains("our order of classes is another").all()
 
 

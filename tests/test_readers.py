@@ -9,11 +9,14 @@ import pytest
 from PIL import Image
 
 from ciss import protocol
-from ciss.data import ade20k, camvid, cityscapes
-from ciss.data.pictures import FOREIGN, DataError, read_pair
-from ciss.data.voc import Pair
+from ciss.data.pictures import FOREIGN, DataError, Pair, read_pair
+from ciss.data.sets import ade20k as sets_ade20k
+from ciss.data.sets import camvid as sets_camvid
+from ciss.data.sets import cityscapes as sets_cityscapes
+from ciss.data.sets.ade20k import CLASSES
+from ciss.data.sets.cityscapes import CITIES, MASKS
 
-READERS = {"ade20k": ade20k, "cityscapes": cityscapes, "camvid": camvid}
+READERS = {"ade20k": sets_ade20k, "cityscapes": sets_cityscapes, "camvid": sets_camvid}
 SPLITS = {"train": "training", "val": "validation"}
 # raw ids of Cityscapes' 34 label ids, 0 to 33
 CITYSCAPES = [255] * 7 + [1, 2, 255, 255, 3, 4, 5, 255, 255, 255, 6, 255, *range(7, 17), 255, 255, 17, 18, 19]
@@ -164,7 +167,7 @@ def test_a_number_that_is_no_class_is_named(name, reader, folder, number):
 
 def test_ade20k_masks_hold_raw_ids(tmp_path):
     """What is no class is found where ids are compared with CLASSES, as for Pascal VOC."""
-    pair = ade20k.pairs(make_ade20k(tmp_path), "val")[0]
+    pair = sets_ade20k.pairs(make_ade20k(tmp_path), "val")[0]
     mask(pair.mask, *range(151))
     assert pair.ids is None and set(read(pair).flat) == set(np.resize(range(151), SIZE).flat)
 
@@ -212,7 +215,7 @@ def test_a_missing_file_is_named(reader, folder, which):
 
 @pytest.mark.parametrize("which", ["image", "mask"])
 def test_a_missing_file_of_a_list_is_named_when_it_is_read(tmp_path, which):
-    pair = camvid.pairs(make_camvid(tmp_path), "train")[0]
+    pair = sets_camvid.pairs(make_camvid(tmp_path), "train")[0]
     getattr(pair, which).unlink()
     with pytest.raises(DataError, match=f"{re.escape(str(getattr(pair, which)))}: the {which} is missing"):
         read(pair)
@@ -233,7 +236,7 @@ def test_hidden_copies_do_not_count(name, reader, folder):
 @pytest.mark.parametrize("ending", ["labelIds", "labelTrainIds"])
 def test_both_kinds_of_masks_mean_the_same(tmp_path, ending):
     folder = make_cityscapes(tmp_path, ending)
-    pair = cityscapes.pairs(folder, "train")[0]
+    pair = sets_cityscapes.pairs(folder, "train")[0]
     assert pair.mask.name.endswith(f"_{ending}.png")
     assert read(pair).flat[:5].tolist() == [1, 2, 19, 255, 255]
 
@@ -241,10 +244,10 @@ def test_both_kinds_of_masks_mean_the_same(tmp_path, ending):
 def test_label_ids_come_first_and_each_image_chooses(tmp_path):
     make_cityscapes(tmp_path, "labelTrainIds")
     make_cityscapes(tmp_path, "labelIds")
-    found = cityscapes.pairs(tmp_path, "train")
+    found = sets_cityscapes.pairs(tmp_path, "train")
     assert all(pair.mask.name.endswith("labelIds.png") for pair in found)
     found[1].mask.unlink()
-    again = cityscapes.pairs(tmp_path, "train")
+    again = sets_cityscapes.pairs(tmp_path, "train")
     assert [pair.mask.name.rpartition("_")[2] for pair in again] == [
         "labelIds.png",
         "labelTrainIds.png",
@@ -254,17 +257,17 @@ def test_label_ids_come_first_and_each_image_chooses(tmp_path):
 
 
 def test_every_number_of_cityscapes():
-    train_ids, label_ids = (cityscapes.MASKS[f"_gtFine_{kind}.png"] for kind in ("labelTrainIds", "labelIds"))
+    train_ids, label_ids = (MASKS[f"_gtFine_{kind}.png"] for kind in ("labelTrainIds", "labelIds"))
     assert list(label_ids) == CITYSCAPES + [FOREIGN] * 221 + [255]
     assert list(train_ids) == [*range(1, 20)] + [FOREIGN] * 236 + [255]
 
 
 def test_domains_are_cities(tmp_path):
     make_cityscapes(tmp_path)
-    domains = [pair.domain for split in ("train", "val") for pair in cityscapes.pairs(tmp_path, split)]
+    domains = [pair.domain for split in ("train", "val") for pair in sets_cityscapes.pairs(tmp_path, split)]
     assert domains == ["aachen", "aachen", "ulm", "lindau"]
-    assert len(set(cityscapes.CITIES)) == 21
-    assert cityscapes.CITIES[10:12] == ["cologne", "dusseldorf"] and cityscapes.CITIES[-3:] == [
+    assert len(set(CITIES)) == 21
+    assert sets_cityscapes.CITIES[10:12] == ["cologne", "dusseldorf"] and sets_cityscapes.CITIES[-3:] == [
         "frankfurt",
         "lindau",
         "munster",
@@ -275,7 +278,7 @@ def test_domains_are_cities(tmp_path):
 
 
 def test_every_number_of_camvid():
-    assert list(camvid.IDS) == [*range(1, 12), 255] + [FOREIGN] * 243 + [255]
+    assert list(sets_camvid.IDS) == [*range(1, 12), 255] + [FOREIGN] * 243 + [255]
 
 
 @pytest.mark.parametrize(
@@ -289,7 +292,7 @@ def test_every_number_of_camvid():
 def test_longer_paths_lead_into_the_folder(tmp_path, line):
     make_camvid(tmp_path)
     (tmp_path / "train.txt").write_text(f"{line}\n\n", encoding="utf-8", newline="")
-    (pair,) = camvid.pairs(tmp_path, "train")
+    (pair,) = sets_camvid.pairs(tmp_path, "train")
     assert (pair.id, pair.image, pair.mask) == ("a", tmp_path / "train" / "a.png", tmp_path / "trainannot" / "a.png")
     assert raw(pair) == {1, 11, 255}
 
@@ -312,13 +315,21 @@ def test_longer_paths_lead_into_the_folder(tmp_path, line):
 def test_a_line_that_names_no_pair_in_the_folder_is_named(tmp_path, line):
     make_camvid(tmp_path)
     (tmp_path / "train.txt").write_text(f"train/b.png trainannot/b.png\n{line}\n")
-    fails(camvid, tmp_path, "train", DataError, str(tmp_path / "train.txt"), "line 2: ", "train/x.png trainannot/x.png")
+    fails(
+        sets_camvid,
+        tmp_path,
+        "train",
+        DataError,
+        str(tmp_path / "train.txt"),
+        "line 2: ",
+        "train/x.png trainannot/x.png",
+    )
 
 
 @pytest.mark.parametrize(("content", "words"), [(b" \n", "the list is empty"), (b"\xff\xfe", "the list is not UTF-8")])
 def test_a_broken_list_is_named(tmp_path, content, words):
     (make_camvid(tmp_path) / "test.txt").write_bytes(content)
-    fails(camvid, tmp_path, "val", DataError, str(tmp_path / "test.txt"), words)
+    fails(sets_camvid, tmp_path, "val", DataError, str(tmp_path / "test.txt"), words)
 
 
 # --- the real data
@@ -354,5 +365,5 @@ def test_real_data(name, place, counts):
     if name == "ade20k" and listing.is_file():
         lines = [line.split("\t") for line in listing.read_text().splitlines()[1:]]
         assert {int(line[0]): line[4].partition(",")[0].strip() for line in lines} == {
-            number: called for number, called in ade20k.CLASSES.items() if number
+            number: called for number, called in CLASSES.items() if number
         }

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+from modules import analysis_modules
 
-from ciss import analysis, paths
+from ciss import paths
 from ciss.methods import METHODS, code_of
-from ciss.presets import presets
+from ciss.study.presets import presets
 
 ROOT = paths.project()
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -151,10 +152,11 @@ def test_tables_of_a_benchmark_have_the_documented_columns():
     text = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
     rows = text.split("<!-- benchmark -->")[1].split("<!-- end -->")[0].strip().splitlines()[2:]
     documented = {}
+    functions = {name: value for module in analysis_modules() for name, value in vars(module).items()}
     for row in rows:
         file, function, _, columns = (cell.strip() for cell in row.strip("|").split(" | "))
         documented[file.strip(" `")] = names = re.findall(r"`(\w+)`", columns)
-        words = re.findall(r"\w+", getattr(analysis, function.strip("`")).__doc__)
+        words = re.findall(r"\w+", functions[function.strip("`")].__doc__)
         assert not [name for name in names if name not in words and "_to_" not in name], file
     made = {file.name: file.read_text().splitlines()[0].split(",") for file in (ROOT / "reports/shapes").glob("*.csv")}
     assert documented == made

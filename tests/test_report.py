@@ -15,10 +15,31 @@ import pandas as pd
 import pytest
 from test_compare import OTHER, path, scored
 
-from ciss import analysis, config, paths, published, report, viz
-from ciss.report import latex, markup
-from ciss.report.__main__ import main
-from ciss.report.cells import best
+from ciss import config, paths
+from ciss.analysis.compare import cells as compare_cells
+from ciss.analysis.compare import latex as compare_latex
+from ciss.analysis.compare import published as compare_published
+from ciss.analysis.compare.cells import best, runs_words, score, shown
+from ciss.analysis.compare.figures import stability_scatter
+from ciss.analysis.compare.latex import escape
+from ciss.analysis.compare.paired import paired_table
+from ciss.analysis.compare.published import COLUMNS
+from ciss.analysis.compare.summary import (
+    by_benchmark,
+    convention_means,
+    cost_table,
+    families,
+    family_tables,
+    methods_table,
+)
+from ciss.analysis.compare.tables import conventions_table, curves_table
+from ciss.analysis.figures import style as figures_style
+from ciss.analysis.figures.masks import class_legend
+from ciss.analysis.figures.style import note, note_in, style
+from ciss.study.report import markup as report_markup
+from ciss.study.report import page as report_page
+from ciss.study.report.__main__ import main
+from ciss.study.report.markup import picture, prose
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -30,25 +51,27 @@ PIXEL = base64.b64decode(
 
 @pytest.fixture(autouse=True)
 def _close():
-    viz.style()
+    style()
     yield
     plt.close("all")
 
 
 def save(folder: Path, ends: dict, beside: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
     """What notebook 6 saves, of these ends by benchmark."""
-    tables, members = analysis.family_tables(ends), analysis.families(ends)
-    counted = pd.concat(analysis.conventions_table(name, found) for name, found in ends.items())
+    tables, members = family_tables(ends), families(ends)
+    counted = pd.concat(conventions_table(name, found) for name, found in ends.items())
     made = {
         "runs": pd.concat(tables.values()),
-        "curves": pd.concat(analysis.curves_table(name, found) for name, found in ends.items()),
-        "methods": {name: analysis.methods_table(table) for name, table in tables.items()},
-        "convention_means": {name: analysis.convention_means(counted, mine) for name, mine in members.items()},
-        "paired": analysis.paired_table(tables),
-        "cost": {name: analysis.cost_table(table) for name, table in tables.items()},
-        "beside_published": pd.DataFrame(columns=[*published.COLUMNS, "benchmark"]) if beside is None else beside,
+        "curves": pd.concat(curves_table(name, found) for name, found in ends.items()),
+        "methods": {name: methods_table(table) for name, table in tables.items()},
+        "convention_means": {name: convention_means(counted, mine) for name, mine in members.items()},
+        "paired": paired_table(tables),
+        "cost": {name: cost_table(table) for name, table in tables.items()},
+        "beside_published": pd.DataFrame(columns=[*compare_published.COLUMNS, "benchmark"])
+        if beside is None
+        else beside,
     }
-    made = {k: analysis.by_benchmark(v, members) if isinstance(v, dict) else v for k, v in made.items()}
+    made = {k: by_benchmark(v, members) if isinstance(v, dict) else v for k, v in made.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in made.items():
         table.to_csv(folder / f"{name}.csv", index=False)
@@ -78,13 +101,13 @@ def ends() -> dict:
 
 
 def test_scores_as_text():
-    assert report.score(0.5) == "0.500"
-    assert report.score(0.5, 0.0125) == "0.500 ± 0.013"
-    assert report.score(float("nan"), 0.1) == "" and report.score(0.5, float("nan")) == "0.500"
+    assert score(0.5) == "0.500"
+    assert compare_cells.score(0.5, 0.0125) == "0.500 ± 0.013"
+    assert compare_cells.score(float("nan"), 0.1) == "" and compare_cells.score(0.5, float("nan")) == "0.500"
     assert (
-        report.score(-0.0001) == "0.000"
-        and report.score(-0.02) == "-0.020"
-        and report.score(1055.94, digits=0) == "1056"
+        compare_cells.score(-0.0001) == "0.000"
+        and compare_cells.score(-0.02) == "-0.020"
+        and compare_cells.score(1055.94, digits=0) == "1056"
     )
 
 
@@ -92,7 +115,7 @@ def test_a_table_as_text():
     table = pd.DataFrame(
         {"seeds": [1, 3], "all": [0.1, 0.2], "all_std": [np.nan, 0.05], "mean_over_steps": [np.nan, 0.3]}
     )
-    text = report.shown(table, ["seeds", "all", "mean_over_steps"])
+    text = shown(table, ["seeds", "all", "mean_over_steps"])
     assert text.to_dict("list") == {
         "seeds": ["1", "3"], "all": ["0.100", "0.200 ± 0.050"], "mean over steps": ["", "0.300"],
     }  # fmt: skip
@@ -109,7 +132,7 @@ def test_the_best_of_a_column():
 
 def test_what_a_mean_is_over():
     def words(*rows: tuple[int, int, int]) -> str:
-        return report.runs_words(pd.DataFrame(rows, columns=["runs", "seeds", "orders"]))
+        return runs_words(pd.DataFrame(rows, columns=["runs", "seeds", "orders"]))
 
     assert words((1, 1, 1)) == "one run each (one seed, one order of classes)"
     assert words((6, 3, 2), (6, 3, 2)).endswith("over 6 runs (3 seeds, 2 orders of classes)")
@@ -122,7 +145,7 @@ def test_what_a_mean_is_over():
 
 def latex_tables(made: dict[str, pd.DataFrame]) -> str:
     sentences = dict.fromkeys(made["methods"]["benchmark"], "mIoU in 0..1, 100 % of `all` & nothing_else")
-    return report.tables(made["methods"], made["paired"], made["convention_means"], made["cost"], sentences)
+    return compare_latex.tables(made["methods"], made["paired"], made["convention_means"], made["cost"], sentences)
 
 
 def test_tables_for_a_paper(tmp_path, ends):
@@ -171,10 +194,10 @@ def test_differences_of_several_seeds_in_a_paper(tmp_path, seeds):
 
 
 def test_special_characters_are_escaped():
-    assert latex.escape(r"a_b & 5% $x$ #1 {y} ~ ^ \cmd") == (
+    assert escape(r"a_b & 5% $x$ #1 {y} ~ ^ \cmd") == (
         r"a\_b \& 5\% \$x\$ \#1 \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}cmd"
     )
-    assert latex.escape("é\n\t`code` ± \x07") == r"? code $\pm$ ?"
+    assert compare_latex.escape("é\n\t`code` ± \x07") == r"? code $\pm$ ?"
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs LaTeX")
@@ -238,7 +261,7 @@ def test_figures_stand_in_the_order_of_their_notebooks(tmp_path, ends):
     order = ["forgetting", "pace", "gradients", "another", "background", "calibration", "token_angles", "data"]
     for name in sorted(order):
         (tmp_path / "b" / f"{name}.png").write_bytes(PIXEL + name.encode())
-    text = report.page(tmp_path, benchmarks("b"))
+    text = report_page.page(tmp_path, benchmarks("b"))
     places = [text.index(base64.b64encode(PIXEL + name.encode()).decode()) for name in order]
     assert places == sorted(places)
     assert places[3] < text.index("Background shift</h3>") < places[4] < places[6] < text.index("Data</h3>") < places[7]
@@ -253,7 +276,7 @@ def test_the_page_holds_everything(tmp_path, ends):
         (tmp_path / name).write_bytes(PIXEL)
     (tmp_path / "b/more.png").write_bytes(PIXEL + b"more")
     (tmp_path / "b/forgetting.md").write_text("**plain disc** fades & [why](https://example.org) <i>x</i> `y`\n")
-    text = report.page(tmp_path, benchmarks("b"))
+    text = report_page.page(tmp_path, benchmarks("b"))
     page = parsed(text)
     assert len(page.sources) == 6 + 3, "files, and the figures drawn from the tables"
     assert "<strong>plain disc</strong> fades &amp; why &lt;i&gt;x&lt;/i&gt; <code>y</code>" in text
@@ -263,13 +286,13 @@ def test_the_page_holds_everything(tmp_path, ends):
     for words in ("1 | 2 | 3", "a processor, 2 threads", "torch 2.15.0", "One run each", "train.batch", "float32"):
         assert words in text, words
     assert "All benchmarks" not in text
-    assert text == report.page(tmp_path, benchmarks("b")), "the same bytes each time"
+    assert text == report_page.page(tmp_path, benchmarks("b")), "the same bytes each time"
 
 
 @pytest.mark.filterwarnings("error")
 def test_differences_of_several_seeds_on_the_page(tmp_path, seeds):
     save(tmp_path, seeds)
-    text = report.page(tmp_path, benchmarks("b"))
+    text = report_page.page(tmp_path, benchmarks("b"))
     page = parsed(text)
     assert len(page.sources) == 4, "one figure more"
     assert "<td>mib</td><td>+0.450 [-0.185, +1.085] 2/2</td>" in text and "<td>plop</td><td>+0.300</td>" in text
@@ -277,12 +300,12 @@ def test_differences_of_several_seeds_on_the_page(tmp_path, seeds):
     every = text[text.index("<summary>Every two methods") :]
     assert '<th scope="col">method</th><th scope="col">finetune</th><th scope="col">mib</th>' in every
     assert "<td>mib</td><td>+0.450</td><td></td>" in every, "no star: 0 is inside"
-    assert text == report.page(tmp_path, benchmarks("b")), "the same bytes each time"
+    assert text == report_page.page(tmp_path, benchmarks("b")), "the same bytes each time"
 
 
 def test_one_seed_is_said_in_a_line(tmp_path, ends):
     save(tmp_path, ends)
-    text = report.page(tmp_path, benchmarks("b"))
+    text = report_page.page(tmp_path, benchmarks("b"))
     assert "so no difference has an interval" in text and "Minus finetune" not in text
 
 
@@ -293,7 +316,7 @@ def test_the_page_of_orders_and_benchmarks(tmp_path, ends):
         each["identity"]["parameters"]["benchmark"]["setting"] = "disjoint"
     ends["c"] = {"m": other}
     save(tmp_path, ends)
-    text = report.page(tmp_path, benchmarks("b", "b-2", "c"))
+    text = report_page.page(tmp_path, benchmarks("b", "b-2", "c"))
     page = parsed(text)
     assert {"b", "c", "b-methods", "c-methods"} <= set(page.ids) and "b-2" not in page.ids
     assert "0.600 ± 0.141" in text and "1 | 2 | 3 (b); 3 | 1 | 2 (b-2)" in text
@@ -303,9 +326,9 @@ def test_the_page_of_orders_and_benchmarks(tmp_path, ends):
 
 def test_results_beside_published_ones(tmp_path, ends):
     row = {"method": "mib", "convention": "mib", "published_all": 48.0, "ours_all": 50.04, "benchmark": "b"}
-    beside = pd.DataFrame([{**row, "source": "MiB <2020> & more"}], columns=[*published.COLUMNS, "benchmark"])
+    beside = pd.DataFrame([{**row, "source": "MiB <2020> & more"}], columns=[*COLUMNS, "benchmark"])
     save(tmp_path, ends, beside)
-    text = report.page(tmp_path, benchmarks("b"))
+    text = report_page.page(tmp_path, benchmarks("b"))
     parsed(text)
     assert "<td>48.0</td>" in text and "<td>50.0</td>" in text and "MiB &lt;2020&gt; &amp; more" in text
     assert "published old" not in text, "nothing stands there"
@@ -314,7 +337,7 @@ def test_results_beside_published_ones(tmp_path, ends):
 def test_groups_of_classes_are_no_published_protocol(tmp_path, ends):
     save(tmp_path, ends)
     planned = {"b": dataclasses.replace(benchmarks("b")["b"], protocol="15-1", groups=((1, 2), (5,)))}
-    text = report.page(tmp_path, planned)
+    text = report_page.page(tmp_path, planned)
     assert "shapes, groups [1 2 | 5] (not a published protocol), overlapped" in text and "protocol 15-1" not in text
     assert "15-1 (not used: the benchmark has groups)" in text, "among every setting"
     assert "No published result has this benchmark&#x27;s groups of classes (groups), so none is shown." in text
@@ -322,28 +345,28 @@ def test_groups_of_classes_are_no_published_protocol(tmp_path, ends):
 
 def test_a_part_of_the_images_stands_beside_no_published_result(tmp_path, ends):
     save(tmp_path, ends)
-    text = report.page(tmp_path, {"b": dataclasses.replace(benchmarks("b")["b"], limit=50)})
+    text = report_page.page(tmp_path, {"b": dataclasses.replace(benchmarks("b")["b"], limit=50)})
     assert "only the first 50 images of each list (limit). Published results use all images" in text
-    assert "No published result has this data set" in report.page(tmp_path, benchmarks("b"))
+    assert "No published result has this data set" in report_page.page(tmp_path, benchmarks("b"))
 
 
 def test_figures_without_a_plot_become_a_sentence(tmp_path, ends):
     save(tmp_path, ends)
     (tmp_path / "b").mkdir()
     for name in ("pace", "pace_factors"):
-        viz.note("No hold-out set: nothing is measured.").savefig(tmp_path / "b" / f"{name}.png")
+        figures_style.note("No hold-out set: nothing is measured.").savefig(tmp_path / "b" / f"{name}.png")
     _, (empty, drawn) = plt.subplots(1, 2)
-    viz.note_in(empty, "One half is empty.")
+    note_in(empty, "One half is empty.")
     drawn.plot([0, 1])
     drawn.figure.savefig(tmp_path / "b" / "calibration.png")
-    text = report.page(tmp_path, benchmarks("b"))
+    text = report_page.page(tmp_path, benchmarks("b"))
     assert "How fast classes fall" not in text and "Whether the background&#x27;s probability" in text
     assert text.count("No hold-out set: nothing is measured. Left out: the figures pace, pace factors.") == 1
     assert len(Page(text).sources) == 1 + 3, "the half-empty figure, and those drawn from the tables"
 
 
 def test_a_drawn_figure_without_a_plot_becomes_a_sentence():
-    assert markup.picture(viz.note("No <b>."), "a", "caption") == '<p class="note">No &lt;b&gt;.</p>'
+    assert picture(note("No <b>."), "a", "caption") == '<p class="note">No &lt;b&gt;.</p>'
     assert not plt.get_fignums()
 
 
@@ -352,10 +375,10 @@ def test_the_page_says_once_which_classes_are_numbered(tmp_path, ends, monkeypat
     save(tmp_path, ends)
     for folder, name in (("b", "data"), ("b", "more"), ("predictions", "b")):
         figure = plt.figure(figsize=(1, 1))
-        viz.class_legend(figure, ["background", "\u732b", "cat"], np.zeros((3, 3), np.uint8))
+        class_legend(figure, ["background", "\u732b", "cat"], np.zeros((3, 3), np.uint8))
         (tmp_path / folder).mkdir(exist_ok=True)
         figure.savefig(tmp_path / folder / f"{name}.png")
-    text = report.page(tmp_path, benchmarks("b"))
+    text = report_page.page(tmp_path, benchmarks("b"))
     said = "No installed font has the letters of \u732b (class 1): figures name these classes by number. Install for"
     assert text.count(said) == 1 and text.count("No installed font") == 1
     assert text.index(said) < text.index('id="b-methods"')
@@ -368,7 +391,7 @@ def test_nothing_from_a_file_is_markup(tmp_path, ends):
             each["device"] = evil
             each["title"] += evil
     save(tmp_path, ends)
-    text = report.page(tmp_path, benchmarks("b"))
+    text = report_page.page(tmp_path, benchmarks("b"))
     assert "script" not in parsed(text).tags and "&lt;script&gt;" in text
 
 
@@ -379,26 +402,26 @@ def test_names_that_look_like_something_else(tmp_path, ends):
         each["identity"]["parameters"]["benchmark"]["setting"] = "disjoint"
         each["title"] = "NA"
     save(tmp_path, {"007": ends["b"], "NA": {"1e3": other}})
-    page = parsed(report.page(tmp_path, benchmarks("007", "NA")))
+    page = parsed(report_page.page(tmp_path, benchmarks("007", "NA")))
     assert {"007-cost", "NA-cost"} <= set(page.ids)
     numbers = {f"{title}-{seed}": path(seed=seed) for title in ("007", "1e3") for seed in (0, 1)}
     for end, found in numbers.items():
         for each in found:
             each |= {"title": end[:3], "method": end[:3]}
     save(tmp_path, {"b": numbers})
-    assert '<th scope="col">007</th><th scope="col">1e3</th>' in report.page(tmp_path, benchmarks("b"))
+    assert '<th scope="col">007</th><th scope="col">1e3</th>' in report_page.page(tmp_path, benchmarks("b"))
 
 
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"runs.csv: there is no such table. Run: dvc repro compare"):
-        report.page(tmp_path, benchmarks("b"))
+        report_page.page(tmp_path, benchmarks("b"))
 
 
 def test_notes_on_the_data_stand_before_the_scores(tmp_path, ends):
     save(tmp_path, ends)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "data.md").write_text("10,582 training images are expected; 1,464 were found.\n")
-    text = report.page(tmp_path, benchmarks("b"))
+    text = report_page.page(tmp_path, benchmarks("b"))
     assert text.count("1,464 were found") == 1
     assert text.index("1,464 were found") < text.index('id="b-methods"')
 
@@ -410,12 +433,12 @@ def test_notes_on_the_data_stand_before_the_scores(tmp_path, ends):
 def test_tables_of_another_plan_are_refused(tmp_path, ends, planned, words):
     save(tmp_path, ends)
     with pytest.raises(config.ConfigError, match=f"{words}. Run `dvc repro compare` first"):
-        report.page(tmp_path, benchmarks(*planned))
+        report_page.page(tmp_path, benchmarks(*planned))
 
 
 def test_scores_that_are_undefined_have_a_reason_on_the_page(tmp_path, ends):
     save(tmp_path, {"b": {"j": ends["b"]["j"]}})
-    text = report.page(tmp_path, benchmarks("b"))
+    text = report_page.page(tmp_path, benchmarks("b"))
     assert "Scores of joint: Joint training has no steps: no forgetting, backward transfer" in text
     assert "finetune, which was not run here" in text
     assert not re.search(r">\s*nan\s*<", text, re.IGNORECASE)
@@ -429,37 +452,39 @@ def test_variants_of_joint_training_stand_apart(tmp_path, ends):
     rows = [line.split(" &")[0] for line in latex_tables(made).partition("bottomrule")[0].splitlines()]
     assert rows[rows.index(r"\midrule", rows.index("finetune")) + 1 :][:2] == ["joint", "joint-long"]
     _, ax = plt.subplots()
-    viz.stability_scatter(ax, made["runs"])
+    stability_scatter(ax, made["runs"])
     assert "joint-long (upper bound)" in [text.get_text() for text in ax.texts]
-    text = report.page(tmp_path, benchmarks("b"))
+    text = report_page.page(tmp_path, benchmarks("b"))
     assert text.count('<tr class="apart"') >= 2
 
 
 def test_figures_of_the_page_are_closed(tmp_path, ends):
     save(tmp_path, ends)
     before = plt.get_fignums()
-    report.page(tmp_path, benchmarks("b"))
+    report_page.page(tmp_path, benchmarks("b"))
     assert plt.get_fignums() == before
 
 
 def test_tables_stand_out_and_apart():
-    text = markup.table(["m", "x"], [["a", "<1>"], ["joint", "2"]], bold={(0, 1)}, apart={1})
+    text = report_markup.table(["m", "x"], [["a", "<1>"], ["joint", "2"]], bold={(0, 1)}, apart={1})
     assert "<td>a</td><td><strong>&lt;1&gt;</strong></td>" in text and '<tr class="apart"><td>joint</td>' in text
 
 
 def test_findings_are_plain():
-    text = markup.prose("One\nparagraph, **bold *x* y**.\n\n- a\n- b <c>\n\n![p](q.png)\n\n\n")
+    text = prose("One\nparagraph, **bold *x* y**.\n\n- a\n- b <c>\n\n![p](q.png)\n\n\n")
     assert "<li>a</li>\n<li>b &lt;c&gt;</li>" in text
     assert "<p>One\nparagraph" in text and "<p>p</p>" in text and "q.png" not in text
-    assert markup.prose("  \n") == ""
+    assert report_markup.prose("  \n") == ""
 
 
 def test_broad_pictures_can_be_moved(tmp_path):
     file = tmp_path / "a.png"
     file.write_bytes(PIXEL[:16] + (4000).to_bytes(4, "big") + PIXEL[20:])
-    assert 'class="broad" style="width: 124rem"' in markup.picture(file, "a", "b")
+    assert 'class="broad" style="width: 124rem"' in report_markup.picture(file, "a", "b")
     file.write_bytes(PIXEL)
-    assert "broad" not in markup.picture(file, "a", 'b "c" <d>') and "<d>" not in markup.picture(file, "<d>", "<d>")
+    assert "broad" not in report_markup.picture(file, "a", 'b "c" <d>') and "<d>" not in report_markup.picture(
+        file, "<d>", "<d>"
+    )
 
 
 # --- the command

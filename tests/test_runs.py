@@ -13,18 +13,22 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
-from ciss import engine, paths, protocol, run_checks, runs
+from ciss import paths, protocol
 from ciss.config import ConfigError
 from ciss.data import DATASETS, DataError
 from ciss.methods import METHODS
-from ciss.presets import load, presets
+from ciss.runs import check as runs_check
+from ciss.runs import run as runs_run
+from ciss.runs.run import INCREMENT_CODE, TRAINING_CODE, Run, digest, report_folder, weight_file
+from ciss.study.presets import load, presets
+from ciss.training import loop
 
 GROUPS = [[1, 2, 3, 4], [5, 6], [7, 8]]
 
 
 def mistakes(project) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        run_checks.check(project.config)
+        runs_check.check(project.config)
     return str(caught.value).splitlines()
 
 
@@ -65,7 +69,7 @@ def test_output_moves_everything(project):
     project.document["output"] = "other/place"
     run, root = project.run(), project.folder / "other" / "place"
     assert (run.root, run.folder) == (root, root / "runs" / "tiny" / "base")
-    assert runs.report_folder(project.config, "tiny") == root / "reports" / "tiny"
+    assert report_folder(project.config, "tiny") == root / "reports" / "tiny"
     assert (root / "reports" / "tiny").is_dir()
 
 
@@ -123,7 +127,7 @@ def test_presets_are_right(project, name, monkeypatch):
     resolved = project.run("base")
     assert resolved.groups == groups
     assert resolved.settings.train.base.epochs == settings["train"]["base"]["epochs"]
-    run_checks.check(project.config)
+    runs_check.check(project.config)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,7 @@ def test_presets_are_right(project, name, monkeypatch):
     ],
 )
 def test_what_cannot_work_is_named(project, key, value, line):
-    run_checks.check(project.config)
+    runs_check.check(project.config)
     project.set(key, value)
     (found,) = mistakes(project)
     assert found.startswith(f"params.yaml: {line}")
@@ -199,8 +203,8 @@ def test_weight_files_are_found_and_fit(project, tmp_path, monkeypatch, place):
     project.set("benchmarks.tiny.model.output_stride", 8)
     name = "weights/r.safetensors"
     project.set("benchmarks.tiny.model.weights", str(folder / name) if place == "absolute" else name)
-    run_checks.check(project.config)
-    assert runs.weight_file(project.config.benchmarks["tiny"]) == folder / name
+    runs_check.check(project.config)
+    assert weight_file(project.config.benchmarks["tiny"]) == folder / name
 
 
 def encoder(name: str) -> dict[str, torch.Tensor]:
@@ -240,7 +244,7 @@ def test_weights_come_from_one_place(project, tmp_path):
         f"params.yaml: {key}: model.weights names a file. Set this to false, or weights to null."
     ]
     project.set(key, False)
-    run_checks.check(project.config)
+    runs_check.check(project.config)
 
 
 def test_every_mistake_is_shown(project):
@@ -279,7 +283,7 @@ def test_any_valid_file_is_accepted_or_explained(project, edits):
     for key, value in edits:
         project.set(key, value)
     try:
-        run_checks.check(project.config)
+        runs_check.check(project.config)
         for name in project.config.runs():
             project.run(name).build_method()
     except ConfigError as error:
@@ -295,12 +299,12 @@ def test_any_valid_file_is_accepted_or_explained(project, edits):
 def digested(monkeypatch) -> list[set[str]]:
     """The files that went into each key; reading them all is what takes the time."""
     asked = []
-    monkeypatch.setattr(runs.source, "digest", lambda root, files: asked.append(set(files)))
+    monkeypatch.setattr(runs_run.source, "digest", lambda root, files: asked.append(set(files)))
     return asked
 
 
-def key_of(run: runs.Run, fingerprint: str = "data", teacher: str | None = None) -> str:
-    return runs.digest(run.identity(fingerprint, teacher))
+def key_of(run: Run, fingerprint: str = "data", teacher: str | None = None) -> str:
+    return digest(run.identity(fingerprint, teacher))
 
 
 def test_the_key_changes_with_what_makes_a_run(project, digested):
@@ -337,8 +341,12 @@ def test_the_key_changes_with_what_makes_a_run(project, digested):
 def test_the_key_reads_the_files_of_its_method(project, digested, name, files):
     """Joint training learns like fine-tuning. Other methods' files, figures and analyses do not count."""
     key_of(project.run(name))
-    later = [set(runs.INCREMENT_CODE)] if project.run(name).after else []
-    assert digested == [set(runs.TRAINING_CODE), {"methods/base.py", *(f"methods/{file}.py" for file in files)}, *later]
+    later = [set(INCREMENT_CODE)] if project.run(name).after else []
+    assert digested == [
+        set(runs_run.TRAINING_CODE),
+        {"methods/base.py", *(f"methods/{file}.py" for file in files)},
+        *later,
+    ]
 
 
 def test_the_key_changes_with_the_code(project, frozen_code):
@@ -358,7 +366,7 @@ def test_the_key_covers_what_the_pipeline_depends_on():
     stage = YAML(typ="safe").load(paths.project() / "dvc.yaml")["stages"]["base"]["do"]
     prefix, method = ".source/ciss/", "methods/${item.code}.py"
     code = {dep.removeprefix(prefix) for dep in stage["deps"] if dep.startswith(prefix)}
-    assert code - {"methods/base.py", method} == set(runs.TRAINING_CODE)
+    assert code - {"methods/base.py", method} == set(TRAINING_CODE)
     for name, kind in METHODS.items():
         assert kind.__module__ == f"ciss.methods.{name}", "a stage depends on the file of the method's name"
 
@@ -436,9 +444,9 @@ def test_the_commands_give_one_message(project):
 
 def command(monkeypatch, capsys, *arguments: str) -> str:
     """What `python -m ciss.engine` says when it gives up."""
-    monkeypatch.setattr(sys, "argv", ["ciss.engine", *arguments])
+    monkeypatch.setattr(sys, "argv", ["ciss.training.loop", *arguments])
     with pytest.raises(SystemExit) as caught:
-        engine.main()
+        loop.main()
     assert capsys.readouterr().err == ""
     message = str(caught.value)
     assert message.startswith("error: ") and "Traceback" not in message

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ciss.data import shapes, voc
+from ciss.data.sets import shapes as sets_shapes
+from ciss.data.sets import voc as sets_voc
+from ciss.data.sets.shapes import CLASSES, COLUMNS, KINDS, ROWS, content_hash, distance, second_colour, write
 
 STEPS = ([1, 2, 3, 4], [5, 6], [7, 8])  # protocol 4-2
 
@@ -19,12 +21,12 @@ HASH_OF_FIRST = "650a3eeff60128139e06411a1956b5271f49e5a470a61de849766c63487d9a3
 @cache
 def masks(count: int = 600) -> np.ndarray:
     """(count, 64, 64) uint8: the first half of the training images."""
-    return np.stack([shapes.draw(index, "train")[1] for index in range(count)])
+    return np.stack([sets_shapes.draw(index, "train")[1] for index in range(count)])
 
 
 def presence() -> np.ndarray:
     """(images, 8) bool: class raw id - 1 has a pixel in the image."""
-    return np.stack([(masks() == raw).any((1, 2)) for raw in shapes.CLASSES], 1)
+    return np.stack([(masks() == raw).any((1, 2)) for raw in CLASSES], 1)
 
 
 def step_presence() -> np.ndarray:
@@ -35,32 +37,32 @@ def step_presence() -> np.ndarray:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    shapes.write(folder, train=6, val=3)
+    write(folder, train=6, val=3)
     return folder
 
 
 def test_content_of_the_first_images():
-    assert shapes.content_hash(120, 24) == HASH_OF_FIRST
+    assert content_hash(120, 24) == HASH_OF_FIRST
 
 
 @pytest.mark.slow
 def test_content():
-    assert shapes.content_hash() == HASH
+    assert sets_shapes.content_hash() == HASH
 
 
 def test_an_image_depends_on_seed_split_and_index_only():
-    forwards = [shapes.draw(index, "train") for index in range(5)]
+    forwards = [sets_shapes.draw(index, "train") for index in range(5)]
     for index in reversed(range(5)):
-        for again, first in zip(shapes.draw(index, "train"), forwards[index], strict=True):
+        for again, first in zip(sets_shapes.draw(index, "train"), forwards[index], strict=True):
             np.testing.assert_array_equal(again, first)
-    others = [shapes.draw(0, "train", seed=1), shapes.draw(0, "val"), shapes.draw(1, "train")]
+    others = [sets_shapes.draw(0, "train", seed=1), sets_shapes.draw(0, "val"), sets_shapes.draw(1, "train")]
     assert len({image.tobytes() for image, _ in [forwards[0], *others]}) == 4
     with pytest.raises(KeyError, match="test"):
-        shapes.draw(0, "test")
+        sets_shapes.draw(0, "test")
 
 
 def test_arrays():
-    image, mask = shapes.draw(7, "val")
+    image, mask = sets_shapes.draw(7, "val")
     assert image.shape == (64, 64, 3) and mask.shape == (64, 64)
     assert image.dtype == mask.dtype == np.uint8
     assert image.flags.c_contiguous
@@ -68,11 +70,11 @@ def test_arrays():
 
 
 def test_classes_differ_and_share():
-    looks = {(kind.outline, kind.texture) for kind in shapes.KINDS.values()}
-    assert len(looks) == len(set(shapes.CLASSES.values())) == 8
-    old = [shapes.KINDS[raw] for raw in STEPS[0]]
+    looks = {(kind.outline, kind.texture) for kind in sets_shapes.KINDS.values()}
+    assert len(looks) == len(set(sets_shapes.CLASSES.values())) == 8
+    old = [KINDS[raw] for raw in STEPS[0]]
     for raw in STEPS[1] + STEPS[2]:  # each later class pulls on an old one
-        new = shapes.KINDS[raw]
+        new = sets_shapes.KINDS[raw]
         assert any(new.outline == kind.outline or new.texture == kind.texture for kind in old)
 
 
@@ -86,7 +88,7 @@ def test_classes_differ_in_frequency_and_each_has_its_share_of_images():
 
 
 def test_no_visible_object_is_a_sliver():
-    pixels = np.stack([(masks() == raw).sum((1, 2)) for raw in shapes.CLASSES], 1)
+    pixels = np.stack([(masks() == raw).sum((1, 2)) for raw in sets_shapes.CLASSES], 1)
     assert pixels[pixels > 0].min() >= 60
 
 
@@ -113,27 +115,27 @@ def test_a_void_border_closes_every_object():
         assert ((one == 255) | (other == 255))[neighbours_differ].all()
 
 
-@pytest.mark.parametrize("outline", sorted({kind.outline for kind in shapes.KINDS.values()}))
+@pytest.mark.parametrize("outline", sorted({kind.outline for kind in sets_shapes.KINDS.values()}))
 def test_outlines_fill_their_circle_and_not_more(outline):
-    away = shapes.distance(outline, shapes.COLUMNS - 32, shapes.ROWS - 32, 12.0)
-    radius = np.hypot(shapes.COLUMNS - 32, shapes.ROWS - 32)
+    away = distance(outline, sets_shapes.COLUMNS - 32, sets_shapes.ROWS - 32, 12.0)
+    radius = np.hypot(sets_shapes.COLUMNS - 32, sets_shapes.ROWS - 32)
     assert 10.5 < radius[away < 0].max() < 13.0
     assert max(np.abs(np.diff(away, axis=axis)).max() for axis in (0, 1)) <= 1 + 1e-9
 
 
 @pytest.mark.parametrize(("texture", "share"), [("plain", 0.0), ("striped", 0.5), ("checked", 0.5), ("dotted", 0.3)])
 def test_textures_show_both_colours(texture, share):
-    second = shapes.second_colour(texture, shapes.COLUMNS, shapes.ROWS)
+    second = second_colour(texture, COLUMNS, ROWS)
     assert second.min() >= 0 and second.max() <= 1
     assert second.mean() == pytest.approx(share, abs=0.03)
 
 
 def test_folder_reads_as_voc(folder):
     for split, count in (("train", 6), ("val", 3)):
-        pairs = voc.pairs(folder, split)
+        pairs = sets_voc.pairs(folder, split)
         assert [pair.id for pair in pairs] == [f"{split}_{index:05d}" for index in range(count)]
         for index, pair in enumerate(pairs):
-            image, mask = shapes.draw(index, split)
+            image, mask = sets_shapes.draw(index, split)
             with Image.open(pair.image) as photo, Image.open(pair.mask) as labels:
                 assert (photo.format, photo.mode, labels.format, labels.mode) == ("JPEG", "RGB", "PNG", "P")
                 assert photo.layer[0][1:3] == photo.layer[1][1:3] == (1, 1)  # sampling of light and colour: 4:4:4
@@ -150,26 +152,26 @@ def test_masks_have_the_colours_of_voc(folder):
 
 
 def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
-    def draw(index, split, seed=0, draw=shapes.draw):
+    def draw(index, split, seed=0, draw=sets_shapes.draw):
         if split == "val":
             raise KeyboardInterrupt
         return draw(index, split, seed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shapes, "draw", draw)
+        patch.setattr(sets_shapes, "draw", draw)
         with pytest.raises(KeyboardInterrupt):
-            shapes.write(tmp_path / "shapes", train=3, val=1)
+            sets_shapes.write(tmp_path / "shapes", train=3, val=1)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / ".shapes.partial" / "JPEGImages").mkdir(parents=True)  # of a process that was killed
-    shapes.write(tmp_path / "shapes", train=3, val=1)
+    sets_shapes.write(tmp_path / "shapes", train=3, val=1)
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
 
 
 def test_an_earlier_copy_is_replaced_and_anything_else_is_kept(tmp_path):
-    shapes.write(tmp_path / "shapes", train=3, val=1)
-    shapes.write(tmp_path / "shapes", train=2, val=1)
+    sets_shapes.write(tmp_path / "shapes", train=3, val=1)
+    sets_shapes.write(tmp_path / "shapes", train=2, val=1)
     assert len(list((tmp_path / "shapes" / "JPEGImages").iterdir())) == 3
     (tmp_path / "VOC2012" / "JPEGImages").mkdir(parents=True)
     with pytest.raises(FileExistsError, match="VOC2012"):
-        shapes.write(tmp_path / "VOC2012", train=1, val=1)
+        sets_shapes.write(tmp_path / "VOC2012", train=1, val=1)
     assert [path.name for path in (tmp_path / "VOC2012").iterdir()] == ["JPEGImages"]

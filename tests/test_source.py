@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ciss import source
+from ciss.store import code as store_code
+from ciss.store.code import _text, digest, reduce_notebook, reduce_source, write
 
 CODE = '''
 """Module."""
@@ -62,12 +63,12 @@ OTHER = {
 def test_meaning_shows_and_writing_does_not(name):
     old, new = {**SAME, **OTHER}[name]
     assert old in CODE
-    assert (source.reduce_source(CODE.replace(old, new)) == source.reduce_source(CODE)) is (name in SAME)
+    assert (store_code.reduce_source(CODE.replace(old, new)) == store_code.reduce_source(CODE)) is (name in SAME)
 
 
 def test_none_in_a_list_keeps_its_place():
-    assert source.reduce_source("def f(*, a, b=1): ...") != source.reduce_source("def f(*, a=1, b): ...")
-    assert source.reduce_source("x = None") != source.reduce_source("x = ...")
+    assert reduce_source("def f(*, a, b=1): ...") != store_code.reduce_source("def f(*, a=1, b): ...")
+    assert store_code.reduce_source("x = None") != store_code.reduce_source("x = ...")
 
 
 VERSIONS = """
@@ -95,13 +96,13 @@ Assign(targets=[Name(id='y')], value=List(elts=[Dict(keys=[None], values=[Name(i
 def test_the_text_is_the_same_under_every_python():
     """What `ast` adds, drops or cuts differently from version to version stays out: this text's hash is committed."""
     expected = REDUCED.lstrip().replace(",\n ", ", ").replace("*", " ")  # above wrapped, its indentation as stars
-    assert source.reduce_source(VERSIONS) == expected
+    assert store_code.reduce_source(VERSIONS) == expected
 
 
 def test_pieces_of_a_format_string_are_joined():
     """Python 3.12 leaves empty pieces, for example after the width in `f"{x:{w}}"`."""
     pieces = [ast.Constant(""), ast.Constant("a"), ast.Constant("b"), ast.Constant("")]
-    assert source._text(ast.JoinedStr(pieces), "") == "JoinedStr(values=[Constant(value='ab')])"
+    assert _text(ast.JoinedStr(pieces), "") == "JoinedStr(values=[Constant(value='ab')])"
 
 
 def notebook(*cells: str, **changes) -> str:
@@ -111,7 +112,7 @@ def notebook(*cells: str, **changes) -> str:
 
 def test_a_notebook_is_its_code():
     def reduced(*cells, **changes):
-        return source.reduce_notebook(notebook(*cells, **changes))
+        return reduce_notebook(notebook(*cells, **changes))
 
     wanted = reduced("x = 1", "x + 1")
     assert reduced("x = 1  # comment", "x+1", execution_count=7, outputs=[{"text": "2"}]) == wanted
@@ -119,7 +120,7 @@ def test_a_notebook_is_its_code():
     text = json.loads(notebook("x = 1", "x + 1"))
     text["metadata"] = {"kernelspec": {}}
     text["cells"].insert(1, {"cell_type": "markdown", "metadata": {}, "source": "A claim."})
-    assert source.reduce_notebook(json.dumps(text)) == wanted
+    assert store_code.reduce_notebook(json.dumps(text)) == wanted
     assert reduced("x = 2", "x + 1") != wanted
     assert reduced("x = 1", "x + 1\n'shown'") != wanted
     assert reduced("x = 1\nx + 1") != wanted  # the cells decide what is displayed
@@ -127,8 +128,8 @@ def test_a_notebook_is_its_code():
 
 
 def test_magics_are_kept():
-    assert "matplotlib inline" in source.reduce_notebook(notebook("%matplotlib inline\nif x:\n    !ls"))
-    assert "not python" in source.reduce_notebook(notebook("%%bash\nthis is not python"))
+    assert "matplotlib inline" in store_code.reduce_notebook(notebook("%matplotlib inline\nif x:\n    !ls"))
+    assert "not python" in store_code.reduce_notebook(notebook("%%bash\nthis is not python"))
 
 
 @pytest.fixture
@@ -146,16 +147,16 @@ def written(root: Path) -> set[str]:
 
 
 def test_write_follows_the_tree(root):
-    source.write(root)
-    package = {"ciss", "ciss/engine.py", "ciss/losses", "ciss/losses/sharp.py"}
+    write(root)
+    package = {"ciss", "ciss/training/loop.py", "ciss/losses", "ciss/losses/sharp.py"}
     assert written(root) == {*package, "notebooks", "notebooks/2_base.ipynb"}
-    engine, sharp = root / ".source/ciss/engine.py", root / ".source/ciss/losses/sharp.py"
+    engine, sharp = root / ".source/ciss/training/loop.py", root / ".source/ciss/losses/sharp.py"
     os.utime(engine, (1, 1))
     os.link(sharp, root / "cache")  # as DVC's cache may be linked
-    (root / "ciss/engine.py").write_text("x = 1  # unchanged\n")
+    (root / "ciss/training/loop.py").write_text("x = 1  # unchanged\n")
     (root / "ciss/losses/sharp.py").write_text("y = 2\n")
     (root / "notebooks/2_base.ipynb").unlink()
-    source.write(root)
+    store_code.write(root)
     assert engine.stat().st_mtime == 1
     assert "value=2" in sharp.read_text()
     assert "value=1" in (root / "cache").read_text()
@@ -163,36 +164,36 @@ def test_write_follows_the_tree(root):
 
 
 def test_a_mistake_is_named_and_nothing_is_written(root):
-    (root / "ciss/engine.py").write_text("x = 1\nif x\n")
-    command = [sys.executable, str(Path(source.__file__))]
+    (root / "ciss/training/loop.py").write_text("x = 1\nif x\n")
+    command = [sys.executable, str(Path(store_code.__file__))]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
-    assert f"{root / 'ciss/engine.py'}, line 2: " in result.stderr
+    assert f"{root / 'ciss/training/loop.py'}, line 2: " in result.stderr
     assert not (root / ".source").exists()
-    (root / "ciss/engine.py").write_text("x = 1\n")
+    (root / "ciss/training/loop.py").write_text("x = 1\n")
     (root / "notebooks/2_base.ipynb").write_text(notebook("x = 1", "\nif x"))
     with pytest.raises(ValueError, match=r"2_base\.ipynb, cell 2, line 2: "):
-        source.write(root)
+        store_code.write(root)
     (root / "notebooks/2_base.ipynb").write_text("{}")
     with pytest.raises(ValueError, match=r"2_base\.ipynb"):
-        source.write(root)
+        store_code.write(root)
     with pytest.raises(FileNotFoundError, match="root of the project"):
-        source.write(root / "ciss")
+        store_code.write(root / "ciss")
 
 
 def test_digest(root):
-    whole = source.digest(root, ["engine.py", "losses"])
-    assert source.digest(root, ["losses/sharp.py", "losses", "engine.py"]) == whole
-    assert source.digest(root, ["losses"]) != whole
-    (root / "ciss/engine.py").write_text("# comment\nx = 1\n")
-    assert source.digest(root, ["engine.py", "losses"]) == whole
+    whole = digest(root, ["engine.py", "losses"])
+    assert store_code.digest(root, ["losses/sharp.py", "losses", "engine.py"]) == whole
+    assert store_code.digest(root, ["losses"]) != whole
+    (root / "ciss/training/loop.py").write_text("# comment\nx = 1\n")
+    assert store_code.digest(root, ["engine.py", "losses"]) == whole
     (root / "ciss/losses/sharp.py").rename(root / "ciss/losses/soft.py")  # the same code by another name
-    assert source.digest(root, ["engine.py", "losses"]) != whole
+    assert store_code.digest(root, ["engine.py", "losses"]) != whole
     (root / "ciss/losses/.ipynb_checkpoints").mkdir()
     (root / "ciss/losses/.ipynb_checkpoints/soft.py").touch()
     (root / "ciss/losses/soft.py").write_bytes(b"\xef\xbb\xbfy = 1\r\n")  # as some editors on Windows write
     (root / "ciss/losses/soft.py").rename(root / "ciss/losses/sharp.py")
-    assert source.digest(root, ["losses", "engine.py"]) == whole
+    assert store_code.digest(root, ["losses", "engine.py"]) == whole
     with pytest.raises(FileNotFoundError, match=r"missing\.py"):
-        source.digest(root, ["missing.py"])
+        store_code.digest(root, ["missing.py"])

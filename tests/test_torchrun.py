@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torchrun_program import COMPENSATIONS, compensate, gathered, note_methods, state_of
 
-from ciss import engine, results
 from ciss.data import evaluation_loader
+from ciss.runs import results as runs_results
+from ciss.runs.results import read
+from ciss.training import loop
 
 RUNS = ("base", "frozen", "whole")
 VARIANTS = {
@@ -69,7 +71,7 @@ def _alone(tmp_path_factory, tiny_data, frozen_code):
         for name in alone.document["benchmarks"]:
             alone.prepare(name)
         for network in DECODERS:
-            engine.train(alone.run(f"{network}-base"))
+            loop.train(alone.run(f"{network}-base"))
     return alone
 
 
@@ -147,7 +149,7 @@ def test_one_of_them_writes_and_speaks(trained):
     for name in RUNS:
         assert (trained.folder / f"{name}-written-0").exists() and not (trained.folder / f"{name}-written-1").exists()
         assert said.count(f"{name}: epoch 2/2") == 1
-        assert results.read(trained.run(name))["processes"] == 2
+        assert runs_results.read(trained.run(name))["processes"] == 2
         assert not list(trained.run(name).resume.glob("state*"))
 
 
@@ -158,11 +160,11 @@ def test_counts_are_those_of_one_process(trained):
         network, index = run.build_network(), run.index()
         network.load_state_dict(one["state"])
         loader = evaluation_loader(run.settings, index, "val", list(range(8)), run.label_table(training=False))
-        alone = engine.evaluate(run, network, loader)
+        alone = loop.evaluate(run, network, loader)
         assert torch.equal(one["total"], alone) and torch.equal(other["total"], alone)
-        result = results.read(run)
+        result = runs_results.read(run)
         assert (result["confusion"] == alone.numpy()).all()
-        samples = engine.predict_samples(run, network, index)
+        samples = loop.predict_samples(run, network, index)
         assert list(samples) == list(result["samples"]) and len(samples) == 2
         assert all((samples[i] == result["samples"][i]).all() for i in samples)
 
@@ -174,7 +176,7 @@ def test_two_processes_are_one_that_accumulates(trained, make_project, name):
     alone.document = json.loads(json.dumps(trained.document))
     alone.document["benchmarks"][name]["train"]["accumulate"] = 18 if name == "whole" else 2
     alone.prepare(name)
-    engine.train(alone.run(name))
+    loop.train(alone.run(name))
     mine, theirs = (load_file(project.run(name).folder / "weights.safetensors") for project in (alone, trained))
     assert distance(mine, theirs) < 1e-6
     log, other = (json.loads((project.run(name).folder / "log.json").read_text()) for project in (alone, trained))
@@ -213,9 +215,9 @@ def moved(one: dict, other: dict) -> float:
 def test_every_method_learns_the_same_in_two_processes(trained, alone, monkeypatch, name):
     made: dict = {}
     note_methods(made, monkeypatch.setattr)
-    engine.train(run := alone.run(name))
+    loop.train(run := alone.run(name))
     mine, log = weights(alone, name), json.loads((run.folder / "log.json").read_text())
-    found = results.read(run)
+    found = read(run)
     others = trained.run(name)
     assert distance(mine, weights(trained, name)) < 1e-6
     there = json.loads((others.folder / "log.json").read_text())
@@ -233,7 +235,7 @@ def test_every_method_learns_the_same_in_two_processes(trained, alone, monkeypat
         assert state.keys() == here.keys()
         assert all(torch.equal(state[key], here[key]) for key in state)
     assert bool(here) == name.partition("-")[2].startswith(("gsc", "plop"))
-    labels = results.read(others)["labels"]
+    labels = runs_results.read(others)["labels"]
     assert labels.keys() == found["labels"].keys()
     assert all((labels[key] == found["labels"][key]).all() for key in labels)
 
@@ -247,8 +249,8 @@ def test_one_batch_of_both_halves_is_another_training(trained, make_project, alo
     both.document["benchmarks"][network]["train"] |= {"batch": 4, "accumulate": 1}
     both.prepare(network)
     gives(both, alone)
-    monkeypatch.setattr(engine, "_require_current", lambda *_: None)  # the same teacher, of other batches
-    engine.train(both.run(name))
+    monkeypatch.setattr(loop, "_require_current", lambda *_: None)  # the same teacher, of other batches
+    loop.train(both.run(name))
     assert distance(weights(both, name), weights(trained, name)) > 1e-5
 
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from conftest import environment, make
 
-from ciss import engine
+from ciss.training import loop
 
 TORCHRUN = ("-m", "torch.distributed.run")
 TWO = (*TORCHRUN, "--standalone", "--nproc-per-node", "2")
@@ -190,7 +190,7 @@ def test_nodes_without_a_shared_folder_do_not_start_at_different_epochs(two, kil
 def test_a_node_without_the_predecessor_is_named(two):
     """One has the base step's weights, the other has not: a message, and nobody waits."""
     here, there = two("here"), two("there")
-    engine.train(here.run())
+    loop.train(here.run())
     (code, out, error), (code_there, _, error_there) = on_two_nodes(here, there, run="tune-1")
     assert code != 0 and code_there != 0
     said = error + error_there
@@ -262,7 +262,7 @@ def test_torchrun_may_be_killed(two):
 @pytest.mark.slow
 def test_one_process_of_torchrun_is_a_plain_one(make_project):
     plain, project = make_project("plain"), make_project("torchrun")
-    engine.train(plain.run())
+    loop.train(plain.run())
     code, _, error = ended(project, *TORCHRUN, "--standalone", "--nproc-per-node", "1", "-m", "ciss.engine", "base")
     assert code == 0, error
     assert left_by(plain) == left_by(project)

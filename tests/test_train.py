@@ -11,7 +11,10 @@ from contextlib import nullcontext
 import pytest
 from test_engine import left_by
 
-from ciss import checkpoint, config, engine, train
+from ciss import config
+from ciss.store import files
+from ciss.study import launch
+from ciss.training import loop
 
 # A process in the place of a training: notes when it begins and ends, and on which device; does what its name says.
 STAND_IN = """
@@ -52,13 +55,13 @@ def crew(project, tmp_path, monkeypatch):
     def noted() -> list:
         return [json.loads(file.read_text()) for file in sorted(notes.iterdir(), key=lambda file: int(file.name))]
 
-    monkeypatch.setattr(train, "command", lambda settings, name: [sys.executable, "-c", STAND_IN, name, str(notes)])
+    monkeypatch.setattr(launch, "command", lambda settings, name: [sys.executable, "-c", STAND_IN, name, str(notes)])
 
     def carry_out(chain: dict[str, str], jobs: int, devices: list[str] = (), trained: tuple = ()):
         done = lambda run: run.name in trained or ["ends", run.name] in [note[:2] for note in noted()]  # noqa: E731
-        monkeypatch.setattr(train, "finished", lambda run: done(run) and "other" not in run.name)
+        monkeypatch.setattr(launch, "finished", lambda run: done(run) and "other" not in run.name)
         settings = planned(project, chain)
-        return *train.Crew(settings, jobs, list(devices)).train(train.order(settings)), noted()
+        return *launch.Crew(settings, jobs, list(devices)).train(launch.order(settings)), noted()
 
     carry_out.noted = noted
     return carry_out
@@ -102,7 +105,7 @@ def test_each_after_the_one_it_continues(crew):
 def test_most_is_waiting_for_what_comes_first(project):
     settings = planned(project, {"a-1": "base", "b-1": "base", "b-2": "b-1", "b-3": "b-2"})
     # joint training is as long as the seven steps of its benchmark
-    assert train.order(settings) == ["all", "base", "b-1", "b-2", "a-1", "b-3"]
+    assert launch.order(settings) == ["all", "base", "b-1", "b-2", "a-1", "b-3"]
 
 
 def test_a_failure_takes_only_what_continues_it(crew, capsys):
@@ -120,16 +123,16 @@ def test_a_failure_takes_only_what_continues_it(crew, capsys):
     crashed = failed["crashed"].splitlines()
     assert crashed[0] == "Traceback (most recent call last):", "and not what follows the last 'error: '"
     assert crashed[-1] == "RuntimeError: CUDA error: an illegal memory access"
-    assert all(len(message.splitlines()) <= train.LAST_LINES + 1 for message in failed.values()), "not 9,999 warnings"
+    assert all(len(message.splitlines()) <= launch.LAST_LINES + 1 for message in failed.values()), "not 9,999 warnings"
 
 
 def test_a_process_that_cannot_be_started_stops_no_other(crew, project, monkeypatch):
-    started = train.command
+    started = launch.command
 
     def command(settings, name):
         return ["/nowhere/python"] if name == "a-1" else started(settings, name)
 
-    monkeypatch.setattr(train, "command", command)
+    monkeypatch.setattr(launch, "command", command)
     trained, failed, _ = crew({"a-1": "base", "b-1": "base"}, jobs=2)
     assert sorted(trained) == ["all", "b-1", "base"] and list(failed) == ["a-1"]
     assert failed["a-1"].startswith("its process could not be started: ") and "/nowhere/python" in failed["a-1"]
@@ -175,14 +178,14 @@ def test_ctrl_c_reaches_every_process(crew):
 
 def test_whatever_asks_it_to_end_is_heard():
     """Also where Ctrl-C is ignored by who started it, but for what `nohup` wants."""
-    numbers = (signal.SIGINT, *train.STOPPING)
+    numbers = (signal.SIGINT, *launch.STOPPING)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         for number in numbers:  # a shell's background jobs begin with some of them ignored
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        train._hear_signals()
+        launch._hear_signals()
         found = {number: signal.getsignal(number) for number in numbers}
     finally:
         for number, handler in before.items():
@@ -193,38 +196,38 @@ def test_whatever_asks_it_to_end_is_heard():
 def test_devices(project, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert train.gpus(project.config) == ["0", "1"]
+    assert launch.gpus(project.config) == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, 3")
-    assert train.gpus(project.config) == ["GPU-a", "3"]
+    assert launch.gpus(project.config) == ["GPU-a", "3"]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,7")  # where there is one
-    assert train.gpus(project.config) == ["0"]
+    assert launch.gpus(project.config) == ["0"]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     for nothing in ("", "-1", "0,1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
-        assert train.gpus(project.config) == []
+        assert launch.gpus(project.config) == []
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     project.set("train.processes", 2)  # takes several by itself
-    assert train.gpus(project.config) == []
+    assert launch.gpus(project.config) == []
 
 
 def test_too_many_threads_are_remarked_on(project):
     project.set("train.threads", 2)
-    assert train.crowded(project.config, 2, 4) is None and train.crowded(project.config, 1, 1) is None
-    assert train.crowded(project.config, 2, 2).startswith("2 jobs of 2 threads on 2 cores wait for each other")
+    assert launch.crowded(project.config, 2, 4) is None and launch.crowded(project.config, 1, 1) is None
+    assert launch.crowded(project.config, 2, 2).startswith("2 jobs of 2 threads on 2 cores wait for each other")
 
 
 def test_the_command_says_what_is_wrong(project, monkeypatch):
-    monkeypatch.setattr(train, "_hear_signals", lambda: None)
+    monkeypatch.setattr(launch, "_hear_signals", lambda: None)
     project.write()
     for arguments, message in (
         (["--jobs", "0"], "error: --jobs 0: there should be one or more. Leave it out for one a GPU."),
         (["--config", "other.yaml"], "error: .*/other.yaml: there is no such file."),
     ):
-        monkeypatch.setattr(sys, "argv", ["ciss.train", *arguments])
+        monkeypatch.setattr(sys, "argv", ["ciss.study.launch", *arguments])
         with pytest.raises(SystemExit, match=f"^{message}"):
-            train.main()
+            launch.main()
 
 
 def test_the_command_when_it_is_stopped(project, monkeypatch, capsys):
@@ -232,11 +235,11 @@ def test_the_command_when_it_is_stopped(project, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     project.write()
-    monkeypatch.setattr(train, "_hear_signals", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["ciss.train"])
-    monkeypatch.setattr(train.Crew, "train", stopped)
+    monkeypatch.setattr(launch, "_hear_signals", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["ciss.study.launch"])
+    monkeypatch.setattr(launch.Crew, "train", stopped)
     with pytest.raises(SystemExit) as caught:
-        train.main()
+        launch.main()
     assert caught.value.code == 130
     assert capsys.readouterr().err.startswith("\nStopped. The same command goes on after the last finished epoch")
 
@@ -252,7 +255,7 @@ def test_the_command_when_it_is_stopped(project, monkeypatch, capsys):
     ],
 )
 def test_the_message_of_a_training(said, message):
-    assert train._message(said) == message
+    assert launch._message(said) == message
 
 
 @pytest.mark.parametrize(
@@ -265,11 +268,11 @@ def test_the_message_of_a_training(said, message):
 )
 def test_the_summary(project, monkeypatch, capsys, trained, failed, summary):
     project.write()
-    monkeypatch.setattr(train, "_hear_signals", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["ciss.train"])
-    monkeypatch.setattr(train.Crew, "train", lambda crew, names: (trained, failed))
+    monkeypatch.setattr(launch, "_hear_signals", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["ciss.study.launch"])
+    monkeypatch.setattr(launch.Crew, "train", lambda crew, names: (trained, failed))
     with pytest.raises(SystemExit) if failed else nullcontext() as stopped:
-        train.main()
+        launch.main()
     assert capsys.readouterr().out == summary
     if failed:
         assert stopped.value.code == "error: all: no\nerror: mib-1: no"
@@ -277,14 +280,14 @@ def test_the_summary(project, monkeypatch, capsys, trained, failed, summary):
 
 def test_a_run_that_a_pipeline_removed_was_trained_before(project):
     run = project.run()
-    engine.train(run)
+    loop.train(run)
     before = left_by(run)
     for folder in (run.folder, run.results):
         shutil.rmtree(folder)
-    assert train.finished(run) and left_by(run) == before
+    assert launch.finished(run) and left_by(run) == before
     shutil.rmtree(run.resume / "finished")
-    with checkpoint.exclusive(run.resume / "lock", run.name), pytest.raises(checkpoint.Locked):
-        train.finished(run)
+    with files.exclusive(run.resume / "lock", run.name), pytest.raises(files.Locked):
+        launch.finished(run)
     assert not (run.resume / "finished").exists(), "nothing is kept while another process may train it"
 
 
@@ -296,7 +299,7 @@ def test_runs_trained_together_are_those_trained_alone(make_project):
         project.document["joints"], project.document["ends"] = {}, {}
         del project.document["chain"]["tune-2"]
     for name in alone.config.runs():
-        engine.train(alone.run(name))
+        loop.train(alone.run(name))
     for trained, there in ((3, 0), (0, 3)):
         process = together.command("-m", "ciss.train", "--jobs", "2")
         out, error = process.communicate(timeout=200)

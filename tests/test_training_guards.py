@@ -9,52 +9,61 @@ import pytest
 import torch
 from torch import nn
 
-from ciss import batches, config, engine, probe, results, run_checks, runs
-from ciss.checkpoint import CheckpointError
+from ciss import config
 from ciss.config import ConfigError, Model
 from ciss.data import DataError, loaders
-from ciss.explain import Trained
+from ciss.data import loaders as data_loaders
+from ciss.inspection import probe
+from ciss.inspection.trained import Trained
 from ciss.methods import Batch, Finetune, Frozen
 from ciss.models import create_encoder, create_network, needs_two_images, set_norm_mode
+from ciss.runs import check as runs_check
+from ciss.runs import results as runs_results
+from ciss.runs import run as runs_run
+from ciss.runs.check import check
+from ciss.runs.results import read
+from ciss.runs.run import Run, resolve
+from ciss.store.files import CheckpointError
+from ciss.training import loop
 
 # --- a teacher of other values
 
 
 def test_a_stale_teacher_is_refused(project):
     """The engine alone, without the pipeline, trained on the old base step and recorded the new parameters."""
-    engine.train(project.run())
+    loop.train(project.run())
     project.set("train.base.epochs", 1)
     with pytest.raises(CheckpointError) as caught:
-        engine.train(project.run("tune-1"))
+        loop.train(project.run("tune-1"))
     said = str(caught.value)
     assert "base was trained with other values (benchmark.train.base.epochs 2, now 1)" in said
     assert "dvc repro, or python -m ciss.engine base" in said
     assert not project.run("tune-1").results.exists()
-    engine.train(project.run())
-    engine.train(project.run("tune-1"))
-    assert results.read(project.run("tune-1"))["benchmark"]["train"]["base"]["epochs"] == 1
+    loop.train(project.run())
+    loop.train(project.run("tune-1"))
+    assert runs_results.read(project.run("tune-1"))["benchmark"]["train"]["base"]["epochs"] == 1
 
 
 def test_what_does_not_make_the_teacher_may_change(project):
-    engine.train(project.run())
+    loop.train(project.run())
     project.set("train.increment.epochs", 1)
     project.set("train.curve", [1.0])
     project.set("benchmarks.tiny.evaluation.batch", 5)
-    engine.train(project.run("tune-1"))
+    loop.train(project.run("tune-1"))
 
 
 @pytest.mark.parametrize("kind", ["code", "data"])
 def test_a_teacher_of_other_code_or_data_is_refused(project, monkeypatch, kind):
-    engine.train(project.run())
+    loop.train(project.run())
     run = project.run("tune-1")
     if kind == "code":
-        digest = runs.source.digest
-        monkeypatch.setattr(runs.source, "digest", lambda *a: digest(*a)[::-1])
+        digest = runs_run.source.digest
+        monkeypatch.setattr(runs_run.source, "digest", lambda *a: digest(*a)[::-1])
     index = run.index()
     if kind == "data":
-        monkeypatch.setattr(runs.Run, "index", lambda _: replace(index, fingerprint="0" * 64))
+        monkeypatch.setattr(runs_run.Run, "index", lambda _: replace(index, fingerprint="0" * 64))
     with pytest.raises(CheckpointError, match=rf"base was trained with other values \({kind}"):
-        engine.train(run)
+        loop.train(run)
 
 
 def test_analyses_refuse_networks_of_other_parameters(finished):
@@ -67,7 +76,7 @@ def test_analyses_refuse_networks_of_other_parameters(finished):
     with pytest.raises(CheckpointError, match=message):
         probe.probe(other, "tune-1")
     with pytest.raises(CheckpointError, match=message):
-        Trained(runs.resolve(other, "tune-1"))
+        Trained(resolve(other, "tune-1"))
 
 
 # --- batches of one image
@@ -76,16 +85,16 @@ def test_analyses_refuse_networks_of_other_parameters(finished):
 def test_a_batch_of_one_is_refused_by_the_check(project):
     project.set("train.batch", 1)
     with pytest.raises(ConfigError) as caught:
-        run_checks.check(project.config)
+        runs_check.check(project.config)
     assert str(caught.value) == (
         "params.yaml: benchmarks.tiny.train.batch: 1 image has no batch statistics in the pooled branch of deeplabv3. "
         "Use 2 or more, or train.base.norm: frozen and train.increment.norm: frozen."
     )
     project.set("train.base.norm", "frozen")
     with pytest.raises(ConfigError, match=r"Use 2 or more, or train\.increment\.norm: frozen\.$"):
-        run_checks.check(project.config)
+        runs_check.check(project.config)
     project.set("train.increment.norm", "frozen")
-    run_checks.check(project.config)
+    check(project.config)
 
 
 @pytest.mark.parametrize(
@@ -123,19 +132,19 @@ def test_the_smallest_batch(monkeypatch, images, batch, accumulate, world, small
 
 
 def test_a_step_of_one_image_is_refused_before_training(project, monkeypatch):
-    engine.train(project.run())
+    loop.train(project.run())
     run = project.run("tune-1")
     index = run.index()
     one = replace(index, steps=[index.steps[0], index.steps[1][:1], *index.steps[2:]])
-    monkeypatch.setattr(runs.Run, "index", lambda _: one)
-    monkeypatch.setattr(engine, "_require_current", lambda *_: None)
+    monkeypatch.setattr(Run, "index", lambda _: one)
+    monkeypatch.setattr(loop, "_require_current", lambda *_: None)
     with pytest.raises(DataError) as caught:
-        engine.train(run)
+        loop.train(run)
     said = str(caught.value)
     assert said.startswith("tune-1: step 1 has 1 training image(s), and with train.batch 4 a batch of one image")
     assert "Set benchmarks.tiny.train.increment.norm: frozen" in said and "Expected more than 1 value" not in said
     project.set("train.increment.norm", "frozen")
-    engine.train(project.run("tune-1"))
+    loop.train(project.run("tune-1"))
 
 
 # --- domains
@@ -168,7 +177,7 @@ def test_frozen_features_do_not_change_by_dropout(project, decoder):
     images = torch.randn(4, 3, 32, 32)
     first, second = (network(images).features for _ in range(2))
     assert not torch.equal(first, second), "without freezing they are noisy"
-    parameters = engine._trainable(Frozen(), network, project.run("tune-1"))
+    parameters = loop._trainable(Frozen(), network, project.run("tune-1"))
     first, second = (network(images).features for _ in range(2))
     assert torch.equal(first, second)
     assert {id(p) for p in parameters} == {id(p) for p in network.parameters() if p.requires_grad}
@@ -178,7 +187,7 @@ def test_frozen_features_do_not_change_by_dropout(project, decoder):
 
 def test_methods_that_train_everything_keep_their_modes(project):
     network = set_norm_mode(create_network(Model(width=8, dropout=0.5), [5]), "batch")
-    engine._trainable(Finetune(), network, project.run("tune-1"))
+    loop._trainable(Finetune(), network, project.run("tune-1"))
     assert all(module.training for module in network.modules())
 
 
@@ -197,10 +206,10 @@ def test_the_schedule_waits_for_an_update(project, monkeypatch):
         scale = 1e37 if len(rates) == 1 else 1e-6
         return {name: value * scale for name, value in found.items()}
 
-    optimisers, make = [], engine._optimiser
-    monkeypatch.setattr(engine, "_optimiser", lambda *a: optimisers.append(make(*a)) or optimisers[0])
+    optimisers, make = [], loop._optimiser
+    monkeypatch.setattr(loop, "_optimiser", lambda *a: optimisers.append(make(*a)) or optimisers[0])
     monkeypatch.setattr(Finetune, "losses", overflowing)
-    engine.train(project.run())
+    loop.train(project.run())
     assert len(rates) > 2
     assert rates[0] == rates[1] > rates[2]
 
@@ -209,7 +218,7 @@ def test_the_rate_of_every_update_is_positive_and_ends_at_zero():
     options = config.Train(base=config.Phase(epochs=1, lr=1), increment=config.Phase(epochs=1, lr=1), crop=8, batch=1)
     for power in (0.9, 0.0, 2.5):
         optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-        schedule = engine._schedule(optimiser, 5, replace(options, power=power))
+        schedule = loop._schedule(optimiser, 5, replace(options, power=power))
         rates = []
         for _ in range(5):
             rates.append(schedule.get_last_lr()[0])
@@ -229,15 +238,15 @@ def test_a_cache_that_does_not_fit_is_left_out(project, monkeypatch, capsys):
     assert loaders.cache_size(run.settings, index, images) == len(images) * 4 * 64 * 64
     four = replace(run.settings, train=replace(run.settings.train, workers=4))
     assert loaders.cache_size(four, index, images) == 4 * len(images) * 4 * 64 * 64, "each process has its own"
-    make = engine.training_loader
-    monkeypatch.setattr(engine, "training_loader", lambda *a: loaded.append(make(*a)) or loaded[-1])
-    monkeypatch.setattr(batches, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64 - 1)
-    engine.train(run)
+    make = loop.training_loader
+    monkeypatch.setattr(data_loaders, "training_loader", lambda *a: loaded.append(make(*a)) or loaded[-1])
+    monkeypatch.setattr(data_loaders, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64 - 1)
+    loop.train(run)
     assert "train.cache would take" in capsys.readouterr().out and loaded[-1].dataset.cache is None
-    assert results.read(run)["identity"]["parameters"] == json.loads(json.dumps(run.description()))
+    assert read(run)["identity"]["parameters"] == json.loads(json.dumps(run.description()))
     project.set("train.base.epochs", 1)
-    monkeypatch.setattr(batches, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64)
-    engine.train(project.run())
+    monkeypatch.setattr(data_loaders, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64)
+    loop.train(project.run())
     assert "train.cache" not in capsys.readouterr().out and loaded[-1].dataset.cache
 
 
@@ -253,9 +262,9 @@ def test_a_transformer_sees_images_of_another_shape():
 
 
 def test_a_longer_training_says_what_changed(project, capsys):
-    engine.train(project.run())
+    loop.train(project.run())
     project.set("train.base.epochs", 3)
     capsys.readouterr()
-    engine.train(project.run())
+    loop.train(project.run())
     first = capsys.readouterr().out.splitlines()[0]
     assert re.fullmatch(r"base: trained before with other values \(.*base\.epochs 2, now 3\); again\.", first)

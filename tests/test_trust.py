@@ -11,12 +11,17 @@ import pytest
 import torch
 from test_engine import interrupted, kept_epoch, left_by, stopped
 
-from ciss import checkpoint, engine, paths, results
-from ciss.checkpoint import CheckpointError, DiskFull
+from ciss import paths
 from ciss.config import ConfigError
 from ciss.distributed import WorkerError
-from ciss.engine import MemoryShort
 from ciss.methods import GSC, METHODS, Finetune
+from ciss.runs import results as runs_results
+from ciss.runs.results import device_name, read, read_end
+from ciss.store import files
+from ciss.store.files import CheckpointError, DiskFull
+from ciss.training import evaluation as training_evaluation
+from ciss.training import loop
+from ciss.training.loop import MemoryShort
 
 VARIANTS = {
     "gsc": {},
@@ -44,19 +49,19 @@ def test_a_method_goes_on_with_its_state(make_project, monkeypatch, name):
     for place in ("whole", "stopped"):
         project = make_project(place)
         increments(project)
-        engine.train(project.run())
+        loop.train(project.run())
         run = project.run(f"{name}-1")
         if place == "stopped":
             batches = len(
-                engine.training_loader(run.settings, run.index(), run.images(run.index()), run.label_table(True), 0)
+                loop.training_loader(run.settings, run.index(), run.images(run.index()), run.label_table(True), 0)
             )
             with stopped(kind, batches + 1):
-                engine.train(run)
+                loop.train(run)
             assert kept_epoch(run) == 1
             monkeypatch.setattr(kind, "before_step", None)
-            monkeypatch.setattr(engine, "judge_labels", None)
-        engine.train(run)
-        labels = results.read(run)["labels"]
+            monkeypatch.setattr(training_evaluation, "judge_labels", None)
+        loop.train(run)
+        labels = runs_results.read(run)["labels"]
         found.append({**left_by(run), "labels": {name: counts.tolist() for name, counts in labels.items()}})
     assert found[0] == found[1]
     assert found[0]["labels"]
@@ -81,14 +86,14 @@ def test_a_state_that_changes_during_the_step(make_project, monkeypatch):
         project = make_project(place)
         project.set("train.increment.epochs", 3)
         monkeypatch.setitem(METHODS, "finetune", Finetune)
-        engine.train(project.run())
+        loop.train(project.run())
         monkeypatch.setitem(METHODS, "finetune", Counting)
         run = project.run("tune-1")
         if place == "stopped":
             with stopped(Counting, 3):
-                engine.train(run)
+                loop.train(run)
             assert kept_epoch(run) == 2
-        engine.train(run)
+        loop.train(run)
         found.append(left_by(run))
     assert found[0] == found[1]
 
@@ -108,28 +113,28 @@ def test_the_state_is_what_is_no_coefficient():
 
 
 def test_results_of_other_parameters_are_not_read(project):
-    engine.train(project.run())
+    loop.train(project.run())
     project.set("train.base.lr", 0.01)
     with pytest.raises(CheckpointError) as caught:
-        results.read(project.run())
+        runs_results.read(project.run())
     assert "made with other parameters (benchmark.train.base.lr 0.05, now 0.01)" in str(caught.value)
     assert str(caught.value).endswith("python -m ciss.engine base")
     project.set("train.base.lr", 0.05)
     project.set("train.workers", 3)  # changes no result
-    assert results.read(project.run())["run"] == "base"
+    assert runs_results.read(project.run())["run"] == "base"
 
 
 def test_results_of_another_teacher_are_not_read(project):
     """The base step was trained again, its increments were not."""
     for name in ("base", "tune-1", "tune-2"):
-        engine.train(project.run(name))
-    path = results.read_end(project.config, "tune")
+        loop.train(project.run(name))
+    path = read_end(project.config, "tune")
     assert [result["run"] for result in path] == ["base", "tune-1", "tune-2"]
     file = project.run("tune-1").results / "result.json"
     text = file.read_text()
     file.write_text(text.replace(json.loads(text)["weights"], "f" * 64))
     with pytest.raises(CheckpointError, match="tune-2: continues another training of tune-1.*engine tune-2$"):
-        results.read_end(project.config, "tune")
+        runs_results.read_end(project.config, "tune")
 
 
 @pytest.mark.slow
@@ -140,7 +145,7 @@ def test_the_notebook_refuses_to_average(project):
     project.document["chain"] = {"tune-1": tune, "tune-1-1": {**tune, "seed": 1, "after": "base-1"}}
     project.document["ends"] = {name: {"run": name, "benchmark": "tiny"} for name in project.document["chain"]}
     for name in ("base", "base-1", "tune-1", "tune-1-1"):
-        engine.train(project.run(name))
+        loop.train(project.run(name))
     file = project.run("tune-1-1").results / "result.json"
     right = json.loads(file.read_text())
     notebook = str(paths.project().parent / "6_compare.ipynb")
@@ -165,12 +170,12 @@ def test_the_notebook_refuses_to_average(project):
 
 
 def test_a_result_says_what_made_it(project):
-    engine.train(project.run())
-    result = results.read(project.run())
+    loop.train(project.run())
+    result = read(project.run())
     assert set(result["identity"]) == {"parameters", "code", "data", "teacher", "torch", "device"}
     assert result["identity"]["data"] == project.run().index().fingerprint
     assert set(result["versions"]) == {"python", "torch", "torchvision", "timm", "numpy"}
-    assert result["device"] == results.device_name() and result["device"].endswith(", 1 threads")
+    assert result["device"] == runs_results.device_name() and result["device"].endswith(", 1 threads")
     assert result["precision"] == "float32" and result["processes"] == 1
 
 
@@ -181,18 +186,18 @@ def test_a_device_tells_kinds_of_processor_apart(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     lines = "cpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\nstepping\t: 1\n"
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"{lines}\nmodel\t\t: 99\nmodel name\t: other\n")
-    assert results.device_name() == "AMD EPYC (family 25, model 17), AVX2, 3 threads"
+    assert device_name() == "AMD EPYC (family 25, model 17), AVX2, 3 threads"
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "Processor\t: ARMv8\n")
     monkeypatch.setattr("platform.processor", lambda: "")
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert results.device_name() == "aarch64, AVX2, 3 threads"
+    assert runs_results.device_name() == "aarch64, AVX2, 3 threads"
 
 
 def test_training_again_says_why(project, capsys):
-    engine.train(project.run())
+    loop.train(project.run())
     project.set("train.base.lr", 0.01)
     capsys.readouterr()
-    engine.train(project.run())
+    loop.train(project.run())
     said = capsys.readouterr().out
     assert "base: trained before with other values (parameters.benchmark.train.base.lr 0.05, now 0.01); again." in said
 
@@ -200,15 +205,15 @@ def test_training_again_says_why(project, capsys):
 @pytest.mark.parametrize("removed", ["both", "runs", "results"])
 def test_a_finished_training_survives_the_pipeline(project, monkeypatch, capsys, removed):
     """A stopped `dvc repro` removes outputs that it has not noted, then starts the stage again."""
-    engine.train(project.run())
+    loop.train(project.run())
     run, before = project.run(), left_by(project.run())
     for folder in (run.folder, run.results):
         if removed in ("both", folder.parents[1].name):
             shutil.rmtree(folder)
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_train", None)
-        engine.train(run)
+        patch.setattr(loop, "_train", None)
+        loop.train(run)
     assert capsys.readouterr().out == "base: trained already with these parameters, code and data; nothing to do.\n"
     assert left_by(run) == before
     assert sorted(file.name for file in run.resume.iterdir()) == ["finished", "lock"]
@@ -216,20 +221,20 @@ def test_a_finished_training_survives_the_pipeline(project, monkeypatch, capsys,
     shutil.rmtree(run.folder)
     kept = run.resume / "finished" / "runs" / "weights.safetensors"
     kept.write_bytes(kept.read_bytes()[:-1] + b"!")
-    engine.train(run)
+    loop.train(run)
     assert left_by(run) == before
     project.set("train.base.lr", 0.01)
-    engine.train(project.run())
+    loop.train(project.run())
     assert left_by(project.run())["weights"] != before["weights"]
 
 
 def test_a_kill_after_the_result_leaves_nothing_behind(project, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(results, "keep", interrupted)
+        patch.setattr(runs_results, "keep", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            engine.train(project.run())
+            loop.train(project.run())
     assert kept_epoch(project.run()) == 2
-    engine.train(project.run())
+    loop.train(project.run())
     assert sorted(file.name for file in project.run().resume.iterdir()) == ["finished", "lock"]
 
 
@@ -249,42 +254,42 @@ def test_no_memory(project, error):
         pytest.raises(MemoryShort, match="base: no memory left .*epoch is kept.*lower train.batch"),
         stopped(Finetune, 6, error),
     ):
-        engine.train(project.run())
+        loop.train(project.run())
     assert kept_epoch(project.run()) == 1
 
 
 def test_other_runtime_errors_stay_what_they_are(project):
     with stopped(Finetune, 1, RuntimeError("expected scalar type Float")):
-        engine.train(project.run())
+        loop.train(project.run())
 
 
 def test_no_room_for_a_run_is_said_before_it_trains(project, monkeypatch):
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10000}))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10000}))
     with pytest.raises(DiskFull, match="no room: .* needed, .* free, .* missing"):
-        engine.train(project.run())
+        loop.train(project.run())
     assert not (project.run().resume / "state.safetensors").exists()
 
 
 @pytest.mark.parametrize("moment", ["an epoch", "the result"])
 def test_a_disk_that_fills_up_leaves_the_epoch_before(make_project, monkeypatch, moment):
     whole, project = make_project("whole"), make_project("full")
-    original = checkpoint.write_bytes
+    original = files.write_bytes
 
     def write(file, data):
         written.append(file)
         if (moment == "an epoch" and len(written) == 2) or file.name == "weights.safetensors":
-            raise checkpoint._full(file, len(data))
+            raise files._full(file, len(data))
         original(file, data)
 
     written: list = []
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_bytes", write)
+        patch.setattr(files, "write_bytes", write)
         with pytest.raises(DiskFull):
-            engine.train(project.run())
+            loop.train(project.run())
     assert kept_epoch(project.run()) == (1 if moment == "an epoch" else 2)
     assert not project.run().folder.exists() and not project.run().results.exists()
     for each in (whole, project):
-        engine.train(each.run())
+        loop.train(each.run())
     assert left_by(whole.run()) == left_by(project.run())
 
 
@@ -297,11 +302,11 @@ def test_processes_of_the_parameter_file(project, capfd):
     project.set("train.processes", 2)
     project.write()
     with pytest.raises(WorkerError) as caught:
-        engine.train(project.run("tune-1"))
+        loop.train(project.run("tune-1"))
     assert str(caught.value).endswith("Train it: python -m ciss.engine base")
     assert "Traceback" not in str(caught.value)
-    engine.train(project.run())
-    assert results.read(project.run())["processes"] == 2
+    loop.train(project.run())
+    assert runs_results.read(project.run())["processes"] == 2
     assert capfd.readouterr().out.count("base: epoch 2/2") == 1
 
 
@@ -310,7 +315,7 @@ def test_another_number_of_processes_than_asked_for(project, monkeypatch):
     monkeypatch.setattr("ciss.distributed.started", lambda: True)
     monkeypatch.setattr("ciss.distributed.session", nullcontext)
     with pytest.raises(ConfigError, match="train.processes is 2, but there are 1. Make them equal"):
-        engine.train(project.run())
+        loop.train(project.run())
 
 
 # --- Ctrl-C
@@ -338,5 +343,5 @@ def test_control_c_stops_within_a_second(make_project):
     assert 1 <= kept_epoch(project.run()) < 60 and not project.run().folder.exists()
     assert not [file for file in state.parent.iterdir() if file.name not in ("lock", "state.safetensors")]
     for each in (whole, project):
-        engine.train(each.run())
+        loop.train(each.run())
     assert left_by(whole.run()) == left_by(project.run())

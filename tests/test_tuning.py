@@ -10,7 +10,10 @@ import pytest
 import test_plan
 from test_analysis import result
 
-from ciss import analysis, paths, presets, tuning
+from ciss import paths
+from ciss.analysis.compare import tuning as compare_tuning
+from ciss.analysis.compare.tuning import tuning_table
+from ciss.study import presets, tune
 
 planned = test_plan.planned
 ROOT = paths.project()
@@ -49,7 +52,7 @@ def test_the_best_on_the_hold_out_is_chosen():
     ends["b"][1]["curve_confusions"][-1] = counts(1, 0, 1, 0)
     for one in ends["d"]:
         one["identity"]["parameters"]["coefficients"] = {"pod": 0.01, "bins": 100}
-    table = analysis.tuning_table("b", ends)
+    table = tuning_table("b", ends)
     assert list(table["trial"]) == ["mib-1", "mib-22", "mib-22", "plop-1"] and set(table["benchmark"]) == {"b"}
     # a: all three right, then the background 1/2 and a missed class; b: 1/2, 0, 1, then 1/2, 1, 1, 0
     assert table["mean"].tolist()[:2] == pytest.approx([(1 + 2.5 / 4) / 2, (0.5 + 2.5 / 4) / 2])
@@ -71,14 +74,14 @@ def test_without_a_hold_out_nothing_is_chosen():
     ends = {"a": trial("mib-1", (1, 1, 1), (1, 1, 1, 1))}
     for each in ends["a"]:
         each["curve_confusions"] = each["curve_confusions"][:0]
-    table = analysis.tuning_table("b", ends)
+    table = compare_tuning.tuning_table("b", ends)
     assert table["mean"].isna().all() and not table["chosen"].any()
-    assert list(analysis.tuning_table("b", {}).columns) == list(table.columns), "of no trial, too"
+    assert list(compare_tuning.tuning_table("b", {}).columns) == list(table.columns), "of no trial, too"
 
 
 def run(monkeypatch, capsys, *arguments: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["ciss.tuning", *arguments])
-    tuning.main()
+    monkeypatch.setattr(sys, "argv", ["ciss.study.tune", *arguments])
+    tune.main()
     return capsys.readouterr().out
 
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import matplotlib as mpl
 import pytest
 
-from ciss import widgets
 from ciss.documents import ConfigError
+from ciss.inspection import widgets
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

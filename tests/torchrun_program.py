@@ -6,24 +6,28 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ciss import config, distributed, engine, results, runs
+from ciss import config, distributed
+from ciss.labels.entropy import EntropyMedians
+from ciss.labels.prototypes import ClassPrototypes
 from ciss.methods import GSC, Batch
 from ciss.models import Output
-from ciss.prototypes import ClassPrototypes
-from ciss.pseudo_labels import EntropyMedians
-from ciss.watch import Watch
+from ciss.runs import results as runs_results
+from ciss.runs import run as runs_run
+from ciss.runs.run import Run, resolve
+from ciss.training import loop
+from ciss.training.log import Watch
 
 
 def note_methods(made: dict, replace=setattr) -> None:
     """Keeps the method of every run by its name."""
-    build = runs.Run.build_method
+    build = Run.build_method
 
     def built(run):
         method = build(run)
         made.setdefault(run.name, method)  # the one that trains; networks ask another what it reads
         return method
 
-    replace(runs.Run, "build_method", built)
+    replace(runs_run.Run, "build_method", built)
 
 
 def state_of(method) -> dict:
@@ -102,7 +106,7 @@ def talk(rank: int) -> dict:
 
 
 def main() -> None:
-    evaluate, write, made = engine.evaluate, results.write, {}
+    evaluate, write, made = loop.evaluate, runs_results.write, {}
 
     def evaluated(run, network, loader):
         total = evaluate(run, network, loader)
@@ -115,15 +119,15 @@ def main() -> None:
         Path(f"{run.name}-written-{distributed.rank()}").touch()
         write(run, *arguments)
 
-    engine.evaluate, results.write = evaluated, written
+    loop.evaluate, runs_results.write = evaluated, written
     # The test gives both trainings one teacher, made with another `accumulate`, which the engine would refuse.
-    engine._require_current = lambda *_: None
+    loop._require_current = lambda *_: None
     note_methods(made)
     settings = config.load("params.yaml")
     with distributed.session():
         rank = distributed.rank()
         for name in sys.argv[1:]:
-            engine.train(runs.resolve(settings, name))
+            loop.train(resolve(settings, name))
             torch.save(state_of(made[name]), f"{name}-method-{rank}.pt")
         for name, coefficients in COMPENSATIONS.items():
             torch.save(compensate(rank, 2, **coefficients), f"{name}-compensated-{rank}.pt")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ciss import protocol
-from ciss.analysis.forgetting import iou_by_step
+from ciss.analysis.forgetting.tables import iou_by_step
 from ciss.analysis.rows import increments
 
 NAMES_SHOWN = 8  # class names in one sentence

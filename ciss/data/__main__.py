@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from ciss import paths
-from ciss.checkpoint import CheckpointError
-from ciss.data import shapes
 from ciss.data.describe import describe
 from ciss.data.fetch import CITYSCAPES, SOURCES, FetchError, default_root, fetch
 from ciss.data.pictures import DataError
+from ciss.data.sets.shapes import write
+from ciss.store.files import CheckpointError
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         if options.command == "shapes":
-            shapes.write(paths.project() / "data" / "shapes")
+            write(paths.project() / "data" / "shapes")
             return
         if options.command == "init":
             print(describe(options.folder))

@@ -9,9 +9,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ciss.checkpoint import write_text
-from ciss.data import own, pictures
+from ciss.data import pictures
 from ciss.data.pictures import DataError
+from ciss.data.sets import own as sets_own
+from ciss.data.sets.own import FILE, find, is_name, load
+from ciss.store.files import write_text
 
 LAYOUTS = ("{kind}/{split}", "{split}/{kind}", "{kind}")  # the last one has no validation images of its own
 IMAGES = ("images", "image", "img", "JPEGImages")
@@ -37,7 +39,7 @@ def describe(folder: Path) -> str:
     Raises: DataError for a folder without images and masks, masks that cannot be read, or a `dataset.yaml` that is
     there already.
     """
-    file = folder / own.FILE
+    file = folder / FILE
     if file.exists():
         raise DataError(f"{file} exists and is not overwritten. Edit it, or move it away and run this again.")
     if not folder.is_dir():
@@ -63,7 +65,7 @@ def describe(folder: Path) -> str:
 
 def _unpaired(folder: Path, splits: Iterable[str]) -> Iterator[str]:
     """What is wrong with the names of images and masks, one line for a split."""
-    description = own.load(folder / own.FILE)
+    description = load(folder / sets_own.FILE)
     for split in splits:
         try:
             pairs = description.listed(folder, split)
@@ -159,10 +161,10 @@ def _summary(file: Path, values: Values, classes: list[int], masks: int) -> list
 
 def _next(file: Path) -> str:
     name = file.absolute().parent.name
-    if not own.is_name(name):
+    if not is_name(name):
         rename = "rename the folder to letters from A to Z, digits, '-' and '_'"
-        return f"Next: {rename}; then give the classes names in {own.FILE}."
+        return f"Next: {rename}; then give the classes names in {sets_own.FILE}."
     move = ""
-    if own.find(name) is None or not own.find(name).samefile(file):
+    if find(name) is None or not sets_own.find(name).samefile(file):
         move = f"Put the folder {name} into data/ of the project, or into the folder that CISS_DATA names.\n"
-    return f"{move}Next: give the classes names in {own.FILE}, then: python -m ciss.plan {name} 1-1"
+    return f"{move}Next: give the classes names in {sets_own.FILE}, then: python -m ciss.plan {name} 1-1"

@@ -25,7 +25,8 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ciss import checkpoint, documents, paths
+from ciss import documents, paths
+from ciss.store import files
 
 WAITS = (1, 2, 4, 8)  # seconds after failures in a row; one more is the end
 TIMEOUT = 60  # seconds without a byte
@@ -129,7 +130,7 @@ def fetch(name: str, root: Path, keep: bool = False, address: str | None = None)
     folder, downloads = root / source.folder, root / "downloads"
     if not missing(folder, source.makes):
         if name == "sbd":
-            from ciss.data.voc import read_list
+            from ciss.data.sets.voc import read_list
 
             listed = folder / source.makes[1]
             if (images := len(read_list(listed))) != source.images:
@@ -150,7 +151,7 @@ def fetch(name: str, root: Path, keep: bool = False, address: str | None = None)
                 raise FetchError(f"{folder}: lacks {lacking}. Complete it, or move it away and run this again.")
         with _alone(downloads, source):
             archive, new = obtain(source, downloads, folder, address)
-            checkpoint.require_space(folder.parent, source.unpacked)
+            files.require_space(folder.parent, source.unpacked)
             place(source, archive, folder)
             print(f"{folder}: complete" + (f"; {source.then}" if source.then else ""))
             if new and not keep:
@@ -159,7 +160,7 @@ def fetch(name: str, root: Path, keep: bool = False, address: str | None = None)
                 print(f"{archive}: kept; nothing needs it any more")
     except OSError as error:
         place, why = error.filename or root, error.strerror or error
-        if error.errno in checkpoint.FULL:
+        if error.errno in files.FULL:
             raise FetchError(f"{place}: no room left ({why}). Make room, and run the same command again.") from None
         raise FetchError(
             f"{place}: cannot be read or written ({why}). Give yourself the right to, or name another folder with --to."
@@ -288,7 +289,7 @@ def _continue(url: str, source: Source, part: Path) -> None:
             raise _Refused(f"the server sent a web page ({page}), not the archive{kept}")
         if start == 0 and total is not None and total < had:
             raise _Refused(f"the server sent {documents.size(total)}, less than is here already{kept}")
-        checkpoint.require_space(part.parent, (total or start) - had + source.unpacked)
+        files.require_space(part.parent, (total or start) - had + source.unpacked)
         bar = tqdm(total=total, initial=start, desc=source.file, unit="B", unit_scale=True, disable=None)
         with open(part, "ab" if start else "wb") as stream, bar:
             while block:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ciss.checkpoint import write_text
 from ciss.config import Benchmark
 from ciss.data.pictures import DataError, Pair
 from ciss.data.scan import scan
 from ciss.data.sets import DataSet, data_set
 from ciss.data.steps import choose_images, class_groups, every_pair
+from ciss.store.files import write_text
 
 # keys of a benchmark that decide on images
 SELECTION = ("dataset", "protocol", "setting", "order", "groups", "legacy_split", "holdout", "limit")

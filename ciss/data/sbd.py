@@ -12,9 +12,9 @@ from PIL import Image
 from scipy.io import loadmat
 from tqdm import tqdm
 
-from ciss import checkpoint
 from ciss.data.fetch import FetchError, Source, beside, unpack
-from ciss.data.voc import CLASSES, palette, read_list
+from ciss.data.sets.voc import CLASSES, palette, read_list
+from ciss.store import files
 
 COLOURS = palette().tobytes()
 
@@ -46,7 +46,7 @@ def build(source: Source, archive: Path, folder: Path) -> None:
                 finally:
                     pool.shutdown(cancel_futures=True)  # else a failure, or Ctrl-C, would wait for all the others
             made.rename(masks)
-    checkpoint.write_text(lists / "trainaug.txt", "".join(f"{name}\n" for name in training))
+    files.write_text(lists / "trainaug.txt", "".join(f"{name}\n" for name in training))
 
 
 def _check(source: Source, folder: Path, training: list[str], names: list[str]) -> None:

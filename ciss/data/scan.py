@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ciss.checkpoint import write_text
 from ciss.data import pictures
 from ciss.data.pictures import DataError, Pair, read_pair
 from ciss.data.sets import DataSet
+from ciss.store.files import write_text
 
 SHOWN = 5  # problems listed in one message
 

@@ -56,7 +56,7 @@ def gpus(setup: Setup) -> Iterator[Finding]:
             remedy = "update the NVIDIA driver, or install a torch built for an earlier CUDA" if built else TORCH
             yield fail(f"{there}, but torch {torch.__version__} ({built or 'without CUDA'}) does not see it", remedy)
         return
-    from ciss.evaluation import automatic_precision
+    from ciss.training.evaluation import automatic_precision
 
     driver = listed.splitlines()[0].rpartition(", ")[2] if listed else "unknown"
     for number in range(torch.cuda.device_count()):
@@ -74,7 +74,7 @@ def passes(setup: Setup) -> Iterator[Finding]:
     import torch
 
     from ciss.distributed import device as training_device
-    from ciss.evaluation import automatic_precision, precision_of
+    from ciss.training.evaluation import automatic_precision, precision_of
 
     found = [torch.device("cpu"), *(torch.device("cuda", n) for n in range(torch.cuda.device_count()))]
     for device in found:

@@ -27,7 +27,7 @@ def disk(setup: Setup) -> Iterator[Finding]:
     if setup.settings is None:
         yield note(f"{setup.file} cannot be read: what it needs is not known", f"correct {setup.file}, and ask again")
         return
-    from ciss.checkpoint import STATE_WEIGHTS
+    from ciss.store.weights import STATE_WEIGHTS
 
     one = {name: _weights(setup, name) for name in setup.benchmarks}
     runs = setup.settings.runs()
@@ -56,7 +56,7 @@ def _weights(setup: Setup, name: str) -> int:
     import torch
 
     from ciss.models import create_network
-    from ciss.runs import class_groups
+    from ciss.runs.run import class_groups
 
     benchmark = setup.benchmarks[name]
     channels = 1 + sum(map(len, class_groups(benchmark, name)))

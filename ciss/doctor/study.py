@@ -9,11 +9,12 @@ from ciss.doctor.base import Finding, Setup, fail, note, ok, short
 
 
 def parameters(setup: Setup) -> Iterator[Finding]:
-    from ciss import config, run_checks
+    from ciss import config
+    from ciss.runs.check import check
 
     try:
         settings = config.load(setup.file)
-        run_checks.check(settings)
+        check(settings)
     except config.ConfigError as error:
         for line in str(error).splitlines():
             yield fail(line, f"correct it, then: python -m ciss.plan --check --output {setup.file}")
@@ -23,9 +24,9 @@ def parameters(setup: Setup) -> Iterator[Finding]:
 
 def data(setup: Setup) -> Iterator[Finding]:
     from ciss.data import DATASETS, DataError, Index, data_set
-    from ciss.data_notes import data_notes, list_notes
+    from ciss.data.notes import data_notes, list_notes
     from ciss.documents import ConfigError
-    from ciss.runs import index_folder
+    from ciss.runs.run import index_folder
 
     named = os.environ.get("CISS_DATA")
     if named and not Path(named).expanduser().is_dir():
@@ -71,7 +72,7 @@ def weights(setup: Setup) -> Iterator[Finding]:
     """What encoders start from."""
     from ciss.models import WeightsError
     from ciss.models.encoders import check_weights
-    from ciss.runs import weight_file
+    from ciss.runs.run import weight_file
 
     for name, benchmark in setup.benchmarks.items():
         model = benchmark.model

@@ -25,28 +25,16 @@ from torch import Tensor, nn
 
 from ciss import distributed
 from ciss.config import Benchmark, rising
-from ciss.losses import (
-    cross_entropy,
-    gradient_magnitude,
-    sharp_loss,
-    soft_relation_loss,
-)
+from ciss.labels.entropy import EntropyMedians, adaptive_factor, confident, entropy_labels
+from ciss.labels.patches import patch_labels
+from ciss.labels.prototypes import ClassPrototypes, Scaling, Unseen, distance_weights
+from ciss.labels.relabelling import Resolution, argmax_labels, relabel_background
+from ciss.losses import cross_entropy, gradient_magnitude, sharp_loss, soft_relation_loss
 from ciss.losses.compensation import Grouping, Probability
 from ciss.losses.relations import Target
 from ciss.methods.base import TRUE_BACKGROUND, Batch, Host, Statistics, coefficients
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
-from ciss.prototypes import ClassPrototypes, Scaling, Unseen, distance_weights
-from ciss.pseudo_labels import (
-    EntropyMedians,
-    Resolution,
-    adaptive_factor,
-    argmax_labels,
-    confident,
-    entropy_labels,
-    patch_labels,
-    relabel_background,
-)
 
 # Chosen on the hold-out of `shapes` (reports/gsc): prototypes of the decoder's features, bounded weights, more of the
 # soft-sharp distillation.

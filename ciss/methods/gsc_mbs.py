@@ -8,13 +8,14 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn, where
 
 from ciss.config import rising
+from ciss.labels.patches import patch_labels
+from ciss.labels.prototypes import ClassPrototypes, Scaling
+from ciss.labels.relabelling import relabel_background
 from ciss.losses import cross_entropy, sharp_loss, soft_relation_loss
 from ciss.methods.base import Batch, Statistics, coefficients
 from ciss.methods.mbs import MBS
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
-from ciss.prototypes import ClassPrototypes, Scaling
-from ciss.pseudo_labels import patch_labels, relabel_background
 
 RELATIONS = {"soft": 0.3, "sharp": 0.1}  # GSC's coefficients
 

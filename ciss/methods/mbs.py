@@ -18,6 +18,8 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from ciss.config import Benchmark
+from ciss.labels.patches import PatchRule, patch_labels, patch_weights
+from ciss.labels.selective import selective_labels
 from ciss.losses import (
     adaptive_feature_distillation,
     cross_entropy,
@@ -29,7 +31,6 @@ from ciss.losses import (
 from ciss.methods.base import TRUE_BACKGROUND, Balanced, Batch, coefficients
 from ciss.models import Network, Output
 from ciss.protocol import VOID as IGNORE
-from ciss.pseudo_labels import PatchRule, patch_labels, patch_weights, selective_labels
 
 
 @coefficients

@@ -7,10 +7,10 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
 from ciss.config import Benchmark
+from ciss.labels.entropy import EntropyMedians, Variant, adaptive_factor, entropy_labels, normalised_entropy
 from ciss.losses import cross_entropy
 from ciss.methods.base import TRUE_BACKGROUND, Batch, Host, Statistics, coefficients
 from ciss.models import Output
-from ciss.pseudo_labels import EntropyMedians, Variant, adaptive_factor, entropy_labels, normalised_entropy
 
 
 @coefficients

@@ -23,9 +23,9 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from ciss import protocol
+from ciss.analysis.compare.figures import REFERENCES
 from ciss.data import data_set
 from ciss.methods import METHODS, code_of
-from ciss.viz import REFERENCES
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (
@@ -92,7 +92,7 @@ class Facts:
 
     @property
     def looked_at(self) -> set[str]:
-        """Classes in the images of `ciss.probe`: the hold-out, or validation images where there is none."""
+        """Classes in the images of `ciss.inspection.probe`: the hold-out, or validation images where there is none."""
         return self.held if self.holdout else self.scored
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations, product
 
-from ciss import presets, protocol
+from ciss import protocol
 from ciss.methods import METHODS
+from ciss.study import presets
 
 SETTINGS = protocol.SETTINGS
 DECODERS = ("deeplabv3", "mask_transformer")
@@ -57,7 +58,7 @@ load_preset = cache(presets.load)
 
 @dataclass(frozen=True)
 class Case:
-    """A benchmark of a study: what `ciss.plan` is asked for."""
+    """A benchmark of a study: what `ciss.study.plan` is asked for."""
 
     data: str
     setting: str = "overlapped"

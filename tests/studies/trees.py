@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from ciss import protocol
-from ciss.data import cityscapes
+from ciss.data.sets import cityscapes as sets_cityscapes
+from ciss.data.sets.cityscapes import CITIES, LABELS
 
 SIZE = (40, 48)  # height and width, pixels
 SEASONS = ("spring", "summer", "winter")
@@ -88,10 +89,10 @@ def ade20k(root: Path) -> None:
 
 def cityscapes_tree(root: Path) -> None:
     """cityscapes: 5 images of each of 18 training and 3 validation cities, 19 classes, masks of label ids."""
-    folder, labels = root / "cityscapes", list(cityscapes.LABELS)
+    folder, labels = root / "cityscapes", list(LABELS)
     images = combinations(labels, alone=2, pairs=4)
-    for number, city in enumerate(cityscapes.CITIES):
-        split = "val" if city in cityscapes.CITIES[-3:] else "train"
+    for number, city in enumerate(CITIES):
+        split = "val" if city in sets_cityscapes.CITIES[-3:] else "train"
         for frame in range(IMAGES_PER_DOMAIN):
             ids = images[number * IMAGES_PER_DOMAIN + frame]
             if split == "val":  # all classes are scored
@@ -141,7 +142,7 @@ TWO = {1: "road", 2: "car"}
 THREE = {1: "road", 2: "car", 3: "tram"}
 IDS = [1, 2, 3, 4]
 
-TREES: dict[str, Callable[[Path], None]] = {  # by the name of the data set in `ciss.plan`; `shapes` draws itself
+TREES: dict[str, Callable[[Path], None]] = {  # by the name of the data set in `ciss.study.plan`; `shapes` draws itself
     "voc": voc,
     "ade20k": ade20k,
     "cityscapes": cityscapes_tree,

@@ -1,0 +1,205 @@
+"""Labels for any pictures, by a trained run.
+
+    python -m ciss.predict shapes-s0-mib-2 photo.jpg more/photos
+
+For each picture two files: NAME.png, a palette mask of the data set's raw class ids, those of `params.yaml` (of CamVid,
+Cityscapes and data whose 0 is a class one more than the annotations' numbers or train ids), and NAME_overlay.png, the
+picture with the classes laid over it and a legend of those that occur. A picture whose EXIF tag turns it is turned
+first, and mask and overlay have the size of the turned picture. (In data sets pixels count as stored.) Labels are made
+as the evaluation makes them, by the benchmark's `evaluation` section: size, scales, flip.
+"""
+
+import argparse
+import io
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from ciss import config, distributed
+from ciss.analysis.figures import masks as figures_masks
+from ciss.analysis.figures.masks import percent
+from ciss.config import ConfigError
+from ciss.data import DataError, DataSet, data_set
+from ciss.data.pictures import read_image
+from ciss.models import Network
+from ciss.runs import run as runs_run
+from ciss.runs.run import Run, resolve
+from ciss.store.files import CheckpointError, write_bytes
+from ciss.training.evaluation import precision_of
+from ciss.training.inference import predict
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2"}  # in folders
+
+
+class PictureTooLarge(Exception):
+    """A picture is too large for the device."""
+
+
+def load_network(run: Run, device: torch.device) -> Network:
+    """`runs.load_network` in the memory format of the training."""
+    network = runs_run.load_network(run, device)
+    if run.settings.train.channels_last:
+        network.to(memory_format=torch.channels_last)
+    return network
+
+
+@torch.inference_mode()
+def label(run: Run, network: Network, picture: np.ndarray) -> np.ndarray:
+    """A picture (H,W,3) uint8 -> raw class ids (H,W) uint8, at full resolution also where the evaluation crops. Raises
+    PictureTooLarge."""
+    options, train, device = run.settings.evaluation, run.settings.train, next(network.parameters()).device
+    if options.size == "crop":
+        options = replace(options, size="full")
+    precision = precision_of(train, device)
+    try:
+        images = torch.from_numpy(picture).permute(2, 0, 1)[None]
+        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+            images = run.normalise(images, device)
+            labels = predict(network, images, options, train.crop)
+        positions = labels[0].to(torch.uint8).cpu().numpy()
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
+        raise PictureTooLarge(
+            f"{picture.shape[1]}x{picture.shape[0]} pixels are too many for the memory of this {device.type}. Make the "
+            "picture smaller, or set evaluation.size to window and evaluation.batch to 1."
+        ) from None
+    return np.array([0, *(c for group in run.groups for c in group)], np.uint8)[positions]
+
+
+def pictures(given: Iterable[str]) -> Iterator[Path]:
+    """The files, and those of the folders that look like pictures, each once. Raises DataError for a name that is
+    neither a file nor a folder with pictures."""
+    for name in given:
+        path = Path(name)
+        if path.is_dir():
+            found = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+            if not found:
+                raise DataError(f"{path}: no pictures in this folder, nor are folders in it searched. Name another.")
+            yield from found
+        elif os.path.lexists(path):
+            yield path
+        else:
+            raise DataError(f"{path}: there is no such picture. Name a file, or a folder of pictures.")
+
+
+def names(files: list[Path], folder: Path) -> list[str]:
+    """A name for the results of each picture: its stem, with a number where another's results, or a picture itself that
+    lies in the folder, would be written over."""
+    here = folder.resolve()
+    taken = {file.name.casefold() for file in files if file.parent.resolve() == here}
+    chosen = []
+    for file in files:
+        number, name = 1, file.stem
+        while taken & {f"{name}{end}".casefold() for end in (".png", "_overlay.png")}:
+            number += 1
+            name = f"{file.stem}-{number}"
+        taken |= {f"{name}{end}".casefold() for end in (".png", "_overlay.png")}
+        chosen.append(name)
+    return chosen
+
+
+def write(picture: np.ndarray, ids: np.ndarray, data: DataSet, folder: Path, name: str) -> Path:
+    """Mask and overlay, each whole or not at all; returns the mask's file. Raises CheckpointError, DiskFull."""
+    mask = Image.fromarray(ids)
+    mask.putpalette(data.palette.tobytes())  # which makes it one of mode P
+    canvas = FigureCanvasAgg(figures_masks.overlay(picture, ids, data.classes, data.palette))
+    canvas.draw()
+    overlay = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    for image, end in ((overlay, "_overlay.png"), (mask, ".png")):
+        stream = io.BytesIO()
+        image.save(stream, "PNG", compress_level=3)  # a photograph gains little by more
+        write_bytes(folder / f"{name}{end}", stream.getvalue())
+    return folder / f"{name}.png"
+
+
+def _predict(arguments: argparse.Namespace) -> bool:
+    """Whether every picture was done; says what was not."""
+    run = resolve(config.load(arguments.config), arguments.run)
+    data = data_set(run.settings.dataset)
+    folder = Path(arguments.out) if arguments.out else run.root / "predictions" / run.name
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise ConfigError(f"--out: {folder} is no folder. Name another.")
+    device = distributed.device() if arguments.device == "auto" else torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device: there is no CUDA device. Use cpu or auto.")
+    files, whole = _found(arguments.images)
+    if not files:
+        return False
+    torch.set_num_threads(run.settings.train.threads)
+    network = load_network(run, device)
+    if run.settings.evaluation.size == "crop":
+        print(f"evaluation.size of {run.benchmark} is crop: pictures are labelled at full resolution all the same.")
+    for file, name in zip(files, names(files, folder), strict=True):
+        try:
+            picture, turn = read_image(file)
+            ids = label(run, network, picture)
+        except DataError as error:
+            whole = _complain(str(error))
+        except PictureTooLarge as error:
+            whole = _complain(f"{file}: {error}")
+        else:
+            written = write(picture, ids, data, folder, name)
+            if turn > 1:
+                size = f"{picture.shape[1]}x{picture.shape[0]} pixels"
+                print(_one_line(f"{file}: turned as its EXIF tag says; the mask has {size}"), flush=True)
+            shares = np.bincount(ids.ravel(), minlength=256) / ids.size
+            order = [int(c) for c in np.argsort(-shares, kind="stable") if shares[c]]
+            classes = ", ".join(f"{data.classes[c]} {percent(shares[c])}" for c in order)
+            print(_one_line(f"{os.path.relpath(written)}: {classes}"), flush=True)
+    return whole
+
+
+def _found(given: list[str]) -> tuple[list[Path], bool]:
+    """Pictures, each once, and whether every name led to one."""
+    files, whole = {}, True
+    for name in given:
+        try:
+            for file in pictures([name]):
+                files.setdefault(file.resolve(), file)
+        except (DataError, OSError) as error:
+            whole = _complain(str(error))
+    return list(files.values()), whole
+
+
+def _complain(message: str) -> bool:
+    print(_one_line(f"error: {message}"), file=sys.stderr, flush=True)
+    return False
+
+
+def _one_line(text: str) -> str:
+    """Whatever a file is called."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def main(given: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m ciss.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help="a name under bases, joints or chain of the parameter file; it has to be trained")
+    add("images", metavar="IMAGE", nargs="+", help="a picture, or a folder whose pictures are meant")
+    add("--config", default="params.yaml", help="parameter file, relative to the project (default: %(default)s)")
+    add("--out", metavar="FOLDER", help="where the files go (default: predictions/RUN of the project)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one (default)")
+    try:
+        whole = _predict(parser.parse_args(given))
+    except (ConfigError, DataError, CheckpointError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\nStopped. The files written so far are whole.", file=sys.stderr)
+        sys.exit(130)
+    if not whole:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

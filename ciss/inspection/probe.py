@@ -1,0 +1,227 @@
+"""What the networks before and after an increment see of images with all labels: numbers behind the analyses that no
+training keeps.
+
+    python -m ciss.probe shapes    # every increment of the benchmark, into probes/shapes
+
+A run is looked at once; again only when its weights, the data, the rules' coefficients or this code change.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ciss import config, distributed, paths
+from ciss.config import Config
+from ciss.data import Loader, data_set, evaluation_loader
+from ciss.labels.patches import patch_labels
+from ciss.labels.prototypes import ClassPrototypes
+from ciss.losses import gradient_magnitude
+from ciss.methods import METHODS
+from ciss.models import Network, Output
+from ciss.protocol import VOID
+from ciss.runs import results as runs_results
+from ciss.runs import run as runs_run
+from ciss.runs.results import file_hash, save_arrays
+from ciss.runs.run import INCREMENT_CODE, TRAINING_CODE, Run, digest, load_network, resolve
+from ciss.store import code as store_code
+from ciss.store.files import CheckpointError
+from ciss.training.batches import BatchMaker, prepare_method
+from ciss.training.evaluation import judge_labels, precision_of
+from ciss.training.loop import USER_ERRORS, predecessor
+
+BINS = 10  # of the background's probability, equally wide from 0 to 1
+IMAGES = 200  # validation images looked at where there is no hold-out
+RULES = ("plop", "gsc", "mbs")  # whose labels for the background are judged, beside the teacher's plain argmax
+CODE = ("probe.py", *TRAINING_CODE, *INCREMENT_CODE, "methods")
+
+Probe = dict[str, np.ndarray]
+
+
+def probe(settings: Config, name: str, judged: dict[tuple, Probe] | None = None) -> Probe:
+    """Teacher and student of a finished increment on the hold-out, or on validation images where there is none.
+
+    T classes of the benchmark, K of the teacher, D features. Arrays:
+    `background` (T,BINS) int64: pixels of each true class by the probability that the student gives the background,
+    `background_sums` (T,BINS): the sums of these probabilities; `gradients`, `gradients_after` (T,): mean gradient
+    magnitude of each class's pixels by the teacher and the student, NaN for classes they do not know or see;
+    `prototypes`, `prototypes_after` (T,D): mean features before the classifier, by the true class at each place of the
+    grid, `counts` (T,) of places; `labels_argmax`, `labels_plop`, `labels_gsc`, `labels_mbs` (T,K+1) int64: pixels told
+    as background, true classes by the label that each rule gives them from the same teacher, the last column ignored.
+    `judged` keeps these for the next run with the same teacher and step.
+    """
+    run = resolve(settings, name)
+    if run.after is None:
+        raise ValueError(f"{name} continues no run: there is no teacher. Name an increment.")
+    index, device, options = run.index(), distributed.device(), run.settings.train
+    torch.set_num_threads(options.threads)
+    teacher, student = load_network(run.before, device), runs_run.load_network(run, device)
+    maker, precision = BatchMaker(run, index, teacher, device), precision_of(options, device)
+    split, numbers = ("train", index.holdout) if index.holdout else ("val", index.validation[run.step][:IMAGES])
+    loader = evaluation_loader(run.settings, index, split, numbers, run.label_table(training=False))
+    with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        sums = Sums(1 + sum(len(group) for group in run.groups), data_set(index.dataset).background, device)
+        for item in loader:
+            batch, truth = maker.hide(item, split)
+            sums.add(teacher(batch.images), student(batch.images), truth)
+        judged = {} if judged is None else judged
+        place = (run.benchmark, run.seed, run.after, run.step)
+        if place not in judged:
+            judged[place] = _judge(settings, run, teacher, maker, loader, split)
+    return sums.arrays() | judged[place]
+
+
+def _judge(settings: Config, run: Run, teacher: Network, maker: BatchMaker, loader: Loader, split: str) -> Probe:
+    """Every rule's labels from one teacher against the truth. `split`: of the loader's images."""
+    index, methods = run.index(), {}
+    for rule in RULES:
+        methods[rule] = METHODS[rule](**settings.methods.get(rule, {}))
+        prepare_method(methods[rule], run, index, teacher, maker)
+    counts = judge_labels(run, methods, teacher, (maker.hide(item, split) for item in loader))
+    return {f"labels_{rule}": found for rule, found in counts.items()}
+
+
+@dataclass
+class Means:
+    """Sums and counts by class, (T,) float64."""
+
+    sums: Tensor
+    counts: Tensor
+
+    def add(self, values: Tensor, classes: Tensor) -> None:
+        self.sums.index_add_(0, classes, values.double())
+        self.counts += torch.bincount(classes, minlength=len(self.counts))
+
+
+class Sums:
+    """What is added up over images; see `probe`. `classes`: T; without `background`, position 0 is left out."""
+
+    def __init__(self, classes: int, background: bool, device: torch.device):
+        self.classes, self.first = classes, 0 if background else 1
+        self.background = torch.zeros(classes * BINS, dtype=torch.int64, device=device)
+        self.background_sums = torch.zeros(classes * BINS, dtype=torch.float64, device=device)
+        empty: Callable[[], Tensor] = lambda: torch.zeros(classes, dtype=torch.float64, device=device)  # noqa: E731
+        self.gradients = [Means(empty(), empty()) for _ in range(2)]
+        self.prototypes: list[ClassPrototypes] = []
+
+    def add(self, teacher: Output, student: Output, truth: Tensor) -> None:
+        """`truth` (B,H,W): positions, 255 is left out."""
+        size = tuple(truth.shape[-2:])
+        real = (truth != VOID) & (truth >= self.first)
+        chance = student.probabilities(size)[:, 0][real].double()
+        cell = truth[real] * BINS + (chance * BINS).long().clamp(max=BINS - 1)
+        self.background += torch.bincount(cell, minlength=len(self.background))
+        self.background_sums.index_add_(0, cell, chance)
+        self.prototypes = self.prototypes or [
+            ClassPrototypes(self.classes, output.features.shape[1], truth.device) for output in (teacher, student)
+        ]
+        for output, gradients, centres in zip((teacher, student), self.gradients, self.prototypes, strict=True):
+            logits = output.upsample(size)
+            known = real & (truth < logits.shape[1])
+            magnitude = gradient_magnitude(logits, torch.where(known, truth, VOID))
+            gradients.add(magnitude[known], truth[known])
+            grid, covered = output.features.shape[-2:], output.covered_by(size)
+            centres.update(output.features, patch_labels(torch.where(real, truth, VOID), grid, covered=covered))
+
+    def arrays(self) -> Probe:
+        shape = (self.classes, BINS)
+        found = {
+            "background": self.background.view(shape),
+            "background_sums": self.background_sums.view(shape),
+            "counts": self.prototypes[0].counts,
+        }
+        for end, gradients, centres in zip(("", "_after"), self.gradients, self.prototypes, strict=True):
+            found[f"gradients{end}"] = gradients.sums / gradients.counts
+            found[f"prototypes{end}"] = centres.means.float()
+        return {name: value.cpu().numpy() for name, value in found.items()}
+
+
+def read(settings: Config, names: Iterable[str]) -> dict[str, Probe]:
+    """Probes by run, of the increments among `names`; those missing are made if the file says `complete: true`.
+
+    Raises CheckpointError for one that is missing, damaged, or made of other weights, data or coefficients.
+    """
+    found, judged = {}, {}
+    for name in names:
+        run = runs_run.resolve(settings, name)
+        if run.after is None:
+            continue
+        key = _key(settings, run)
+        kept = _kept(run, key)
+        if kept is None and settings.complete:
+            kept = probe(settings, name, judged)
+            save_arrays(_file(run), **kept, key=np.array(key))
+        if kept is None:
+            raise CheckpointError(
+                f"{_file(run)}: missing, damaged, or made of other weights, data, coefficients or code. "
+                f"Make it: python -m ciss.probe {run.benchmark}"
+            )
+        found[name] = kept
+    return found
+
+
+def write(settings: Config, benchmark: str) -> None:
+    """Brings `probes/<benchmark>/` up to date: every increment that leads to an end, and nothing else."""
+    ends = [name for name, end in settings.ends.items() if end.benchmark == benchmark]
+    wanted = dict.fromkeys(name for end in ends for name in settings.path(end) if name in settings.chain)
+    folder = runs_run.resolve(settings, next(iter(settings.runs()))).root / "probes" / benchmark
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in set(folder.iterdir()) - {folder / f"{name}.npz" for name in wanted}:
+        file.unlink()
+    judged: dict[tuple, Probe] = {}
+    for name in wanted:
+        run = runs_run.resolve(settings, name)
+        if _kept(run, key := _key(settings, run)) is None:
+            runs_results.save_arrays(_file(run), **probe(settings, name, judged), key=np.array(key))
+            print(f"{name}: looked at", flush=True)
+
+
+def _file(run: Run) -> Path:
+    return run.root / "probes" / run.benchmark / f"{run.name}.npz"
+
+
+def _key(settings: Config, run: Run) -> str:
+    """What a probe is made of."""
+    files = (predecessor(run), run.folder / "weights.safetensors")
+    if missing := [file for file in files if not file.is_file()]:
+        raise CheckpointError(
+            f"{missing[0]}: this run has no weights yet. Train it: python -m ciss.engine {missing[0].parent.name}"
+        )
+    rules = {rule: settings.methods.get(rule, {}) for rule in RULES}
+    code = store_code.digest(paths.project(), CODE)
+    weights = [file_hash(file) for file in files]
+    return digest([weights, run.description(), rules, code, run.index().fingerprint])
+
+
+def _kept(run: Run, key: str) -> Probe | None:
+    try:
+        with np.load(_file(run)) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+    return found if found.pop("key", None) == key else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m ciss.probe", description="Looks at every increment's networks.")
+    parser.add_argument("benchmark")
+    parser.add_argument("--config", default="params.yaml")
+    options = parser.parse_args()
+    try:
+        settings = config.load(options.config)
+        if options.benchmark not in settings.benchmarks:
+            known = ", ".join(settings.benchmarks)
+            raise config.ConfigError(f"{options.config}: there is no benchmark {options.benchmark!r}. Known: {known}.")
+        write(settings, options.benchmark)
+    except USER_ERRORS as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

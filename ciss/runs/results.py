@@ -1,0 +1,322 @@
+"""What a finished run leaves behind, and how the analyses read it back."""
+
+import hashlib
+import io
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ciss import distributed, documents, metrics
+from ciss.config import Config
+from ciss.data import Index, data_set
+from ciss.runs.run import Run, digest, resolve
+from ciss.store import files
+from ciss.store.weights import save_weights
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+VERSIONS = ("torch", "torchvision", "timm", "numpy")
+
+
+def file_hash(file: Path) -> str:
+    """sha256 of a file; raises CheckpointError when it is missing."""
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise files.CheckpointError(
+            f"{file}: there is no such checkpoint. Train it: python -m ciss.engine {file.parent.name}"
+        ) from None
+
+
+def finished(run: Run, identity: dict) -> bool:
+    """Whether both folders are there, of one training, by this configuration, code, data and teacher."""
+    return _complete(run.folder, run.results, identity)
+
+
+def recover(run: Run, identity: dict) -> bool:
+    """Whether `keep` has this training; then it is in its place again. A pipeline that was stopped between the end of a
+    training and its entry in `dvc.lock` removes what it does not know before it goes on."""
+    kept = run.resume / "finished"
+    if not _complete(kept / "runs", kept / "results", identity):
+        return False
+    for source, folder in ((kept / "runs", run.folder), (kept / "results", run.results)):
+        with _replacing(folder) as fresh:
+            _copy(source, fresh)
+    return True
+
+
+def keep(run: Run, identity: dict) -> None:
+    """Keeps a finished run where no pipeline removes it, as links to the same files where that is possible."""
+    kept = run.resume / "finished"
+    if not _complete(kept / "runs", kept / "results", identity):
+        with _replacing(kept) as fresh:
+            for source, name in ((run.folder, "runs"), (run.results, "results")):
+                _copy(source, fresh / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies the files of a folder, as links to the same files where the file system has them. No modes and times:
+    some network file systems refuse to set them."""
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, copy)
+        except OSError:  # not on every file system
+            shutil.copyfile(file, copy)
+
+
+def _complete(trained: Path, scored: Path, identity: dict) -> bool:
+    weights = trained / "weights.safetensors"
+    try:
+        result = json.loads((scored / "result.json").read_text(encoding="utf-8"))
+        return result["key"] == digest(identity) and weights.is_file() and result["weights"] == file_hash(weights)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def outdated(run: Run, identity: dict) -> list[str]:
+    """How the training that left a result differs from this one; empty without a result."""
+    try:
+        found = json.loads((run.results / "result.json").read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return documents.differences(found, identity)
+
+
+def weights_of(run: Run) -> str | None:
+    """sha256 of the checkpoint that a run's results are of; None without results."""
+    try:
+        return json.loads((run.results / "result.json").read_text(encoding="utf-8"))["weights"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@dataclass
+class Record:
+    """What a training leaves to be written down. T classes of the benchmark, K of the teacher."""
+
+    log: list[dict]  # one row an epoch
+    curve: list[tuple[float, Tensor]]  # epochs into the step, (T,T) on the hold-out
+    cosines: list[tuple[float, Tensor]]  # epochs into the step, `evaluation.token_cosines`
+    trace: list[dict]  # `Watch.epoch`'s numbers, an epoch each
+    labels: dict[str, np.ndarray]  # `evaluation.judge_labels`; empty for methods that keep the labels as given
+    confusion: Tensor  # (T,T) on the validation images
+    samples: dict[str, np.ndarray]  # predictions (H,W) uint8 by image id
+    seconds: float  # of training and `before_step`
+    preparation_seconds: float  # of `before_step` alone
+    wall: float
+    precision: torch.dtype
+
+
+def write(run: Run, network: nn.Module, identity: dict, index: Index, record: Record) -> None:
+    """Puts both folders in place, each whole, where older ones stay until then.
+
+    `runs/`: weights.safetensors and log.json, free of times, so that the same training leaves the same bytes and
+    later steps need not run again. `results/`: result.json (scores, provenance, times), confusion.npz (T,T), curves.npz
+    (epochs (P,), confusions (P,T,T) on the hold-out), samples.npz (predictions by image id), trace.npz (columns,
+    values (N,columns), a row a batch), labels.npz (pseudo labels against the truth), tokens.npz (epochs (Q,), cosines
+    (Q,N,C) of the N new class tokens to all).
+    """
+    log, confusion = record.log, record.confusion
+    sizes, dataset = [len(group) for group in run.groups], data_set(index.dataset)
+    convention = metrics.conventions(dataset.background)["ciss"]
+    result = {
+        "run": run.name,
+        **run.description(),
+        "after": run.after,
+        "reached": run.reached,
+        "scores": _plain(metrics.scores(confusion, sizes, run.reached, convention)),
+        "convention": convention.sentence(
+            metrics.resolution(asdict(run.settings.evaluation), run.settings.train.crop),
+            metrics.scored(run.settings.setting, run.settings.legacy_split),
+        ),
+        "background": dataset.background,
+        "classes": class_names(index.dataset, run.groups),
+        "pixels": [index.pixels.get(str(c), 0) for c in [0, *(c for group in run.groups for c in group)]],
+        "images": len(run.images(index)),
+        "pseudo_labels": {name: _plain(metrics.label_scores(matrix)) for name, matrix in record.labels.items()},
+        "training_seconds": record.seconds,
+        "preparation_seconds": record.preparation_seconds,
+        "wall_seconds": record.wall,
+        "peak_memory_bytes": peak_memory(),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "log": log,
+        "identity": identity,
+        "key": digest(identity),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+        "device": device_name(),
+        "precision": str(record.precision).removeprefix("torch."),
+        "processes": distributed.world(),
+    }
+    epochs = np.array([epoch for epoch, _ in record.curve])
+    matrices = np.array([matrix.numpy() for _, matrix in record.curve], np.int64).reshape(-1, *confusion.shape)
+    with _replacing(run.folder) as trained, _replacing(run.results) as scored:
+        save_weights(trained / "weights.safetensors", network, run.description())
+        files.write_text(trained / "log.json", json.dumps(log, indent=1))
+        result["weights"] = file_hash(trained / "weights.safetensors")
+        files.write_text(scored / "result.json", json.dumps(result, indent=1))
+        save_arrays(scored / "confusion.npz", confusion=confusion.numpy())
+        save_arrays(scored / "curves.npz", epochs=epochs, confusions=matrices)
+        save_arrays(
+            scored / "tokens.npz",
+            epochs=np.array([epoch for epoch, _ in record.cosines]),
+            cosines=np.array([cosines.numpy() for _, cosines in record.cosines], np.float32),
+        )
+        save_arrays(scored / "samples.npz", **record.samples)
+        save_arrays(scored / "trace.npz", **_trace(record.trace))
+        save_arrays(scored / "labels.npz", **record.labels)
+
+
+def _trace(epochs: list[dict]) -> dict[str, np.ndarray]:
+    """The epochs' numbers in one array, NaN where a column does not exist."""
+    columns = list(dict.fromkeys(name for part in epochs for name in part["columns"]))
+    values = np.full((sum(len(part["values"]) for part in epochs), len(columns)), np.nan, np.float32)
+    start = 0
+    for part in epochs:
+        stop = start + len(part["values"])
+        values[start:stop, [columns.index(name) for name in part["columns"]]] = part["values"]
+        start = stop
+    return {"columns": np.array(columns), "values": values}
+
+
+def class_names(dataset: str, groups: list[list[int]]) -> list[str]:
+    """Class names by position, background first."""
+    names = data_set(dataset).classes
+    return [names[0], *(names[c] for group in groups for c in group)]
+
+
+def device_name() -> str:
+    """The GPU, or the processor: another kind of either gives other last digits."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    with suppress(OSError, KeyError):  # Linux; clouds give generations of processors one name
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
+        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+        name = f"{facts['model name']} (family {facts['cpu family']}, model {facts['model']})"
+    vectors = torch.backends.cpu.get_cpu_capability()  # what the kernels use, AVX2 or AVX512, say
+    return f"{name}, {vectors}, {torch.get_num_threads()} threads"
+
+
+def peak_memory() -> int:
+    """Bytes: the GPU's peak, or the process's resident peak on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if resource is None:
+        import psutil
+
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)  # Windows has the first
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def read(run: Run) -> dict:
+    """result.json with the method's title, whether it sees all classes at once (`joint`), and the arrays confusion,
+    curve_epochs, curve_confusions, token_epochs, token_cosines, samples, trace (by column) and labels (see `Record`)
+    added. Raises CheckpointError.
+
+    Of a data set without a background class, the matrices leave unlabelled pixels (true position 0) out;
+    `confusion_all` has them, for conventions that score them."""
+    file = run.results / "result.json"
+    if not file.is_file():
+        raise files.CheckpointError(f"{file}: this run has no result yet. Train it: python -m ciss.engine {run.name}")
+    try:
+        result = {**json.loads(file.read_text(encoding="utf-8")), "title": run.title, "joint": run.joint}
+        different = documents.differences(result["identity"]["parameters"], run.description())
+        with np.load(run.results / "confusion.npz") as arrays:
+            result["confusion_all"] = arrays["confusion"]
+        with np.load(run.results / "curves.npz") as arrays:
+            result["curve_epochs"], result["curve_confusions"] = arrays["epochs"], arrays["confusions"]
+        with np.load(run.results / "tokens.npz") as arrays:
+            result["token_epochs"], result["token_cosines"] = arrays["epochs"], arrays["cosines"]
+        with np.load(run.results / "samples.npz") as arrays:
+            result["samples"] = {name: arrays[name] for name in arrays.files}
+        with np.load(run.results / "trace.npz") as arrays:
+            columns = arrays["columns"].tolist()
+            result["trace"] = dict(zip(columns, arrays["values"].T, strict=True))
+        with np.load(run.results / "labels.npz") as arrays:
+            result["labels"] = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise files.CheckpointError(
+            f"{run.results}: damaged ({error}). Train it again: python -m ciss.engine {run.name}"
+        ) from None
+    result["confusion"] = result["confusion_all"].copy()
+    if not result["background"]:
+        result["confusion"][0] = 0
+        result["curve_confusions"][:, 0] = 0
+    if different:
+        raise files.CheckpointError(
+            f"{run.results}: made with other parameters ({'; '.join(different)}). Restore them, or train it again: "
+            f"python -m ciss.engine {run.name}"
+        )
+    return result
+
+
+def read_end(config: Config, end: str) -> list[dict]:
+    """Results of every run that leads to an end, from the base step to the last. Raises CheckpointError, also for a run
+    that continues another training of its predecessor than the one that is there."""
+    found = [read(resolve(config, name)) for name in config.path(end)]
+    for before, after in pairwise(found):
+        if after["identity"]["teacher"] != before["weights"]:
+            raise files.CheckpointError(
+                f"{after['run']}: continues another training of {before['run']} than the one whose results are there. "
+                f"Train it again: python -m ciss.engine {after['run']}"
+            )
+    return found
+
+
+def ends(config: Config, benchmarks: Iterable[str]) -> dict[str, list[dict]]:
+    """Results by end, for the ends of some benchmarks."""
+    chosen = set(benchmarks)
+    return {name: read_end(config, name) for name, end in config.ends.items() if end.benchmark in chosen}
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A fresh folder that takes the place of the old one only when the block ends well."""
+    fresh, old = (folder.with_name(f".{folder.name}.{state}") for state in ("new", "old"))
+    for left in (fresh, old):  # by a kill
+        shutil.rmtree(left, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    files.sync_folder(fresh)
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    files.sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def save_arrays(file: Path, **arrays: np.ndarray) -> None:
+    """A compressed `.npz`, in place only when it is whole."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    files.write_bytes(file, buffer.getvalue())
+
+
+def _plain(scores: dict) -> dict:
+    """NaN has no place in JSON: null."""
+    return {name: None if value != value else float(value) for name, value in scores.items()}

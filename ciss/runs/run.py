@@ -1,0 +1,295 @@
+"""A run, resolved: everything its training needs to know, checked before it starts."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ciss import config as configuration
+from ciss import data, distributed, documents, paths, protocol
+from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
+from ciss.data import Index
+from ciss.methods import Method, code_of, method_class
+from ciss.models import Network, WeightsError, create_network, needs_two_images
+from ciss.store import code as store_code
+from ciss.store.files import CheckpointError
+from ciss.store.weights import restore
+
+TRAINING_CODE = (  # with the method's own file the same as the stages' dependencies in dvc.yaml
+    "engine.py",
+    "batches.py",
+    "evaluation.py",
+    "inference.py",
+    "watch.py",
+    "runs.py",
+    "config.py",
+    "documents.py",
+    "results.py",
+    "checkpoint.py",
+    "distributed.py",
+    "metrics.py",
+    "precision.py",
+    "protocol.py",
+    "losses",
+    "models",
+    "data",
+)
+PACE = ("workers", "cache")  # of `train`: they change no result
+INCREMENT_CODE = ("prototypes.py", "pseudo_labels.py")  # what a method may use once there is a teacher
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of one benchmark and seed. `groups`: raw ids of each step of the benchmark."""
+
+    name: str
+    benchmark: str
+    settings: Benchmark
+    method: str
+    coefficients: dict
+    step: int
+    seed: int
+    after: str | None
+    groups: list[list[int]]
+    root: Path
+    config: str = "params.yaml"  # the file that it is from
+    before: "Run | None" = None  # the run that it continues
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint and its losses: what later steps depend on."""
+        return self.root / "runs" / self.benchmark / self.name
+
+    @property
+    def results(self) -> Path:
+        """Small files for the analyses."""
+        return self.root / "results" / self.benchmark / self.name
+
+    @property
+    def resume(self) -> Path:
+        return self.root / "runs" / ".resume" / self.benchmark / self.name
+
+    @property
+    def code(self) -> str:
+        """The method's name without its variant's."""
+        return code_of(self.method)
+
+    @property
+    def title(self) -> str:
+        """The method as tables call it: "mbs (adapted)" on a network that it was not published on."""
+        home = method_class(self.code).decoder
+        return self.method if home in (None, self.settings.model.decoder) else f"{self.method} (adapted)"
+
+    @property
+    def joint(self) -> bool:
+        return method_class(self.code).sees_all
+
+    @property
+    def reached(self) -> int:
+        """The last step whose classes the trained network knows."""
+        return len(self.groups) - 1 if self.joint else self.step
+
+    @property
+    def phase(self) -> Phase:
+        return self.settings.train.increment if self.after else self.settings.train.base
+
+    @property
+    def new_classes(self) -> list[int]:
+        """Raw ids that this step brings; none in a later step of the domain setting."""
+        return self.groups[self.step] if self.step < len(self.groups) else []
+
+    @property
+    def old_channels(self) -> int:
+        """Channels of the predecessor's network, the background's included."""
+        return protocol.channels(self.groups, self.step - 1)
+
+    @property
+    def channel_groups(self) -> list[int]:
+        """Channels of each group of the classifier, the first one with the background."""
+        sizes = [len(group) for group in self.groups[: self.reached + 1]]
+        return [1 + sum(sizes)] if self.joint else [1 + sizes[0], *sizes[1:]]
+
+    def build_method(self) -> Method:
+        return method_class(self.code)(**self.coefficients)
+
+    def build_network(self, steps: int | None = None) -> Network:
+        """The network after `steps` increments (default: this run's), with the encoder's starting weights."""
+        groups = self.channel_groups[: None if steps is None else steps + 1]
+        network = create_network(self.settings.model, groups, weight_file(self.settings))
+        if self.build_method().needs_before_activation:
+            network.return_before_activation()
+        return network
+
+    def normalise(self, images: Tensor, device: torch.device) -> Tensor:
+        """Images (B,3,H,W) uint8 as the network of this run reads them: the one way for training and evaluation."""
+        return data.normalise(
+            images, device, self.settings.train.channels_last, data.input_statistics(self.settings.model)
+        )
+
+    def index(self) -> Index:
+        """Raises DataError when it is missing, damaged, or made for other settings."""
+        return Index.load(index_folder(self.root, self.benchmark), self.settings)
+
+    def images(self, index: Index) -> list[int]:
+        """Numbers of the training images this run sees."""
+        return index.joint if self.joint else index.steps[self.step]
+
+    def label_table(self, training: bool):
+        """(256,) raw id -> position, as the network sees labels in training or as they are scored."""
+        if training and not self.joint:
+            return protocol.label_table(self.groups, self.step, self.settings.setting, training=True)
+        return protocol.label_table(self.groups, self.reached, self.settings.setting, training=False)
+
+    def description(self) -> dict:
+        """What makes the weights, as stored beside them; not what only makes them sooner."""
+        settings = json.loads(json.dumps(asdict(self.settings)))
+        del settings["expects"]  # it changes notes, not results
+        for name in PACE:
+            del settings["train"][name]
+        # By their values: a checkpoint from before this key, which had ImageNet's for every encoder, keeps opening.
+        del settings["model"]["input_statistics"]
+        if (statistics := data.input_statistics(self.settings.model)) != data.IMAGENET:
+            settings["model"]["input_statistics"] = [list(values) for values in statistics]
+        return {
+            "benchmark": settings,
+            "method": self.method,
+            "coefficients": self.coefficients,
+            "step": self.step,
+            "seed": self.seed,
+            "groups": self.groups,
+            "channels": self.channel_groups,
+        }
+
+    def differences(self, stored: dict) -> list[str]:
+        """How a description that was stored with weights differs from this run's, in what makes the weights."""
+        free = ["benchmark.evaluation", "benchmark.train.curve"]
+        if self.after is None:
+            free.append("benchmark.train.increment")
+        wanted = json.loads(json.dumps(self.description()))
+        return [line for line in documents.differences(stored, wanted) if not line.startswith(tuple(free))]
+
+    def identity(self, fingerprint: str, teacher: str | None) -> dict:
+        """What a stopped training shares with the one that goes on, and a finished one with what is asked for.
+
+        Every parameter of the benchmark counts, `evaluation` too: results are part of a run. `fingerprint`: of the
+        data; `teacher`: sha256 of the predecessor's checkpoint.
+        """
+        classes = [kind.__module__.split(".") for kind in method_class(self.code).__mro__]
+        methods = [f"methods/{name[2]}.py" for name in classes if name[:2] == ["ciss", "methods"]]
+        code = {"training": TRAINING_CODE, "method": methods}
+        if self.after:
+            code["increment"] = INCREMENT_CODE
+        return {
+            "parameters": self.description(),
+            "code": {part: store_code.digest(paths.project(), files) for part, files in code.items()},
+            "data": fingerprint,
+            "teacher": teacher,
+            "torch": torch.__version__,
+            "device": distributed.device().type,
+        }
+
+
+def load_network(run: Run, device: torch.device) -> Network:
+    """A run's trained network, in evaluation mode. The encoder's starting weights are not needed.
+
+    Raises CheckpointError where there is none, and where it was made with other parameters than the run has now.
+    """
+    file, train = run.folder / "weights.safetensors", f"python -m ciss.engine {run.name}"
+    if run.config != "params.yaml":
+        train += f" --config {run.config}"
+    if not file.is_file():
+        raise CheckpointError(f"{file}: {run.name} is not trained yet. Train it: dvc repro, or {train}")
+    network = create_network(replace(run.settings.model, pretrained=False), run.channel_groups)
+    if different := run.differences(restore(network, file)):
+        raise CheckpointError(
+            f"{file}: made with other parameters ({'; '.join(different)}). Restore them, or train it again: {train}"
+        )
+    return network.to(device).eval().requires_grad_(False)
+
+
+def digest(document: object) -> str:
+    """sha256 of plain values."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def index_folder(root: Path, benchmark: str) -> Path:
+    return root / "data" / "index" / benchmark
+
+
+def report_folder(config: Config, benchmark: str) -> Path:
+    """Where a benchmark's figures and tables go; made if missing."""
+    folder = (paths.project() / config.output).resolve() / "reports" / benchmark
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def resolve(config: Config, name: str) -> Run:
+    """A run by name. Raises ConfigError naming the known ones."""
+    runs = config.runs()
+    if name not in runs:
+        raise ConfigError(f"{config.file}: there is no run {name!r}. {configuration.choose(name, runs)}")
+    run = runs[name]
+    benchmark = config.benchmarks[run.benchmark]
+    increment = isinstance(run, Increment)
+    return Run(
+        name=name,
+        benchmark=run.benchmark,
+        settings=benchmark,
+        method=run.method,
+        coefficients=config.methods[run.method],
+        step=run.step if increment else 0,
+        seed=run.seed,
+        after=run.after if increment else None,
+        groups=class_groups(benchmark, f"{config.file}: benchmarks.{run.benchmark}"),
+        root=(paths.project() / config.output).resolve(),
+        config=config.file,
+        before=resolve(config, run.after) if increment else None,
+    )
+
+
+def class_groups(benchmark: Benchmark, place: str) -> list[list[int]]:
+    """Raw ids of every step; in the domain setting one group, since its steps bring images and no classes. Raises
+    ConfigError naming the key."""
+    try:
+        return data.class_groups(benchmark)
+    except data.ChoiceError as error:
+        raise ConfigError(f"{place}.{error.key}: {error}") from None
+
+
+def steps(benchmark: Benchmark, place: str) -> int:
+    """Number of steps, the base step included. Raises ConfigError naming the key."""
+    try:
+        return data.step_count(benchmark)
+    except data.ChoiceError as error:
+        raise ConfigError(f"{place}.{error.key}: {error}") from None
+    except (FileNotFoundError, data.DataError) as error:  # domains are folders
+        raise ConfigError(f"{place}.dataset: {error}") from None
+
+
+def weight_file(benchmark: Benchmark) -> Path | None:
+    """The encoder's weight file, absolute: given so, or under the project or a data root."""
+    if benchmark.model.weights is None:
+        return None
+    file = paths.project() / benchmark.model.weights
+    if Path(benchmark.model.weights).is_absolute() or file.is_file():
+        return file
+    try:
+        return paths.data_root(benchmark.model.weights)
+    except FileNotFoundError as error:
+        raise WeightsError(f"no such file under the project, and {error}; or change model.weights.") from None
+
+
+def lone_image(benchmark: Benchmark, phase: Phase, images: int) -> bool:
+    """Whether batches of so many `images` cannot be normalised: one image, where a layer has one value of it.
+
+    `sync` normalises over the processes of a training on GPUs, and as `batch` without them.
+    """
+    synced = (
+        phase.norm == "sync" and torch.cuda.is_available() and max(benchmark.train.processes, distributed.world()) > 1
+    )
+    if images != 1 or phase.norm == "frozen" or synced:
+        return False
+    return needs_two_images(benchmark.model, benchmark.train.crop) is not None

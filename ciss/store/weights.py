@@ -1,0 +1,150 @@
+"""Weights and the state of a training as safetensors, sealed by a checksum, free of pickles."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from ciss import distributed, documents
+from ciss.store.files import CheckpointError, write_bytes
+
+STATE_WEIGHTS = 5  # times a network's weights: a training's state, and the file that replaces it
+
+
+UNSEALED = b"0" * 64  # what stands in a file's header while its checksum is taken
+
+
+DAMAGED = (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError)
+
+
+def _seal(tensors: dict[str, Tensor], values: dict) -> bytes:
+    # One metadata entry, because the order of several varies, and the same content should give the same bytes.
+    text = json.dumps({**values, "sha256": UNSEALED.decode()}, sort_keys=True)
+    # Contiguous, because channels-last tensors are refused.
+    data = save({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, metadata={"config": text})
+    return data.replace(UNSEALED, hashlib.sha256(data).hexdigest().encode(), 1)
+
+
+def _open(data: bytes) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and values of a sealed file; raises one of DAMAGED. Nothing is made of bytes that were not written."""
+    size = int.from_bytes(data[:8], "little")
+    values = json.loads(json.loads(data[8 : 8 + size])["__metadata__"]["config"])
+    seal = values.pop("sha256")
+    if hashlib.sha256(data.replace(seal.encode(), UNSEALED, 1)).hexdigest() != seal:
+        raise ValueError("its bytes are not those that were written")
+    return dict(sorted(load(data).items())), values  # it gives them in any order
+
+
+def save_weights(file: Path, network: nn.Module, config: dict) -> None:
+    """Weights as safetensors, the configuration beside them. The same weights give the same bytes."""
+    write_bytes(file, _seal(network.state_dict(), config))
+
+
+def load_weights(file: Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and configuration of a checkpoint. Raises CheckpointError when it is missing, damaged or foreign."""
+    try:
+        return _open(file.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: there is no such checkpoint. Train it: {_remedy(file)}") from None
+    except DAMAGED as error:
+        raise CheckpointError(
+            f"{file}: not a checkpoint of this project, or damaged ({_short(error)}). Train it again: {_remedy(file)}"
+        ) from None
+
+
+def restore(network: nn.Module, file: Path) -> dict:
+    """Loads a checkpoint into a network of the same shape; returns its configuration. Raises CheckpointError."""
+    tensors, config = load_weights(file)
+    wanted = network.state_dict()
+    wrong = [k for k in wanted if k not in tensors or tensors[k].shape != wanted[k].shape] + [
+        k for k in tensors if k not in wanted
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{file}: made by another network ({len(wrong)} parameters do not fit, {wrong[0]} first). "
+            f"Restore the benchmark's model section, or train it again: {_remedy(file)}"
+        )
+    network.load_state_dict(tensors)
+    return config
+
+
+def save_state(file: Path, identity: dict, parts: dict[str, Any], values: dict) -> None:
+    """What a stopped training needs to go on. `identity`: what it has to share with the one that goes on, plain values
+    by name; `parts`: what has a state_dict; `values`: plain values and tensors. Raises DiskFull."""
+    tensors: dict[str, Tensor] = {}
+    states = {name: part.state_dict() for name, part in parts.items()}
+    stored = {"identity": identity, "parts": _plain(states, tensors), "values": _plain(values, tensors)}
+    write_bytes(file, _seal(tensors, stored))
+
+
+def load_state(file: Path, identity: dict, parts: dict[str, Any], device: torch.device | str = "cpu") -> dict | None:
+    """Puts the parts back, on a device, and returns the values; None, with the parts untouched, when there is nothing
+    to go on from: no file, a damaged one, or one of another `identity`; what differs is said."""
+    try:
+        tensors, stored = _open(file.read_bytes())
+        found, values = stored["identity"], _whole(stored["values"], tensors)
+        states = _whole(stored["parts"], {name: tensor.to(device) for name, tensor in tensors.items()})
+    except FileNotFoundError:
+        return None
+    except DAMAGED as error:
+        distributed.say(f"{file}: cannot be continued ({_short(error)}); starting afresh.")
+        return None
+    if different := documents.differences(found, identity):
+        distributed.say(f"{file}: begun with other values ({'; '.join(different)}); starting afresh.")
+        return None
+    for name, part in parts.items():
+        part.load_state_dict(states[name])
+    return values
+
+
+def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """A value as JSON can keep it: mappings as pairs, since their keys may be numbers, tensors by their number."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value
+        last = value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
+        return {"tensor": name, "channels_last": last}
+    if isinstance(value, np.ndarray):
+        return {"array": _plain(torch.from_numpy(value), tensors)}
+    if isinstance(value, Mapping):
+        return {"pairs": [[key, _plain(entry, tensors)] for key, entry in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_plain(entry, tensors) for entry in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{type(value).__name__} has no place in a state: use plain values, arrays and tensors")
+
+
+def _whole(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The value that `_plain` took apart; tuples are lists now."""
+    if isinstance(value, list):
+        return [_whole(entry, tensors) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return _whole(value["array"], tensors).numpy()
+    if "pairs" in value:
+        return {key: _whole(entry, tensors) for key, entry in value["pairs"]}
+    tensor = tensors[value["tensor"]]
+    return tensor.contiguous(memory_format=torch.channels_last) if value["channels_last"] else tensor
+
+
+def forget_state(file: Path) -> None:
+    """Removes the state, and what a kill left of half-written ones."""
+    for left in [file, *file.parent.glob(f".{file.name}.*")]:
+        left.unlink(missing_ok=True)
+
+
+def _short(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _remedy(file: Path) -> str:
+    return f"python -m ciss.engine {file.parent.name}"

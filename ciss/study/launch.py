@@ -1,0 +1,244 @@
+"""Trains every run that a parameter file names, several at once, each in a process of its own.
+
+    python -m ciss.plan voc8 --set train.threads=1
+    python -m ciss.train --jobs 2    # two runs of one thread each, side by side on two cores
+    dvc repro                        # finds every run trained: notebooks, tables and figures are left to make
+
+A run starts as soon as there is a free job and the run it continues has ended. With several GPUs each job has one to
+itself, as long as there are no more jobs than GPUs (CUDA_VISIBLE_DEVICES says which). A run that fails takes with it
+what continues it; all others go on. Ctrl-C stops all; the same command goes on after the last finished epoch of each.
+"""
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from itertools import cycle, islice
+from queue import SimpleQueue
+
+import torch
+
+from ciss import config, paths
+from ciss.config import Config, ConfigError
+from ciss.data import prepare
+from ciss.runs import results as runs_results
+from ciss.runs.check import check
+from ciss.runs.results import file_hash, keep, recover
+from ciss.runs.run import Run, index_folder, resolve, steps
+from ciss.store import files
+from ciss.training.loop import USER_ERRORS, predecessor
+
+# What a scheduler or a closed terminal sends. Windows lacks the last two, and SIGKILL.
+STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+SIGKILL = getattr(signal, "SIGKILL", None)
+ERROR = re.compile(r"^(?:process \d+ of \d+ on \S+: )?error: ", re.MULTILINE)  # how a training says what is wrong
+LAST_LINES = 20  # of what else a process says in the end
+CHANGED = "ended, but is not what this file asks for: parameters or code changed meanwhile. Run the command again."
+
+
+class Crew:
+    """Processes that train runs, `jobs` at a time; each of `devices` (values of CUDA_VISIBLE_DEVICES, or nothing for
+    what the machine has) goes to as few as possible."""
+
+    def __init__(self, settings: Config, jobs: int, devices: list[str]):
+        self.settings, self.jobs = settings, jobs
+        self.processes: dict[str, subprocess.Popen] = {}
+        self.stopped = False
+        self.free: SimpleQueue[str | None] = SimpleQueue()
+        for device in islice(cycle(devices or [None]), jobs):
+            self.free.put(device)
+
+    def train(self, names: list[str]) -> tuple[list[str], dict[str, str]]:
+        """Trains what is missing or outdated of these runs, each after the one it continues, which must be among them
+        or trained. Returns (those trained now, messages of those that failed, by name); a message is printed when the
+        run fails, too."""
+        waiting, jobs, trained, failed = list(names), dict[Future, str](), [], {}
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                while waiting or jobs:
+                    ready = [name for name in waiting if self._after(name) not in {*waiting, *jobs.values()}]
+                    for name in ready[: self.jobs - len(jobs)]:
+                        waiting.remove(name)
+                        if self._after(name) in failed:
+                            failed[name] = f"left out: it continues {self._after(name)}."
+                        elif not self._finished(name):
+                            jobs[pool.submit(self._run, name)] = name
+                    if jobs and (not ready or len(jobs) == self.jobs):  # else there is more to start
+                        for job in wait(jobs, return_when=FIRST_COMPLETED).done:
+                            name, message = jobs.pop(job), job.result()
+                            if message is None and self._finished(name):
+                                trained.append(name)
+                            else:
+                                failed[name] = message or CHANGED
+                                print(f"{name} failed: {failed[name]}", flush=True)
+            except BaseException:
+                self.stopped = True
+                while self.processes:  # until they have ended, whatever else is pressed
+                    with suppress(KeyboardInterrupt):
+                        self.stop()
+                        wait(jobs)
+                raise
+        return trained, failed
+
+    def stop(self) -> None:
+        """As Ctrl-C would stop each; a terminal's own does not reach them, so that it comes once."""
+        for process in list(self.processes.values()):
+            _interrupt(process)
+
+    def _after(self, name: str) -> str | None:
+        return self.settings.chain[name].after if name in self.settings.chain else None
+
+    def _finished(self, name: str) -> bool:
+        try:
+            return finished(resolve(self.settings, name))
+        except USER_ERRORS:
+            return False  # its own process says what is wrong
+
+    def _run(self, name: str) -> str | None:
+        """Trains one run. Returns what its process said in the end where it failed."""
+        if self.stopped:
+            return "stopped"
+        device = self.free.get()
+        environment = {**os.environ, **({} if device is None else {"CUDA_VISIBLE_DEVICES": device})}
+        options = {"stderr": subprocess.PIPE, "text": True, "errors": "replace", "start_new_session": True}
+        try:
+            with subprocess.Popen(command(self.settings, name), env=environment, **options) as process:
+                self.processes[name] = process
+                if self.stopped:  # while it was started
+                    _interrupt(process)
+                said = process.communicate()[1].strip()
+        except OSError as error:
+            return f"its process could not be started: {error}"
+        finally:
+            self.processes.pop(name, None)
+            self.free.put(device)
+        if process.returncode == 0:
+            return None
+        if process.returncode > 0:
+            return _message(said).removeprefix(f"{name}: ") or f"exit status {process.returncode}"
+        number = -process.returncode
+        doubt = "; is there memory enough?" if number == SIGKILL else ""
+        return f"its process was killed ({signal.strsignal(number) or number}){doubt} {_last_lines(said)}".strip()
+
+
+def _message(said: str) -> str:
+    """The error message in what a training wrote to stderr; without one the last lines, from a traceback's head on."""
+    messages = list(ERROR.finditer(said))
+    if messages:
+        return said[messages[-1].end() :]
+    _, head, traceback = said.rpartition("Traceback (most recent call last):")
+    return head + traceback if head else _last_lines(said)
+
+
+def _last_lines(text: str) -> str:
+    return "\n".join(text.splitlines()[-LAST_LINES:])
+
+
+def _interrupt(process: subprocess.Popen) -> None:
+    with suppress(ProcessLookupError):
+        if os.name == "nt":  # no SIGINT for a single process
+            process.terminate()
+        else:
+            process.send_signal(signal.SIGINT)
+
+
+def command(settings: Config, name: str) -> list[str]:
+    return [sys.executable, "-m", "ciss.engine", name, "--config", settings.file]
+
+
+def finished(run: Run) -> bool:
+    """Whether there is a training of it by these parameters, this code, data and teacher. Then it is also kept where
+    no pipeline removes it; one that a pipeline removed is put back. Raises OSError, DataError, CheckpointError, and
+    Locked while another process trains it."""
+    before = predecessor(run)
+    identity = run.identity(run.index().fingerprint, file_hash(before) if before else None)
+    with files.exclusive(run.resume / "lock", run.name):
+        complete = runs_results.finished(run, identity) or recover(run, identity)
+        if complete:
+            keep(run, identity)
+    return complete
+
+
+def order(settings: Config) -> list[str]:
+    """All runs, those first that most is waiting for: the longest line of runs behind them, counted in steps."""
+    behind = dict.fromkeys(settings.runs(), 1)
+    for name, joint in settings.joints.items():  # as long as all steps
+        behind[name] = steps(settings.benchmarks[joint.benchmark], f"{settings.file}: benchmarks.{joint.benchmark}")
+    for name in settings.chain:
+        length = 1
+        while name in settings.chain:
+            name, length = settings.chain[name].after, length + 1
+            behind[name] = max(behind[name], length)
+    return sorted(settings.runs(), key=lambda name: -behind[name])
+
+
+def gpus(settings: Config) -> list[str]:
+    """One for each job; none where a training takes several (`train.processes`), or there is none."""
+    if any(benchmark.train.processes > 1 for benchmark in settings.benchmarks.values()):
+        return []
+    count = torch.cuda.device_count()  # by CUDA's own reading of the variable
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = map(str, range(count)) if named is None else named.split(",")
+    return [device.strip() for device in devices][:count]
+
+
+def crowded(settings: Config, jobs: int, cores: int) -> str | None:
+    """A remark where processes would wait for each other: their threads are more than the cores."""
+    each = max(benchmark.train.threads * benchmark.train.processes for benchmark in settings.benchmarks.values())
+    if jobs == 1 or jobs * each <= cores:
+        return None
+    return f"{jobs} jobs of {each} threads on {cores} cores wait for each other. Take fewer, or train.threads=1."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m ciss.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--config", default="params.yaml", help="parameter file, relative to the project (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one a GPU, or one)")
+    options = parser.parse_args()
+    _hear_signals()
+    try:
+        settings = config.load(options.config)
+        check(settings)
+        devices = gpus(settings)
+        jobs = max(1, len(devices)) if options.jobs is None else options.jobs
+        if jobs < 1:
+            raise ConfigError(f"--jobs {jobs}: there should be one or more. Leave it out for one a GPU.")
+        names, root = order(settings), (paths.project() / settings.output).resolve()
+        for name in dict.fromkeys(run.benchmark for run in settings.runs().values()):
+            prepare(settings.benchmarks[name], index_folder(root, name), progress=False)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if not torch.cuda.is_available() and (remark := crowded(settings, jobs, cores)):
+            print(remark, flush=True)
+        trained, failed = Crew(settings, jobs, devices).train(names)
+    except USER_ERRORS as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on after the last finished epoch of each run.", file=sys.stderr)
+        sys.exit(130)
+    present = len(names) - len(trained) - len(failed)
+    summary = f"{len(trained)} of {len(names)} runs trained, {present} were trained before"
+    if failed:
+        print(f"{summary}, {len(failed)} failed:", flush=True)
+        sys.exit("\n".join(f"error: {name}: {message}" for name, message in failed.items()))
+    print(f"{summary}. Next: dvc repro")
+
+
+def _hear_signals() -> None:
+    """Whatever asks this process to end is Ctrl-C. A shell that starts it in the background has it ignore Ctrl-C, and
+    with it all that it starts: they must not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in STOPPING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Checks of a parameter file: its contents, its data, and results that it does not name."""
+
+import re
+import shutil
+from pathlib import Path
+
+from ciss import config, paths
+from ciss.config import ConfigError
+from ciss.data.notes import list_notes
+from ciss.runs import check as runs_check
+from ciss.runs.check import notices
+from ciss.store import files
+
+
+def check(file: str) -> None:
+    """Checks a parameter file and prints what is wrong with its data. It changes no result. Raises ConfigError."""
+    settings = config.load(file)
+    runs_check.check(settings)
+    root = (paths.project() / settings.output).resolve()
+    names = [(run.benchmark, name) for name, run in settings.runs().items()]
+    if links := list(paths.links(root, names)):
+        raise ConfigError("\n".join(f"{problem}: {remedy}" for problem, remedy in links))
+    notes = _data_notes(settings) + list(notices(settings))
+    if _of_the_pipeline(file):
+        files.write_text(paths.project() / ".checked", "params.yaml was checked.\n")  # always the same bytes
+        if unnamed := _unnamed_results(settings):
+            notes.append(
+                f"{len(unnamed)} folders in results/ are ignored, because {file} does not name their runs (first: "
+                f"{'/'.join(unnamed[0].parts[-2:])}). Remove them with: python -m ciss.plan --clean"
+            )
+    contents = f"{count(len(settings.benchmarks), 'benchmark')}, {count(len(settings.runs()), 'run')}"
+    print(f"{file}: {contents}, no error found. The first stage of `dvc repro` reads images and masks.")
+    print_notes(notes)
+
+
+def clean(file: str) -> None:
+    """Removes the results of runs that `params.yaml` does not name. Raises ConfigError."""
+    settings = config.load(file)
+    if not _of_the_pipeline(file):
+        raise ConfigError(f"--clean: {file} is not the pipeline's file. Leave --output out.")
+    unnamed = _unnamed_results(settings)
+    for folder in unnamed:
+        print(f"removing results/{'/'.join(folder.parts[-2:])}")
+        shutil.rmtree(folder)
+    if not unnamed:
+        print(f"results/ holds no runs that {file} does not name.")
+
+
+def _of_the_pipeline(file: str) -> bool:
+    return (paths.project() / file).resolve() == (paths.project() / "params.yaml").resolve()
+
+
+def _unnamed_results(settings: config.Config) -> list[Path]:
+    """Folders of results of runs that the file does not name; no analysis reads them."""
+    root = (paths.project() / settings.output).resolve()
+    named = {(run.benchmark, name) for name, run in settings.runs().items()}
+    folders = sorted((root / "results").glob("[!.]*/[!.]*"))
+    return [folder for folder in folders if folder.is_dir() and (folder.parent.name, folder.name) not in named]
+
+
+def _data_notes(settings: config.Config) -> list[str]:
+    """Notes on the data of every benchmark. Raises ConfigError for a hold-out that the data cannot give."""
+    errors, notes = [], []
+    for name, benchmark in settings.benchmarks.items():
+        own_errors, own_notes = list_notes(benchmark)
+        errors += [f"{settings.file}: benchmarks.{name}.{error}" for error in own_errors]
+        notes += [f"benchmarks.{name}: {note}" for note in own_notes]
+    if errors:
+        raise ConfigError("\n".join(errors))
+    return notes
+
+
+def print_notes(notes: list[str]) -> None:
+    for note in notes:
+        print(f"note: {note}")
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def check_planned(settings: config.Config) -> list[str]:
+    """Checks a plan before it is written. Returns notes: weights that are missing may come later, as data may.
+
+    Raises ConfigError for all else.
+    """
+    notes = []
+    try:
+        runs_check.check(settings)
+    except ConfigError as error:
+        lines = str(error).splitlines()
+        missing = re.compile(
+            r"\.model\.(weights: (no such file|.*there is no such weight file)|pretrained: .* cannot be reached)"
+        )
+        notes = [line for line in lines if missing.search(line)]
+        if errors := [line for line in lines if line not in notes]:
+            raise ConfigError("\n".join(errors)) from None
+    return notes + _data_notes(settings) + list(runs_check.notices(settings))

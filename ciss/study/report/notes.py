@@ -1,0 +1,48 @@
+"""Sentences of the page on what a benchmark is, and on what its figures lack."""
+
+from pathlib import Path
+
+from ciss.analysis.figures.style import numbered_classes
+from ciss.config import Benchmark
+from ciss.study.report.markup import paragraph
+
+
+def steps(benchmark: Benchmark) -> str:
+    """Which classes each step brings: the protocol, or the benchmark's own groups of raw class ids."""
+    if not benchmark.groups:
+        return f"protocol {benchmark.protocol}"
+    groups = " | ".join(" ".join(map(str, group)) for group in benchmark.groups)
+    return f"groups [{groups}] (not a published protocol)"
+
+
+def why_none_published(benchmark: Benchmark) -> str:
+    """Why no published result stands beside a benchmark; to be shown only where there is none."""
+    if benchmark.groups:
+        return "No published result has this benchmark's groups of classes (groups), so none is shown."
+    if benchmark.limit:
+        return (
+            f"The benchmark uses only the first {benchmark.limit} images of each list (limit). Published results use "
+            "all images, so none is shown."
+        )
+    return "No published result has this data set, protocol and setting."
+
+
+def numbered(folder: Path, benchmarks: list[str]) -> str:
+    """Which classes the figures name by number, and why; nothing where there is none."""
+    names: dict[str, None] = {}
+    for benchmark in benchmarks:
+        files = [*sorted((folder / benchmark).glob("*.png")), folder / "predictions" / f"{benchmark}.png"]
+        for file in filter(Path.is_file, files):
+            for label, name in numbered_classes(file).items():
+                names[f"{name} ({f'{benchmark}, ' if len(benchmarks) > 1 else ''}{label})"] = None
+    if not names:
+        return ""
+    return paragraph(
+        f"No installed font has the letters of {', '.join(names)}: figures name these classes by number. Install for "
+        "example Noto Sans CJK.",
+        "note",
+    )
+
+
+def figures(names: list[str]) -> str:
+    return f"the figure{'s' if len(names) > 1 else ''} {', '.join(names)}"

@@ -1,0 +1,90 @@
+"""From a loader's bytes to what methods see, and the pass over the data that prepares a method."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ciss import distributed, documents, protocol
+from ciss.data import Index, Loader, statistics_loader, training_loader
+from ciss.data.loaders import available_memory, cache_size, stable_seed
+from ciss.methods import Batch, Method
+from ciss.models import Network
+from ciss.runs.run import Run
+
+
+class BatchMaker:
+    """Turns a loader's bytes into what methods see, on the device."""
+
+    def __init__(self, run: Run, index: Index, teacher: Network | None, device: torch.device):
+        steps = torch.as_tensor(protocol.class_steps(run.groups[: run.reached + 1]), dtype=torch.int64)
+        self.class_steps = (torch.zeros_like(steps) if run.joint else steps).to(device)
+        first = run.old_channels if run.after else 1
+        self.new_classes = torch.arange(first, sum(run.channel_groups), device=device)
+        self.step, self.old_channels = run.step, first if teacher is not None else 0
+        self.run, self.ids, self.device = run, index.ids, device
+        raw = [0, *(c for group in run.groups for c in group)]
+        seen = np.arange(256)
+        seen[: len(raw)] = run.label_table(training=True)[raw]
+        self.seen = torch.from_numpy(seen).to(device)  # true position -> label as the step is told
+
+    def read(self, loader: Loader, epoch: int | None = None) -> Iterator[Batch]:
+        """Batches of a loader; `epoch`: which shuffle of a training loader."""
+        if epoch is not None:
+            loader.batch_sampler.epoch = epoch
+        for images, labels, numbers in loader:
+            yield self._batch(images, labels.to(self.device, non_blocking=True).long(), numbers)
+
+    def hide(self, item: tuple[Tensor, Tensor, Tensor], split: str = "train") -> tuple[Batch, Tensor]:
+        """A batch with true labels (B,H,W) as the step would be told it, and the truth. `split`: of the images."""
+        images, truth, numbers = item
+        truth = truth.to(self.device).long()
+        return self._batch(images, self.seen[truth], numbers, split), truth
+
+    def _batch(self, images: Tensor, labels: Tensor, numbers: Tensor, split: str = "train") -> Batch:
+        return Batch(
+            images=self.run.normalise(images, self.device),
+            given=labels,
+            labels=labels,
+            ids=[self.ids[split][n] for n in numbers.tolist()],  # numbers never left the host
+            step=self.step,
+            old_channels=self.old_channels,
+            class_steps=self.class_steps,
+            new_classes=self.new_classes,
+        )
+
+
+def prepare_method(
+    method: Method, run: Run, index: Index, teacher: Network, batches: BatchMaker, cache: dict | None = None
+) -> None:
+    """Calls `method.before_step` with the images of this step and of the step before, each labelled as in its step.
+
+    The method's `statistics_from` says how they are read: every image once (`images`), or the step's first epoch of
+    training batches (`epoch`). `cache`: decoded images of this step, by number.
+    """
+
+    def read(step: int, cache: dict | None) -> Iterator[Batch]:  # opens no file before it is asked for a batch
+        at = replace(run, step=step)
+        table = at.label_table(training=True)
+        if method.statistics_from == "images":
+            yield from batches.read(statistics_loader(run.settings, index, at.images(index), table, cache))
+        else:
+            seed = stable_seed("data", run.seed, step)
+            yield from batches.read(training_loader(run.settings, index, at.images(index), table, seed), epoch=0)
+
+    method.before_step(read(run.step, cache), teacher, read(run.step - 1, None))
+
+
+def without_large_cache(run: Run, index: Index) -> Run:
+    """The run, without `train.cache` where it would take more than half of the memory; results do not change by it."""
+    train, free = run.settings.train, available_memory()
+    needed = cache_size(run.settings, index, [*run.images(index), *index.holdout])
+    if not train.cache or distributed.of_first(lambda: needed <= free / 2):
+        return run
+    distributed.say(
+        f"{run.name}: train.cache would take {documents.size(needed)} in {max(1, train.workers)} loader process(es), "
+        f"but {documents.size(free)} of memory are free. Images are read every epoch. Lower train.workers."
+    )
+    return replace(run, settings=replace(run.settings, train=replace(train, cache=False)))
