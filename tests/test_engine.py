@@ -21,7 +21,7 @@ from ciss import config
 from ciss.data import Index, evaluation_loader
 from ciss.methods import Finetune, MiB
 from ciss.runs import results as runs_results
-from ciss.runs.results import class_names
+from ciss.runs.results import ARRAYS, class_names
 from ciss.runs.run import index_folder
 from ciss.store import weights as store_weights
 from ciss.store.files import CheckpointError, Locked
@@ -371,6 +371,22 @@ def test_a_truncated_state_starts_afresh(make_project, capsys):
     assert len(said.splitlines()) == 3, "one line, then one an epoch"
     loop.train(whole.run())
     assert left_by(project.run()) == left_by(whole.run())
+
+
+def test_a_result_file_that_is_gone_or_cut_off_is_put_back(project, monkeypatch):
+    """The reading says "Train it again": that command has to help, and need not train."""
+    run = project.run()
+    loop.train(run)
+    whole = {name: (run.results / name).read_bytes() for name in ARRAYS}
+    assert sorted([*whole, "result.json"]) == sorted(file.name for file in run.results.iterdir())
+    monkeypatch.setattr(loop, "_train", None)
+    for name, content in whole.items():
+        for damaged in (None, b"", content[:-9]):
+            (run.results / name).unlink()  # the kept file is the same one: a link
+            if damaged is not None:
+                (run.results / name).write_bytes(damaged)
+            loop.train(run)
+            assert (run.results / name).read_bytes() == content
 
 
 def test_a_finished_run_is_not_trained_again(project, capsys, monkeypatch):

@@ -19,6 +19,7 @@ from ciss.data import DATASETS, DataError
 from ciss.methods import METHODS
 from ciss.runs import check as runs_check
 from ciss.runs import run as runs_run
+from ciss.runs.check import benchmark_name
 from ciss.runs.run import INCREMENT_CODE, TRAINING_CODE, Run, digest, report_folder, weight_file
 from ciss.study.presets import load, presets
 from ciss.training import loop
@@ -30,6 +31,13 @@ def mistakes(project) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         runs_check.check(project.config)
     return str(caught.value).splitlines()
+
+
+def test_a_benchmark_by_name(project):
+    """The analyses of a misspelt one found no runs, and wrote empty tables and figures."""
+    assert benchmark_name(project.config) == "tiny" == runs_check.benchmark_name(project.config, "tiny")
+    with pytest.raises(ConfigError, match=r"there is no benchmark 'tinny'. Did you mean 'tiny'\?$"):
+        runs_check.benchmark_name(project.config, "tinny")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ WORDS = {
 }
 
 
+NAMED = 3  # methods or classes with the same value that a sentence names; of more it says how many
+
+
 def _warned(findings: str, empty: dict[str, str]) -> str:
     """Findings, after what makes them void: see `empty_reasons`."""
     return f"{empty['base']}\n\n{findings}" if empty.get("base") else findings
@@ -17,11 +20,24 @@ def _warned(findings: str, empty: dict[str, str]) -> str:
 def _range(values: pd.Series, digits: int, several: str = "", one: str = "") -> str:
     """The lowest and the highest of sorted values by method, after the word `several`; after `one` if equal."""
     low, high = (_printed(value, digits) for value in (values.iloc[0], values.iloc[-1]))
+    first, last = _names(values, 0, digits), _names(values, -1, digits)
     if len(values) == 1:
         return f"{one} {low} ({values.index[0]})".lstrip()
     if low == high:
         return f"{one} {low} in every method".lstrip()
-    return f"{several} {low} ({values.index[0]}) to {high} ({values.index[-1]})".lstrip()
+    return f"{several} {low} ({first}) to {high} ({last})".lstrip()
+
+
+def _tied(values: pd.Series, end: int, digits: int = 3) -> list[str]:
+    """The names whose value has the printed digits of the first (0) or last (-1) one, if there are several."""
+    names = [name for name, value in values.items() if _printed(value, digits) == _printed(values.iloc[end], digits)]
+    return names if len(names) > 1 else []
+
+
+def _names(values: pd.Series, end: int, digits: int = 3) -> str:
+    """The name of the first (0) or last (-1) of sorted values, with those tied with it to the printed digits."""
+    tied = _tied(values, end, digits) or [values.index[end]]
+    return _join(tied) if len(tied) <= NAMED else f"{len(tied)} of {len(values)}"
 
 
 def _equal(values: pd.Series, digits: int = 3) -> bool:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ciss import config, paths
 from ciss.config import ConfigError
-from ciss.data.notes import list_notes
+from ciss.data.notes import change_notes, list_notes
 from ciss.runs import check as runs_check
 from ciss.runs.check import notices
+from ciss.runs.run import index_folder
 from ciss.store import files
 
 
@@ -21,6 +22,8 @@ def check(file: str) -> None:
     if links := list(paths.links(root, names)):
         raise ConfigError("\n".join(f"{problem}: {remedy}" for problem, remedy in links))
     notes = _data_notes(settings) + list(notices(settings))
+    for name, benchmark in settings.benchmarks.items():
+        notes += [f"benchmarks.{name}: {note}" for note in change_notes(benchmark, index_folder(root, name))]
     if _of_the_pipeline(file):
         files.write_text(paths.project() / ".checked", "params.yaml was checked.\n")  # always the same bytes
         if unnamed := _unnamed_results(settings):

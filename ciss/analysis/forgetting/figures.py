@@ -153,6 +153,8 @@ def group_panels(table: pd.DataFrame, methods: list[str], empty: str = NO_STEP) 
             look = {**mark(k), "ms": 5, "capsize": 3}
             bars = spread.fillna(0) if spread.notna().any() else None
             ax.errorbar(means.index, means, yerr=bars, **look)
+        if mine["iou"].isna().all():
+            ax.text(0.5, 0.5, "No IoU is defined.", transform=ax.transAxes, ha="center", va="center", fontsize=8.5)
         ax.set(ylim=(0, 1), title=method)
         step_ticks(ax, steps)
         ax.set_xlim(min(steps) - 0.3, max(steps) + 0.3)
@@ -228,7 +230,7 @@ def gradient_panels(
             ax.text(0.5, 0.5, "no gradient was logged", transform=ax.transAxes, ha="center", va="center", fontsize=8.5)
     for ax in lowest(axes):
         ax.set_xlabel(f"epochs into step {step}")
-    axes[0].set_ylim(0, None)
+    axes[0].set_ylim(0, 1.05 * mine["value"].max() or 1)  # a margin of equal values would be none
     figure.supylabel("mean gradient magnitude", fontsize="medium")
     names = {"background": "background", "step0": "step 0, with background"}
     handles = [_line(k, names.get(group, f"step {group.removeprefix('step')}")) for k, group in enumerate(groups)]

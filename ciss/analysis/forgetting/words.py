@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from ciss.analysis.words import WORDS, _equal, _join, _printed, _seeds, _warned
+from ciss.analysis.words import WORDS, _equal, _join, _names, _printed, _seeds, _tied, _warned
 
 
 def forgetting_findings(
@@ -21,36 +21,40 @@ def forgetting_findings(
     """
     if summary.empty:
         return f"**{name}**: nothing could be forgotten. {empty['steps']}"
-    means = summary.groupby("method", sort=False)["forgetting"].mean().dropna().sort_values()
+    means = summary.groupby("method", sort=False)["forgetting"].mean().dropna().sort_values(kind="stable")
     if means.empty:
         return f"**{name}** ({_seeds(summary)}): no old class has an IoU before and after."
     head, most = f"**{name}** ({_seeds(summary)}): after the last step", _printed(means.iloc[-1])
     if _equal(means):
         said = [f"{head} every method has forgotten {most} IoU (mean over old classes)."]
     else:
-        said = [f"{head} {means.index[-1]} has forgotten most ({most} IoU, mean over old classes)"]
-        said[0] += f", {means.index[0]} least ({_printed(means.iloc[0])})." if len(means) > 1 else "."
-    classes = forgotten.groupby("class")["forgetting"].mean().dropna().sort_values()
+        have = "have" if _tied(means, -1) else "has"
+        said = [f"{head} {_names(means, -1)} {have} forgotten most ({most} IoU, mean over old classes)"]
+        said[0] += f", {_names(means, 0)} least ({_printed(means.iloc[0])})." if len(means) > 1 else "."
+    classes = forgotten.groupby("class")["forgetting"].mean().dropna().sort_values(kind="stable")
+    if _printed(means.iloc[0]).startswith("-") or (len(classes) > 1 and _printed(classes.iloc[0]).startswith("-")):
+        said.append("Below 0 the IoU has risen.")
     if len(classes) > 1:
         over = "all methods" if len(means) > 1 else means.index[0]
         if _equal(classes):
             said.append(f"Over {over}, every old class fades by {_printed(classes.iloc[-1])}.")
         else:
+            fade = "fade" if _tied(classes, -1) else "fades"
             said.append(
-                f"Over {over}, {classes.index[-1]} fades most ({_printed(classes.iloc[-1])}) and {classes.index[0]} "
-                f"least ({_printed(classes.iloc[0])})."
+                f"Over {over}, {_names(classes, -1)} {fade} most ({_printed(classes.iloc[-1])}) and "
+                f"{_names(classes, 0)} least ({_printed(classes.iloc[0])})."
             )
         if others := _worst_classes(forgotten, None if _equal(classes) else classes.index[-1]):
             said.append("But " + _join(f"{method} loses most on {chosen}" for method, chosen in others.items()) + ".")
-        spread = summary.groupby("method", sort=False)["spread"].mean().dropna().sort_values()
+        spread = summary.groupby("method", sort=False)["spread"].mean().dropna().sort_values(kind="stable")
         if _equal(spread):
             said.append(
                 f"The standard deviation of forgetting over old classes is {_printed(spread.iloc[-1])} in every method."
             )
         elif len(spread) > 1:
             said.append(
-                f"Old classes fade most unevenly in {spread.index[-1]} (standard deviation over classes "
-                f"{_printed(spread.iloc[-1])}), most evenly in {spread.index[0]} ({_printed(spread.iloc[0])})."
+                f"Old classes fade most unevenly in {_names(spread, -1)} (standard deviation over classes "
+                f"{_printed(spread.iloc[-1])}), most evenly in {_names(spread, 0)} ({_printed(spread.iloc[0])})."
             )
     return _warned(" ".join([*said, *_correlated(correlations, empty), *_unequal(gradients)]), empty)
 
