@@ -86,10 +86,10 @@ def test_a_broken_method_is_said_where_it_is_asked_for(project, monkeypatch):
         methods.method_class("mip")
 
 
-def test_the_recipe_of_the_readme(tmp_path, tiny_data):
+def test_the_recipe_for_methods(tmp_path, tiny_data):
     """Executed literally: one file, then a plan and a training; and a broken file beside it breaks neither."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (recipe,) = re.findall(r"One file, `(ciss/methods/distil\.py)`:\n\n```python\n(.*?)```", text, re.DOTALL)
+    text = (ROOT / "docs" / "own_method.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"Write one file, `(ciss/methods/distil\.py)`:\n\n```python\n(.*?)```", text, re.DOTALL)
     shutil.copytree(ROOT / "ciss", tmp_path / "ciss", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / recipe[0]).write_text(recipe[1])

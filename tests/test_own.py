@@ -456,16 +456,16 @@ def test_too_few_for_a_step(garden, classes, setting, words):
     assert words in str(caught.value)
 
 
-# --- README's recipe, literally
+# --- the recipe of docs/own_data.md, literally
 
 
-RECIPE = (paths.project() / "README.md").read_text(encoding="utf-8").split("### Your own data")[1].split("\n### ")[0]
+RECIPE = (paths.project() / "docs" / "own_data.md").read_text(encoding="utf-8")
 EXAMPLES = [part.split("```")[0] for part in RECIPE.split("```yaml")[1:]]
 
 
 @pytest.fixture
 def leaves(tmp_path, monkeypatch):
-    """A project with nothing but README's folder data/leaves; no network asks for weights."""
+    """A project with nothing but the recipe's folder data/leaves; no network asks for weights."""
     folder = tmp_path / "data" / "leaves"
     folder.mkdir(parents=True)
     (tmp_path / "dvc.yaml").touch()
@@ -482,9 +482,9 @@ def plan_command(monkeypatch, capsys, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("example", range(len(EXAMPLES)))
-def test_the_recipe_of_the_readme(leaves, monkeypatch, capsys, example):
+def test_the_recipe_for_own_data(leaves, monkeypatch, capsys, example):
     """Plan, check and prepare. Its pretrained weights need a network, so this plan takes none."""
-    (command,) = re.findall(r"uv run python -m ciss\.plan (leaves \S+) &&", RECIPE)
+    (command,) = re.findall(r"uv run ciss plan (leaves \S+) &&", RECIPE)
     for number in range(12):
         for split in ("train/", "val/") if "images/val" in EXAMPLES[example] else ("",):
             paint(leaves, f"{split}{number:02d}", [1 + number % 3], number)
