@@ -205,12 +205,13 @@ def _classes(package: Package, method: str) -> list[Definition]:
 
 def _dataset(package: Package, name: str) -> list[Definition]:
     module = f"ciss.data.sets.{name}"
-    return package.find(module, "DATASET") if module in package.files else []
+    found = package.find(module, "DATASET") if module in package.files else []
+    return [definition for definition, _ in found]
 
 
 def _named(package: Package, place: Place) -> Definition:
     """Raises ValueError where the definition is not there."""
-    found = package.find(*place)[0]
+    ((found, _), *_) = package.find(*place)
     if not isinstance(found, Definition) or isinstance(found, Group):
         raise ValueError(f"{__name__}: there is no {'.'.join(place)}. Name its new place at the top of this file.")
     return found

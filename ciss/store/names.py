@@ -17,6 +17,7 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 DYNAMIC = ("importlib.import_module", "pkgutil.iter_modules", "pkgutil.walk_packages", "runpy.run_module")
 
 Imported = tuple[str, str | None]  # a module and a name in it; without a name the module itself
+Target = tuple["Definition | Module | None", str]  # what a name stands for, and its own name; None: others' code
 
 
 class Definition:
@@ -124,13 +125,13 @@ class Module:
         inside = [name for name in sorted(self.package.files) if name.rpartition(".")[0] == self.folder]
         return Group(self, [self.package[name].whole for name in inside if name != self.name], dynamic=True)
 
-    def find(self, name: str) -> list["Definition | Module | str"]:
-        """What a name stands for: definitions, modules, or the dotted names of others' code; nothing: it is unknown."""
-        found: list[Definition | Module | str] = []
+    def find(self, name: str) -> list[Target]:
+        """What a name stands for; nothing: it is unknown."""
+        found: list[Target] = []
         for binding in self.bindings.get(name, []):
-            found += [binding] if isinstance(binding, Definition) else self.package.find(*binding)
+            found += [(binding, name)] if isinstance(binding, Definition) else self.package.find(*binding)
         inside = f"{self.name}.{name}"
-        return found or ([self.package[inside]] if inside in self.package.files else [])
+        return found or ([(self.package[inside], name)] if inside in self.package.files else [])
 
 
 class Package:
@@ -153,13 +154,13 @@ class Package:
             module.read(parse(module.code, path))
         return self._modules[name]
 
-    def find(self, module: str, name: str | None) -> list[Definition | Module | str]:
+    def find(self, module: str, name: str | None) -> list[Target]:
         """What an import stands for. A name that its module does not show stands for the whole module."""
         if module not in self.files:
-            return [f"{module}.{name}" if name else module]
+            return [(None, f"{module}.{name}" if name else module)]
         if name is None:
-            return [self[module]]
-        return self[module].find(name) or [self[module].whole]
+            return [(self[module], module)]
+        return self[module].find(name) or [(self[module].whole, name)]
 
 
 class _Names(ast.NodeTransformer):
@@ -181,7 +182,7 @@ class _Names(ast.NodeTransformer):
         module = self._module(node.value)
         if module is None:
             return self.generic_visit(node)
-        return self._replaced(module.find(node.attr) or [module.whole])
+        return self._replaced(module.find(node.attr) or [(module.whole, node.attr)])
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         node = self.generic_visit(node)
@@ -232,7 +233,7 @@ class _Names(ast.NodeTransformer):
     def _parameters(node: ast.FunctionDef | ast.Lambda) -> dict[str, list[None]]:
         return {part.arg: [None] for part in ast.walk(node.args) if isinstance(part, ast.arg)}
 
-    def _look_up(self, name: str) -> list[Definition | Module | str]:
+    def _look_up(self, name: str) -> list[Target]:
         """What a name stands for here; nothing: a local variable, or one of Python's own."""
         for depth, (is_class, names) in enumerate(reversed(self._scopes)):
             if name in names and not (is_class and depth):  # a method does not see the names of its class
@@ -248,16 +249,19 @@ class _Names(ast.NodeTransformer):
             targets = module.find(node.attr)
         else:
             return None
-        return targets[0] if len(targets) == 1 and isinstance(targets[0], Module) else None
+        return targets[0][0] if len(targets) == 1 and isinstance(targets[0][0], Module) else None
 
-    def _replaced(self, targets: list[Definition | Module | str]) -> ast.expr | None:
+    def _replaced(self, targets: list[Target]) -> ast.expr | None:
         """What stands in the text for targets of a name; None where there are none."""
-        if not targets:
-            return None
-        targets = [target.whole if isinstance(target, Module) else target for target in targets]
-        self.uses += [target for target in targets if isinstance(target, Definition)]
-        first = targets[0]
-        return Reference(first.name) if isinstance(first, Definition) else ast.Name(first, ast.Load())
+        replaced = None
+        for target, name in targets:
+            if target is None:
+                replaced = replaced or ast.Name(name, ast.Load())
+                continue
+            definition = target.whole if isinstance(target, Module) else target
+            self.uses.append(definition)
+            replaced = replaced or Reference(definition.name if isinstance(definition, Group) else name)
+        return replaced
 
 
 def bound(nodes: Iterable[ast.AST], folder: str) -> dict[str, list[Imported | None]]:
@@ -337,7 +341,6 @@ def _may_register(decorator: ast.expr, module: Module) -> bool:
     """Whether a decorator may put what it decorates somewhere else, from where it is used without its name. Those of
     the standard library do not."""
     name = dotted(decorator.func if isinstance(decorator, ast.Call) else decorator)
-    first, _, rest = name.partition(".")
-    found = [target for target in module.find(first) if isinstance(target, str)]
-    origin = ".".join([*(found or [first]), *rest.split(".")])
-    return origin.partition(".")[0] not in sys.stdlib_module_names
+    first = name.partition(".")[0]
+    ((target, origin), *_) = module.find(first) or [(None, first)]
+    return target is not None or origin.partition(".")[0] not in sys.stdlib_module_names
