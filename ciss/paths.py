@@ -7,7 +7,18 @@ from pathlib import Path
 
 AFFECTS_RESULTS = False  # a change here trains nothing again, see store/code
 
-OUTPUTS = (".source", ".pictures", "data", "data/shapes", "data/index", "runs", "results", "probes", "reports")
+OUTPUTS = (
+    ".source",
+    "data",
+    "data/shapes",
+    "data/index",
+    "reports/benchmarks",
+    "reports/compare",
+    "runs",
+    "results",
+    "probes",
+    "reports",
+)
 
 
 def project() -> Path:

@@ -84,7 +84,8 @@ def test_missing_data_names_places_and_remedy(project, tmp_path, monkeypatch):
 
 
 RUNS = [("shapes", "shapes-s0")]
-LINKED = [".source", ".pictures", "data", "data/index", "data/shapes", "runs", "results", "probes", "reports"]
+LINKED = [".source", "data", "data/index", "data/shapes", "runs", "results", "probes", "reports"]
+LINKED += ["reports/benchmarks", "reports/compare"]
 LINKED += ["runs/shapes", "results/shapes/shapes-s0", "data/index/shapes", "reports/shapes"]
 
 

@@ -201,9 +201,9 @@ def index_folder(root: Path, benchmark: str) -> Path:
     return root / "data" / "index" / benchmark
 
 
-def report_folder(config: Config, benchmark: str) -> Path:
-    """Where a benchmark's figures and tables go; made if missing."""
-    folder = (paths.project() / config.output).resolve() / "reports" / benchmark
+def report_folder(config: Config, *parts: str) -> Path:
+    """A folder in `reports/`; made if missing. An analysis has `benchmarks/<benchmark>/<analysis>` for itself."""
+    folder = (paths.project() / config.output).resolve().joinpath("reports", *parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -30,6 +30,7 @@ FONTS = (  # after the default one, where they are installed: for class names in
 )  # fmt: skip
 
 _NOTE_KEY = "Note"  # in a PNG file's metadata
+_CAPTION_KEY = "Description"
 _NUMBERED_KEY = "Numbered classes"
 _NUMBERED: WeakKeyDictionary[Figure, dict[str, str]] = WeakKeyDictionary()
 _NOTES: WeakKeyDictionary[Axes, str] = WeakKeyDictionary()
@@ -210,6 +211,16 @@ def _describe_file(figure: Figure) -> None:
         save(target, **options)
 
     figure.savefig = savefig
+
+
+def save(figure: Figure, file: Path, caption: str) -> None:
+    """Writes a PNG file with the caption that `caption_of` reads."""
+    figure.savefig(file, metadata={_CAPTION_KEY: caption})
+
+
+def caption_of(file: Path) -> str:
+    """The caption of a PNG file; without one, its name in words."""
+    return _metadata(file).get(_CAPTION_KEY) or f"{file.stem.replace('_', ' ')}."
 
 
 def short(name: str, most: int = 28) -> str:
