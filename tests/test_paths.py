@@ -116,7 +116,7 @@ def test_git_ignores_outputs_that_are_links(project, tmp_path):
     shutil.copy(Path(__file__).parents[1] / ".gitignore", project)
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     (project / "data").mkdir()
-    names = ["runs", "results", "probes", ".source", ".pictures", "predictions", "data/shapes", "data/index"]
+    names = ["runs", "results", "probes", ".source", "predictions", "data/shapes", "data/index"]
     for name in names:
         (project / name).symlink_to(tmp_path)
     ignored = subprocess.run(["git", "check-ignore", *names], cwd=project, capture_output=True, text=True)

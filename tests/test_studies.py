@@ -208,12 +208,17 @@ mib & $\mathbf{0.2}$ \\
 """
 
 
+FORGETTING, BACKGROUND = (f"benchmarks/two/{name}/{name}.png" for name in ("forgetting", "background"))
+COST = "compare/cost.png"
+
+
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
     """A project as a sound study leaves it: two methods on two classes, with a hold-out; a row an end in each table."""
     project = tmp_path_factory.mktemp("sound") / "project"
     reports, ends = project / "reports", {"two-s0-finetune": "finetune", "two-s0-mib": "mib"}
-    (reports / "two").mkdir(parents=True)
+    for folder in ("two", "compare", "benchmarks/two/forgetting", "benchmarks/two/background"):
+        (reports / folder).mkdir(parents=True)
     tiny = {"dataset": "two", "protocol": "1-1", "setting": "overlapped", "model": {"decoder": "deeplabv3"}}
     chain = {f"two-s0-{method}-1": {"after": "two-s0", "method": method} for method in ends.values()}
     document = {
@@ -232,14 +237,14 @@ def sound(tmp_path_factory) -> Path:
     }  # fmt: skip
     (project / "data" / "index" / "two").mkdir(parents=True)
     (project / "data" / "index" / "two" / "index.json").write_text(json.dumps(index))
-    for section, folder in (("columns", reports), ("benchmark", reports / "two")):
+    for section, folder in (("columns", reports / "compare"), ("benchmark", reports / "benchmarks/two")):
         for file, names in check.columns(section).items():
             rows = [
                 {name: {"end": end, "method": method, "benchmark": "two", **VALUES}.get(name, 0.5) for name in names}
                 for end, method in ends.items()
             ]
             pd.DataFrame(rows, columns=names).to_csv(folder / file, index=False)
-    for file in ("two/forgetting.png", "two/background.png", "cost.png"):
+    for file in (FORGETTING, BACKGROUND, COST):
         (reports / file).write_bytes(GOOD)
     cell = {"cell_type": "code", "source": "1", "outputs": [{"output_type": "stream", "name": "stdout", "text": "ok"}]}
     for name in ("two/4_forgetting", "two/5_background", "6_compare"):
@@ -247,7 +252,7 @@ def sound(tmp_path_factory) -> Path:
     picture = f'<img src="data:image/png;base64,{base64.b64encode(GOOD).decode()}">'
     text = f'<a href="#two">two</a><h2 id="two">two</h2>{picture}<td>finetune</td><td>mib</td>'
     (reports / "report.html").write_text(text)
-    (reports / "tables.tex").write_text(TEX)
+    (reports / "compare" / "tables.tex").write_text(TEX)
     (reports / "metrics.json").write_text(json.dumps({"methods": {name: {} for name in ends.values()}}))
     return project
 
@@ -283,34 +288,34 @@ def output(**values) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(("spoil", "words"), [
-    (lambda p: (p / "reports" / "two" / "forgetting.png").write_bytes(BLANK), r"two/forgetting\.png: is blank"),
-    (lambda p: (p / "reports" / "cost.png").write_bytes(GREY), r"cost\.png: shows axes and no data"),
-    (lambda p: (p / "reports" / "cost.png").write_bytes(SENTENCE), r"cost\.png: shows a sentence although"),
-    (lambda p: (p / "reports" / "cost.png").write_bytes(GOOD[:60]), r"cost\.png: cannot be decoded"),
+    (lambda p: (p / "reports" / FORGETTING).write_bytes(BLANK), r"two/forgetting/forgetting\.png: is blank"),
+    (lambda p: (p / "reports" / COST).write_bytes(GREY), r"cost\.png: shows axes and no data"),
+    (lambda p: (p / "reports" / COST).write_bytes(SENTENCE), r"cost\.png: shows a sentence although"),
+    (lambda p: (p / "reports" / COST).write_bytes(GOOD[:60]), r"cost\.png: cannot be decoded"),
     (lambda p: (p / "reports" / "report.html").unlink(), r"report\.html: missing"),
-    (lambda p: (p / "reports" / "runs.csv").unlink(), r"runs\.csv: missing"),
-    (lambda p: (p / "reports" / "runs.csv").write_text("\n"), r"runs\.csv: has no columns"),
-    (table("runs.csv", lambda t: t[:1]), r"runs\.csv: no row for the ends \['two-s0-mib'\]"),
-    (table("methods.csv", lambda t: t[:1]), r"methods\.csv: no row for the methods \['mib'\]"),
-    (table("cost.csv", lambda t: t.replace("mib", "lwf")), r"cost\.csv: rows of methods that were not planned"),
-    (table("runs.csv", lambda t: t.assign(all=[0.5, np.nan])), r"runs\.csv: all is empty in 1 rows .* end two-s0-mib"),
-    (table("cost.csv", lambda t: t.assign(base_seconds=np.inf)), r"cost\.csv: base_seconds is empty in 2 rows"),
-    (table("two/pace.csv", lambda t: t.assign(iou=np.nan)), r"two/pace\.csv: iou is empty in 2 rows"),
-    (table("two/pace.csv", lambda t: t[:0]), r"two/pace\.csv: no rows$"),
-    (table("two/background.csv", lambda t: t[:1]), r"two/background\.csv: no row for \['two-s0-mib'\]"),
-    (table("two/gradients.csv", lambda t: t.assign(value=np.nan)), r"gradients\.csv: no gradient of two-s0-finetune"),
-    (table("two/label_rules.csv", lambda t: t.drop(columns="rule")), r"label_rules\.csv: has the columns"),
+    (lambda p: (p / "reports" / "compare/runs.csv").unlink(), r"runs\.csv: missing"),
+    (lambda p: (p / "reports" / "compare/runs.csv").write_text("\n"), r"runs\.csv: has no columns"),
+    (table("compare/runs.csv", lambda t: t[:1]), r"runs\.csv: no row for the ends \['two-s0-mib'\]"),
+    (table("compare/methods.csv", lambda t: t[:1]), r"methods\.csv: no row for the methods \['mib'\]"),
+    (table("compare/cost.csv", lambda t: t.replace("mib", "lwf")), r"cost\.csv: rows of methods that were not planned"),
+    (table("compare/runs.csv", lambda t: t.assign(all=[0.5, np.nan])), r"runs\.csv: all is empty in 1 rows .* end two-s0-mib"),
+    (table("compare/cost.csv", lambda t: t.assign(base_seconds=np.inf)), r"cost\.csv: base_seconds is empty in 2 rows"),
+    (table("benchmarks/two/forgetting/pace.csv", lambda t: t.assign(iou=np.nan)), r"two/pace\.csv: iou is empty in 2 rows"),
+    (table("benchmarks/two/forgetting/pace.csv", lambda t: t[:0]), r"two/pace\.csv: no rows$"),
+    (table("benchmarks/two/background/background.csv", lambda t: t[:1]), r"two/background\.csv: no row for \['two-s0-mib'\]"),
+    (table("benchmarks/two/forgetting/gradients.csv", lambda t: t.assign(value=np.nan)), r"gradients\.csv: no gradient of two-s0-finetune"),
+    (table("benchmarks/two/background/label_rules.csv", lambda t: t.drop(columns="rule")), r"label_rules\.csv: has the columns"),
     (edit("report.html", lambda text: text.replace('id="two"', "")), r"report\.html: the link #two leads nowhere"),
     (edit("report.html", lambda text: text + '<img src="x.png">'), r"the link x\.png leads out of the page"),
     (edit("report.html", lambda text: text + "<h3 id='two'>"), r"the anchor #two stands twice"),
     (edit("report.html", lambda text: text.replace("<td>mib</td>", "")), r"report\.html: does not name \['mib'\]"),
     (edit("report.html", lambda text: text + "<td>nan</td>"), r"report\.html: a table shows NaN"),
-    (edit("tables.tex", lambda text: text.replace(r"$0.1$ \\", r"$0.1$ & 3 \\")), r"3 cells in a table of 2"),
-    (edit("tables.tex", lambda text: text.replace("0.2}", "0.2")), r"tables\.tex: \d+ opening and \d+ closing braces"),
-    (edit("tables.tex", lambda text: text.replace(r"\end{table}", "")), r"tables\.tex: \['table'\] are not closed"),
-    (edit("tables.tex", lambda text: text + text), r"the label tab:two-methods stands 2 times"),
-    (edit("tables.tex", lambda text: text.replace("mib", "gsc_mbs")), r"_, # or nan outside of mathematics"),
-    (edit("tables.tex", lambda text: text.replace("mib", "lwf")), r"tables\.tex: no row for \['mib'\]"),
+    (edit("compare/tables.tex", lambda text: text.replace(r"$0.1$ \\", r"$0.1$ & 3 \\")), r"3 cells in a table of 2"),
+    (edit("compare/tables.tex", lambda text: text.replace("0.2}", "0.2")), r"tables\.tex: \d+ opening and \d+ closing braces"),
+    (edit("compare/tables.tex", lambda text: text.replace(r"\end{table}", "")), r"tables\.tex: \['table'\] are not closed"),
+    (edit("compare/tables.tex", lambda text: text + text), r"the label tab:two-methods stands 2 times"),
+    (edit("compare/tables.tex", lambda text: text.replace("mib", "gsc_mbs")), r"_, # or nan outside of mathematics"),
+    (edit("compare/tables.tex", lambda text: text.replace("mib", "lwf")), r"tables\.tex: no row for \['mib'\]"),
     (edit("metrics.json", lambda text: text.replace("mib", "lwf")), r"metrics\.json: no scores of \['mib'\]"),
     (output(output_type="error", ename="KeyError", evalue="'step'"), r"6_compare\.ipynb, cell 0: KeyError: 'step'"),
     (output(output_type="stream", name="stderr", text="x.py:1: RuntimeWarning: mean of empty slice\n"), "RuntimeWarn"),
@@ -331,13 +336,15 @@ def test_an_empty_table_needs_a_reason_and_a_sentence(sample):
     index = sample / "data" / "index" / "two" / "index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "holdout": []}))
     for name in ("pace", "pace_factors", "pace_correlations"):
-        table(f"two/{name}.csv", lambda t: t[:0])(sample)
+        table(f"benchmarks/two/forgetting/{name}.csv", lambda t: t[:0])(sample)
     silent = check.failures(sample, 0, "")
     assert len(silent) == 3 and all("no rows (no hold-out set), and the notebook does not say why" in f for f in silent)
-    (sample / "reports" / "two" / "forgetting.md").write_text("No hold-out set: the pace is not measured.\n")
-    (sample / "reports" / "two" / "pace.png").write_bytes(SENTENCE)
+    (sample / "reports" / "benchmarks/two/forgetting/forgetting.md").write_text(
+        "No hold-out set: the pace is not measured.\n"
+    )
+    (sample / "reports" / "benchmarks/two/forgetting/pace.png").write_bytes(SENTENCE)
     assert check.failures(sample, 0, "") == []
-    table("two/gradients.csv", lambda t: t[:0])(sample)
+    table("benchmarks/two/forgetting/gradients.csv", lambda t: t[:0])(sample)
     assert check.failures(sample, 0, "") == ["two/gradients.csv: no rows"]
 
 

@@ -31,6 +31,7 @@ FONTS = (  # after the default one, where they are installed: for class names in
 
 _NOTE_KEY = "Note"  # in a PNG file's metadata
 _CAPTION_KEY = "Description"
+_ORDER_KEY = "Order"
 _NUMBERED_KEY = "Numbered classes"
 _NUMBERED: WeakKeyDictionary[Figure, dict[str, str]] = WeakKeyDictionary()
 _NOTES: WeakKeyDictionary[Axes, str] = WeakKeyDictionary()
@@ -213,14 +214,17 @@ def _describe_file(figure: Figure) -> None:
     figure.savefig = savefig
 
 
-def save(figure: Figure, file: Path, caption: str) -> None:
-    """Writes a PNG file with the caption that `caption_of` reads."""
-    figure.savefig(file, metadata={_CAPTION_KEY: caption})
+def save(folder: Path, figures: dict[str, tuple[Figure, str]]) -> None:
+    """Writes PNG files. `figures`: by the files' names, in the order of the page, each with its caption."""
+    for number, (name, (figure, caption)) in enumerate(figures.items()):
+        figure.savefig(folder / f"{name}.png", metadata={_CAPTION_KEY: caption, _ORDER_KEY: f"{number:03}"})
 
 
-def caption_of(file: Path) -> str:
-    """The caption of a PNG file; without one, its name in words."""
-    return _metadata(file).get(_CAPTION_KEY) or f"{file.stem.replace('_', ' ')}."
+def saved(folder: Path) -> dict[Path, str]:
+    """The PNG files of a folder with their captions, in the order in which `save` was given them."""
+    texts = {file: _metadata(file) for file in folder.glob("*.png")}
+    files = sorted(texts, key=lambda file: (texts[file].get(_ORDER_KEY, "last"), file.stem))
+    return {file: texts[file].get(_CAPTION_KEY) or f"{file.stem.replace('_', ' ')}." for file in files}
 
 
 def short(name: str, most: int = 28) -> str:

@@ -23,7 +23,7 @@ from ciss.analysis.compare.cells import (
 )
 from ciss.analysis.compare.figures import REFERENCES, cost_bars, paired_points, score_curves, stability_scatter
 from ciss.analysis.figures import style as figures_style
-from ciss.analysis.figures.style import caption_of, is_joint, only_note
+from ciss.analysis.figures.style import is_joint, only_note, saved
 from ciss.config import Benchmark
 from ciss.documents import ConfigError
 from ciss.study.report import markup as report_markup
@@ -345,11 +345,10 @@ def _analysis(folder: Path, benchmark: str, part: str, named: bool) -> str:
     if part != "data" and (text := place / f"{part}.md").is_file():  # notes on data stand at the top
         parts.append(report_markup.prose(text.read_text(encoding="utf-8")))
     left_out: dict[str, list[str]] = {}
-    for file in sorted(place.glob("*.png"), key=lambda file: file.stem):
+    for file, caption in saved(place).items():
         if sentences := only_note(file):
             left_out.setdefault(sentences, []).append(file.stem.replace("_", " "))
             continue
-        caption = caption_of(file)
         parts.append(report_markup.picture(file, f"{benchmark}: {caption}", caption))
     for sentences, figures in left_out.items():
         parts.append(report_markup.paragraph(f"{sentences} Left out: {report_notes.figures(figures)}.", "note"))
