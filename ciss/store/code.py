@@ -134,8 +134,8 @@ def dataset_code(package: Package, dataset: str) -> Closure:
 
 
 def read(root: Path) -> Package:
-    """The package in a project's folder, as its files are now. Raises as `write`."""
-    return _package(_files(root))
+    """The package in a project's folder, else the one that runs, as its files are now. Raises as `write`."""
+    return _package(_files(root if (root / "ciss").is_dir() else Path(__file__).resolve().parents[2]))
 
 
 def write(root: Path) -> None:
@@ -166,7 +166,7 @@ def stages(root: Path) -> dict[str, Closure]:
 
     Raises as `write`.
     """
-    package = read(root)
+    package = _package(_files(root))
     train, makers = _named(package, TRAIN), {name: _named(package, place) for name, place in MAKERS.items()}
     stops = [train, *makers.values()]
     found = {}
