@@ -47,7 +47,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Scale = Annotated[float, Field(gt=0, le=64)]
 
 NOTEBOOKS = {"1_data", "4_forgetting", "5_background"}  # of a benchmark, beside those of its runs
-RESERVED = {"benchmarks": {"predictions"}, "bases": NOTEBOOKS, "joints": NOTEBOOKS, "chain": NOTEBOOKS}
+RESERVED = {"benchmarks": {"benchmarks", "compare"}, "bases": NOTEBOOKS, "joints": NOTEBOOKS, "chain": NOTEBOOKS}
 
 JSON_WORDS = {  # pydantic speaks of JSON, the file is YAML
     "an object": "a section",

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,15 +21,12 @@ from ciss import config
 from ciss.data import prepare
 from ciss.data.sets import shapes as sets_shapes
 from ciss.runs.run import Run, index_folder, resolve
-from ciss.store import code as store_code
 from ciss.training import loop
 
 # A shell that starts tests in the background has them ignore Ctrl-C, and with them all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["CISS_CONNECT_SECONDS"] = "0"  # no test asks whether the server of pretrained weights answers
 torch.set_num_threads(1)
-frozen_digest = cache(store_code.digest)  # a third of the time of a tiny training
-real_digest = store_code.digest
 
 DOCUMENT = {
     "benchmarks": {
@@ -123,17 +119,10 @@ def frozen_code(tmp_path_factory) -> Path:
     return package
 
 
-def digest(root: Path, files) -> str:
-    """Frozen code, which a link leads to, is read once; a test's own copy may change."""
-    package = root / "ciss"
-    return frozen_digest(package.resolve().parent, tuple(files)) if package.is_symlink() else real_digest(root, files)
-
-
 @contextmanager
 def environment(tiny_data: Path):
     """One thread, the tiny data, and nothing of what started the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_code, "digest", digest)
         patch.setenv("CISS_DATA", str(tiny_data))
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             patch.setenv(name, "1")

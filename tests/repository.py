@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def make(folder: Path, *plan: str) -> Path:
-    """The working tree without outputs, committed, with the parameters that `ciss.study.plan` writes for these arguments."""
+    """The working tree without outputs, committed, with the parameters that `ciss plan` writes for these arguments."""
     return commit(make_code(folder), plan)
 
 

@@ -1,6 +1,7 @@
 """The check of the committed lock, on a small pipeline of the same shape as the real one, in a fresh clone."""
 
 import importlib.util
+import json
 import subprocess
 from contextlib import chdir
 from pathlib import Path
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
+from ciss.store import code as store_code
+
 FILE = Path(__file__).parents[1] / ".ci" / "check_lock.py"
+LOOP = "ciss/training/loop.py"
 SPEC = importlib.util.spec_from_file_location("check_lock", FILE)
 check_lock = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(check_lock)
@@ -23,12 +27,12 @@ stages:
     foreach: ${{bases}}
     do:
       cmd: mkdir -p runs/${{key}} && cp params.yaml runs/${{key}}
-      deps: [.source/ciss/training/loop.py]
+      deps: [.source/2_base/finetune]
       params: ["bases.${{key}}"]
       outs: ["runs/${{key}}"]
   compare:
     cmd: mkdir -p reports && echo 1 > reports/metrics.json
-    deps: [runs, runs/s0, runs/s0/params.yaml, .source/ciss, table.csv]
+    deps: [runs, runs/s0, runs/s0/params.yaml, .source, table.csv]
     params: [title]
     metrics: [reports/metrics.json: {{cache: false}}]
 """
@@ -39,16 +43,30 @@ def git(*arguments: str, folder: Path) -> None:
     subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
 
 
+def make_code(folder: Path) -> None:
+    """The least package that has what the stages start from; `train` uses a constant."""
+    places = [store_code.TRAIN, *store_code.MAKERS.values(), *store_code.STAGES.values()]
+    for module, name in places:
+        file = folder / f"{module.replace('.', '/')}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "a") as stream:
+            stream.write(f"def {name}(): return x\n")
+    with open(folder / LOOP, "a") as stream:
+        stream.write("x = 1\n")
+    (folder / "ciss/methods").mkdir()
+    (folder / "ciss/methods/finetune.py").write_text("class Finetune: ...\n")
+    cell = {"cell_type": "code", "metadata": {}, "source": "from ciss.training.loop import train\ntrain()"}
+    (folder / "notebooks").mkdir()
+    (folder / "notebooks/2_base.ipynb").write_text(json.dumps({"cells": [cell]}))
+
+
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory):
     """A repository whose pipeline has run and is committed."""
     root, reduced = tmp_path_factory.mktemp("origin"), tmp_path_factory.mktemp("reduced")
     for folder in (root, reduced):  # reduced here once: a Python in the stage would take most of the time
-        (folder / "ciss").mkdir()
-        (folder / "notebooks").mkdir()
-        (folder / "ciss/training/loop.py").write_text("x = 1\n")
-        (folder / "notebooks/1_data.ipynb").write_text('{"cells": []}')
-    check_lock.source.write(reduced)
+        make_code(folder)
+    check_lock.write(reduced)
     (root / "dvc.yaml").write_text(PIPELINE.format(reduced=reduced / ".source"))
     (root / "table.csv").touch()
     (root / "params.yaml").write_text("bases: {s0: {seed: 0}}\ntitle: one\n")
@@ -78,14 +96,14 @@ def test_fresh_clone_and_the_repository_itself(origin, clone):
     assert not (clone / "runs/s0").exists()
     assert list(check_lock.problems(clone)) == []
     assert list(check_lock.problems(origin)) == []
-    (clone / ".source/ciss/stale.py").write_text("")
-    edit(clone / "ciss/training/loop.py", "x = 1", '"""Docstring."""\n\nx = 1  # comment')
+    (clone / ".source/stale").write_text("")
+    edit(clone / LOOP, "x = 1", '"""Docstring."""\n\nx = 1  # comment')
     assert list(check_lock.problems(clone)) == []
 
 
 EDITS = {
     "code": (
-        "ciss/training/loop.py",
+        LOOP,
         "1",
         "2",
         ["source: output .source is", "base@s0: dependency .s", "compare: dependency .s"],
@@ -128,11 +146,11 @@ def test_a_pipeline_run_in_part(clone):
 
 def test_the_remedy_is_named(clone, capsys):
     assert check_lock.main(clone) == 0
-    (clone / "ciss/training/loop.py").write_text("x = ")
+    (clone / LOOP).write_text("x = ")
     assert check_lock.main(clone) == 1
-    assert "engine.py, line 1" in capsys.readouterr().err
+    assert "loop.py, line 1" in capsys.readouterr().err
     (clone / "dvc.lock").unlink()
-    (clone / "ciss/training/loop.py").write_text("x = 1")
+    (clone / LOOP).write_text("def train(): return x\nx = 1\n")
     assert check_lock.main(clone) == 1
     assert "there is no dvc.lock" in (message := capsys.readouterr().err)
     assert check_lock.REMEDY in message

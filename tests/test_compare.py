@@ -11,7 +11,6 @@ from test_analysis import AFTER_0, AFTER_1, AFTER_2, GROUPS, result
 
 from ciss import paths
 from ciss.analysis.compare import figures as compare_figures
-from ciss.analysis.compare import paired as compare_paired
 from ciss.analysis.compare import samples as compare_samples
 from ciss.analysis.compare import summary as compare_summary
 from ciss.analysis.compare import tables as compare_tables
@@ -173,16 +172,16 @@ def test_columns_are_those_that_are_documented(orders):
     means = {name: compare_summary.convention_means(counted, mine) for name, mine in members.items()}
     costs = {name: compare_summary.cost_table(table) for name, table in tables.items()}
     made = {
-        "runs": (tables["b"], [compare_tables.runs_table]),
-        "curves": (curves_table("b", orders["b"]), [compare_tables.curves_table]),
-        "methods": (compare_summary.by_benchmark(methods, members), [compare_summary.methods_table, compare_summary.by_benchmark]),
-        "paired": (paired_table(tables), [compare_paired.paired_table]),
-        "conventions": (counted, [compare_tables.conventions_table]),
+        "runs": (tables["b"], [runs_table]),
+        "curves": (curves_table("b", orders["b"]), [curves_table]),
+        "methods": (by_benchmark(methods, members), [methods_table, by_benchmark]),
+        "paired": (paired_table(tables), [paired_table]),
+        "conventions": (counted, [conventions_table]),
         "convention_means": (
-            compare_summary.by_benchmark(means, members), [compare_summary.convention_means, compare_summary.by_benchmark]
+            by_benchmark(means, members), [convention_means, by_benchmark]
         ),
         "beside_published": (pd.DataFrame(columns=[*COLUMNS, "benchmark"]), []),
-        "cost": (compare_summary.by_benchmark(costs, members), [compare_summary.cost_table, compare_summary.by_benchmark]),
+        "cost": (by_benchmark(costs, members), [cost_table, by_benchmark]),
     }  # fmt: skip
     text = (paths.project() / "reports" / "README.md").read_text(encoding="utf-8")
     rows = text.split("<!-- columns -->")[1].split("<!-- end -->")[0].strip().splitlines()[2:]

@@ -283,7 +283,13 @@ def test_names_that_no_folder_or_stage_can_have(document, part, name):
 
 @pytest.mark.parametrize(
     ("part", "name"),
-    [("benchmarks", "predictions"), ("bases", "1_data"), ("joints", "4_forgetting"), ("chain", "5_background")],
+    [
+        ("benchmarks", "compare"),
+        ("benchmarks", "benchmarks"),
+        ("bases", "1_data"),
+        ("joints", "4_forgetting"),
+        ("chain", "5_background"),
+    ],
 )
 def test_names_that_reports_have(document, part, name):
     """Two stages would write one file, which DVC says without naming the run."""

@@ -1,6 +1,6 @@
 """Every analysis on every shape of study that is legal: the columns of its tables stay, no figure is blank, no warning.
 
-A public function of a module of `ciss.analysis` joins by itself: a test fails until it stands in TABLES, FIGURES or OTHERS.
+A public function of `ciss.analysis` joins by itself: a test fails until it stands in TABLES, FIGURES or OTHERS.
 """
 
 import inspect

@@ -558,7 +558,7 @@ def test_a_kill_while_unpacking(site, root, name, opener):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opener, "extract", extract)
-        patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)  # a kill tidies nothing up
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a kill tidies nothing up
         with pytest.raises(KeyboardInterrupt):
             fetch(name, root)
     folder = root / SOURCES[name].folder
@@ -659,7 +659,7 @@ def test_a_kill_while_masks_are_written(site, root, folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sbd, "_write", write)
-        patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt):
             fetch("sbd", root)
     assert module.missing(folder, SOURCES["sbd"].makes) == list(SOURCES["sbd"].makes)

@@ -3,7 +3,6 @@
 import copy
 import math
 import shutil
-from pathlib import Path
 
 import pytest
 import test_plan
@@ -21,8 +20,6 @@ from ciss.methods import GSCMBS, MBS, METHODS, Batch, Frozen, MiB
 from ciss.models import Output
 from ciss.runs import results as runs_results
 from ciss.runs.results import read
-from ciss.store import code as store_code
-from ciss.store.code import write
 from ciss.study import plan, presets
 from ciss.training import loop
 
@@ -321,10 +318,9 @@ def test_runs_of_both_in_one(project, decoder):
     assert left_by(run) == resumed
 
 
-def test_the_key_of_a_run_is_of_all_its_code(project, monkeypatch):
-    monkeypatch.setattr(store_code, "digest", lambda root, files: tuple(files))
-    code = add(project, "gsc_mbs").identity("data", None)["code"]
-    assert {"methods/gsc_mbs.py", "methods/mbs.py", "methods/base.py"} <= set(code["method"])
+def test_the_key_of_a_run_is_of_all_its_code(project):
+    places = set(add(project, "gsc_mbs").training_code().places().values())
+    assert {"methods.gsc_mbs.GSCMBS", "methods.mbs.MBS", "methods.base.Method"} <= places
 
 
 def test_seldom_scored_and_stopped(make_project):
@@ -359,48 +355,6 @@ def test_rules_are_judged_in_one_pass_as_alone(project):
 
 
 # --- what the pipeline and the plan see of them
-
-
-@pytest.fixture
-def root(tmp_path):
-    shutil.copytree(Path(store_code.__file__).parent / "methods", tmp_path / "ciss" / "methods")
-    write(tmp_path)
-    return tmp_path
-
-
-def changed(root, name, old, new):
-    """Methods whose file in `.source` is another one after an edit."""
-    folder, file = root / ".source/ciss/methods", root / "ciss/methods" / name
-    before = {path.name: path.read_text() for path in folder.iterdir()}
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new))
-    store_code.write(root)
-    return {name for name, text in before.items() if (folder / name).read_text() != text}
-
-
-def test_a_method_changes_with_those_it_stands_on(root):
-    assert changed(root, "mbs.py", "= 0.7", "= 0.8") == {"mbs.py", "gsc_mbs.py"}
-    assert changed(root, "mbs.py", "= 0.8", "= 0.8  # a word") == set()
-    assert changed(root, "finetune.py", "cross_entropy(", "max(") == {"finetune.py", "joint.py"}
-    assert changed(root, "gsc.py", "0.3", "0.4") == {"gsc.py"}
-    assert changed(root, "mib.py", "10.0", "11.0") == {"mib.py"}
-    assert changed(root, "base.py", "1, 20, 9", "1, 20, 8") == {"base.py"}, "a dependency of every stage by itself"
-
-
-@pytest.mark.parametrize(
-    "words",
-    ["from ciss.methods.a import x", "from ciss.methods import a", "import ciss.methods.a", "from .a import x"],
-)
-def test_imports_of_any_kind_and_in_a_circle(root, words):
-    methods = root / "ciss/methods"
-    (methods / "a.py").write_text("from ciss.methods.b import y\n\nx = 1\n")
-    (methods / "b.py").write_text("from ciss.methods.a import x\n\ny = 1\n")
-    (methods / "c.py").write_text(f"{words}\nfrom ciss.losses.a import z\nfrom ..losses import mib\n")
-    store_code.write(root)
-    assert changed(root, "b.py", "y = 1", "y = 2") == {"a.py", "b.py", "c.py"}
-    assert (root / ".source/ciss/methods/c.py").read_text().count("Constant(value=2)") == 1
-    assert changed(root, "mib.py", "10.0", "11.0") == {"mib.py"}, "a module of that name elsewhere"
 
 
 def test_what_is_planned(planned):

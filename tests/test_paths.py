@@ -106,7 +106,8 @@ def test_data_in_a_folder_that_may_not_be_searched(project, tmp_path, monkeypatc
 
 
 RUNS = [("shapes", "shapes-s0")]
-LINKED = [".source", ".pictures", "data", "data/index", "data/shapes", "runs", "results", "probes", "reports"]
+LINKED = [".source", "data", "data/index", "data/shapes", "runs", "results", "probes", "reports"]
+LINKED += ["reports/benchmarks", "reports/compare"]
 LINKED += ["runs/shapes", "results/shapes/shapes-s0", "data/index/shapes", "reports/shapes"]
 
 
@@ -137,7 +138,7 @@ def test_git_ignores_outputs_that_are_links(project, tmp_path):
     shutil.copy(Path(__file__).parents[1] / ".gitignore", project)
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     (project / "data").mkdir()
-    names = ["runs", "results", "probes", ".source", ".pictures", "predictions", "data/shapes", "data/index"]
+    names = ["runs", "results", "probes", ".source", "predictions", "data/shapes", "data/index"]
     for name in names:
         (project / name).symlink_to(tmp_path)
     ignored = subprocess.run(["git", "check-ignore", *names], cwd=project, capture_output=True, text=True)

@@ -1,6 +1,5 @@
 """The pipeline at smoke size, in a repository of its own: what re-runs, and what does not."""
 
-import ast
 import base64
 import json
 import resource
@@ -12,6 +11,8 @@ from repository import run
 from ruamel.yaml import YAML
 
 from ciss import config, paths
+from ciss.methods import METHODS
+from ciss.store import code as store_code
 
 ROOT = paths.project()
 
@@ -24,42 +25,41 @@ def test_every_stage_of_the_default_plan_is_in_the_lock():
         f"{kind}@{name}" for kind, part in (("base", "bases"), ("joint", "joints")) for name in getattr(settings, part)
     }
     runs |= {f"increment@{name}" for name in settings.chain}
-    kinds = ("prepare", "probe", "forgetting", "background", "pictures")
+    kinds = ("prepare", "probe", "forgetting", "background")
     analyses = {f"{kind}@{name}" for kind in kinds for name in settings.benchmarks}
     assert set(lock) == {"source", "check", "shapes", "compare", "report", *runs, *analyses}
 
 
-def test_training_depends_on_all_the_code_that_trains():
-    """What `ciss.training.loop` imports, and what that imports, is a dependency of the stages that train."""
-    reached, queue = set(), [ROOT / "ciss" / "engine.py"]
-    while queue:
-        file = queue.pop()
-        if file in reached:
-            continue
-        reached.add(file)
-        for name in imported_modules(file):
-            module = ROOT / "ciss" / name
-            queue += [module.with_suffix(".py")] if module.with_suffix(".py").is_file() else module.glob("*.py")
-    needed = {str(file.relative_to(ROOT / "ciss")) for file in reached}
-    # A progress bar, folders, hashes and checks of parameters change no number; the table of methods names them all.
-    needed -= {"progress.py", "paths.py", "run_checks.py", "source.py", "methods/__init__.py"}
-    needed = {name for name in needed if not name.startswith("methods/") or name == "methods/base.py"}
+def test_every_stage_has_one_code_dependency(tmp_path):
+    """It is there under its name for every run that can be planned, and nothing but code is named by hand."""
+    for name in ("ciss", "notebooks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    written = set(store_code.stages(tmp_path))
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    later = {"prototypes.py", "pseudo_labels.py"}  # only methods use them, once there is a teacher
-    for stage, wanted in {"base": needed - later, "joint": needed - later, "increment": needed}.items():
-        deps = [dep.removeprefix(".source/ciss/") for dep in stages[stage]["do"]["deps"]]
-        missing = {name for name in wanted if name not in deps and name.split("/")[0] not in deps}
-        assert not missing, f"{stage} does not depend on {missing}"
+    assert stages.pop("source")["outs"] == [".source"]
+    used = set()
+    for name, stage in stages.items():
+        (code,) = (dep for dep in stage.get("do", stage)["deps"] if dep.startswith(".source/"))
+        for method in METHODS:
+            used.add(code.removeprefix(".source/").replace("${item.code}", method))
+        assert code.replace("${item.code}", "mib").removeprefix(".source/") in written, name
+    assert used == written, "nothing is written for no stage"
 
 
-def imported_modules(file: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "ciss":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ciss."):
-            found.add(node.module.removeprefix("ciss.").replace(".", "/"))
-    return found
+def test_an_analysis_has_a_folder_for_itself():
+    """A stage empties its folders before it runs: none is another's, or has files that are made by hand."""
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    owners = {}
+    for name, stage in stages.items():
+        for out in stage.get("do", stage)["outs"]:
+            (path, options) = next(iter(out.items())) if isinstance(out, dict) else (out, {})
+            if options.get("cache") is False:
+                owners.setdefault(path, []).append(name)
+    assert set(owners) == {
+        *(f"reports/benchmarks/${{key}}/{analysis}" for analysis in ("data", "forgetting", "background")),
+        "reports/compare",
+    }
+    assert all(len(names) == 1 for names in owners.values())
 
 
 def changed(folder: Path) -> set[str]:
@@ -76,7 +76,8 @@ def test_the_whole_pipeline(study, tmp_path):
     assert {"all", "old", "new", "forgetting"} <= set(metrics["methods"]["mib"])
     assert "all" in run(study, "dvc", "metrics", "show")
     page = (study / "reports" / "report.html").read_text(encoding="utf-8")
-    for picture in ("shapes/forgetting.png", "shapes/background.png", "predictions/shapes.steps.png"):
+    figures = ("benchmarks/shapes/forgetting/forgetting.png", "benchmarks/shapes/background/background.png")
+    for picture in (*figures, "compare/predictions/shapes.steps.png"):
         assert base64.b64encode((study / "reports" / picture).read_bytes()).decode() in page, picture
     assert (study / "reports" / "shapes" / "shapes-s0-mib-2.ipynb").is_file()
 
@@ -89,9 +90,9 @@ def test_the_whole_pipeline(study, tmp_path):
     repository.copy(study, clone := tmp_path / "clone")
 
     # --- meaning, not files: a comment, a docstring, a notebook executed by hand
-    engine, notebook = clone / "ciss" / "engine.py", clone / "notebooks" / "3_increment.ipynb"
-    engine.write_text(
-        engine.read_text().replace('"""The training loop', '"""A remark. The training loop') + "# a comment\n"
+    loop, notebook = clone / "ciss" / "training" / "loop.py", clone / "notebooks" / "3_increment.ipynb"
+    loop.write_text(
+        loop.read_text().replace('"""The training loop', '"""A remark. The training loop') + "# a comment\n"
     )
     book = json.loads(notebook.read_text())
     book["cells"][1]["outputs"] = []
@@ -109,7 +110,7 @@ def test_the_whole_pipeline(study, tmp_path):
     assert "Running stage 'compare'" in ran
     assert "Running stage 'base" not in ran
     assert "Running stage 'increment@shapes-s0-finetune" not in ran
-    analyses = {f"{name}@shapes" for name in ("probe", "forgetting", "background", "pictures")}
+    analyses = {f"{name}@shapes" for name in ("probe", "forgetting", "background")}
     assert changed(clone) - {"report"} == analyses, "the other analyses read the same results"
 
     # --- back again: from the run cache, without training
@@ -119,10 +120,10 @@ def test_the_whole_pipeline(study, tmp_path):
     assert json.loads((clone / "reports" / "metrics.json").read_text()) == metrics
 
     # --- a picture that is not the one on the page
-    (clone / "reports" / "shapes" / "forgetting.png").write_bytes(b"")
-    assert {"forgetting@shapes", "pictures@shapes"} <= changed(clone)
+    (clone / "reports" / figures[0]).write_bytes(b"")
+    assert {"forgetting@shapes", "report"} <= changed(clone)
 
     # --- a real edit of the training code does re-run it
-    watch = clone / "ciss" / "watch.py"
-    watch.write_text(watch.read_text().replace("CHECK_EVERY = 50", "CHECK_EVERY = 51"))
+    log = clone / "ciss" / "training" / "log.py"
+    log.write_text(log.read_text().replace("CHECK_EVERY = 50", "CHECK_EVERY = 51"))
     assert "base@shapes-s0" in changed(clone)

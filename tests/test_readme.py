@@ -166,7 +166,7 @@ def test_the_example_method_works():
 
 
 def test_tables_of_a_benchmark_have_the_documented_columns():
-    """Those that the pipeline made, in `reports/shapes`: each is documented, its columns by its function too."""
+    """Those of `reports/benchmarks/shapes`: each is documented, its columns by its function too."""
     text = (ROOT / "reports" / "README.md").read_text(encoding="utf-8")
     rows = text.split("<!-- benchmark -->")[1].split("<!-- end -->")[0].strip().splitlines()[2:]
     documented = {}
@@ -176,5 +176,6 @@ def test_tables_of_a_benchmark_have_the_documented_columns():
         documented[file.strip(" `")] = names = re.findall(r"`(\w+)`", columns)
         words = re.findall(r"\w+", functions[function.strip("`")].__doc__)
         assert not [name for name in names if name not in words and "_to_" not in name], file
-    made = {file.name: file.read_text().splitlines()[0].split(",") for file in (ROOT / "reports/shapes").glob("*.csv")}
+    tables = (ROOT / "reports/benchmarks/shapes").glob("*/*.csv")
+    made = {f"{file.parent.name}/{file.name}": file.read_text().splitlines()[0].split(",") for file in tables}
     assert documented == made

@@ -33,9 +33,9 @@ from ciss.analysis.compare.summary import (
     methods_table,
 )
 from ciss.analysis.compare.tables import conventions_table, curves_table
-from ciss.analysis.figures import style as figures_style
 from ciss.analysis.figures.masks import class_legend
 from ciss.analysis.figures.style import note, note_in, style
+from ciss.analysis.figures.style import save as style_save
 from ciss.study.report import markup as report_markup
 from ciss.study.report import page as report_page
 from ciss.study.report.__main__ import main
@@ -72,9 +72,11 @@ def save(folder: Path, ends: dict, beside: pd.DataFrame | None = None) -> dict[s
         else beside,
     }
     made = {k: by_benchmark(v, members) if isinstance(v, dict) else v for k, v in made.items()}
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "compare" / "predictions").mkdir(parents=True, exist_ok=True)
     for name, table in made.items():
-        table.to_csv(folder / f"{name}.csv", index=False)
+        table.to_csv(folder / "compare" / f"{name}.csv", index=False)
+    for part in ("data", "forgetting", "background"):
+        (folder / "benchmarks" / "b" / part).mkdir(parents=True, exist_ok=True)
     return made
 
 
@@ -256,26 +258,35 @@ def parsed(text: str) -> Page:
 
 @pytest.mark.filterwarnings("error")
 def test_figures_stand_in_the_order_of_their_notebooks(tmp_path, ends):
+    """With their captions; what no notebook saved comes last in its analysis."""
     save(tmp_path, ends)
-    (tmp_path / "b").mkdir()
-    order = ["forgetting", "pace", "gradients", "another", "background", "calibration", "token_angles", "data"]
-    for name in sorted(order):
-        (tmp_path / "b" / f"{name}.png").write_bytes(PIXEL + name.encode())
+    order = {
+        "forgetting": ["forgetting", "pace", "gradients"],
+        "background": ["calibration", "angles"],
+        "data": ["data"],
+    }
+    for part, names in order.items():
+        figures = {name: (plt.figure(figsize=(1, 1)), f"{part}: <{name}>.") for name in names}
+        style_save(tmp_path / "benchmarks" / "b" / part, figures)
+    (tmp_path / "benchmarks" / "b" / "forgetting" / "another_one.png").write_bytes(PIXEL)
     text = report_page.page(tmp_path, benchmarks("b"))
-    places = [text.index(base64.b64encode(PIXEL + name.encode()).decode()) for name in order]
+    captions = [f"{part}: &lt;{name}&gt;.</figcaption>" for part, names in order.items() for name in names]
+    captions.insert(3, ">another one.</figcaption>")
+    places = [text.index(caption) for caption in captions]
     assert places == sorted(places)
-    assert places[3] < text.index("Background shift</h3>") < places[4] < places[6] < text.index("Data</h3>") < places[7]
+    assert places[3] < text.index("Background shift</h3>") < places[4] < places[5] < text.index("Data</h3>") < places[6]
 
 
 @pytest.mark.filterwarnings("error")
 def test_the_page_holds_everything(tmp_path, ends):
     save(tmp_path, ends)
-    (tmp_path / "predictions").mkdir()
-    (tmp_path / "b").mkdir()
-    for name in ("predictions/b.png", "predictions/b.steps.png", "b/forgetting.png", "b/background.png", "b/data.png"):
-        (tmp_path / name).write_bytes(PIXEL)
-    (tmp_path / "b/more.png").write_bytes(PIXEL + b"more")
-    (tmp_path / "b/forgetting.md").write_text("**plain disc** fades & [why](https://example.org) <i>x</i> `y`\n")
+    for name in ("b.png", "b.steps.png"):
+        (tmp_path / "compare" / "predictions" / name).write_bytes(PIXEL)
+    folder = tmp_path / "benchmarks" / "b"
+    for name in ("forgetting/forgetting.png", "background/background.png", "data/data.png"):
+        (folder / name).write_bytes(PIXEL)
+    (folder / "forgetting/more.png").write_bytes(PIXEL + b"more")
+    (folder / "forgetting/forgetting.md").write_text("**plain disc** fades & [why](https://example.org) <i>x</i> `y`\n")
     text = report_page.page(tmp_path, benchmarks("b"))
     page = parsed(text)
     assert len(page.sources) == 6 + 3, "files, and the figures drawn from the tables"
@@ -352,15 +363,15 @@ def test_a_part_of_the_images_stands_beside_no_published_result(tmp_path, ends):
 
 def test_figures_without_a_plot_become_a_sentence(tmp_path, ends):
     save(tmp_path, ends)
-    (tmp_path / "b").mkdir()
-    for name in ("pace", "pace_factors"):
-        figures_style.note("No hold-out set: nothing is measured.").savefig(tmp_path / "b" / f"{name}.png")
+    folder = tmp_path / "benchmarks" / "b"
+    empty = [note("No hold-out set: nothing is measured.") for _ in range(2)]
+    style_save(folder / "forgetting", {"pace": (empty[0], "How fast."), "pace_factors": (empty[1], "And why.")})
     _, (empty, drawn) = plt.subplots(1, 2)
     note_in(empty, "One half is empty.")
     drawn.plot([0, 1])
-    drawn.figure.savefig(tmp_path / "b" / "calibration.png")
+    style_save(folder / "background", {"calibration": (drawn.figure, "Whether it can be believed.")})
     text = report_page.page(tmp_path, benchmarks("b"))
-    assert "How fast classes fall" not in text and "Whether the background&#x27;s probability" in text
+    assert "How fast" not in text and "And why" not in text and "Whether it can be believed." in text
     assert text.count("No hold-out set: nothing is measured. Left out: the figures pace, pace factors.") == 1
     assert len(Page(text).sources) == 1 + 3, "the half-empty figure, and those drawn from the tables"
 
@@ -373,10 +384,9 @@ def test_a_drawn_figure_without_a_plot_becomes_a_sentence():
 def test_the_page_says_once_which_classes_are_numbered(tmp_path, ends, monkeypatch):
     monkeypatch.setitem(plt.rcParams, "font.sans-serif", ["DejaVu Sans"])
     save(tmp_path, ends)
-    for folder, name in (("b", "data"), ("b", "more"), ("predictions", "b")):
+    for folder, name in (("benchmarks/b/data", "data"), ("benchmarks/b/data", "more"), ("compare/predictions", "b")):
         figure = plt.figure(figsize=(1, 1))
         class_legend(figure, ["background", "\u732b", "cat"], np.zeros((3, 3), np.uint8))
-        (tmp_path / folder).mkdir(exist_ok=True)
         figure.savefig(tmp_path / folder / f"{name}.png")
     text = report_page.page(tmp_path, benchmarks("b"))
     said = "No installed font has the letters of \u732b (class 1): figures name these classes by number. Install for"
@@ -419,8 +429,9 @@ def test_a_missing_table_is_named(tmp_path):
 
 def test_notes_on_the_data_stand_before_the_scores(tmp_path, ends):
     save(tmp_path, ends)
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "data.md").write_text("10,582 training images are expected; 1,464 were found.\n")
+    (tmp_path / "benchmarks" / "b" / "data" / "data.md").write_text(
+        "10,582 training images are expected; 1,464 were found.\n"
+    )
     text = report_page.page(tmp_path, benchmarks("b"))
     assert text.count("1,464 were found") == 1
     assert text.index("1,464 were found") < text.index('id="b-methods"')
@@ -510,47 +521,24 @@ def call(monkeypatch, *arguments: str) -> None:
 
 
 def test_the_command_writes_the_page(project, monkeypatch, capsys):
-    (project / ".pictures").mkdir()
-    for name in ("b", "gone", ".gitignore"):
-        (project / ".pictures" / name).touch()
     call(monkeypatch)
     assert capsys.readouterr().out.startswith("reports/report.html: 0.")
     parsed((project / "reports" / "report.html").read_text(encoding="utf-8"))
-    assert {file.name for file in (project / ".pictures").iterdir()} == {"b", ".gitignore"}, "others are forgotten"
     assert not list((project / "reports").glob(".*"))
-
-
-def test_what_the_page_looks_at(project, monkeypatch):
-    """The pipeline's dependency: it changes with a picture and with the findings, not with a notebook."""
-    folder, file = project / "reports" / "b", project / ".pictures" / "b"
-    call(monkeypatch, "--look", "b")
-    assert file.read_text() == "", "nothing yet"
-    folder.mkdir()
-    (folder / "forgetting.png").write_bytes(PIXEL)
-    (folder / "4_forgetting.ipynb").write_text("{}")
-    call(monkeypatch, "--look", "b")
-    before = file.read_text()
-    assert before.endswith("  forgetting.png\n") and len(before.splitlines()) == 1
-    (folder / "4_forgetting.ipynb").write_text("{ }")
-    call(monkeypatch, "--look", "b")
-    assert file.read_text() == before
-    (folder / "forgetting.md").write_text("It fades.")
-    call(monkeypatch, "--look", "b")
-    assert len(file.read_text().splitlines()) == 2
 
 
 def test_a_page_of_another_plan_is_one_line(project, monkeypatch):
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(text.replace("benchmark: b", "benchmark: c").replace("  b:\n", "  c:\n"))
-    with pytest.raises(SystemExit, match=r"^error: reports/\*.csv are of 'b', params.yaml plans 'c'. Run `dvc repro"):
+    with pytest.raises(
+        SystemExit, match=r"^error: reports/compare/\*.csv are of 'b', params.yaml plans 'c'. Run `dvc repro"
+    ):
         call(monkeypatch)
-    with pytest.raises(SystemExit, match=r"^error: params.yaml: there is no benchmark 'b'. Known: c"):
-        call(monkeypatch, "--look", "b")
 
 
 @pytest.mark.parametrize("arguments", [("--config", "nowhere.yaml"), ()])
 def test_errors_are_one_line(project, monkeypatch, arguments):
-    (project / "reports" / "cost.csv").unlink()
+    (project / "reports" / "compare" / "cost.csv").unlink()
     with pytest.raises(SystemExit, match=r"^error: .*(nowhere.yaml|cost.csv: there is no such table)") as caught:
         call(monkeypatch, *arguments)
     assert "\n" not in str(caught.value)

@@ -1,6 +1,7 @@
 """A run knows everything its training needs, and what cannot work is refused before it starts."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -10,17 +11,16 @@ import timm
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
-from ciss import paths, protocol
+from ciss import protocol
 from ciss.config import ConfigError
 from ciss.data import DATASETS, DataError
 from ciss.methods import METHODS
 from ciss.runs import check as runs_check
-from ciss.runs import run as runs_run
+from ciss.runs import results as runs_results
 from ciss.runs.check import benchmark_name
-from ciss.runs.run import INCREMENT_CODE, TRAINING_CODE, Run, digest, report_folder, weight_file
+from ciss.runs.run import Run, digest, report_folder, weight_file
 from ciss.study.presets import load, presets
 from ciss.training import loop
 
@@ -77,8 +77,8 @@ def test_output_moves_everything(project):
     project.document["output"] = "other/place"
     run, root = project.run(), project.folder / "other" / "place"
     assert (run.root, run.folder) == (root, root / "runs" / "tiny" / "base")
-    assert report_folder(project.config, "tiny") == root / "reports" / "tiny"
-    assert (root / "reports" / "tiny").is_dir()
+    assert report_folder(project.config, "a", "tiny") == root / "reports" / "a" / "tiny"
+    assert (root / "reports" / "a" / "tiny").is_dir()
 
 
 def test_an_unknown_run_is_named(project):
@@ -303,19 +303,11 @@ def test_any_valid_file_is_accepted_or_explained(project, edits):
 # --- what a stopped training shares to go on
 
 
-@pytest.fixture
-def digested(monkeypatch) -> list[set[str]]:
-    """The files that went into each key; reading them all is what takes the time."""
-    asked = []
-    monkeypatch.setattr(runs_run.source, "digest", lambda root, files: asked.append(set(files)))
-    return asked
-
-
 def key_of(run: Run, fingerprint: str = "data", teacher: str | None = None) -> str:
     return digest(run.identity(fingerprint, teacher))
 
 
-def test_the_key_changes_with_what_makes_a_run(project, digested):
+def test_the_key_changes_with_what_makes_a_run(project):
     def key(name="mib-1", fingerprint="data", teacher="weights") -> str:
         return key_of(project.run(name), fingerprint, teacher)
 
@@ -344,37 +336,58 @@ def test_the_key_changes_with_what_makes_a_run(project, digested):
 
 
 @pytest.mark.parametrize(
-    ("name", "files"), [("mib-1", ["mib"]), ("tune-1", ["finetune"]), ("all", ["joint", "finetune"])]
+    ("name", "wanted"),
+    [
+        ("mib-1", {"methods.mib.MiB"}),
+        ("tune-1", {"methods.finetune.Finetune"}),
+        ("all", {"methods.joint.Joint", "methods.finetune.Finetune"}),
+    ],
 )
-def test_the_key_reads_the_files_of_its_method(project, digested, name, files):
-    """Joint training learns like fine-tuning. Other methods' files, figures and analyses do not count."""
-    key_of(project.run(name))
-    later = [set(INCREMENT_CODE)] if project.run(name).after else []
-    assert digested == [
-        set(runs_run.TRAINING_CODE),
-        {"methods/base.py", *(f"methods/{file}.py" for file in files)},
-        *later,
-    ]
+def test_the_key_is_of_the_code_of_its_method(project, name, wanted):
+    """Joint training learns like fine-tuning. Other methods, figures and analyses do not count."""
+    places = set(project.run(name).training_code().places().values())
+    methods = {kind.__module__.removeprefix("ciss.") + "." + kind.__name__ for kind in METHODS.values()}
+    assert places & methods == wanted
+    assert {"training.loop.train", "methods.base.Method", "data.sets.shapes.DATASET"} <= places
+    assert not [place for place in places if place.startswith(("analysis.", "study.", "inspection.", "paths."))]
 
 
 def test_the_key_changes_with_the_code(project, frozen_code):
     (project.folder / "ciss").unlink()
     package = shutil.copytree(frozen_code, project.folder / "ciss")
+    file = package / "methods" / "mib.py"
     first = key_of(project.run("mib-1"))
-    with (package / "methods" / "mib.py").open("a") as file:
-        file.write("\n# a comment\n")
+    file.write_text(file.read_text() + "\n# a comment\nUNUSED = 1\n")
     assert key_of(project.run("mib-1")) == first
-    with (package / "methods" / "mib.py").open("a") as file:
-        file.write("\nCHANGED = 1\n")
+    file.write_text(file.read_text().replace("10.0", "11.0"))
     assert key_of(project.run("mib-1")) != first
 
 
-def test_the_key_covers_what_the_pipeline_depends_on():
-    """A stage that runs again must find no finished run or half of one that it could go on with."""
-    stage = YAML(typ="safe").load(paths.project() / "dvc.yaml")["stages"]["base"]["do"]
-    prefix, method = ".source/ciss/", "methods/${item.code}.py"
-    code = {dep.removeprefix(prefix) for dep in stage["deps"] if dep.startswith(prefix)}
-    assert code - {"methods/base.py", method} == set(TRAINING_CODE)
+def test_the_functions_that_changed_are_named(project, frozen_code):
+    """A result of other code says which of it, by name."""
+    loop.train(project.run())
+    run = project.run()
+    assert runs_results.outdated(run, loop._identity(run, run.index())) == []
+    (project.folder / "ciss").unlink()
+    package = shutil.copytree(frozen_code, project.folder / "ciss")
+    for name, old, new in (
+        ("training/log.py", "CHECK_EVERY = 50", "CHECK_EVERY = 51"),
+        ("methods/finetune.py", "cross_entropy(", "max("),
+        ("methods/mib.py", "10.0", "11.0"),
+    ):
+        text = (package / name).read_text()
+        assert old in text
+        (package / name).write_text(text.replace(old, new))
+    found = runs_results.outdated(run, loop._identity(run, run.index()))
+    assert found == ["code: training.log.CHECK_EVERY, methods.finetune.Finetune"]
+    (run.results / "code.txt").write_text("")
+    (different,) = runs_results.outdated(run, loop._identity(run, run.index()))
+    assert re.fullmatch(r"code: ([\w.]+, ){5}and \d+ more", different)
+    (run.results / "code.txt").unlink()
+    assert runs_results.outdated(run, loop._identity(run, run.index())) == ["code"]
+
+
+def test_a_method_is_found_by_the_name_of_its_file():
     for name, kind in METHODS.items():
         assert kind.__module__ == f"ciss.methods.{name}", "a stage depends on the file of the method's name"
 

@@ -1,16 +1,26 @@
-"""Stages depend on what code means: how it is written must not show in the reduction, every real edit must."""
+"""Which code a stage depends on: how it is written and where it lies must not show, every real edit must."""
 
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ciss import paths
+from ciss.methods import METHODS
 from ciss.store import code as store_code
-from ciss.store.code import _text, digest, reduce_notebook, reduce_source, write
+from ciss.store.code import Closure
+from ciss.store.names import Package
+from ciss.store.syntax import _text, parse_cell, reduce
+
+ROOT = paths.project()
+
+
+# --- syntax trees as text
 
 CODE = '''
 """Module."""
@@ -59,16 +69,23 @@ OTHER = {
 }
 
 
+def reduced(text: str) -> str:
+    return reduce(ast.parse(text).body)
+
+
 @pytest.mark.parametrize("name", [*SAME, *OTHER])
-def test_meaning_shows_and_writing_does_not(name):
-    old, new = {**SAME, **OTHER}[name]
+def test_only_meaning_counts(name):
+    old, new = (SAME | OTHER)[name]
     assert old in CODE
-    assert (store_code.reduce_source(CODE.replace(old, new)) == store_code.reduce_source(CODE)) is (name in SAME)
+    assert (reduced(CODE.replace(old, new)) == reduced(CODE)) is (name in SAME)
+    everything = [closure({"ciss/a.py": text}, "a") for text in (CODE, CODE.replace(old, new))]
+    assert (everything[0].digest == everything[1].digest) is (name in SAME)
+    assert (everything[0].listing() == everything[1].listing()) is (name in SAME)
 
 
 def test_none_in_a_list_keeps_its_place():
-    assert reduce_source("def f(*, a, b=1): ...") != store_code.reduce_source("def f(*, a=1, b): ...")
-    assert store_code.reduce_source("x = None") != store_code.reduce_source("x = ...")
+    assert reduced("def f(*, a, b=1): ...") != reduced("def f(*, a=1, b): ...")
+    assert reduced("x = None") != reduced("x = ...")
 
 
 VERSIONS = """
@@ -96,7 +113,7 @@ Assign(targets=[Name(id='y')], value=List(elts=[Dict(keys=[None], values=[Name(i
 def test_the_text_is_the_same_under_every_python():
     """What `ast` adds, drops or cuts differently from version to version stays out: this text's hash is committed."""
     expected = REDUCED.lstrip().replace(",\n ", ", ").replace("*", " ")  # above wrapped, its indentation as stars
-    assert store_code.reduce_source(VERSIONS) == expected
+    assert reduced(VERSIONS) == expected
 
 
 def test_pieces_of_a_format_string_are_joined():
@@ -105,95 +122,398 @@ def test_pieces_of_a_format_string_are_joined():
     assert _text(ast.JoinedStr(pieces), "") == "JoinedStr(values=[Constant(value='ab')])"
 
 
-def notebook(*cells: str, **changes) -> str:
-    code = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], **changes}
-    return json.dumps({"nbformat": 4, "cells": [{**code, "source": text.splitlines(True)} for text in cells]})
-
-
-def test_a_notebook_is_its_code():
-    def reduced(*cells, **changes):
-        return reduce_notebook(notebook(*cells, **changes))
-
-    wanted = reduced("x = 1", "x + 1")
-    assert reduced("x = 1  # comment", "x+1", execution_count=7, outputs=[{"text": "2"}]) == wanted
-    assert reduced("x = 1", "# comment", "x + 1", metadata={"tags": ["hide"]}) == wanted
-    text = json.loads(notebook("x = 1", "x + 1"))
-    text["metadata"] = {"kernelspec": {}}
-    text["cells"].insert(1, {"cell_type": "markdown", "metadata": {}, "source": "A claim."})
-    assert store_code.reduce_notebook(json.dumps(text)) == wanted
-    assert reduced("x = 2", "x + 1") != wanted
-    assert reduced("x = 1", "x + 1\n'shown'") != wanted
-    assert reduced("x = 1\nx + 1") != wanted  # the cells decide what is displayed
-    assert reduced("x = 1", "x + 1", metadata={"tags": ["parameters"]}) != wanted  # papermill injects after this tag
-
-
 def test_magics_are_kept():
-    assert "matplotlib inline" in store_code.reduce_notebook(notebook("%matplotlib inline\nif x:\n    !ls"))
-    assert "not python" in store_code.reduce_notebook(notebook("%%bash\nthis is not python"))
+    assert "matplotlib inline" in reduce(parse_cell("%matplotlib inline\nif x:\n    !ls", "cell 1"))
+    assert "not python" in reduce(parse_cell("%%bash\nthis is not python", "cell 1"))
+
+
+# --- which definitions a name leads to
+
+
+def closure(files: dict[str, str], module: str, name: str = "") -> Closure:
+    """Of one definition of a module, or of all."""
+    package = Package({"ciss/__init__.py": "", **files})
+    start = package[f"ciss.{module}"].definitions
+    if name:
+        start = [definition for definition, _ in package.find(f"ciss.{module}", name)]
+    return Closure(start, training=False)
+
+
+def reached(files: dict[str, str], module: str = "a", name: str = "f") -> set[str]:
+    """Dotted names of the definitions that one uses, itself left out."""
+    return set(closure(files, module, name).places().values()) - {f"{module}.{name}"}
+
+
+B = "def g(): return C\nC = 1\ndef other(): return g\n"
+
+IMPORTS = {
+    "from a module": ("from ciss.b import g\ndef f(): return g()", {"b.g", "b.C"}),
+    "by another name": ("from ciss.b import g as h\ndef f(): return h()", {"b.g", "b.C"}),
+    "a module": ("from ciss import b\ndef f(): return b.g()", {"b.g", "b.C"}),
+    "a module by another name": ("import ciss.b as m\ndef f(): return m.g()", {"b.g", "b.C"}),
+    "a dotted name": ("import ciss.b\ndef f(): return ciss.b.g()", {"b.g", "b.C"}),
+    "relative": ("from . import b\nfrom .b import C\ndef f(): return b.g, C", {"b.g", "b.C"}),
+    "inside a function": ("def f():\n    from ciss.b import g\n    return g()", {"b.g", "b.C"}),
+    "for type checkers": (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ciss.b import g\ndef f(x: g): ...",
+        {"b.g", "b.C"},
+    ),
+    "passed on": ("from ciss.passing import g\ndef f(): return g()", {"b.g", "b.C"}),
+    "a module passed on": ("from ciss.passing import inner\ndef f(): return inner.x", {"passing.inner.x"}),
+    "a constant": ("from ciss.b import C\ndef f(): return C", {"b.C"}),
+    "a decorator": ("from ciss.b import g\n@g\ndef f(): ...", {"b.g", "b.C"}),
+    "a default": ("from ciss.b import C\ndef f(C=C): return 1", {"b.C"}),
+    "a base class": ("from ciss.b import g\nclass f(g): ...", {"b.g", "b.C"}),
+    "a method's body": ("from ciss.b import C\nclass f:\n    C = 2\n    def m(self): return C", {"b.C"}),
+    "a module as a value": ("from ciss import b\ndef f(n): return getattr(b, n)", {"b.g", "b.C", "b.other"}),
+    "a name that is not shown": ("from ciss.b import made\ndef f(): return made", {"b.g", "b.C", "b.other"}),
+    "a parameter of that name": ("from ciss.b import g\ndef f(g): return g()", set()),
+    "a variable of that name": ("from ciss.b import C\ndef f():\n    C = 1\n    return C", set()),
+    "a variable of a comprehension": ("from ciss.b import C\ndef f(x): return [C for C in x]", set()),
+    "a parameter of a lambda": ("from ciss.b import C\nf = lambda C: C", set()),
+    "a name of the class": ("from ciss.b import C\nclass f:\n    C = 2\n    D = C", set()),
+    "a global of that name": ("from ciss.b import C\ndef f():\n    global C\n    return C", {"b.C"}),
+    "an iterable of that name": ("from ciss.b import C\ndef f(): return [C for C in C]", {"b.C"}),
+    "an attribute": ("from ciss.b import g\ndef f(x): return x.g", set()),
+    "unused": ("from ciss.b import g\ndef f(): return 1\ndef h(): return g()", set()),
+    "itself": ("def f(): return f()", set()),
+    "one another": ("def f(): return h()\ndef h(): return f()", {"a.h"}),
+    "a statement with an effect": ("import x\nx.y()\nX = {}\nX[1] = 2\ndef f(): ...", {"a.(statement)", "a.X"}),
+    "two ways to define": ("try:\n    import x\nexcept ImportError:\n    x = None\ndef f(): return x", {"a.x"}),
+    "changed later": ("X = 1\nX += 1\ndef f(): return X", {"a.X"}),
+    "registered by others' decorators": ("import x\n@x.register\ndef by_name(): ...\ndef f(): ...", {"a.by_name"}),
+    "decorated by Python's own": ("from functools import cache\n@cache\ndef by_name(): ...\ndef f(): ...", set()),
+    "the files of a folder": (
+        "import importlib\ndef f(n): return importlib.import_module(n)",
+        {"b.g", "b.C", "b.other"},
+    ),
+    "only when run": ("from ciss.b import g\ndef f(): ...\nif __name__ == '__main__':\n    g()", set()),
+}
+
+
+@pytest.mark.parametrize("kind", IMPORTS)
+def test_names_are_followed(kind):
+    text, wanted = IMPORTS[kind]
+    passing = {"ciss/passing/__init__.py": "from ciss.b import g\n", "ciss/passing/inner.py": "x = 1\n"}
+    assert reached({"ciss/__init__.py": "", "ciss/a.py": text, "ciss/b.py": B, **passing}) == wanted
+
+
+def test_a_whole_package_is_not_imported_at_once():
+    with pytest.raises(ValueError, match=r"ciss/a.py, line 1: `import \*` hides what is used"):
+        reached({"ciss/a.py": "from ciss.b import *\ndef f(): return g", "ciss/b.py": B})
+
+
+TWO = {  # modules of one and the same name for two functions
+    "ciss/a.py": "from ciss.b import g\nimport numpy as np\n\ndef f(): return g() + np.ones(1)\n",
+    "ciss/b.py": "def g(): return C\n\nC = 1\n",
+    "ciss/c.py": "def g(): return C\n\nC = 2\n",
+}
+
+EDITS = {  # file, old, new, whether it counts
+    "a module by another name": (
+        "a",
+        "numpy as np\n\ndef f(): return g() + np.",
+        "numpy\n\ndef f(): return g() + numpy.",
+        False,
+    ),
+    "a name by another name": (
+        "a",
+        "g\nimport numpy as np\n\ndef f(): return g()",
+        "g as h\nimport numpy as np\n\ndef f(): return h()",
+        False,
+    ),
+    "a name or its module": (
+        "a",
+        ".b import g\nimport numpy as np\n\ndef f(): return g()",
+        " import b\nimport numpy as np\n\ndef f(): return b.g()",
+        False,
+    ),
+    "another function of that name": ("a", "ciss.b", "ciss.c", True),
+    "others' function of that name": ("a", "numpy as np", "torch as np", True),
+    "a function beside it": ("b", "C = 1", "C = 1\n\ndef h(): return g()", False),
+    "the order of definitions": ("b", "def g(): return C\n\nC = 1\n", "C = 1\n\ndef g(): return C\n", False),
+    "a constant": ("b", "C = 1", "C = 3", True),
+    "one of two names": ("b", "return C\n\nC = 1", "return D\n\nC, D = 1, 2", True),
+    "a constant that is not used": ("c", "C = 2", "C = 3", False),
+}
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_what_counts_and_what_does_not(kind):
+    name, old, new, counts = EDITS[kind]
+    path = f"ciss/{name}.py"
+    assert old in TWO[path]
+    before, after = (closure(files, "a", "f") for files in (TWO, {**TWO, path: TWO[path].replace(old, new)}))
+    assert (before.digest != after.digest) is counts
+    assert (before.listing() != after.listing()) is counts
+
+
+def test_definitions_that_use_one_another_count_by_how():
+    """Both have the same two lines in their listings, connected in two ways."""
+    one = {
+        "ciss/a.py": "from ciss.b import x\nfrom ciss.c import x as y\ndef f(): return x, y",
+        "ciss/b.py": "from ciss import c\ndef x(): return 1, c.x()",
+        "ciss/c.py": "from ciss import b\ndef x(): return 2, b.x()",
+    }
+    other = {**one, "ciss/a.py": one["ciss/a.py"].replace("x, y", "y, x")}
+    first, second = closure(one, "a", "f"), closure(other, "a", "f")
+    assert first.listing().splitlines()[1:] == second.listing().splitlines()[1:]
+    assert first.digest != second.digest
+    assert second.differences(first.listing()) == ["an import of another definition by the same name"]
+    assert first.differences(first.listing()) == []
+
+
+def test_two_names_of_one_statement_are_told_apart():
+    one = "A, B = 1, 2\ndef f(): return A"
+    assert closure({"ciss/a.py": one}, "a", "f").digest != closure({"ciss/a.py": one[:-1] + "B"}, "a", "f").digest
+
+
+def test_differences_are_named():
+    before = closure(TWO, "a", "f")
+    changed = closure({**TWO, "ciss/b.py": TWO["ciss/b.py"].replace("C = 1", "D = C = 3")}, "a", "f")
+    assert changed.differences(before.listing()) == ["b.D,C", "C"], "the second is gone"
+    moved = {"ciss/a.py": TWO["ciss/a.py"].replace("ciss.b", "ciss.d.e"), "ciss/d/e.py": TWO["ciss/b.py"]}
+    assert closure(moved, "a", "f").listing() == before.listing()
+
+
+def test_a_mistake_is_named_by_file_and_line():
+    with pytest.raises(ValueError, match="ciss/a.py, line 2: "):
+        closure({"ciss/a.py": "x = 1\nif x\n"}, "a")
+
+
+# --- the stages of this project, on a copy of its code
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pristine")
+    for name in ("ciss", "notebooks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "explore_*"))
+    store_code.write(folder)
+    return folder
 
 
 @pytest.fixture
-def root(tmp_path):
-    (tmp_path / "ciss" / "losses").mkdir(parents=True)
-    (tmp_path / "ciss" / "engine.py").write_text("x = 1\n")
-    (tmp_path / "ciss" / "losses" / "sharp.py").write_text("y = 1\n")
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "2_base.ipynb").write_text(notebook("z = 1"))
-    return tmp_path
+def root(pristine, tmp_path):
+    shutil.copytree(pristine, tmp_path / "project")
+    return tmp_path / "project"
 
 
-def written(root: Path) -> set[str]:
-    return {path.relative_to(root / ".source").as_posix() for path in (root / ".source").rglob("*")}
+def written(root: Path) -> dict[str, str]:
+    store_code.write(root)
+    files = [file for file in (root / ".source").rglob("*") if file.is_file()]
+    return {file.relative_to(root / ".source").as_posix(): file.read_text() for file in files}
+
+
+def changed(root: Path) -> set[str]:
+    """Files in `.source` that are others now."""
+    before = {
+        file.relative_to(root / ".source").as_posix(): file.read_text()
+        for file in (root / ".source").rglob("*")
+        if file.is_file()
+    }
+    after = written(root)
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def edit(root: Path, name: str, old: str, new: str) -> None:
+    file = root / "ciss" / name
+    text = file.read_text()
+    assert old in text, f"{name} has no {old!r}"
+    file.write_text(text.replace(old, new))
+
+
+def rewrite_imports(root: Path, pairs: dict[str, str]) -> None:
+    for file in [*(root / "ciss").rglob("*.py"), *(root / "notebooks").glob("*.ipynb")]:
+        text = file.read_text()
+        for old, new in pairs.items():
+            text = text.replace(old, new)
+        file.write_text(text)
+
+
+def trainings(*methods: str) -> set[str]:
+    return {f"{notebook}/{method}" for notebook in ("2_base", "3_increment") for method in methods or METHODS}
+
+
+def test_every_stage_has_its_file(root):
+    notebooks = {"1_data", "4_forgetting", "5_background", "6_compare"}
+    assert set(written(root)) == {*notebooks, "check", "shapes", "probe", "report", *trainings()}
+    assert changed(root) == set()
+
+
+def test_a_moved_and_renamed_file_changes_nothing(root):
+    """Into another folder, and from a module into a folder's `__init__`."""
+    (root / "ciss/losses/pod.py").rename(root / "ciss/labels/pooled.py")
+    (root / "ciss/metrics").mkdir()
+    (root / "ciss/metrics.py").rename(root / "ciss/metrics/__init__.py")
+    rewrite_imports(root, {"ciss.losses.pod": "ciss.labels.pooled"})
+    assert changed(root) == set()
+
+
+def test_a_file_split_in_two_changes_nothing(root):
+    file = root / "ciss/losses/relations.py"
+    text = file.read_text()
+    at = text.index("def sharp_loss")
+    head = "".join(line + "\n" for line in text[:at].splitlines() if line.startswith(("import ", "from ")))
+    file.write_text(text[:at])
+    (root / "ciss/losses/sharp.py").write_text(f"{head}\n\n{text[at:]}")
+    edit(
+        root,
+        "losses/__init__.py",
+        "relations import sharp_loss, soft",
+        "sharp import sharp_loss\nfrom ciss.losses.relations import soft",
+    )
+    assert "def sharp_loss" in (root / "ciss/losses/sharp.py").read_text()
+    assert changed(root) == set()
+
+
+def test_a_comment_and_a_function_beside_change_nothing(root):
+    edit(root, "training/loop.py", '"""The training loop', '"""A remark. The training loop')
+    with open(root / "ciss/training/loop.py", "a") as file:
+        file.write("\n\n# a comment\ndef helper():\n    return train\n")
+    book = root / "notebooks/3_increment.ipynb"
+    document = json.loads(book.read_text())
+    document["cells"].insert(1, {"cell_type": "markdown", "metadata": {}, "source": "A claim."})
+    document["cells"][3] |= {"execution_count": 99, "outputs": [], "metadata": {"tags": ["hide"]}}
+    book.write_text(json.dumps(document))
+    assert changed(root) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "wanted"),
+    [
+        ("training/log.py", "CHECK_EVERY = 50", "CHECK_EVERY = 51", trainings()),
+        ("methods/mib.py", "10.0", "11.0", trainings("mib")),
+        ("methods/mbs.py", "= 0.7", "= 0.8", trainings("mbs", "gsc_mbs")),
+        ("methods/finetune.py", "cross_entropy(", "max(", trainings("finetune", "joint")),
+        ("methods/gsc.py", "0.3", "0.4", trainings("gsc")),
+        ("methods/__init__.py", '"finetune", "joint"', '"joint", "finetune"', set()),
+        ("training/progress.py", "unit=", "initial=0, unit=", set()),
+        ("data/sets/ade20k.py", "wall, building", "building, wall", set()),
+        ("study/report/markup.py", "image/png", "image/gif", {"report"}),
+        ("inspection/probe.py", "BINS = 10", "BINS = 11", {"probe"}),
+        ("doctor/base.py", "import", "import os\nimport", set()),
+    ],
+)
+def test_an_edit_changes_what_reaches_it(root, name, old, new, wanted):
+    """Of the stages that train, probe and draw the page; the analyses and what looks at data read whole folders."""
+    edit(root, name, old, new)
+    found = changed(root)
+    coarse = {"check", "1_data", "4_forgetting", "5_background", "6_compare", "probe"}
+    assert found - coarse == wanted - coarse
+    assert wanted <= found
+
+
+def test_another_function_of_the_same_name(root):
+    """Exactly the methods that use it."""
+    text = (root / "ciss/losses/pod.py").read_text()
+    (root / "ciss/losses/other.py").write_text(text)
+    rewrite_imports(root, {"from ciss.losses.pod import": "from ciss.losses.other import"})
+    assert changed(root) == set(), "the same function"
+    edit(root, "losses/other.py", "def local_pod", "SCALE = 1\n\n\ndef local_pod")
+    assert changed(root) == set()
+    reaching = {name for name, text in written(root).items() if "\nlocal_pod " in text}
+    edit(root, "losses/other.py", ".mean()", ".mean() * SCALE")
+    assert changed(root) == reaching
+
+
+def test_a_new_method_gets_a_file(root):
+    edit(root, "methods/mib.py", "10.0", "10.0")
+    shutil.copy(root / "ciss/methods/mib.py", root / "ciss/methods/mine.py")
+    edit(root, "methods/mine.py", "class MiB", "class Mine")
+    found = changed(root)
+    assert trainings("mine") <= found
+    assert not found & trainings()
+
+
+def test_a_new_data_set_trains_nothing_again(root):
+    before = {name: store_code.dataset_code(store_code.read(root), name).listing() for name in ("voc", "shapes")}
+    text = (root / "ciss/data/sets/voc.py").read_text()
+    (root / "ciss/data/sets/mine.py").write_text(text.replace("aeroplane", "airship"))
+    found = changed(root)
+    assert "1_data" in found
+    assert not found & {*trainings(), "shapes", "report"}
+    package = store_code.read(root)
+    assert {name: store_code.dataset_code(package, name).listing() for name in before} == before
+    mine = store_code.dataset_code(package, "mine")
+    assert mine.listing() != before["voc"]
+    assert "data.sets.mine.NAMES" in mine.places().values()
+    codes = {name: store_code.training_code(package, ("gsc",), name).digest for name in ("voc", "voc8", "mine", "own")}
+    assert codes["voc"] == codes["voc8"]
+    assert len(set(codes.values())) == 3, "a run depends on its own data set"
+
+
+def test_a_cell_counts_by_its_code(root):
+    book = root / "notebooks/3_increment.ipynb"
+    document = json.loads(book.read_text())
+    code = [cell for cell in document["cells"] if cell["cell_type"] == "code"]
+    for key, value in (("source", "1 + 1"), ("metadata", {"tags": ["parameters"]})):
+        before = code[-1][key]
+        code[-1][key] = value
+        book.write_text(json.dumps(document))
+        assert changed(root) == {f"3_increment/{method}" for method in METHODS}
+        code[-1][key] = before
+    book.write_text(json.dumps(document))
+    assert changed(root) == {f"3_increment/{method}" for method in METHODS}
+
+
+def test_figures_of_a_notebook_train_nothing_again(root):
+    edit(root, "analysis/figures/training.py", "def loss_curve(ax", "def loss_curve(ax=None, *rest")
+    assert changed(root) == set()
 
 
 def test_write_follows_the_tree(root):
-    write(root)
-    package = {"ciss", "ciss/training/loop.py", "ciss/losses", "ciss/losses/sharp.py"}
-    assert written(root) == {*package, "notebooks", "notebooks/2_base.ipynb"}
-    engine, sharp = root / ".source/ciss/training/loop.py", root / ".source/ciss/losses/sharp.py"
-    os.utime(engine, (1, 1))
-    os.link(sharp, root / "cache")  # as DVC's cache may be linked
-    (root / "ciss/training/loop.py").write_text("x = 1  # unchanged\n")
-    (root / "ciss/losses/sharp.py").write_text("y = 2\n")
-    (root / "notebooks/2_base.ipynb").unlink()
+    base, data = root / ".source/2_base/mib", root / ".source/1_data"
+    os.utime(data, (1, 1))
+    os.link(base, root / "cache")  # as DVC's cache may be linked
+    kept = base.read_text()
+    edit(root, "methods/mib.py", "10.0", "11.0")
+    (root / "ciss/methods/plop.py").unlink()
+    rewrite_imports(root, {"ciss.methods.plop": "ciss.methods.mib", "PLOP": "MiB"})
+    (root / "notebooks/2_base.ipynb").rename(root / "notebooks/explore.ipynb")
     store_code.write(root)
-    assert engine.stat().st_mtime == 1
-    assert "value=2" in sharp.read_text()
-    assert "value=1" in (root / "cache").read_text()
-    assert written(root) == package
+    assert data.stat().st_mtime == 1
+    assert (root / "cache").read_text() == kept
+    assert not base.parent.exists() and not (root / ".source/3_increment/plop").exists()
 
 
 def test_a_mistake_is_named_and_nothing_is_written(root):
-    (root / "ciss/training/loop.py").write_text("x = 1\nif x\n")
+    shutil.rmtree(root / ".source")
+    edit(root, "training/log.py", "CHECK_EVERY = 50", "CHECK_EVERY = 50\nif x")
     command = [sys.executable, str(Path(store_code.__file__))]
-    result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1
-    assert f"{root / 'ciss/training/loop.py'}, line 2: " in result.stderr
+    assert "ciss/training/log.py, line " in result.stderr
     assert not (root / ".source").exists()
-    (root / "ciss/training/loop.py").write_text("x = 1\n")
-    (root / "notebooks/2_base.ipynb").write_text(notebook("x = 1", "\nif x"))
+    edit(root, "training/log.py", "\nif x", "")
+    book = root / "notebooks/2_base.ipynb"
+    cell = {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": []}
+    book.write_text(json.dumps({"cells": [{**cell, "source": "x = 1"}, {**cell, "source": ["\n", "if x"]}]}))
     with pytest.raises(ValueError, match=r"2_base\.ipynb, cell 2, line 2: "):
         store_code.write(root)
-    (root / "notebooks/2_base.ipynb").write_text("{}")
+    book.write_text("{}")
     with pytest.raises(ValueError, match=r"2_base\.ipynb"):
         store_code.write(root)
     with pytest.raises(FileNotFoundError, match="root of the project"):
-        store_code.write(root / "ciss")
+        store_code.write(root / "notebooks")
+    (root / "ciss/inspection/probe.py").write_text("")
+    with pytest.raises(ValueError, match=r"there is no ciss\.inspection\.probe\.probe"):
+        store_code.write(root)
 
 
-def test_digest(root):
-    whole = digest(root, ["engine.py", "losses"])
-    assert store_code.digest(root, ["losses/sharp.py", "losses", "engine.py"]) == whole
-    assert store_code.digest(root, ["losses"]) != whole
-    (root / "ciss/training/loop.py").write_text("# comment\nx = 1\n")
-    assert store_code.digest(root, ["engine.py", "losses"]) == whole
-    (root / "ciss/losses/sharp.py").rename(root / "ciss/losses/soft.py")  # the same code by another name
-    assert store_code.digest(root, ["engine.py", "losses"]) != whole
-    (root / "ciss/losses/.ipynb_checkpoints").mkdir()
-    (root / "ciss/losses/.ipynb_checkpoints/soft.py").touch()
-    (root / "ciss/losses/soft.py").write_bytes(b"\xef\xbb\xbfy = 1\r\n")  # as some editors on Windows write
-    (root / "ciss/losses/soft.py").rename(root / "ciss/losses/sharp.py")
-    assert store_code.digest(root, ["losses", "engine.py"]) == whole
-    with pytest.raises(FileNotFoundError, match=r"missing\.py"):
-        store_code.digest(root, ["missing.py"])
+def test_how_a_file_is_saved_does_not_count(root):
+    (root / "ciss/.ipynb_checkpoints").mkdir()
+    (root / "ciss/.ipynb_checkpoints/loop.py").write_text("if")
+    file = root / "ciss/training/log.py"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))  # as some editors on Windows write
+    assert changed(root) == set()
+
+
+def test_it_needs_no_torch():
+    code = (
+        "import sys; from ciss.store import code; code.stages(code.Path()); print({'torch', 'numpy'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

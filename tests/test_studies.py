@@ -212,12 +212,17 @@ mib & $\mathbf{0.2}$ \\
 """
 
 
+FORGETTING, BACKGROUND = (f"benchmarks/two/{name}/{name}.png" for name in ("forgetting", "background"))
+COST = "compare/cost.png"
+
+
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
     """A project as a sound study leaves it: two methods on two classes, with a hold-out; a row an end in each table."""
     project = tmp_path_factory.mktemp("sound") / "project"
     reports, ends = project / "reports", {"two-s0-finetune": "finetune", "two-s0-mib": "mib"}
-    (reports / "two").mkdir(parents=True)
+    for folder in ("two", "compare", "benchmarks/two/forgetting", "benchmarks/two/background"):
+        (reports / folder).mkdir(parents=True)
     tiny = {"dataset": "two", "protocol": "1-1", "setting": "overlapped", "model": {"decoder": "deeplabv3"}}
     chain = {f"two-s0-{method}-1": {"after": "two-s0", "method": method} for method in ends.values()}
     document = {
@@ -236,21 +241,21 @@ def sound(tmp_path_factory) -> Path:
     }  # fmt: skip
     (project / "data" / "index" / "two").mkdir(parents=True)
     (project / "data" / "index" / "two" / "index.json").write_text(json.dumps(index))
-    for section, folder in (("columns", reports), ("benchmark", reports / "two")):
+    for section, folder in (("columns", reports / "compare"), ("benchmark", reports / "benchmarks/two")):
         for file, names in check.columns(section).items():
             rows = [
                 {name: {"end": end, "method": method, "benchmark": "two", **VALUES}.get(name, 0.5) for name in names}
                 for end, method in ends.items()
             ]
             pd.DataFrame(rows, columns=names).to_csv(folder / file, index=False)
-    for file in ("two/forgetting.png", "two/background.png", "cost.png"):
+    for file in (FORGETTING, BACKGROUND, COST):
         (reports / file).write_bytes(GOOD)
     cell = {"cell_type": "code", "source": "1", "outputs": [{"output_type": "stream", "name": "stdout", "text": "ok"}]}
     for name in ("two/4_forgetting", "two/5_background", "6_compare"):
         (reports / f"{name}.ipynb").write_text(json.dumps({"cells": [cell]}))
     text = f'<a href="#two">two</a><h2 id="two">two</h2>{embedded(GOOD)}<td>finetune</td><td>mib</td>'
     (reports / "report.html").write_text(text)
-    (reports / "tables.tex").write_text(TEX)
+    (reports / "compare" / "tables.tex").write_text(TEX)
     (reports / "metrics.json").write_text(json.dumps({"methods": {name: {} for name in ends.values()}}))
     return project
 
@@ -266,16 +271,20 @@ def test_a_sound_study_passes(sample):
 
 
 def edit(file: str, change: Callable[[str], str]) -> Callable[[Path], None]:
+    """Changes the text of the file of this name, in whichever folder of `reports/` it lies."""
+
     def apply(project: Path) -> None:
-        path = project / "reports" / file
+        (path,) = (project / "reports").rglob(file)
         path.write_text(change(path.read_text()))
 
     return apply
 
 
 def table(file: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
+    """Changes the table in the file of this name, in whichever folder of `reports/` it lies."""
+
     def apply(project: Path) -> None:
-        path = project / "reports" / file
+        (path,) = (project / "reports").rglob(file)
         change(pd.read_csv(path)).to_csv(path, index=False)
 
     return apply
@@ -286,13 +295,13 @@ def output(**values) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(("spoil", "words"), [
-    (lambda p: (p / "reports" / "two" / "forgetting.png").write_bytes(BLANK), r"two/forgetting\.png: is blank"),
-    (lambda p: (p / "reports" / "cost.png").write_bytes(GREY), r"cost\.png: shows axes and no data"),
-    (lambda p: (p / "reports" / "cost.png").write_bytes(SENTENCE), r"cost\.png: shows a sentence although"),
-    (lambda p: (p / "reports" / "cost.png").write_bytes(GOOD[:60]), r"cost\.png: cannot be decoded"),
+    (lambda p: (p / "reports" / FORGETTING).write_bytes(BLANK), r"two/forgetting/forgetting\.png: is blank"),
+    (lambda p: (p / "reports" / COST).write_bytes(GREY), r"cost\.png: shows axes and no data"),
+    (lambda p: (p / "reports" / COST).write_bytes(SENTENCE), r"cost\.png: shows a sentence although"),
+    (lambda p: (p / "reports" / COST).write_bytes(GOOD[:60]), r"cost\.png: cannot be decoded"),
     (lambda p: (p / "reports" / "report.html").unlink(), r"report\.html: missing"),
-    (lambda p: (p / "reports" / "runs.csv").unlink(), r"runs\.csv: missing"),
-    (lambda p: (p / "reports" / "runs.csv").write_text("\n"), r"runs\.csv: has no columns"),
+    (lambda p: (p / "reports" / "compare/runs.csv").unlink(), r"runs\.csv: missing"),
+    (lambda p: (p / "reports" / "compare/runs.csv").write_text("\n"), r"runs\.csv: has no columns"),
     (table("runs.csv", lambda t: t[:1]), r"runs\.csv: no row for the ends \['two-s0-mib'\]"),
     (table("methods.csv", lambda t: t[:1]), r"methods\.csv: no row for the methods \['mib'\]"),
     (table("cost.csv", lambda t: t.replace("mib", "lwf")), r"cost\.csv: rows of methods that were not planned"),
@@ -301,14 +310,14 @@ def output(**values) -> Callable[[Path], None]:
     (table("runs.csv", lambda t: t.assign(old=np.nan, undefined="")), r"scores of .* are NaN, and the column"),
     (table("runs.csv", lambda t: t.assign(all=[0.5, np.nan])), r"runs\.csv: all is empty in 1 rows .* end two-s0-mib"),
     (table("cost.csv", lambda t: t.assign(base_seconds=np.inf)), r"cost\.csv: base_seconds is empty in 2 rows"),
-    (table("two/pace.csv", lambda t: t.assign(iou=np.nan)), r"two/pace\.csv: iou is empty in 2 rows"),
-    (table("two/pace.csv", lambda t: t[:0]), r"two/pace\.csv: no rows$"),
-    (table("two/background.csv", lambda t: t[:1]), r"two/background\.csv: no row for \['two-s0-mib'\]"),
-    (table("two/gradients.csv", lambda t: t.assign(value=np.nan)), r"gradients\.csv: no gradient of two-s0-finetune"),
-    (table("two/label_rules.csv", lambda t: t.drop(columns="rule")), r"label_rules\.csv: has the columns"),
-    (table("two/label_rules.csv", lambda t: t.assign(step=2)), r"label_rules\.csv: no row for the steps \[1\]"),
-    (table("two/calibration.csv", lambda t: t.assign(pixels=0, new=np.nan)), r"calibration\.csv: has NaN, and"),
-    (table("two/background_errors.csv", lambda t: t.assign(share=np.nan)), r"a share of two-s0-mib, step 1 is NaN"),
+    (table("pace.csv", lambda t: t.assign(iou=np.nan)), r"two/pace\.csv: iou is empty in 2 rows"),
+    (table("pace.csv", lambda t: t[:0]), r"two/pace\.csv: no rows$"),
+    (table("background.csv", lambda t: t[:1]), r"two/background\.csv: no row for \['two-s0-mib'\]"),
+    (table("gradients.csv", lambda t: t.assign(value=np.nan)), r"gradients\.csv: no gradient of two-s0-finetune"),
+    (table("label_rules.csv", lambda t: t.drop(columns="rule")), r"label_rules\.csv: has the columns"),
+    (table("label_rules.csv", lambda t: t.assign(step=2)), r"label_rules\.csv: no row for the steps \[1\]"),
+    (table("calibration.csv", lambda t: t.assign(pixels=0, new=np.nan)), r"calibration\.csv: has NaN, and"),
+    (table("background_errors.csv", lambda t: t.assign(share=np.nan)), r"a share of two-s0-mib, step 1 is NaN"),
     (edit("report.html", lambda text: text.replace('id="two"', "")), r"report\.html: the link #two leads nowhere"),
     (edit("report.html", lambda text: text + '<img src="x.png">'), r"the link x\.png leads out of the page"),
     (edit("report.html", lambda text: text + "<h3 id='two'>"), r"the anchor #two stands twice"),
@@ -343,13 +352,15 @@ def test_an_empty_table_needs_a_reason_and_a_sentence(sample):
     index = sample / "data" / "index" / "two" / "index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "holdout": []}))
     for name in ("pace", "pace_factors", "pace_correlations"):
-        table(f"two/{name}.csv", lambda t: t[:0])(sample)
+        table(f"benchmarks/two/forgetting/{name}.csv", lambda t: t[:0])(sample)
     silent = check.failures(sample, 0, "")
     assert len(silent) == 3 and all("no rows (no hold-out set), and the notebook does not say why" in f for f in silent)
-    (sample / "reports" / "two" / "forgetting.md").write_text("No hold-out set: the pace is not measured.\n")
-    (sample / "reports" / "two" / "pace.png").write_bytes(SENTENCE)
+    (sample / "reports" / "benchmarks/two/forgetting/forgetting.md").write_text(
+        "No hold-out set: the pace is not measured.\n"
+    )
+    (sample / "reports" / "benchmarks/two/forgetting/pace.png").write_bytes(SENTENCE)
     assert check.failures(sample, 0, "") == []
-    table("two/gradients.csv", lambda t: t[:0])(sample)
+    table("benchmarks/two/forgetting/gradients.csv", lambda t: t[:0])(sample)
     assert check.failures(sample, 0, "") == ["two/gradients.csv: no rows"]
 
 

@@ -163,7 +163,7 @@ def test_the_notebook_refuses_to_average(project):
             assert line.startswith("error: tiny: tune-1, base and tune-1-1, tune-1-1 cannot share a table: torch ")
             assert f"{right['versions']['torch']!r}, now '1.0.0'" in line and "Traceback" not in error
     assert codes == [1, 0], out + error
-    rows = (project.folder / "reports" / "runs.csv").read_text().splitlines()
+    rows = (project.folder / "reports" / "compare" / "runs.csv").read_text().splitlines()
     for column in ("benchmark", "seed", "order", "configuration", "code", "data", "versions", "device"):
         assert column in rows[0].split(",")
     assert len(rows) == 3

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ciss import paths
 from ciss.config import Benchmark
 from ciss.data.pictures import DataError, Pair
 from ciss.data.scan import scan
 from ciss.data.sets import DataSet, data_set
 from ciss.data.steps import choose_images, class_groups, every_pair
+from ciss.store import code as store_code
 from ciss.store.files import write_text
 
 # keys of a benchmark that decide on images
@@ -125,6 +127,9 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
         description=dataset.description,
     )
     index.save(folder)
+    # Of the data set alone: what depends on this folder depends on it, and on no other data set's code.
+    code = store_code.dataset_code(store_code.read(paths.project()), benchmark.dataset)
+    write_text(folder / "code.txt", code.listing())
     return index
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.io import loadmat
 from tqdm import tqdm
 
-from ciss.data.fetch import FetchError, Source, beside, unpack
+from ciss.data.archive import FetchError, Source, beside, unpack
 from ciss.data.sets.voc import CLASSES, palette, read_list
 from ciss.store import files
 

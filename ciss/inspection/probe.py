@@ -29,7 +29,7 @@ from ciss.protocol import VOID
 from ciss.runs import results as runs_results
 from ciss.runs import run as runs_run
 from ciss.runs.results import file_hash, save_arrays
-from ciss.runs.run import INCREMENT_CODE, TRAINING_CODE, Run, digest, load_network, resolve
+from ciss.runs.run import Run, digest, load_network, resolve
 from ciss.store import code as store_code
 from ciss.store.files import CheckpointError
 from ciss.training.batches import BatchMaker, prepare_method
@@ -39,7 +39,6 @@ from ciss.training.loop import USER_ERRORS, predecessor
 BINS = 10  # of the background's probability, equally wide from 0 to 1
 IMAGES = 200  # validation images looked at where there is no hold-out
 RULES = ("plop", "gsc", "mbs")  # whose labels for the background are judged, beside the teacher's plain argmax
-CODE = ("probe.py", *TRAINING_CODE, *INCREMENT_CODE, "methods")
 
 Probe = dict[str, np.ndarray]
 
@@ -194,7 +193,7 @@ def _key(settings: Config, run: Run) -> str:
             f"{missing[0]}: this run has no weights yet. Train it: python -m ciss.engine {missing[0].parent.name}"
         )
     rules = {rule: settings.methods.get(rule, {}) for rule in RULES}
-    code = store_code.digest(paths.project(), CODE)
+    code = store_code.probe_code(store_code.read(paths.project()), RULES, run.settings.dataset).digest
     weights = [file_hash(file) for file in files]
     return digest([weights, run.description(), rules, code, run.index().fingerprint])
 

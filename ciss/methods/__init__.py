@@ -8,6 +8,8 @@ from pathlib import Path
 from ciss.documents import ConfigError, choose
 from ciss.methods.base import Batch, Method
 
+AFFECTS_RESULTS = False  # a change here trains nothing again, see store/code
+
 FIRST = ("finetune", "joint", "frozen", "mib", "plop", "gsc", "mbs", "gsc_mbs")  # in tables; then the others by name
 
 METHODS: dict[str, type[Method]] = {}  # by the name of the file

@@ -32,6 +32,8 @@ except ImportError:  # Windows
     resource = None
 
 ARRAYS = ("confusion.npz", "curves.npz", "samples.npz", "trace.npz", "labels.npz", "tokens.npz")  # beside result.json
+CODE = "code.txt"  # which code a training depends on, a line for each definition
+SHOWN = 5  # definitions in a message
 VERSIONS = ("torch", "torchvision", "timm", "numpy")
 
 
@@ -96,12 +98,25 @@ def _complete(trained: Path, scored: Path, identity: dict) -> bool:
 
 
 def outdated(run: Run, identity: dict) -> list[str]:
-    """How the training that left a result differs from this one; empty without a result."""
+    """How the training that left a result differs from this one, of code by name; empty without a result."""
     try:
         found = json.loads((run.results / "result.json").read_text(encoding="utf-8"))["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return documents.differences(found, identity)
+    different = documents.differences(found, identity)
+    others = [line for line in different if not line.startswith("code")]
+    return others if others == different else [_changed_code(run), *others]
+
+
+def _changed_code(run: Run) -> str:
+    """Which functions, classes and constants are not those that left a result."""
+    try:
+        listing = (run.results / CODE).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return "code"
+    changed = run.training_code().differences(listing)
+    more = [f"and {len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
+    return f"code: {', '.join([*changed[:SHOWN], *more])}"
 
 
 def weights_of(run: Run) -> str | None:
@@ -133,10 +148,10 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, record: Re
     """Puts both folders in place, each whole, where older ones stay until then.
 
     `runs/`: weights.safetensors and log.json, free of times, so that the same training leaves the same bytes and
-    later steps need not run again. `results/`: result.json (scores, provenance, times), confusion.npz (T,T), curves.npz
-    (epochs (P,), confusions (P,T,T) on the hold-out), samples.npz (predictions by image id), trace.npz (columns,
-    values (N,columns), a row a batch), labels.npz (pseudo labels against the truth), tokens.npz (epochs (Q,), cosines
-    (Q,N,C) of the N new class tokens to all).
+    later steps need not run again. `results/`: result.json (scores, provenance, times), code.txt (the definitions that
+    the training depends on), confusion.npz (T,T), curves.npz (epochs (P,), confusions (P,T,T) on the hold-out),
+    samples.npz (predictions by image id), trace.npz (columns, values (N,columns), a row a batch), labels.npz (pseudo
+    labels against the truth), tokens.npz (epochs (Q,), cosines (Q,N,C) of the N new class tokens to all).
     """
     log, confusion = record.log, record.confusion
     sizes, dataset = [len(group) for group in run.groups], data_set(index.dataset)
@@ -176,6 +191,7 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, record: Re
         files.write_text(trained / "log.json", json.dumps(log, indent=1))
         result["weights"] = file_hash(trained / "weights.safetensors")
         files.write_text(scored / "result.json", json.dumps(result, indent=1))
+        files.write_text(scored / CODE, run.training_code().listing())
         save_arrays(scored / "confusion.npz", confusion=confusion.numpy())
         save_arrays(scored / "curves.npz", epochs=epochs, confusions=matrices)
         save_arrays(

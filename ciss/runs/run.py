@@ -15,30 +15,11 @@ from ciss.data import Index
 from ciss.methods import Method, code_of, method_class
 from ciss.models import Network, WeightsError, create_network, needs_two_images
 from ciss.store import code as store_code
+from ciss.store.code import Closure
 from ciss.store.files import CheckpointError
 from ciss.store.weights import restore
 
-TRAINING_CODE = (  # with the method's own file the same as the stages' dependencies in dvc.yaml
-    "engine.py",
-    "batches.py",
-    "evaluation.py",
-    "inference.py",
-    "watch.py",
-    "runs.py",
-    "config.py",
-    "documents.py",
-    "results.py",
-    "checkpoint.py",
-    "distributed.py",
-    "metrics.py",
-    "precision.py",
-    "protocol.py",
-    "losses",
-    "models",
-    "data",
-)
 PACE = ("workers", "cache")  # of `train`: they change no result
-INCREMENT_CODE = ("prototypes.py", "pseudo_labels.py")  # what a method may use once there is a teacher
 
 
 @dataclass(frozen=True)
@@ -177,19 +158,20 @@ class Run:
         Every parameter of the benchmark counts, `evaluation` too: results are part of a run. `fingerprint`: of the
         data; `teacher`: sha256 of the predecessor's checkpoint.
         """
-        classes = [kind.__module__.split(".") for kind in method_class(self.code).__mro__]
-        methods = [f"methods/{name[2]}.py" for name in classes if name[:2] == ["ciss", "methods"]]
-        code = {"training": TRAINING_CODE, "method": methods}
-        if self.after:
-            code["increment"] = INCREMENT_CODE
+        package = store_code.read(paths.project())
+        shared = store_code.training_code(package, dataset=self.settings.dataset)
         return {
             "parameters": self.description(),
-            "code": {part: store_code.digest(paths.project(), files) for part, files in code.items()},
+            "code": {"training": shared.digest, "method": self.training_code().digest},
             "data": fingerprint,
             "teacher": teacher,
             "torch": torch.__version__,
             "device": distributed.device().type,
         }
+
+    def training_code(self) -> Closure:
+        """The code that its results depend on, its method's included."""
+        return store_code.training_code(store_code.read(paths.project()), (self.code,), self.settings.dataset)
 
 
 def load_network(run: Run, device: torch.device) -> Network:
@@ -219,9 +201,9 @@ def index_folder(root: Path, benchmark: str) -> Path:
     return root / "data" / "index" / benchmark
 
 
-def report_folder(config: Config, benchmark: str) -> Path:
-    """Where a benchmark's figures and tables go; made if missing."""
-    folder = (paths.project() / config.output).resolve() / "reports" / benchmark
+def report_folder(config: Config, *parts: str) -> Path:
+    """A folder in `reports/`; made if missing. An analysis has `benchmarks/<benchmark>/<analysis>` for itself."""
+    folder = (paths.project() / config.output).resolve().joinpath("reports", *parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

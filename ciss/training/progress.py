@@ -5,6 +5,8 @@ import time
 
 from tqdm import tqdm
 
+AFFECTS_RESULTS = False  # a change here trains nothing again, see store/code
+
 
 class Progress:
     """Counts updates; `enabled` in one process only."""

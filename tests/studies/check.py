@@ -339,13 +339,13 @@ def may_be_empty(name: str, facts: Facts) -> str:
 
 
 def tables(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
-    """Violations of columns, rows and NaN, in `reports/` and in the folder of each benchmark."""
+    """Violations of columns, rows and NaN, in `reports/compare` and in the folders of each benchmark."""
     reports = project / "reports"
     ends = {end: method for each in facts.values() for end, method in each.ends.items()}
     methods = set(ends.values())
     page = text_of(reports / "report.html")
     for file, names in columns("columns").items():
-        table, problems = open_table(reports / file, names)
+        table, problems = open_table(reports / "compare" / file, names)
         yield from problems
         if table is None:
             continue
@@ -371,19 +371,20 @@ def tables(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
         ):
             yield f"{file}: scores of {list(silent['end'])} are NaN, and the column undefined does not say why"
     for each in facts.values():
-        yield from benchmark_tables(reports / each.name, each)
+        yield from benchmark_tables(reports, each)
 
 
-def benchmark_tables(folder: Path, facts: Facts) -> Iterator[str]:
+def benchmark_tables(reports: Path, facts: Facts) -> Iterator[str]:
     """The same for the tables that 4_forgetting and 5_background leave."""
-    texts = {
-        notebook: text_of(folder / f"{notebook}.ipynb") + text_of(folder / f"{notebook[2:]}.md")
-        for notebook in ("4_forgetting", "5_background")
-    }
-    first = ("forgetting", "forgetting_methods", "pace", "pace_factors", "pace_correlations", "gradients")
-    for file, names in columns("benchmark").items():
+    folder, texts = reports / "benchmarks" / facts.name, {}
+    for notebook in ("4_forgetting", "5_background"):
+        analysis = notebook[2:]
+        executed = text_of(reports / facts.name / f"{notebook}.ipynb")
+        texts[analysis] = executed + text_of(folder / analysis / f"{analysis}.md")
+    for path, names in columns("benchmark").items():
+        analysis, file = path.split("/")
         stem, place = file.removesuffix(".csv"), f"{facts.name}/{file}"
-        table, problems = open_table(folder / file, names)
+        table, problems = open_table(folder / path, names)
         yield from (f"{facts.name}/{problem}" for problem in problems)
         if table is None:
             continue
@@ -391,7 +392,7 @@ def benchmark_tables(folder: Path, facts: Facts) -> Iterator[str]:
             why = may_be_empty(stem, facts)
             if not why:
                 yield f"{place}: no rows"
-            elif not REASON.search(texts["4_forgetting" if stem in first else "5_background"]):
+            elif not REASON.search(texts[analysis]):
                 yield f"{place}: no rows ({why}), and the notebook does not say why"
             continue
         if stem in PER_END:
@@ -402,8 +403,7 @@ def benchmark_tables(folder: Path, facts: Facts) -> Iterator[str]:
             yield f"{place}: no row for the steps {sorted(rest)}"
         yield from unexplained(place, table, lambda row: facts)
         yield from whole_steps(place, table)
-        text = texts["4_forgetting" if stem in first else "5_background"]
-        if table.drop(columns="method").isna().any(axis=None) and not REASON.search(text):
+        if table.drop(columns="method").isna().any(axis=None) and not REASON.search(texts[analysis]):
             yield f"{place}: has NaN, and the notebook does not say why"
 
 
@@ -483,12 +483,14 @@ def figures(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
     methods = {method for each in facts.values() for method in each.ends.values()}
     grey = {"cost.png", "curves.png", "stability.png"} if methods == {"joint"} else set()  # joint training is grey
     grey |= set() if methods & set(REFERENCES) and len(methods) > 1 else {"paired.png"}
-    grey |= {"stability.png"} if has_nothing(reports / "methods.csv", ["old", "new"]) else set()
+    grey |= {"stability.png"} if has_nothing(reports / "compare" / "methods.csv", ["old", "new"]) else set()
     empty = set()
     for each in facts.values():
         for figure, (table, drawn) in DRAWN.items():
-            if has_nothing(reports / each.name / f"{table}.csv", drawn):
-                empty.add(f"{each.name}/{figure}.png")
+            (file,) = (path for path in columns("benchmark") if path.endswith(f"/{table}.csv"))
+            folder = reports / "benchmarks" / each.name
+            if has_nothing(folder / file, drawn):
+                empty.add(str((folder / file).with_name(f"{figure}.png").relative_to(reports)))
     for file in sorted(reports.rglob("*.png")):
         name = str(file.relative_to(reports))
         try:
@@ -498,7 +500,7 @@ def figures(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
             continue
         if not varied(pixels):
             yield f"{name}: is blank, of one colour"
-        elif coloured(pixels) or name in grey:
+        elif coloured(pixels) or file.name in grey:
             continue
         elif has_axes(pixels):
             yield f"{name}: shows axes and no data"
@@ -683,7 +685,7 @@ def failures(project: Path, status: int, log: str) -> list[str]:
     methods = {method for each in facts.values() for method in each.ends.values()}
     found += tables(project, facts)
     found += figures(project, facts)
-    found += latex((reports / "tables.tex").read_text(encoding="utf-8"), methods)
+    found += latex((reports / "compare" / "tables.tex").read_text(encoding="utf-8"), methods)
     found += page(reports / "report.html", methods)
     document = json.loads((reports / "metrics.json").read_text())
     scores = {name for each in document.get("benchmarks", {"": document["methods"]}).values() for name in each}

@@ -30,6 +30,8 @@ FONTS = (  # after the default one, where they are installed: for class names in
 )  # fmt: skip
 
 _NOTE_KEY = "Note"  # in a PNG file's metadata
+_CAPTION_KEY = "Description"
+_ORDER_KEY = "Order"
 _NUMBERED_KEY = "Numbered classes"
 _NUMBERED: WeakKeyDictionary[Figure, dict[str, str]] = WeakKeyDictionary()
 _NOTES: WeakKeyDictionary[Axes, str] = WeakKeyDictionary()
@@ -210,6 +212,19 @@ def _describe_file(figure: Figure) -> None:
         save(target, **options)
 
     figure.savefig = savefig
+
+
+def save(folder: Path, figures: dict[str, tuple[Figure, str]]) -> None:
+    """Writes PNG files. `figures`: by the files' names, in the order of the page, each with its caption."""
+    for number, (name, (figure, caption)) in enumerate(figures.items()):
+        figure.savefig(folder / f"{name}.png", metadata={_CAPTION_KEY: caption, _ORDER_KEY: f"{number:03}"})
+
+
+def saved(folder: Path) -> dict[Path, str]:
+    """The PNG files of a folder with their captions, in the order in which `save` was given them."""
+    texts = {file: _metadata(file) for file in folder.glob("*.png")}
+    files = sorted(texts, key=lambda file: (texts[file].get(_ORDER_KEY, "last"), file.stem))
+    return {file: texts[file].get(_CAPTION_KEY) or f"{file.stem.replace('_', ' ')}." for file in files}
 
 
 def short(name: str, most: int = 28) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ciss.data.pictures import DataError, Pair
+from ciss.data.sets.base import DataSet
 
 NAMES = """
     wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
@@ -71,3 +72,6 @@ def _files(folder: Path, ending: str) -> dict[str, Path]:
     if not found:
         raise FileNotFoundError(f"{folder}: no {ending} file in it. Fetch the data set again: {LAYOUT}.")
     return found
+
+
+DATASET = DataSet(("ADEChallengeData2016",), CLASSES, pairs, palette(), background=False)

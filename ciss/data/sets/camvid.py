@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ciss.data.pictures import FOREIGN, DataError, Pair
+from ciss.data.sets.base import DataSet
 from ciss.data.sets.voc import read_lines, shown
 
 LABELS = {
@@ -67,3 +68,6 @@ def _place(path: str) -> str | None:
         return None
     parts = [part for part in parts if part not in ("", ".")]
     return "/".join(parts[-2:]) if len(parts) > 1 else None
+
+
+DATASET = DataSet(("CamVid",), CLASSES, pairs, palette(), background=False)

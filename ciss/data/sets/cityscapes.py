@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ciss.data.pictures import FOREIGN, DataError, Pair
+from ciss.data.sets.base import DataSet
 
 # label id in the masks: name, colour; in the order of their train ids
 LABELS = {
@@ -97,3 +98,6 @@ def _files(folder: Path, *endings: str) -> dict[tuple[str, str], tuple[str, Path
     if not found:
         raise FileNotFoundError(f"{folder}: no file CITY/*{endings[-1]} in it. Fetch the data set again: {LAYOUT}.")
     return found
+
+
+DATASET = DataSet(("cityscapes",), CLASSES, pairs, palette(), background=False, domains=CITIES)

@@ -22,10 +22,10 @@ from pydantic import Field
 
 from ciss import config, paths
 from ciss.data.pictures import FOREIGN, DataError, Pair
+from ciss.data.sets.base import FILE
 from ciss.data.sets.voc import palette
 from ciss.documents import ConfigError, plain, read_yaml, short
 
-FILE = "dataset.yaml"
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 Byte = Annotated[int, Field(ge=0, le=255)]
 

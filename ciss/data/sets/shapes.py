@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ciss.data.sets.voc import palette
+from ciss.data.sets.base import DataSet
+from ciss.data.sets.voc import pairs, palette
 
 SIZE = 64  # pixels, both sides
 TRAIN, VAL = 1200, 240  # images
@@ -188,6 +189,9 @@ def write(folder: Path, train: int = TRAIN, val: int = VAL, seed: int = 0) -> No
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+DATASET = DataSet(("shapes",), {0: "background", **CLASSES}, pairs, palette(), draw=write)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ciss.data.pictures import DataError, Pair
+from ciss.data.sets.base import DataSet
 
 NAMES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
@@ -73,3 +74,6 @@ def pairs(folder: Path, split: str) -> list[Pair]:
         raise FileNotFoundError(f"{folder}: no folder {' or '.join(MASKS)}. Put the masks there.")
     ids = read_list(found[0])
     return [Pair(i, folder / "JPEGImages" / f"{i}.jpg", masks / f"{i}.png") for i in ids]
+
+
+DATASET = DataSet(("VOCdevkit", "VOC2012"), CLASSES, pairs, palette())

@@ -31,7 +31,8 @@ def numbered(folder: Path, benchmarks: list[str]) -> str:
     """Which classes the figures name by number, and why; nothing where there is none."""
     names: dict[str, None] = {}
     for benchmark in benchmarks:
-        files = [*sorted((folder / benchmark).glob("*.png")), folder / "predictions" / f"{benchmark}.png"]
+        files = [*sorted((folder / "benchmarks" / benchmark).glob("*/*.png"))]
+        files.append(folder / "compare" / "predictions" / f"{benchmark}.png")
         for file in filter(Path.is_file, files):
             for label, name in numbered_classes(file).items():
                 names[f"{name} ({f'{benchmark}, ' if len(benchmarks) > 1 else ''}{label})"] = None

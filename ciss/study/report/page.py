@@ -1,6 +1,5 @@
 """`reports/report.html`: everything that the analyses found, in one file without a link to anywhere."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from ciss.analysis.compare.cells import (
 )
 from ciss.analysis.compare.figures import REFERENCES, cost_bars, paired_points, score_curves, stability_scatter
 from ciss.analysis.figures import style as figures_style
-from ciss.analysis.figures.style import is_joint, only_note
+from ciss.analysis.figures.style import is_joint, only_note, saved
 from ciss.config import Benchmark
 from ciss.documents import ConfigError
 from ciss.study.report import markup as report_markup
@@ -36,40 +35,19 @@ SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "m
 TABLES = ("runs", "curves", "methods", "paired", "convention_means", "beside_published", "cost")
 # also one named 007 or NA
 WORDS = ("benchmark", "benchmarks", "end", "method", "against", "convention", "order", "arithmetic", "undefined")
-FIGURES = {  # of each notebook's folder, in their order
-    "forgetting": {
-        "forgetting": "IoU of every class after every step: what fades.",
-        "forgetting_groups": "Mean IoU of the classes that each step brought, after every step.",
-        "forgetting_classes": "Forgetting of each old class: best earlier IoU minus the last.",
-        "pace": "How fast classes fall within the first incremental step, on the hold-out.",
-        "pace_factors": "What each old class lost an epoch against what might explain it, with rank correlations.",
-        "gradients": "Mean gradient magnitude of pixels by the step that brought their label, over the last step.",
-    },
-    "background": {
-        "background": "Where the pixels of background, old, new and future classes go.",
-        "background_rates": "The rates of background shift after every step.",
-        "background_classes": "The same by class, after the last step.",
-        "background_errors": "What the background's errors consist of, after the last step.",
-        "calibration": "Whether the background's probability can be believed, and what it gives each kind of pixel.",
-        "label_rules": "Labels for the background by four rules from the same teachers: precision and recall.",
-        "token_angles": "Angles of new class tokens, or classifier rows, over each step.",
-    },
-    "data": {"data": "What each step is told, beside the truth."},
-}
 TITLES = {"forgetting": "Forgetting", "background": "Background shift", "data": "Data"}
 
 
-def pictures(folder: Path, benchmark: str) -> str:
-    """Names and hashes of what the page takes from `<folder>/<benchmark>/`: a file with this text changes when one of
-    them does."""
-    found = sorted([*(folder / benchmark).glob("*.png"), *(folder / benchmark).glob("*.md")])
-    return "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in found)
-
-
 def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
-    """The page, from the tables and figures in `folder`; `benchmarks`: those that the plan compares. Raises
-    FileNotFoundError naming a table that is missing, ConfigError for tables of other benchmarks."""
-    tables = {name: _read(folder / f"{name}.csv") for name in TABLES}
+    """The page, from the tables and figures of the analyses.
+
+    Args:
+        folder: the project's `reports/`.
+        benchmarks: those that the plan compares.
+
+    Raises FileNotFoundError naming a table that is missing, ConfigError for tables of other benchmarks.
+    """
+    tables = {name: _read(folder / "compare" / f"{name}.csv") for name in TABLES}
     families = dict(tables["methods"].groupby("benchmark", sort=False)["benchmarks"].first())
     _check_plan([name for members in families.values() for name in members.split()], benchmarks)
     links = "".join(_links(name) for name in families)
@@ -94,7 +72,8 @@ def _check_plan(tabled: list[str], planned: Iterable[str]) -> None:
     """Raises ConfigError for tables of other benchmarks than the plan's."""
     if set(tabled) != set(planned):
         tables, plan = (", ".join(map(repr, names)) or "no benchmark" for names in (tabled, planned))
-        raise ConfigError(f"reports/*.csv are of {tables}, params.yaml plans {plan}. Run `dvc repro compare` first.")
+        problem = f"reports/compare/*.csv are of {tables}, params.yaml plans {plan}"
+        raise ConfigError(f"{problem}. Run `dvc repro compare` first.")
 
 
 def _read(file: Path) -> pd.DataFrame:
@@ -203,7 +182,7 @@ def _what_was_run(
 
 def _data_notes(folder: Path, benchmark: str, named: bool) -> str:
     """What notebook 1 noted on the data: counts that are not the preset's, classes that a list lacks."""
-    file = folder / benchmark / "data.md"
+    file = folder / "benchmarks" / benchmark / "data" / "data.md"
     text = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
     head = f"**Notes on the data{f' of {benchmark}' if named else ''}.**"
     return prose(f"{head}\n\n{text}") if text else ""
@@ -315,10 +294,11 @@ def _curves(name: str, curves: pd.DataFrame) -> str:
 
 
 def _predictions(folder: Path, benchmark: str) -> str:
+    place = folder / "compare" / "predictions"
     places = {
-        folder / "predictions" / f"{benchmark}.png": "what each method says of the same images after the last step",
-        folder / "predictions" / f"{benchmark}.steps.png": "the same images after every step; classes that come later, "
-        "which are not scored yet, are void in the row of the truth",
+        place / f"{benchmark}.png": "what each method says of the same images after the last step",
+        place / f"{benchmark}.steps.png": "the same images after every step; classes that come later, which are not "
+        "scored yet, are void in the row of the truth",
     }
     return "\n".join(
         report_markup.picture(file, f"{benchmark}: {words}", f"{benchmark}: {words}. One seed.")
@@ -359,27 +339,20 @@ def _cost(table: pd.DataFrame, order: list[str]) -> str:
 
 
 def _analysis(folder: Path, benchmark: str, part: str, named: bool) -> str:
-    """Findings and figures of one notebook; other figures come last, where the beginning of their names says."""
+    """Findings and figures of one notebook."""
+    place = folder / "benchmarks" / benchmark / part
     parts = [f"<h4>{escape(benchmark)}</h4>"] if named else []
-    if part != "data" and (text := folder / benchmark / f"{part}.md").is_file():  # notes on data stand at the top
+    if part != "data" and (text := place / f"{part}.md").is_file():  # notes on data stand at the top
         parts.append(report_markup.prose(text.read_text(encoding="utf-8")))
-    order = list(FIGURES[part])
-    files = [file for file in (folder / benchmark).glob("*.png") if _part(file.stem) == part]
     left_out: dict[str, list[str]] = {}
-    for file in sorted(files, key=lambda f: (order.index(f.stem) if f.stem in order else len(order), f.stem)):
+    for file, caption in saved(place).items():
         if sentences := only_note(file):
             left_out.setdefault(sentences, []).append(file.stem.replace("_", " "))
             continue
-        caption = FIGURES[part].get(file.stem, f"{file.stem.replace('_', ' ')}.")
         parts.append(report_markup.picture(file, f"{benchmark}: {caption}", caption))
     for sentences, figures in left_out.items():
         parts.append(report_markup.paragraph(f"{sentences} Left out: {report_notes.figures(figures)}.", "note"))
     return "\n".join(parts) or report_markup.paragraph("Not here: its stage has not run.", "note")
-
-
-def _part(stem: str) -> str:
-    known = (part for part, figures in FIGURES.items() if stem in figures)
-    return next(known, next((part for part in FIGURES if stem.startswith(part)), "forgetting"))
 
 
 def _flat(settings: dict, place: str = "") -> dict[str, object]:

@@ -1,0 +1,5 @@
+"""Pascal VOC 2012 with eight of its classes; the others are background."""
+
+from ciss.data.sets.voc import DATASET
+
+__all__ = ["DATASET"]
