@@ -1,4 +1,4 @@
-"""What the code means, without how it is written: `python -m ciss.source` in the root of the project.
+"""What the code means, without how it is written: `ciss source` in the root of the project.
 
 Writes `.source/`, a copy of every `ciss/**/*.py` and `notebooks/*.ipynb` reduced to its syntax tree: no comments,
 docstrings or formatting, and of notebooks the code cells only. Pipeline stages depend on these files, so a reworded
@@ -13,7 +13,6 @@ import functools
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -175,10 +174,3 @@ def _merged(values: list) -> list:
         elif not (isinstance(value, ast.Constant) and value.value == ""):
             merged.append(value)
     return merged
-
-
-if __name__ == "__main__":
-    try:
-        write(Path.cwd())
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(str(error))

@@ -1,10 +1,5 @@
-"""Writes `reports/report.html` from the tables and figures that the analyses left.
+"""Writes `reports/report.html` from the tables and figures that the analyses left: `ciss report`."""
 
-python -m ciss.report                  # the page
-python -m ciss.report --look shapes    # names and hashes of a benchmark's pictures, in .pictures/, for the pipeline
-"""
-
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -17,21 +12,21 @@ from ciss.documents import ConfigError
 from ciss.study.report.page import page, pictures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m ciss.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", default="params.yaml", help="what was run (default: %(default)s)")
-    parser.add_argument("--look", metavar="BENCHMARK", help="only write down what the page takes from a benchmark")
-    arguments = parser.parse_args()
+def main(config_file: str, look: str | None) -> None:
+    """Writes the page. Exits with a message where it cannot.
+
+    Args:
+        config_file: the parameter file that says what was run.
+        look: a benchmark: write only names and hashes of its pictures, in `.pictures/`, and no page.
+    """
     try:
-        settings = config.load(arguments.config)
+        settings = config.load(config_file)
         root = (paths.project() / settings.output).resolve()
-        if arguments.look:
-            if arguments.look not in settings.benchmarks:
+        if look:
+            if look not in settings.benchmarks:
                 known = ", ".join(settings.benchmarks)
-                raise ConfigError(f"{arguments.config}: there is no benchmark {arguments.look!r}. Known: {known}.")
-            _write(root / ".pictures" / arguments.look, pictures(root / "reports", arguments.look))
+                raise ConfigError(f"{config_file}: there is no benchmark {look!r}. Known: {known}.")
+            _write(root / ".pictures" / look, pictures(root / "reports", look))
             return
         for file in (root / ".pictures").glob("*"):  # of another study
             if file.name not in settings.benchmarks and file.name != ".gitignore":
@@ -53,7 +48,3 @@ def _write(file: Path, text: str) -> None:
     scratch = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     scratch.write_text(text, encoding="utf-8", newline="\n")
     os.replace(scratch, file)
-
-
-if __name__ == "__main__":
-    main()
