@@ -51,9 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("ciss"):
             raise
-        sys.exit(
-            f"error: this command needs the package {error.name}. Install the project with all of its own: uv sync"
-        )
+        sys.exit(f"error: this command needs the package {error.name}. Install the project: uv sync")
     if status is not None:
         sys.exit(status)
 
