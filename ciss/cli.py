@@ -141,7 +141,7 @@ def plan(
         plan_check.main(output, plan_check.check if check else plan_check.clean)
         return
     if dataset is None:
-        raise typer.BadParameter("name one, or use --check or --clean", param_hint="DATASET")
+        raise typer.BadParameter("name a data set, or use --check or --clean", param_hint="DATASET")
     if orders is not None and order is not None:
         raise typer.BadParameter("not allowed with --order", param_hint="--orders")
     from ciss import protocol as ciss_protocol

@@ -1,6 +1,5 @@
 """Old names of commands: `python -m ciss.plan` runs `ciss plan`, and says so. This file goes with version 0.3."""
 
-import sys
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 
@@ -18,6 +17,14 @@ NEW = {
     "source": "source",
 }
 
+PROGRAM = """
+if __name__ == "__main__":  # not in a loader process, which runs the program of its parent
+    import sys
+    from ciss.cli import main
+    print({notice!r}, file=sys.stderr)
+    main([{new!r}, *sys.argv[1:]])
+"""
+
 
 class OldNames:
     """A finder and loader of the modules that `python -m` asks for; it knows no module that can be imported."""
@@ -29,7 +36,9 @@ class OldNames:
 
     @staticmethod
     def get_code(name: str) -> CodeType:
-        return compile(f"from ciss import old_names\nold_names.run({name.removeprefix('ciss.')!r})", name, "exec")
+        new = NEW[name.removeprefix("ciss.")]
+        notice = f"python -m {name.removesuffix('.__main__')} is now: ciss {new}"
+        return compile(PROGRAM.format(notice=notice, new=new), name, "exec")
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> None:
@@ -38,11 +47,3 @@ class OldNames:
     @staticmethod
     def exec_module(module: ModuleType) -> None:
         """Never reached, but part of what a loader has."""
-
-
-def run(old: str) -> None:
-    """Runs the command that a module is now, with the arguments of the command line."""
-    from ciss.cli import main
-
-    print(f"python -m ciss.{old.removesuffix('.__main__')} is now: ciss {NEW[old]}", file=sys.stderr)
-    main([NEW[old], *sys.argv[1:]])

@@ -70,7 +70,7 @@ def test_without_a_command_all_are_listed(capsys):
         (["data", "fetch", "vocc"], "Did you mean 'voc'?"),
         (["plan", "shapes", "--seeds"], "'' is not a whole number"),
         (["plan", "shapes", "--orders", "0"], "'0' is not a number from 1 to 999"),
-        (["plan"], "name one, or use --check or --clean"),
+        (["plan"], "name a data set, or use --check or --clean"),
         (["execute", "a.ipynb", "b.ipynb", "-p", "run"], "write a name and a value"),
     ],
 )

@@ -352,15 +352,18 @@ def test_a_file_with_sections_missing_is_completed(planned):
             ["shapes", "--set", "train.batch.x=3"],
             "--set train.batch.x: batch is no section. Leave out what follows it.",
         ),
-        (["shapes", "--set", "train.batch"], "argument --set: 'train.batch': write KEY=VALUE"),
-        (["shapes", "--set", "train.curve=[1"], "argument --set: 'train.curve=[1': write KEY=VALUE, the value as in"),
+        (["shapes", "--set", "train.batch"], "Invalid value for --set: 'train.batch': write KEY=VALUE"),
+        (
+            ["shapes", "--set", "train.curve=[1"],
+            "Invalid value for --set: 'train.curve=[1': write KEY=VALUE, the value as in the file",
+        ),
         (["shapes", "--set", "dataset=shape"], "plan: benchmarks.shapes.dataset: no data set 'shape'. Did you mean"),
-        (["shapes", "--setting", "dis"], "Invalid value for --setting: there is no 'dis'. Did you mean"),
+        (["shapes", "--setting", "dis"], "Invalid value for --setting: there is no 'dis'. There are: disjoint, domain"),
         (["shapes", "--name", "a.b"], "plan: --name.a.b: found the name 'a.b', but it should match"),
         (["shapes", "--seeds", "-1", "--no-joint", "--methods"], "params.yaml: bases.shapes-s-1.seed: found -1, but"),
         (["shapes", "--seeds", "one"], "Invalid value for '--seeds': 'one' is not a whole number"),
-        ([], "name a data set, or use --check or --clean"),
-        (["--check", "--output", "none.yaml"], "{folder}/none.yaml: there is no such file. Write one with: python -m"),
+        ([], "Invalid value for DATASET: name a data set, or use --check or --clean"),
+        (["--check", "--output", "none.yaml"], "{folder}/none.yaml: there is no such file. Write one with: ciss plan"),
     ],
 )
 def test_what_cannot_be_planned_is_named_and_nothing_is_written(planned, arguments, message):

@@ -406,7 +406,7 @@ def test_too_many_pixels_for_the_memory(project, tmp_path, monkeypatch, capsys):
     def short(*_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(predict.inference, "predict", short)
+    monkeypatch.setattr(predict, "predict", short)
     assert failing("tune-1", store(tmp_path / "a.png")) == 1
     said = capsys.readouterr().err
     assert "a.png: 60x40 pixels are too many" in said and "evaluation.size to window" in said
