@@ -48,7 +48,7 @@ def draw(kills: int, runs: tuple[str, ...], seed: int, again: float) -> list[Tri
             elif kind < LAST + BETWEEN:
                 text = f"epoch {chance.randrange(1, EPOCHS)}/{EPOCHS}"
             elif process == "dvc" and kind > 1 - EARLY:
-                text = "> ciss execute"
+                text = "> python -m ciss execute"
             anywhere = Moment(share=chance.uniform(0, 1.03))
             moments.append(Moment(text=text, seconds=seconds) if text else anywhere)
         number = len(trials)

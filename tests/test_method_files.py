@@ -100,7 +100,7 @@ def test_the_recipe_of_the_readme(tmp_path, tiny_data):
         return subprocess.run([sys.executable, *command], cwd=tmp_path, env=variables, capture_output=True, text=True)
 
     small = "holdout=4 model.width=8 train.base.epochs=1 train.increment.epochs=1 train.batch=4 train.threads=1".split()
-    asked = re.search(r"ciss\.plan shapes (--methods[a-z\s]*distil)", text)[1].split()
+    asked = re.search(r"ciss plan shapes (--methods[a-z\s]*distil)", text)[1].split()
     done = run("-m", "ciss", "plan", "shapes", *asked, "--no-joint", "--set", *small)
     assert done.returncode == 0, done.stderr
     train = "from ciss import config; from ciss.training.loop import train_all; "

@@ -123,7 +123,7 @@ def test_files_and_figures_exist():
 
 
 def test_planned_benchmarks_and_methods_exist():
-    for dataset in re.findall(r"ciss\.plan (\w+)", README):
+    for dataset in re.findall(r"ciss plan (\w+)", README):
         assert dataset in presets() or f"data/{dataset}/dataset.yaml" in README  # a data set of the reader's own
     for methods in re.findall(r"--methods ([a-z -]+?)(?: --| &&|\n|$)", README):
         assert {code_of(name) for name in methods.split()} <= {*METHODS, "distil"}
