@@ -4,6 +4,8 @@ import sys
 import warnings
 from importlib.util import find_spec
 
+from ciss.old_names import OldNames
+
 # A stage that starts `python` finds another Python where the environment is not activated. The packages looked for are
 # those that no other Python is likely to have. One that is missing alone is the doctor's business.
 if not any(find_spec(name) for name in ("timm", "papermill", "safetensors")):
@@ -15,3 +17,5 @@ if not any(find_spec(name) for name in ("timm", "papermill", "safetensors")):
 
 # Libraries below look for notebook widgets that this project does without, and would say so in every notebook.
 warnings.filterwarnings("ignore", message="IProgress not found")
+
+sys.meta_path.append(OldNames)  # `python -m ciss.plan` and the like still run

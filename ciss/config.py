@@ -205,7 +205,7 @@ def load(file: str | Path = "params.yaml") -> Config:
 def parse(document: Any, file: str = "params.yaml") -> Config:
     """Checks a document's keys, types and chain. Raises ConfigError with one line for each mistake."""
     if document is None:
-        raise ConfigError(f"{file}: the file is empty. Write one with: python -m ciss.plan shapes 4-2")
+        raise ConfigError(f"{file}: the file is empty. Write one with: ciss plan shapes 4-2")
     if not isinstance(document, dict):
         sections = "sections such as benchmarks, methods and chain"
         raise ConfigError(f"{file}: found {short(document)}, but it should have {sections}.")

@@ -22,7 +22,7 @@ class ConfigError(Exception):
 def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
     """A YAML 1.2 document. Raises ConfigError that names the file and, for a syntax error, the line."""
     if not path.is_file():
-        raise ConfigError(f"{path}: there is no such file. Write one with: python -m ciss.plan shapes 4-2")
+        raise ConfigError(f"{path}: there is no such file. Write one with: ciss plan shapes 4-2")
     data = path.read_bytes()
     if len(data) > LARGEST_FILE:
         raise ConfigError(f"{path}: {len(data)} bytes are no parameter file. Name another.")

@@ -3,7 +3,7 @@
     python tests/campaign.py --kills 100 --workers 2 --out build/campaign
 
 In a repository of its own: the default benchmark's increments at smoke size, trained by three kinds of process in
-turn: `python -m ciss.engine`, papermill, `dvc repro`. Each is sent SIGKILL, at a moment drawn from the time it takes
+turn: `ciss train`, papermill, `dvc repro`. Each is sent SIGKILL, at a moment drawn from the time it takes
 undisturbed, its children left alive; then the same command runs again, and sometimes is killed again. In the end
 weights, losses and results must be those of an undisturbed training, bit for bit, with nothing else left behind.
 
@@ -48,7 +48,7 @@ def draw(kills: int, runs: tuple[str, ...], seed: int, again: float) -> list[Tri
             elif kind < LAST + BETWEEN:
                 text = f"epoch {chance.randrange(1, EPOCHS)}/{EPOCHS}"
             elif process == "dvc" and kind > 1 - EARLY:
-                text = "> python -m ciss.execute"
+                text = "> python -m ciss execute"
             anywhere = Moment(share=chance.uniform(0, 1.03))
             moments.append(Moment(text=text, seconds=seconds) if text else anywhere)
         number = len(trials)

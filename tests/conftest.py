@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
 import ciss
+import ciss.models.tiny  # timm knows it from here on
 from ciss import config
 from ciss.data import prepare
 from ciss.data.sets import shapes as sets_shapes

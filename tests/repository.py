@@ -39,12 +39,12 @@ def make_code(folder: Path) -> Path:
 
 
 def commit(folder: Path, *plans: Sequence[str], **variables: str) -> Path:
-    """The repository with the parameters that `ciss.study.plan` writes for these arguments, one command after the other.
+    """The repository with the parameters that `ciss plan` writes for these arguments, one command after the other.
 
     `variables`: of the environment.
     """
     for plan in plans:
-        run(folder, sys.executable, "-m", "ciss.plan", *plan, **variables)
+        run(folder, sys.executable, "-m", "ciss", "plan", *plan, **variables)
     run(folder, "git", "add", ".")
     run(folder, "git", "commit", "-qm", "small")
     return folder

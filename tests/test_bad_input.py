@@ -10,7 +10,6 @@ import json
 import math
 import random
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,12 +18,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciss import config, paths
+from ciss import cli, config, paths
 from ciss.config import ConfigError
 from ciss.models import create_network
 from ciss.runs.check import check
 from ciss.runs.run import resolve, steps
-from ciss.study import plan, presets
+from ciss.study import presets
 
 FILES = ("params.yaml", "tests/smoke.yaml")
 TEXTS = {file: (paths.project() / file).read_bytes() for file in FILES}
@@ -303,7 +302,7 @@ def test_aliases_are_not_written_out_without_end(tmp_path):
         config.load(tmp_path / "a.yaml")
 
 
-# --- python -m ciss.plan
+# --- ciss plan
 
 ARGUMENTS = [
     "",
@@ -341,11 +340,10 @@ def asked(seed: int, folder: Path, monkeypatch, capsys) -> None:
             words.append(f"{dice.choice(KEYS)}={dice.choice(ARGUMENTS)}")
         elif option != "--add":
             words.append(dice.choice([dice.choice(ARGUMENTS), {"--name": "mine", "--preset": "voc8"}.get(option, "1")]))
-    monkeypatch.setattr(sys, "argv", ["ciss.study.plan", *words])
     before = TEXTS["params.yaml"]  # for every seed the same file, so that a seed alone makes the same again
     (folder / "params.yaml").write_bytes(before)
     try:
-        plan.main()
+        cli.main(["plan", *words])
     except SystemExit as error:
         told = capsys.readouterr().err
         message = str(error) if told == "" else told[told.index("error: ") :].strip()

@@ -78,7 +78,7 @@ def test_the_orphan_of_a_killed_pipeline_is_named(projects, tmp_path):
     project = projects[0]
     expected = {"dvc": project.files(RUN)}
     for seconds in (1.5, 1.0, 2.0):  # beside other work the command may not have begun by then, or have ended
-        moment = Moment(text="> python -m ciss.execute", seconds=seconds)
+        moment = Moment(text="> python -m ciss execute", seconds=seconds)
         trial = Trial(2000, "dvc", RUN, (moment,), patient=False)
         (row,) = trials.carry_out(project, trial, {"dvc": 0.0}, expected, threading.Event(), tmp_path)
         assert row["identical"], row["wrong"]

@@ -44,7 +44,7 @@ def refused(file, match, into=None) -> str:
         store_weights.restore(into or network(), file)
     text = str(caught.value)
     assert text.startswith(f"{file}: ")
-    assert text.endswith("python -m ciss.engine base-s0")
+    assert text.endswith("ciss train base-s0")
     assert len(text.splitlines()) == 1
     return text
 

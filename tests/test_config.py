@@ -119,7 +119,7 @@ def test_syntax_errors_name_file_and_line(tmp_path, text, words):
 
 def test_missing_empty_and_other_documents(tmp_path):
     file = tmp_path / "a.yaml"
-    remedy = "Write one with: python -m ciss.plan shapes 4-2"
+    remedy = "Write one with: ciss plan shapes 4-2"
     for folder in (file, tmp_path):
         with pytest.raises(ConfigError, match=re.escape(f"{folder}: there is no such file. {remedy}")):
             config.load(folder)

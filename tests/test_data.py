@@ -4,7 +4,6 @@ import dataclasses
 import os
 import pickle
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from ciss import config, distributed, paths, protocol
+from ciss import cli, config, distributed, paths, protocol
 from ciss.config import Model
 from ciss.data import (
     DATASETS,
@@ -27,7 +26,6 @@ from ciss.data import (
     prepare,
     training_loader,
 )
-from ciss.data.__main__ import main as draw_command
 from ciss.data.index import SELECTION
 from ciss.data.loaders import Shuffle, available_cores, stable_seed
 from ciss.data.sets import voc as sets_voc
@@ -335,10 +333,9 @@ def test_the_embedded_data_set_is_drawn_where_it_is_missing(tmp_path, monkeypatc
     assert dataset.root() == dataset.root() == tmp_path / "data" / "shapes"
     assert drawn == [tmp_path / "data" / "shapes"]
 
-    monkeypatch.setattr(sys, "argv", ["ciss.data", "shapes"])
     (tmp_path / "data" / "shapes" / "JPEGImages" / "train_00000.jpg").unlink()
     with pytest.raises(SystemExit, match="error: .*holds something else than shapes"):
-        draw_command()
+        cli.main(["data", "shapes"])
 
 
 def test_steps_without_images(own, ready):

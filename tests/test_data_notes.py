@@ -67,7 +67,7 @@ def test_fewer_images_than_the_preset_expects():
     assert count_notes(voc, 10_582, 1_449) == []
     assert count_notes(voc, 1_464, 1_449) == [
         "This preset expects 10,582 training images; 1,464 were found. Scores cannot be compared with the published "
-        "ones. Run `python -m ciss.data fetch sbd`."
+        "ones. Run `ciss data fetch sbd`."
     ]
     train, val = count_notes(voc, 11_000, 445)
     assert train.endswith("11,000 were found. Scores cannot be compared with the published ones.")

@@ -1,13 +1,11 @@
-"""`python -m ciss.data init FOLDER` writes a `dataset.yaml` that can be used as it is."""
-
-import sys
+"""`ciss data init FOLDER` writes a `dataset.yaml` that can be used as it is."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from ciss import cli
 from ciss.data import DataError, data_set
-from ciss.data.__main__ import main
 from ciss.data.describe import describe
 from ciss.data.sets.own import load
 
@@ -45,7 +43,7 @@ def test_training_and_validation_folders(leaves, layout):
         put(leaves, images, masks, "a", ids)
     out = describe(leaves)
     assert out.startswith(f"{leaves}/dataset.yaml: written. 2 masks hold 3 classes (1, 2, 3).")
-    assert out.endswith("then: python -m ciss.plan leaves 1-1")
+    assert out.endswith("then: ciss plan leaves 1-1")
     assert load(leaves / "dataset.yaml").classes == {0: "background", 1: "class_1", 2: "class_2", 3: "class_3"}
     found = data_set("leaves")
     assert [len(found.pairs(leaves, split)) for split in ("train", "val")] == [1, 1]
@@ -76,7 +74,7 @@ def test_images_without_masks_are_counted(leaves):
     (leaves / "masks/train/b.png").rename(leaves / "masks/train/b_mask.png")
     text = describe(leaves)
     assert "1 train image has no mask of the same name (first: b.jpg needs b.png). Rename the masks" in text
-    assert text.splitlines()[-1].startswith("Next: give the classes names in dataset.yaml, then: python -m ciss.plan")
+    assert text.splitlines()[-1].startswith("Next: give the classes names in dataset.yaml, then: ciss plan")
 
 
 def test_what_is_there_is_not_overwritten(leaves):
@@ -119,12 +117,11 @@ def test_what_cannot_be_described_is_named_and_nothing_is_written(leaves, prepar
 
 def test_the_command(leaves, monkeypatch, capsys):
     put(leaves, "images", "masks", "a", [1])
-    monkeypatch.setattr(sys, "argv", ["ciss.data", "init", "data/leaves"])
-    main()
+    cli.main(["data", "init", "data/leaves"])
     out = capsys.readouterr().out
     assert "One class leaves no step after the first." in out
     with pytest.raises(SystemExit, match="error: .*is not overwritten"):
-        main()
+        cli.main(["data", "init", "data/leaves"])
 
 
 def test_a_folder_that_no_plan_would_find(leaves, tmp_path):

@@ -10,7 +10,7 @@ from conftest import DOCUMENT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ciss import config, distributed
+from ciss import cli, config, distributed
 from ciss.data import DataError, evaluation_loader, loaders
 from ciss.methods.finetune import Finetune
 from ciss.runs import results as runs_results
@@ -60,9 +60,8 @@ def test_a_worker_that_failed_is_one_message(project, monkeypatch, capsys):
     program.write_text("#!/bin/sh\necho 'process 1 of 2 on here: error: no memory left'\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setattr(sys, "argv", ["ciss.training.loop", "base"])
     with pytest.raises(SystemExit) as caught:
-        loop.main()
+        cli.main(["train", "base"])
     assert str(caught.value) == "error: no memory left"
     assert capsys.readouterr().out == "process 1 of 2 on here: error: no memory left\n"
 

@@ -1,4 +1,4 @@
-"""`python -m ciss.doctor`: a sound installation passes; each thing broken on purpose is found, with what to do."""
+"""`ciss doctor`: a sound installation passes; each thing broken on purpose is found, with what to do."""
 
 import inspect
 import io
@@ -20,11 +20,10 @@ import torch
 from conftest import DOCUMENT
 from ruamel.yaml import YAML
 
-from ciss import doctor, documents, paths
+from ciss import cli, doctor, documents, paths
 from ciss.config import Model
 from ciss.data.notes import FETCH, data_notes
 from ciss.doctor import Setup, machine, software, storage, study
-from ciss.doctor.__main__ import main
 from ciss.methods import METHODS
 from ciss.models import create_network
 from ciss.store import files
@@ -86,7 +85,7 @@ def report() -> tuple[int, list[str]]:
         patch.chdir(ROOT)
         patch.delenv("CISS_DATA", raising=False)
         with pytest.raises(SystemExit) as stopped:
-            main([])
+            cli.main(["doctor"])
     return stopped.value.code, printed.getvalue().splitlines()
 
 
@@ -142,7 +141,7 @@ def test_nothing_is_left_behind(made):
 
 def test_without_torch_it_gets_to_the_end():
     """In a process of its own: modules that were imported before would hide what is missing."""
-    code = "import sys, runpy; sys.modules['torch'] = None; runpy.run_module('ciss.doctor', run_name='__main__')"
+    code = "import sys; sys.modules['torch'] = None; from ciss import cli; cli.main(['doctor'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + done.stderr
@@ -531,7 +530,7 @@ def test_no_group_of_processes(made, monkeypatch):
 def test_a_typo_in_the_parameters(made):
     found = only(study.parameters, made(train__epocs=3), "FAIL")
     assert "params.yaml: benchmarks.tiny.train.epocs: unknown key" in found.text
-    assert "python -m ciss.plan --check" in found.remedy
+    assert "ciss plan --check" in found.remedy
     found = only(study.parameters, made(model__encoder="resnet51"), "FAIL")
     assert "resnet51" in found.text
     assert "tiny; 5 runs" in passes(study.parameters, made())
@@ -543,7 +542,7 @@ def test_another_parameter_file(made, capsys, monkeypatch):
     monkeypatch.setattr(doctor.examine, "__defaults__", ({"parameters": study.parameters},))
     for arguments, status in (([], 1), (["--config", "mine.yaml"], 0)):
         with pytest.raises(SystemExit) as stopped:
-            main(arguments)
+            cli.main(["doctor", *arguments])
         assert stopped.value.code == status
     assert "mine.yaml: tiny; 5 runs" in capsys.readouterr().out
 

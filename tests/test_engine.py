@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from ciss import config
+from ciss import cli, config
 from ciss.data import Index, evaluation_loader
 from ciss.methods import Finetune, MiB
 from ciss.runs import results as runs_results
@@ -279,7 +279,7 @@ def test_same_bytes_in_another_process(make_project):
     here = make_project("here")
     loop.train(here.run())
     there = make_project("there")
-    process = there.command("-m", "ciss.engine", "base")
+    process = there.command("-m", "ciss", "train", "base")
     out, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
     assert "base: epoch 2/2: cross_entropy" in out
@@ -319,7 +319,7 @@ def test_continues_after_a_kill(make_project):
     for project in (whole, killed):
         project.set("train.base.epochs", 40)
     state = killed.run().resume / "state.safetensors"
-    process = killed.command("-m", "ciss.engine", "base")
+    process = killed.command("-m", "ciss", "train", "base")
     deadline = time.monotonic() + 100
     while not state.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -854,7 +854,7 @@ def test_complete_prepares_changed_data(project):
 
 
 def test_a_missing_predecessor_names_the_remedy(project):
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors: .*Train it: python -m ciss\.engine base$"):
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors: .*Train it: ciss train base$"):
         loop.train(project.run("tune-1"))
 
 
@@ -862,8 +862,7 @@ def test_command_line(project, monkeypatch, capsys):
     project.write()
 
     def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["engine", *arguments])
-        loop.main()
+        cli.main(["train", *arguments])
 
     call("base")
     assert "base: epoch 2/2: cross_entropy" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from papermill.clientwrap import PapermillNotebookClient
 
-from ciss import paths
+from ciss import cli, paths
 from ciss.study import execute
 
 HELLO = "print('hello', name, flush=True)\nprint('Executing is what I say')\n{'all': 0.5}"
@@ -42,7 +42,7 @@ def executed(tmp_path_factory):
         if cells:
             (folder / f"{kind}.ipynb").write_text(json.dumps(notebook))
         copy = f"out/{kind}.ipynb"
-        command = [sys.executable, "-m", "ciss.execute", f"{kind}.ipynb", copy, "-p", "name", "you"]
+        command = [sys.executable, "-m", "ciss", "execute", f"{kind}.ipynb", copy, "-p", "name", "you"]
         variables = {**os.environ, "JUPYTER_DATA_DIR": str(folder / "user"), "JUPYTER_PREFER_ENV_PATH": "0"}
         environment = {"cwd": folder, "env": variables, "text": True}
         processes[kind] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment)
@@ -122,9 +122,8 @@ def test_the_kernel_is_this_python(executed, kind):
 def test_what_is_no_notebook_is_one_message(text, tmp_path, monkeypatch):
     notebook = tmp_path / "a.ipynb"
     notebook.write_text(text)
-    monkeypatch.setattr(sys, "argv", ["ciss.study.execute", str(notebook), str(tmp_path / "copy.ipynb")])
     with pytest.raises(SystemExit) as stopped:
-        execute.main()
+        cli.main(["execute", str(notebook), str(tmp_path / "copy.ipynb")])
     assert str(stopped.value).startswith(f"error: {notebook}: cannot be executed: ")
     assert str(stopped.value).count("\n") == 1
 
@@ -147,12 +146,11 @@ def test_the_parameters_of_every_notebook_are_read():
 def test_a_kernel_that_does_not_start_is_one_message(tmp_path, monkeypatch):
     notebook = tmp_path / "a.ipynb"
     notebook.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}))
-    monkeypatch.setattr(sys, "argv", ["ciss.study.execute", str(notebook), str(tmp_path / "copy.ipynb")])
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(
         SystemExit, match=f"^error: {notebook}: cannot be executed: FileNotFoundError: .*/nowhere/python"
     ):
-        execute.main()
+        cli.main(["execute", str(notebook), str(tmp_path / "copy.ipynb")])
 
 
 @pytest.fixture
@@ -164,7 +162,7 @@ def endless(tmp_path):
     notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": [{**cell, "source": source}]}
     (tmp_path / "endless.ipynb").write_text(json.dumps(notebook))
     process = subprocess.Popen(
-        [sys.executable, "-m", "ciss.execute", "endless.ipynb", "copy.ipynb"],
+        [sys.executable, "-m", "ciss", "execute", "endless.ipynb", "copy.ipynb"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

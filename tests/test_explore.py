@@ -61,9 +61,7 @@ def test_runs_that_are_not_trained_are_not_offered(project):
     project.write()
     found = Explorer("params.yaml")
     assert found.names() == ["mib-1"], "the one that was asked for, which says what is missing"
-    with pytest.raises(
-        CheckpointError, match=r"there is no such checkpoint. Train it: python -m ciss.engine mib-1|base"
-    ):
+    with pytest.raises(CheckpointError, match=r"there is no such checkpoint. Train it: ciss train mib-1|base"):
         found.open("mib-1")
 
 

@@ -22,7 +22,8 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
-from ciss.data import __main__ as command
+from ciss import cli
+from ciss.data import commands as command
 from ciss.data import fetch as module
 from ciss.data import sbd
 from ciss.data.fetch import SOURCES, FetchError, fetch
@@ -597,7 +598,7 @@ def test_two_at_once(site, root):
 
 
 def test_sbd_needs_voc(site, root):
-    with pytest.raises(FetchError, match=r"no JPEGImages\. Get VOC first: python -m ciss.data fetch voc"):
+    with pytest.raises(FetchError, match=r"no JPEGImages\. Get VOC first: ciss data fetch voc"):
         fetch("sbd", root)
     assert site.asked == []
     assert not root.exists()
@@ -746,9 +747,8 @@ def test_a_disk_that_refuses(site, root, monkeypatch, number, message):
 
 def run(monkeypatch, *arguments: str) -> str:
     """What it exits with; empty for success."""
-    monkeypatch.setattr(sys, "argv", ["ciss.data", *arguments])
     try:
-        command.main()
+        cli.main(["data", *arguments])
     except SystemExit as ended:
         return str(ended.code)
     return ""
@@ -799,7 +799,7 @@ def test_ctrl_c(site, root, monkeypatch):
 def test_a_process_of_its_own_behind_a_proxy(site, root):
     """The official address, asked of the test's server, whose archive has not the official checksum."""
     ended = subprocess.run(
-        [sys.executable, "-m", "ciss.data", "fetch", "ade20k", "--to", str(root)],
+        [sys.executable, "-m", "ciss", "data", "fetch", "ade20k", "--to", str(root)],
         env=os.environ | {"http_proxy": site.address},
         capture_output=True,
         text=True,

@@ -37,9 +37,8 @@ for name in {sorted(FUNCTIONS - {"fork", "statvfs", "uname"})}:
     delattr(os, name)
 import ciss.doctor, ciss.inspection.predict, ciss.inspection.probe
 import ciss.study.execute, ciss.study.launch, ciss.study.plan, ciss.study.report.page, ciss.study.tune
-sys.argv[1:] = ["base"]
-from ciss.training import loop
-loop.main()
+from ciss import cli
+cli.main(["train", "base"])
 """
 SPAWN = """
 import multiprocessing
@@ -132,7 +131,7 @@ def test_spawned_loader_processes_train_the_same(make_project):
     cell = {"cell_type": "code", "execution_count": None, "outputs": [], "metadata": {}, "id": "a", "source": SPAWN}
     notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [cell]}
     (spawned.folder / "a.ipynb").write_text(json.dumps(notebook))
-    process = spawned.command("-m", "ciss.execute", "a.ipynb", "copy.ipynb")
+    process = spawned.command("-m", "ciss", "execute", "a.ipynb", "copy.ipynb")
     _, error = process.communicate(timeout=800)
     assert process.returncode == 0, error
     assert left_by(alone.run())["weights"] == left_by(spawned.run())["weights"]

@@ -39,7 +39,7 @@ from ciss.training import loop
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-planned = test_plan.planned  # `python -m ciss.plan` in a project with nothing in it
+planned = test_plan.planned  # `ciss plan` in a project with nothing in it
 
 TERMS = ["cross_entropy", "patches", "class_features", "distillation", "orthogonality"]
 SWITCHES = [

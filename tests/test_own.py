@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 import time
 from types import SimpleNamespace
 
@@ -11,7 +10,7 @@ import pytest
 from conftest import DOCUMENT
 from PIL import Image
 
-from ciss import config, data, paths, protocol
+from ciss import cli, config, data, paths, protocol
 from ciss.config import ConfigError, validate
 from ciss.data import DataError, Index, data_set, prepare
 from ciss.data import scan as scanning
@@ -19,7 +18,6 @@ from ciss.data.notes import change_notes, list_notes
 from ciss.methods import METHODS
 from ciss.runs import results as runs_results
 from ciss.runs.check import check
-from ciss.study import plan
 from ciss.training import loop
 
 YAML = """
@@ -476,8 +474,7 @@ def leaves(tmp_path, monkeypatch):
 
 
 def plan_command(monkeypatch, capsys, *arguments: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["ciss.study.plan", *arguments])
-    plan.main()
+    cli.main(["plan", *arguments])
     return capsys.readouterr().out
 
 
@@ -504,7 +501,7 @@ def test_the_recipe_for_own_data(leaves, monkeypatch, capsys, example):
 
 def test_the_readme_has_two_complete_examples_and_init():
     assert len(EXAMPLES) == 2 and "share:" in EXAMPLES[1] and "val:" in EXAMPLES[0]
-    assert "python -m ciss.data init data/leaves" in RECIPE
+    assert "ciss data init data/leaves" in RECIPE
 
 
 def test_a_plan_before_the_images_are_there(leaves, monkeypatch, capsys):

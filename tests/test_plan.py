@@ -1,14 +1,13 @@
 """The plan: what it writes is right, what people wrote survives, and nothing is written when it cannot be."""
 
 import copy
-import sys
 from dataclasses import field
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from ciss import config, paths
+from ciss import cli, config, paths
 from ciss.methods import METHODS, Method
 from ciss.methods.base import coefficients
 from ciss.runs import check as runs_check
@@ -17,7 +16,7 @@ from ciss.study import plan, presets
 
 
 class Plans:
-    """A project with nothing in it, and `python -m ciss.plan` in it."""
+    """A project with nothing in it, and `ciss plan` in it."""
 
     def __init__(self, folder: Path, monkeypatch, capsys):
         self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
@@ -25,8 +24,7 @@ class Plans:
 
     def __call__(self, *arguments: str) -> str:
         """Runs the command; returns what it prints."""
-        self.monkeypatch.setattr(sys, "argv", ["ciss.study.plan", *arguments])
-        plan.main()
+        cli.main(["plan", *arguments])
         out, err = self.capsys.readouterr()
         assert err == ""
         return out
@@ -78,7 +76,7 @@ def test_the_committed_file_is_the_default_plan(planned):
         "methods: finetune, mib, plop, gsc, mbs and joint training. Name others with --methods and --no-joint.\n"
         "params.yaml: shapes; 12 runs. Next: dvc repro\n"
     )
-    committed = YAML(typ="safe", pure=True).load(Path(plan.__file__).parents[1] / "params.yaml")
+    committed = YAML(typ="safe", pure=True).load(paths.project() / "params.yaml")
     assert planned.document == committed
     first = planned.text
     planned("shapes")
@@ -354,15 +352,18 @@ def test_a_file_with_sections_missing_is_completed(planned):
             ["shapes", "--set", "train.batch.x=3"],
             "--set train.batch.x: batch is no section. Leave out what follows it.",
         ),
-        (["shapes", "--set", "train.batch"], "argument --set: 'train.batch': write KEY=VALUE"),
-        (["shapes", "--set", "train.curve=[1"], "argument --set: 'train.curve=[1': write KEY=VALUE, the value as in"),
+        (["shapes", "--set", "train.batch"], "Invalid value for --set: 'train.batch': write KEY=VALUE"),
+        (
+            ["shapes", "--set", "train.curve=[1"],
+            "Invalid value for --set: 'train.curve=[1': write KEY=VALUE, the value as in the file",
+        ),
         (["shapes", "--set", "dataset=shape"], "plan: benchmarks.shapes.dataset: no data set 'shape'. Did you mean"),
-        (["shapes", "--setting", "dis"], "argument --setting: invalid choice: 'dis'"),
+        (["shapes", "--setting", "dis"], "Invalid value for --setting: there is no 'dis'. There are: disjoint, domain"),
         (["shapes", "--name", "a.b"], "plan: --name.a.b: found the name 'a.b', but it should match"),
         (["shapes", "--seeds", "-1", "--no-joint", "--methods"], "params.yaml: bases.shapes-s-1.seed: found -1, but"),
-        (["shapes", "--seeds", "one"], "argument --seeds: invalid int value: 'one'"),
-        ([], "name a data set, or use --check or --clean"),
-        (["--check", "--output", "none.yaml"], "{folder}/none.yaml: there is no such file. Write one with: python -m"),
+        (["shapes", "--seeds", "one"], "Invalid value for '--seeds': 'one' is not a whole number"),
+        ([], "Invalid value for DATASET: name a data set, or use --check or --clean"),
+        (["--check", "--output", "none.yaml"], "{folder}/none.yaml: there is no such file. Write one with: ciss plan"),
     ],
 )
 def test_what_cannot_be_planned_is_named_and_nothing_is_written(planned, arguments, message):
@@ -460,7 +461,7 @@ def test_check_deletes_nothing(planned):
         "note: 4 folders in results/ are ignored, because params.yaml does not name their runs (first: other/shapes-s0)"
         in out
     )
-    assert "python -m ciss.plan --clean" in out
+    assert "ciss plan --clean" in out
 
 
 def test_clean_removes_results_that_the_file_does_not_name(planned):
@@ -482,11 +483,11 @@ def test_a_plan_before_its_data_says_what_to_do(planned):
     out = planned("voc", "15-1", "--methods", "mib")
     (note,) = (line for line in out.splitlines() if line.startswith("note: "))
     assert note.startswith("note: benchmarks.voc: The data of 'voc' are not complete: no VOCdevkit in ")
-    assert note.endswith("Run `python -m ciss.data fetch voc`.")
+    assert note.endswith("Run `ciss data fetch voc`.")
     assert planned("--check").count("The data of 'voc' are not complete") == 1
     lists = planned.folder / "data" / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
     lists.mkdir(parents=True)
-    assert "of train images there. VOC's: python -m ciss.data fetch sbd" in planned("--check")
+    assert "of train images there. VOC's: ciss data fetch sbd" in planned("--check")
 
 
 def test_a_plan_says_that_its_data_are_not_the_papers(planned):
@@ -498,7 +499,7 @@ def test_a_plan_says_that_its_data_are_not_the_papers(planned):
         (lists / f"{name}.txt").write_text("".join(f"{number}\n" for number in range(images)))
     note = (
         "note: benchmarks.voc: This preset expects 10,582 training images; 1,464 were found. Scores cannot be compared "
-        "with the published ones. Run `python -m ciss.data fetch sbd`."
+        "with the published ones. Run `ciss data fetch sbd`."
     )
     assert note in planned("voc", "15-1", "--methods", "mib").splitlines()
     assert note in planned("--check").splitlines()
@@ -536,9 +537,9 @@ def test_further_orders_have_the_edited_schedule(planned):
 
 
 def test_trials_leave_with_their_plan(planned):
-    """And the next command of a tuning is `ciss.study.tune`. Numbers of one's own stay."""
+    """And the next command of a tuning is `ciss tune`. Numbers of one's own stay."""
     out = planned("voc8", "--preset", "tuning")
-    assert out.endswith("63 runs. Next: read the notes above, then: python -m ciss.tuning\n")
+    assert out.endswith("63 runs. Next: read the notes above, then: ciss tune\n")
     planned.edit("  frozen-5:", "  mib-mine: {distillation: 3.0}\n  frozen-5:")
     planned.edit("mib-3: {distillation: 100.0,", "mib-3: {distillation: 99.0,")
     planned("shapes", "--methods", "mib")
@@ -555,7 +556,7 @@ def test_a_wrong_argument_has_a_short_usage(planned):
     with pytest.raises(SystemExit):
         planned("shapes", "--seeds", "one")
     lines = planned.capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and lines[0].startswith("usage: python -m ciss.plan DATASET [PROTOCOL] [OPTION ...]")
+    assert len(lines) == 2 and lines[0].startswith("usage: ciss plan [OPTIONS] [DATASET] [PROTOCOL]")
 
 
 def test_a_preset_may_be_a_whole_study(planned):
@@ -589,9 +590,7 @@ def test_checking_another_file_forgets_nothing(planned):
 def test_the_plan_leaves_the_document_alone():
     document = YAML().load(paths.project() / "params.yaml")
     before = copy.deepcopy(document)
-    arguments = {"dataset": "shapes", "protocol": "4-4", "setting": "overlapped", "name": None, "preset": None}
-    arguments |= {"add": False, "fresh": True, "methods": ["mib"], "joint": True, "seeds": [0], "orders": 1}
-    plan.plan(document, type("Arguments", (), {**arguments, "order": None, "set": []}))
+    plan.plan(document, plan.Request("shapes", "4-4", "overlapped", methods=["mib"], seeds=[0], fresh=True))
     assert document == before
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from ciss import cli
 from ciss.analysis.figures import masks as figures_masks
 from ciss.analysis.figures.masks import overlay, percent
 from ciss.analysis.figures.style import style
@@ -72,7 +73,7 @@ def shuffled(project):
 
 def failing(*arguments) -> int | str:
     with pytest.raises(SystemExit) as stop:
-        predict.main([str(a) for a in arguments])
+        cli.main(["predict", *map(str, arguments)])
     return stop.value.code
 
 
@@ -82,7 +83,7 @@ def failing(*arguments) -> int | str:
 @pytest.mark.parametrize(("position", "raw"), [(0, 0), (1, 3), (4, 8), (5, 5), (6, 2)])
 def test_a_mask_has_raw_ids_in_the_colours_of_the_data_set(shuffled, tmp_path, position, raw, capsys):
     save(shuffled, "tune-1", position)
-    predict.main(["tune-1", store(tmp_path / "a.png"), "--out", str(tmp_path / "out")])
+    cli.main(["predict", "tune-1", store(tmp_path / "a.png"), "--out", str(tmp_path / "out")])
     found = ids(tmp_path / "out" / "a.png")
     assert found.shape == (40, 60) and found.dtype == np.uint8
     assert (found == raw).all()
@@ -97,7 +98,7 @@ def test_a_mask_has_raw_ids_in_the_colours_of_the_data_set(shuffled, tmp_path, p
 def test_labels_are_those_of_the_evaluation(shuffled, tmp_path, options):
     shuffled.document["benchmarks"]["tiny"]["evaluation"] |= options
     run = save(shuffled)
-    predict.main(["tune-1", store(tmp_path / "a.png"), "--out", str(tmp_path)])
+    cli.main(["predict", "tune-1", store(tmp_path / "a.png"), "--out", str(tmp_path)])
     network = run.build_network().eval()
     restore(network, run.folder / "weights.safetensors")
     shown = normalise(torch.from_numpy(photo()).permute(2, 0, 1)[None], torch.device("cpu"), True)
@@ -113,7 +114,7 @@ def test_masks_compare_with_annotations_as_the_evaluation_does(shuffled, tmp_pat
     run = save(shuffled)
     index, network = run.index(), predict.load_network(run, torch.device("cpu"))
     pairs, raw = index.pairs("val"), [0, *ORDER]
-    predict.main(["tune-1", *(str(pair.image) for pair in pairs), "--out", str(tmp_path / "out")])
+    cli.main(["predict", "tune-1", *(str(pair.image) for pair in pairs), "--out", str(tmp_path / "out")])
     confusion = np.zeros((9, 9), int)
     for pair in pairs:
         truth, found = np.array(Image.open(pair.mask)), ids(tmp_path / "out" / f"{pair.id}.png")
@@ -126,7 +127,9 @@ def test_masks_compare_with_annotations_as_the_evaluation_does(shuffled, tmp_pat
 def test_pictures_are_labelled_whole_where_the_evaluation_crops(project, tmp_path, capsys):
     project.set("benchmarks.tiny.evaluation.size", "crop")
     save(project)
-    predict.main(["tune-1", store(tmp_path / "a.png"), store(tmp_path / "b.png"), "--out", str(tmp_path / "out")])
+    cli.main(
+        ["predict", "tune-1", store(tmp_path / "a.png"), store(tmp_path / "b.png"), "--out", str(tmp_path / "out")]
+    )
     assert ids(tmp_path / "out" / "a.png").shape == (40, 60)
     assert capsys.readouterr().out.count("at full resolution") == 1
 
@@ -202,7 +205,7 @@ def test_the_style_of_the_notebooks_changes_no_size(project, tmp_path):
     save(project)
     with mpl.rc_context():
         style()
-        predict.main(["tune-1", store(tmp_path / "a.png"), "--out", str(tmp_path / "out")])
+        cli.main(["predict", "tune-1", store(tmp_path / "a.png"), "--out", str(tmp_path / "out")])
     with Image.open(tmp_path / "out" / "a_overlay.png") as opened:
         assert opened.mode == "RGB" and opened.width == 480 and opened.height > 320 + 15, "eight times 60x40"
 
@@ -215,7 +218,9 @@ def test_a_folder_means_its_pictures_each_once(project, tmp_path, capsys):
     for name in ("b.jpg", "a.PNG", ".hidden.png", "deeper/c.png"):
         store(tmp_path / "in" / name)
     (tmp_path / "in" / "notes.txt").write_text("no picture")
-    predict.main(["tune-1", str(tmp_path / "in"), str(tmp_path / "in" / "b.jpg"), "--out", str(tmp_path / "out")])
+    cli.main(
+        ["predict", "tune-1", str(tmp_path / "in"), str(tmp_path / "in" / "b.jpg"), "--out", str(tmp_path / "out")]
+    )
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["a.png", "a_overlay.png", "b.png", "b_overlay.png"]
     assert len(capsys.readouterr().out.splitlines()) == 2
 
@@ -224,7 +229,7 @@ def test_results_never_meet_on_one_name(project, tmp_path):
     save(project)
     shapes = {"x/a.png": (8, 9), "y/a.jpg": (10, 11), "z/A.bmp": (12, 13), "a_overlay.png": (14, 15), "a-2.png": (6, 7)}
     files = [store(tmp_path / name, photo(*shape)) for name, shape in shapes.items()]
-    predict.main(["tune-1", *files, "--out", str(tmp_path / "out")])
+    cli.main(["predict", "tune-1", *files, "--out", str(tmp_path / "out")])
     found = {f.name: ids(f).shape for f in (tmp_path / "out").iterdir() if not f.stem.endswith("_overlay")}
     assert found == {
         "a.png": (8, 9),
@@ -244,7 +249,7 @@ def test_no_picture_is_written_over(project, tmp_path):
     save(project)
     file = store(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
-    predict.main(["tune-1", file, "--out", str(tmp_path)])
+    cli.main(["predict", "tune-1", file, "--out", str(tmp_path)])
     assert (tmp_path / "a.png").read_bytes() == before
     assert ids(tmp_path / "a-2.png").shape == (40, 60)
 
@@ -257,7 +262,7 @@ def test_grey_pictures_palettes_and_opaque_rgba_are_read_as_colours(project, tmp
     store(tmp_path / "opaque.png", np.dstack([*[grey] * 3, np.full_like(grey, 255)]))
     Image.fromarray(grey).convert("P").save(tmp_path / "palette.png")
     files = [str(tmp_path / f"{name}.png") for name in ("grey", "colour", "opaque", "palette")]
-    predict.main(["tune-1", *files, "--out", str(tmp_path / "out")])
+    cli.main(["predict", "tune-1", *files, "--out", str(tmp_path / "out")])
     found = [ids(tmp_path / "out" / f"{name}.png") for name in ("grey", "colour", "opaque", "palette")]
     assert len(np.unique(found[0])) > 1
     assert all((mask == found[0]).all() for mask in found)
@@ -304,14 +309,14 @@ def test_a_vision_transformer_with_class_tokens(project, tmp_path):
     run = project.run("tune-1")
     store_weights.save_weights(run.folder / "weights.safetensors", run.build_network(), run.description())
     files = [store(tmp_path / "a.png"), store(tmp_path / "b.png", photo(33, 17))]
-    predict.main(["tune-1", *files, "--out", str(tmp_path / "out")])
+    cli.main(["predict", "tune-1", *files, "--out", str(tmp_path / "out")])
     assert ids(tmp_path / "out" / "b.png").shape == (33, 17)
 
 
 def test_one_pixel_and_one_row(project, tmp_path):
     save(project)
     files = [store(tmp_path / "dot.png", photo(1, 1)), store(tmp_path / "row.png", photo(1, 200))]
-    predict.main(["tune-1", *files, "--out", str(tmp_path / "out")])
+    cli.main(["predict", "tune-1", *files, "--out", str(tmp_path / "out")])
     assert ids(tmp_path / "out" / "dot.png").shape == (1, 1) and ids(tmp_path / "out" / "row.png").shape == (1, 200)
 
 
@@ -323,7 +328,7 @@ def test_results_lie_in_the_project(project, tmp_path, monkeypatch):
     file = store(tmp_path / "elsewhere" / "a.png")
     (project.folder / "deeper").mkdir()
     monkeypatch.chdir(project.folder / "deeper")
-    predict.main(["tune-1", os.path.relpath(file)])
+    cli.main(["predict", "tune-1", os.path.relpath(file)])
     assert ids(project.folder / "predictions" / "tune-1" / "a.png").shape == (40, 60)
 
 
@@ -339,7 +344,7 @@ def test_an_untrained_run_says_how_to_train_it(project, tmp_path):
     project.write()
     message = failing("tune-1", store(tmp_path / "a.png"))
     assert "tune-1 is not trained yet" in message and "dvc repro" in message
-    assert message.endswith("python -m ciss.engine tune-1")
+    assert message.endswith("ciss train tune-1")
     shutil.copy(project.folder / "params.yaml", project.folder / "mine.yaml")
     assert failing("tune-1", tmp_path / "a.png", "--config", "mine.yaml").endswith("tune-1 --config mine.yaml")
     assert not (project.folder / "predictions").exists()
@@ -359,7 +364,7 @@ def test_weights_of_other_parameters_are_refused(project, tmp_path, key, value, 
     project.set(key, value)
     project.write()
     message = failing("tune-1", store(tmp_path / "a.png"))
-    assert words in message and "python -m ciss.engine tune-1" in message
+    assert words in message and "ciss train tune-1" in message
     assert not (project.folder / "predictions").exists()
 
 
@@ -367,7 +372,7 @@ def test_another_evaluation_needs_no_training(project, tmp_path):
     save(project)
     project.set("benchmarks.tiny.evaluation", {"size": "window", "flip": True, "scales": [0.5, 1.0], "batch": 2})
     project.write()
-    predict.main(["tune-1", store(tmp_path / "a.png")])
+    cli.main(["predict", "tune-1", store(tmp_path / "a.png")])
 
 
 def test_a_damaged_checkpoint(project, tmp_path):
@@ -383,7 +388,7 @@ def test_the_encoders_starting_weights_are_not_needed(project, tmp_path):
     run = project.run("tune-1")
     network = create_network(replace(run.settings.model, weights=None), run.channel_groups)
     store_weights.save_weights(run.folder / "weights.safetensors", network, run.description())
-    predict.main(["tune-1", store(tmp_path / "a.png")])
+    cli.main(["predict", "tune-1", store(tmp_path / "a.png")])
 
 
 def test_options_that_cannot_be(project, tmp_path):
@@ -401,7 +406,7 @@ def test_too_many_pixels_for_the_memory(project, tmp_path, monkeypatch, capsys):
     def short(*_):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(predict.inference, "predict", short)
+    monkeypatch.setattr(predict, "predict", short)
     assert failing("tune-1", store(tmp_path / "a.png")) == 1
     said = capsys.readouterr().err
     assert "a.png: 60x40 pixels are too many" in said and "evaluation.size to window" in said
@@ -422,7 +427,7 @@ def test_a_network_for_a_notebook(project):
 def test_the_command(shuffled, tmp_path):
     save(shuffled, "tune-1", 5)
     file = store(tmp_path / "a.png")
-    process = shuffled.command("-m", "ciss.predict", "tune-1", file, str(tmp_path / "lost.png"), "--device", "cpu")
+    process = shuffled.command("-m", "ciss", "predict", "tune-1", file, str(tmp_path / "lost.png"), "--device", "cpu")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert out == f"{os.path.join('predictions', 'tune-1', 'a.png')}: {DATASETS['shapes'].classes[5]} 100.0 %\n"
@@ -448,7 +453,7 @@ def test_a_photograph_is_turned_as_viewers_show_it(project, tmp_path, capsys, or
         upright = ImageOps.exif_transpose(opened).convert("RGB")
     upright.save(tmp_path / "in" / "upright.png")
     pictures = [str(tmp_path / "in" / f"{name}.png") for name in ("phone", "upright")]
-    predict.main(["tune-1", *pictures, "--out", str(tmp_path / "out")])
+    cli.main(["predict", "tune-1", *pictures, "--out", str(tmp_path / "out")])
     first, second = (ids(tmp_path / "out" / f"{name}.png") for name in ("phone", "upright"))
     assert np.array_equal(first, second) and first.shape == (upright.height, upright.width)
     lines = [line for line in capsys.readouterr().out.splitlines() if "EXIF" in line]
@@ -460,7 +465,7 @@ def test_a_huge_picture_is_refused_in_one_line(project, tmp_path):
     """Pillow's warning once stood before it."""
     save(project)
     Image.new("1", (12_000, 9_000)).save(tmp_path / "huge.png")
-    process = project.command("-m", "ciss.predict", "tune-1", str(tmp_path / "huge.png"))
+    process = project.command("-m", "ciss", "predict", "tune-1", str(tmp_path / "huge.png"))
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert len(err.splitlines()) == 1 and "the image is too large (12000x9000 pixels)" in err

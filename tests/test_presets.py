@@ -15,7 +15,7 @@ from ciss.methods import METHODS, code_of
 from ciss.methods.gsc import GSC
 from ciss.study import presets
 
-planned = test_plan.planned  # `python -m ciss.plan` in a project with nothing in it
+planned = test_plan.planned  # `ciss plan` in a project with nothing in it
 NAMES = sorted(presets.presets())
 PAPERS = [name for name in NAMES if not name.startswith(("shapes", "voc8", "camvid", "own"))]
 FAMILY = [name for name in PAPERS if not name.endswith("-mbs")]  # MiB's, PLOP's and GSC's schedule

@@ -185,9 +185,7 @@ def test_what_is_not_of_these_networks_is_refused(trained, change):
         trained.set("train.increment.lr", 0.01)
         loop.train(trained.run("tune-1"))
         loop.train(trained.run("tune-2"))
-    with pytest.raises(
-        CheckpointError, match=r"tune-\d\.npz: missing, damaged, or made of other .*: python -m ciss.probe tiny"
-    ):
+    with pytest.raises(CheckpointError, match=r"tune-\d\.npz: missing, damaged, or made of other .*: ciss probe tiny"):
         probe.read(trained.config, ["base", "tune-1", "tune-2"])
     trained.document["complete"] = True
     assert set(probe.read(trained.config, ["tune-2"])) == {"tune-2"}
@@ -201,13 +199,13 @@ def test_a_base_step_has_no_teacher(finished):
 
 def test_runs_that_are_not_trained_are_named(project):
     loop.train(project.run("base"))
-    with pytest.raises(CheckpointError, match=r"tune-1/weights.safetensors: .*: python -m ciss.engine tune-1"):
+    with pytest.raises(CheckpointError, match=r"tune-1/weights.safetensors: .*: ciss train tune-1"):
         probe.write(project.config, "tiny")
 
 
 def test_the_command(trained):
     trained.write()
-    command = [sys.executable, "-m", "ciss.probe"]
+    command = [sys.executable, "-m", "ciss", "probe"]
     wrong = subprocess.run([*command, "tinny"], capture_output=True, text=True)
     assert wrong.returncode == 1 and "there is no benchmark 'tinny'. Known: tiny." in wrong.stderr
     assert "Traceback" not in wrong.stderr

@@ -5,7 +5,6 @@ import dataclasses
 import re
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pandas as pd
 import pytest
 from test_compare import OTHER, path, scored
 
-from ciss import config, paths
+from ciss import cli, config, paths
 from ciss.analysis.compare import cells as compare_cells
 from ciss.analysis.compare import latex as compare_latex
 from ciss.analysis.compare import published as compare_published
@@ -38,7 +37,6 @@ from ciss.analysis.figures.style import note, note_in, style
 from ciss.analysis.figures.style import save as style_save
 from ciss.study.report import markup as report_markup
 from ciss.study.report import page as report_page
-from ciss.study.report.__main__ import main
 from ciss.study.report.markup import picture, prose
 
 mpl.use("Agg")
@@ -516,8 +514,7 @@ def project(tmp_path, monkeypatch, ends):
 
 
 def call(monkeypatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["report", *arguments])
-    main()
+    cli.main(["report", *arguments])
 
 
 def test_the_command_writes_the_page(project, monkeypatch, capsys):

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from ciss import protocol
+from ciss import cli, protocol
 from ciss.config import ConfigError
 from ciss.data import DATASETS, DataError
 from ciss.methods import METHODS
@@ -445,8 +444,8 @@ def test_the_commands_give_one_message(project):
     keep.parent.mkdir(parents=True)
     keep.write_text("{}")
     (project.folder / "typo.yaml").write_text("benchmarks: {}\nmethds: {}\n")
-    check = project.command("-m", "ciss.plan", "--check")
-    train = project.command("-m", "ciss.engine", "base", "--config", "typo.yaml")
+    check = project.command("-m", "ciss", "plan", "--check")
+    train = project.command("-m", "ciss", "train", "base", "--config", "typo.yaml")
     before = sorted(project.folder.rglob("*"))
     for process, lines in (
         (check, [f"params.yaml: benchmarks.tiny.model.weights: {file}: not the weights of ciss_tiny", "Change"]),
@@ -463,11 +462,10 @@ def test_the_commands_give_one_message(project):
     assert sorted(project.folder.rglob("*")) == before
 
 
-def command(monkeypatch, capsys, *arguments: str) -> str:
-    """What `python -m ciss.engine` says when it gives up."""
-    monkeypatch.setattr(sys, "argv", ["ciss.training.loop", *arguments])
+def command(capsys, *arguments: str) -> str:
+    """What `ciss train` says when it gives up."""
     with pytest.raises(SystemExit) as caught:
-        loop.main()
+        cli.main(["train", *arguments])
     assert capsys.readouterr().err == ""
     message = str(caught.value)
     assert message.startswith("error: ") and "Traceback" not in message
@@ -477,16 +475,14 @@ def command(monkeypatch, capsys, *arguments: str) -> str:
 def test_the_engine_says_what_lacks(project, monkeypatch, capsys):
     project.write()
     weights = project.folder / "runs" / "tiny" / "base" / "weights.safetensors"
-    assert command(monkeypatch, capsys, "tune-1").startswith(f"{weights}: there is no such checkpoint. Train it: ")
-    assert command(monkeypatch, capsys, "tune-9").startswith("params.yaml: there is no run 'tune-9'. Did you mean")
-    assert command(monkeypatch, capsys, "base", "--config", "other.yaml").startswith(
+    assert command(capsys, "tune-1").startswith(f"{weights}: there is no such checkpoint. Train it: ")
+    assert command(capsys, "tune-9").startswith("params.yaml: there is no run 'tune-9'. Did you mean")
+    assert command(capsys, "base", "--config", "other.yaml").startswith(
         f"{project.folder / 'other.yaml'}: there is no such file. Write one with"
     )
     project.set("chain.tune-2.after", "base")
     project.write()
-    assert command(monkeypatch, capsys, "base") == (
-        "params.yaml: chain.tune-2.step: 2 cannot follow step 0 of 'base'. Make it 1."
-    )
+    assert command(capsys, "base") == ("params.yaml: chain.tune-2.step: 2 cannot follow step 0 of 'base'. Make it 1.")
     assert not weights.parent.exists()
 
 
@@ -499,11 +495,11 @@ def test_data_that_break_after_they_were_prepared(project, tiny_data, tmp_path, 
     result.write_text('{"key": "earlier"}')
     for image in (data / "shapes" / "JPEGImages").glob("*.jpg"):
         image.write_bytes(image.read_bytes()[:200])
-    message = command(monkeypatch, capsys, "base")
+    message = command(capsys, "base")
     assert "JPEGImages" in message and "changed since the data were prepared" in message
     assert message.endswith("Run: dvc repro -f prepare") and len(message.splitlines()) == 1
     shutil.rmtree(data / "shapes" / "SegmentationClassAug")
-    message = command(monkeypatch, capsys, "base")
+    message = command(capsys, "base")
     assert message.startswith(f"{data / 'shapes'}: no folder SegmentationClassAug or SegmentationClass. Put the masks")
     assert result.read_text() == '{"key": "earlier"}'
 

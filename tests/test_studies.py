@@ -20,10 +20,10 @@ from ruamel.yaml import YAML
 from studies import __main__ as command
 from studies import check, cover, study, trees
 
-from ciss import config, data, protocol
+from ciss import cli, config, data, protocol
 from ciss.methods import METHODS
 from ciss.runs import check as runs_check
-from ciss.study import plan, presets
+from ciss.study import presets
 
 # Studies that failed when they first ran, and why. The slow test runs one of them in turn.
 FAILED_ONCE = {
@@ -40,7 +40,7 @@ SECONDS = 300  # processor seconds of the slow test's share, by the forecast: un
 
 
 def asked(words: list[str]) -> set[tuple[str, str]]:
-    """What a command of `ciss.study.plan` asks for, read from its text alone."""
+    """What a command of `ciss plan` asks for, read from its text alone."""
     values = dict(word.split("=", 1) for word in words if "=" in word)
     methods = list(itertools.takewhile(lambda word: not word.startswith("--"), words[words.index("--methods") + 1 :]))
     joint = "alone" if not methods else "absent" if "--no-joint" in words else "beside"
@@ -141,8 +141,7 @@ def test_every_study_can_be_planned_and_prepared(tree, tmp_path, monkeypatch):
     for each in cover.studies():
         (tmp_path / "params.yaml").unlink(missing_ok=True)
         for words in each.commands():
-            monkeypatch.setattr(sys, "argv", ["ciss.study.plan", *words])
-            plan.main()
+            cli.main(["plan", *words])
         settings = config.load()
         runs_check.check(settings)
         assert len(settings.runs()) == sum(case.runs() for case in each.cases), each.name

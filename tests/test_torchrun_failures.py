@@ -19,7 +19,7 @@ TWO = (*TORCHRUN, "--standalone", "--nproc-per-node", "2")
 FAILING = """
 import os, signal, sys, time
 from datetime import timedelta
-from ciss import distributed, engine
+from ciss import cli, distributed
 from ciss.data import DataError
 from ciss.methods import Finetune
 
@@ -45,7 +45,7 @@ if mode in ("hang", "slow"):  # where nobody ends the one that is left
     distributed.GRACE = 1.0
 if mode == "hang":
     distributed.TIMEOUT = timedelta(seconds=6)
-engine.main()
+cli.main(["train", *sys.argv[1:]])
 """
 
 
@@ -114,7 +114,7 @@ def whole(tmp_path_factory, tiny_data, frozen_code):
     """What an undisturbed training leaves."""
     with environment(tiny_data) as patch:
         project = prepared(make(tmp_path_factory.mktemp("whole") / "project", frozen_code, patch))
-        code, _, error = ended(project, *TWO, "-m", "ciss.engine", "base")
+        code, _, error = ended(project, *TWO, "-m", "ciss", "train", "base")
         assert code == 0, error
         return left_by(project)
 
@@ -148,7 +148,7 @@ def test_a_killed_process_ends_the_run_which_then_goes_on(killed, loss_of_a_proc
     assert "Signal 9 (SIGKILL)" in error and "process 0" not in error, "torchrun names the cause, nobody else a symptom"
     assert (project.run().resume / "state.safetensors").exists() and not project.run().folder.exists()
     assert not unfinished(project)
-    code, out, error = ended(project, *TWO, "-m", "ciss.engine", "base")
+    code, out, error = ended(project, *TWO, "-m", "ciss", "train", "base")
     assert code == 0, error
     assert "base: continuing after epoch 1 of 2." in out
     assert left_by(project) == whole and not unfinished(project)
@@ -160,7 +160,7 @@ def on_two_nodes(*projects, run: str = "base") -> list[tuple[int, str, str]]:
         free.bind(("127.0.0.1", 0))
         address = ("--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1]))
     both = ("--nnodes", "2", "--nproc-per-node", "1", *address)
-    nodes = [(*TORCHRUN, *both, "--node-rank", rank, "-m", "ciss.engine", run) for rank in "01"]
+    nodes = [(*TORCHRUN, *both, "--node-rank", rank, "-m", "ciss", "train", run) for rank in "01"]
     with started(projects[0], *nodes[0]) as first, started(projects[1], *nodes[1]) as second:
         spoken = [process.communicate(timeout=120) for process in (first, second)]
     return [(process.returncode, *said) for process, said in zip((first, second), spoken, strict=True)]
@@ -219,7 +219,7 @@ def test_an_error_is_said_once_by_its_process(two, mode):
 def test_the_same_mistake_is_said_once(two):
     project = two()
     project.set("train.momentum", 3)
-    code, _, error = ended(project, *TWO, "-m", "ciss.engine", "base")
+    code, _, error = ended(project, *TWO, "-m", "ciss", "train", "base")
     assert code != 0 and error.count("train.momentum") == 1
 
 
@@ -247,7 +247,7 @@ def test_torchrun_may_be_killed(two):
         assert len(orphans) == 2 and state.exists()
         holder = int((project.run().resume / "lock.pid").read_text().split()[0])
         assert holder in [orphan.pid for orphan in orphans]
-        again = project.command(*TWO, "-m", "ciss.engine", "base", env={**os.environ, "PYTHONPATH": "."})
+        again = project.command(*TWO, "-m", "ciss", "train", "base", env={**os.environ, "PYTHONPATH": "."})
         _, error = again.communicate(timeout=120)
         assert again.returncode != 0
         assert (
@@ -263,6 +263,6 @@ def test_torchrun_may_be_killed(two):
 def test_one_process_of_torchrun_is_a_plain_one(make_project):
     plain, project = make_project("plain"), make_project("torchrun")
     loop.train(plain.run())
-    code, _, error = ended(project, *TORCHRUN, "--standalone", "--nproc-per-node", "1", "-m", "ciss.engine", "base")
+    code, _, error = ended(project, *TORCHRUN, "--standalone", "--nproc-per-node", "1", "-m", "ciss", "train", "base")
     assert code == 0, error
     assert left_by(plain) == left_by(project)

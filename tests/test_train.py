@@ -11,7 +11,7 @@ from contextlib import nullcontext
 import pytest
 from test_engine import left_by
 
-from ciss import config
+from ciss import cli, config
 from ciss.store import files
 from ciss.study import launch
 from ciss.training import loop
@@ -225,9 +225,8 @@ def test_the_command_says_what_is_wrong(project, monkeypatch):
         (["--jobs", "0"], "error: --jobs 0: there should be one or more. Leave it out for one a GPU."),
         (["--config", "other.yaml"], "error: .*/other.yaml: there is no such file."),
     ):
-        monkeypatch.setattr(sys, "argv", ["ciss.study.launch", *arguments])
         with pytest.raises(SystemExit, match=f"^{message}"):
-            launch.main()
+            cli.main(["train", *arguments])
 
 
 def test_the_command_when_it_is_stopped(project, monkeypatch, capsys):
@@ -236,10 +235,9 @@ def test_the_command_when_it_is_stopped(project, monkeypatch, capsys):
 
     project.write()
     monkeypatch.setattr(launch, "_hear_signals", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["ciss.study.launch"])
     monkeypatch.setattr(launch.Crew, "train", stopped)
     with pytest.raises(SystemExit) as caught:
-        launch.main()
+        cli.main(["train"])
     assert caught.value.code == 130
     assert capsys.readouterr().err.startswith("\nStopped. The same command goes on after the last finished epoch")
 
@@ -269,10 +267,9 @@ def test_the_message_of_a_training(said, message):
 def test_the_summary(project, monkeypatch, capsys, trained, failed, summary):
     project.write()
     monkeypatch.setattr(launch, "_hear_signals", lambda: None)
-    monkeypatch.setattr(sys, "argv", ["ciss.study.launch"])
     monkeypatch.setattr(launch.Crew, "train", lambda crew, names: (trained, failed))
     with pytest.raises(SystemExit) if failed else nullcontext() as stopped:
-        launch.main()
+        cli.main(["train"])
     assert capsys.readouterr().out == summary
     if failed:
         assert stopped.value.code == "error: all: no\nerror: mib-1: no"
@@ -301,7 +298,7 @@ def test_runs_trained_together_are_those_trained_alone(make_project):
     for name in alone.config.runs():
         loop.train(alone.run(name))
     for trained, there in ((3, 0), (0, 3)):
-        process = together.command("-m", "ciss.train", "--jobs", "2")
+        process = together.command("-m", "ciss", "train", "--jobs", "2")
         out, error = process.communicate(timeout=200)
         assert process.returncode == 0, error
         assert out.endswith(f"{trained} of 3 runs trained, {there} were trained before. Next: dvc repro\n")

@@ -38,7 +38,7 @@ def test_a_stale_teacher_is_refused(project):
         loop.train(project.run("tune-1"))
     said = str(caught.value)
     assert "base was trained with other values (benchmark.train.base.epochs 2, now 1)" in said
-    assert "dvc repro, or python -m ciss.engine base" in said
+    assert "dvc repro, or ciss train base" in said
     assert not project.run("tune-1").results.exists()
     loop.train(project.run())
     loop.train(project.run("tune-1"))

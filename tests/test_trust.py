@@ -118,7 +118,7 @@ def test_results_of_other_parameters_are_not_read(project):
     with pytest.raises(CheckpointError) as caught:
         runs_results.read(project.run())
     assert "made with other parameters (benchmark.train.base.lr 0.05, now 0.01)" in str(caught.value)
-    assert str(caught.value).endswith("python -m ciss.engine base")
+    assert str(caught.value).endswith("ciss train base")
     project.set("train.base.lr", 0.05)
     project.set("train.workers", 3)  # changes no result
     assert runs_results.read(project.run())["run"] == "base"
@@ -155,7 +155,7 @@ def test_the_notebook_refuses_to_average(project):
     codes = []
     for number in ("1.0.0", right["versions"]["torch"]):
         file.write_text(json.dumps({**right, "versions": {**right["versions"], "torch": number}}))
-        process = project.command("-m", "ciss.execute", notebook, "copy.ipynb", "-p", "config", "params.yaml")
+        process = project.command("-m", "ciss", "execute", notebook, "copy.ipynb", "-p", "config", "params.yaml")
         out, error = process.communicate(timeout=100)
         codes.append(process.returncode)
         if number == "1.0.0":
@@ -303,7 +303,7 @@ def test_processes_of_the_parameter_file(project, capfd):
     project.write()
     with pytest.raises(WorkerError) as caught:
         loop.train(project.run("tune-1"))
-    assert str(caught.value).endswith("Train it: python -m ciss.engine base")
+    assert str(caught.value).endswith("Train it: ciss train base")
     assert "Traceback" not in str(caught.value)
     loop.train(project.run())
     assert runs_results.read(project.run())["processes"] == 2
@@ -327,7 +327,7 @@ def test_control_c_stops_within_a_second(make_project):
     for each in (whole, project):
         each.set("train.base.epochs", 60)
     started = time.monotonic()
-    process = project.command("-m", "ciss.engine", "base")
+    process = project.command("-m", "ciss", "train", "base")
     state = project.run().resume / "state.safetensors"
     deadline = time.monotonic() + 60
     while not state.exists() and process.poll() is None and time.monotonic() < deadline:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 
 import numpy as np
 import pandas as pd
@@ -10,10 +9,10 @@ import pytest
 import test_plan
 from test_analysis import result
 
-from ciss import paths
+from ciss import cli, paths
 from ciss.analysis.compare import tuning as compare_tuning
 from ciss.analysis.compare.tuning import tuning_table
-from ciss.study import presets, tune
+from ciss.study import presets
 
 planned = test_plan.planned
 ROOT = paths.project()
@@ -80,8 +79,7 @@ def test_without_a_hold_out_nothing_is_chosen():
 
 
 def run(monkeypatch, capsys, *arguments: str) -> str:
-    monkeypatch.setattr(sys, "argv", ["ciss.study.tune", *arguments])
-    tune.main()
+    cli.main(["tune", *arguments])
     return capsys.readouterr().out
 
 

@@ -82,9 +82,9 @@ class Project:
     def command(self, trial: Trial) -> list[str]:
         python, report = sys.executable, f"reports/shapes/{trial.run}.ipynb"
         if trial.process == "trainer":
-            return [python, "-m", "ciss.engine", trial.run]
+            return [python, "-m", "ciss", "train", trial.run]
         if trial.process == "papermill":
-            notebook = [python, "-m", "ciss.execute", "notebooks/3_increment.ipynb", report]
+            notebook = [python, "-m", "ciss", "execute", "notebooks/3_increment.ipynb", report]
             return [*notebook, "-p", "config", "params.yaml", "-p", "run", trial.run]
         # Without its cache of runs: the stage would be copied, not trained.
         return ["dvc", "repro", "--no-run-cache", *(["-s"] if trial.alone else []), f"increment@{trial.run}"]

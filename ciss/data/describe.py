@@ -1,4 +1,4 @@
-"""`python -m ciss.data init FOLDER`: a first `dataset.yaml` for a folder of images and masks, from what is in them."""
+"""`ciss data init FOLDER`: a first `dataset.yaml` for a folder of images and masks, from what is in them."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -131,7 +131,7 @@ def _values(masks: list[Path]) -> Values:
 def _document(folders: dict[str, tuple[str, str]], values: Values, classes: list[int]) -> str:
     total = sum(values.pixels.values())
     lines = [
-        "# A data set of your own. Written by `python -m ciss.data init`: replace the names of the classes by yours.",
+        "# A data set of your own. Written by `ciss data init`: replace the names of the classes by yours.",
         "# 0 is the background; name it under `classes` if it is a class of its own.",
         "classes: # number in the masks -> name; pixels are the share of all",
     ]
@@ -167,4 +167,4 @@ def _next(file: Path) -> str:
     move = ""
     if find(name) is None or not sets_own.find(name).samefile(file):
         move = f"Put the folder {name} into data/ of the project, or into the folder that CISS_DATA names.\n"
-    return f"{move}Next: give the classes names in {sets_own.FILE}, then: python -m ciss.plan {name} 1-1"
+    return f"{move}Next: give the classes names in {sets_own.FILE}, then: ciss plan {name} 1-1"

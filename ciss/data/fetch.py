@@ -48,7 +48,7 @@ SOURCES = {
         folder="VOCdevkit/VOC2012",
         makes=VOC,
         unpacked=2_000_000_000,
-        then="the benchmarks train on SBD's masks too: python -m ciss.data fetch sbd",
+        then="the benchmarks train on SBD's masks too: ciss data fetch sbd",
         mirrors=(
             "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
             "https://pjreddie.com/media/files/VOCtrainval_11-May-2012.tar",
@@ -112,7 +112,7 @@ def fetch(name: str, root: Path, keep: bool = False, address: str | None = None)
             from ciss.data.sbd import build as place  # here, because nothing else needs scipy
 
             if lacking := missing(folder, VOC):
-                raise FetchError(f"{folder}: no {lacking[0]}. Get VOC first: python -m ciss.data fetch voc")
+                raise FetchError(f"{folder}: no {lacking[0]}. Get VOC first: ciss data fetch voc")
         else:
             place = _place
             if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -1,30 +1,34 @@
 """Batches of a step. What an image becomes depends on seed, epoch and image alone: not on the number of loader
-processes, nor on where a stopped training went on."""
+processes, nor on where a stopped training went on.
+
+torchvision takes seconds to import: the functions that make a loader import it, before any loader process starts.
+"""
 
 import hashlib
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from ciss import distributed
 from ciss.config import Benchmark
 from ciss.data.index import Index
 from ciss.data.normalisation import input_statistics
 from ciss.data.pictures import DataError, read_pair
-from ciss.data.transforms import StatisticsResize, evaluation_transform, statistics_size, training_transform
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 
 class Loader(DataLoader):
@@ -96,7 +100,7 @@ class Images(Dataset):
         index: Index,
         split: str,
         table: np.ndarray,
-        transform: v2.Transform,
+        transform: "v2.Transform",
         seed: int,
         cache: dict[int, tuple[Tensor, Tensor]] | None = None,
     ):
@@ -105,6 +109,8 @@ class Images(Dataset):
         self.cache = cache  # decoded images by number; None: every read decodes
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+        from torchvision import tv_tensors
+
         epoch, number = key
         image, mask = self._read(number)
         with torch.random.fork_rng(devices=[]):
@@ -174,8 +180,12 @@ def cache_size(benchmark: Benchmark, index: Index, images: list[int]) -> int:
 
 
 def available_memory() -> int:
-    """Bytes that this machine, or the limit of this container, still has."""
-    left = [psutil.virtual_memory().available]
+    """Bytes that this machine, or the limit of this container, still has; without psutil the limit alone counts."""
+    left = [sys.maxsize]
+    with suppress(ImportError):  # training does without psutil
+        import psutil
+
+        left.append(psutil.virtual_memory().available)
     with suppress(OSError, ValueError):  # cgroups 2; "max" without a limit
         limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
         left.append(limit - used)
@@ -184,6 +194,8 @@ def available_memory() -> int:
 
 def training_loader(benchmark: Benchmark, index: Index, images: list[int], table: np.ndarray, seed: int) -> Loader:
     """Shuffled, augmented batches of training images. Set `loader.batch_sampler.epoch` before each epoch."""
+    from ciss.data.transforms import training_transform
+
     train = benchmark.train
     transform = training_transform(train, input_statistics(benchmark.model).colour)
     pairs = Images(index, "train", table, transform, seed, {} if train.cache else None)
@@ -193,6 +205,8 @@ def training_loader(benchmark: Benchmark, index: Index, images: list[int], table
 
 def evaluation_loader(benchmark: Benchmark, index: Index, split: str, images: list[int], table: np.ndarray) -> Loader:
     """Batches of images of one size, so that nothing is padded; each process takes its share of the batches."""
+    from ciss.data.transforms import evaluation_transform
+
     crop = benchmark.train.crop if benchmark.evaluation.size == "crop" else None
     cache = {} if benchmark.train.cache and split == "train" else None
     pairs = Images(index, split, table, evaluation_transform(crop), 0, cache)
@@ -217,6 +231,8 @@ def statistics_loader(
     at most `evaluation.batch` of them, and at most as many pixels as that many training crops. Each process takes its
     share of the batches, at least one. `cache`: decoded images to use and to add to.
     """
+    from ciss.data.transforms import StatisticsResize, statistics_size
+
     train, most, world = benchmark.train, benchmark.evaluation.batch, distributed.world()
     pairs = Images(index, "train", table, StatisticsResize(train), 0, cache)
     by_size: dict[tuple[int, int], list[int]] = {}
@@ -259,6 +275,8 @@ def picture(
     benchmark: Benchmark, index: Index, split: str, number: int, table: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """An image (H,W,3) uint8 and its labels (H,W) uint8 through a label table, sized as they are scored."""
+    from ciss.data.transforms import evaluation_transform
+
     crop = benchmark.train.crop if benchmark.evaluation.size == "crop" else None
     pairs = Images(index, split, table, evaluation_transform(crop), 0)
     image, labels, _ = pairs[0, number]

@@ -1,6 +1,6 @@
 """Notes on the data of a benchmark: what limits or changes the meaning of its scores.
 
-They are printed before training (`ciss.study.plan --check`, `1_data`, the doctor) and stand beside the results.
+They are printed before training (`ciss plan --check`, `1_data`, the doctor) and stand beside the results.
 """
 
 import os
@@ -20,12 +20,12 @@ from ciss.data.sets.shapes import TRAIN, VAL
 NAMES_SHOWN = 8  # class names in one note
 LARGE_REMAINDER = 0.1  # share of a step's images that an epoch leaves out: larger ones are noted
 FETCH = {  # data set and split -> how to get the images that the presets expect
-    ("voc", "train"): "Run `python -m ciss.data fetch sbd`.",
-    ("voc", "val"): "Run `python -m ciss.data fetch voc`.",
-    ("ade20k", "train"): "Run `python -m ciss.data fetch ade20k`.",
-    ("ade20k", "val"): "Run `python -m ciss.data fetch ade20k`.",
-    ("cityscapes", "train"): "Run `python -m ciss.data fetch cityscapes`.",
-    ("cityscapes", "val"): "Run `python -m ciss.data fetch cityscapes`.",
+    ("voc", "train"): "Run `ciss data fetch sbd`.",
+    ("voc", "val"): "Run `ciss data fetch voc`.",
+    ("ade20k", "train"): "Run `ciss data fetch ade20k`.",
+    ("ade20k", "val"): "Run `ciss data fetch ade20k`.",
+    ("cityscapes", "train"): "Run `ciss data fetch cityscapes`.",
+    ("cityscapes", "val"): "Run `ciss data fetch cityscapes`.",
 }
 
 

@@ -1,12 +1,17 @@
-"""Checks an installation and says what to do: `python -m ciss.doctor`.
+"""Checks an installation and says what to do: `ciss doctor`.
 
 One line a finding, `ok`, `note` or `FAIL`; under the last two what to do. Things are tried rather than looked up: a
 training step in every precision, a lock between two processes, a file replaced. Nothing is changed, nothing left
 behind. What may be missing or broken is imported inside the check that needs it, so that the others still run.
 """
 
+import sys
+import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
 
+from ciss import paths
 from ciss.doctor import machine, software, storage, study
 from ciss.doctor.base import INSTALL, Finding, Setup, fail, short
 
@@ -35,6 +40,19 @@ CHECKS: dict[str, Check] = {
 }
 DISTRIBUTIONS = {"PIL": "pillow", "ruamel": "ruamel.yaml"}  # whose modules have another name
 WIDTH = max(map(len, CHECKS))
+
+
+def main(config_file: str) -> NoReturn:
+    """Examines the project around the current folder, and exits with the status of `examine`."""
+    try:
+        root = paths.project()
+    except FileNotFoundError:
+        root = Path.cwd()  # the check of the project says it
+    warnings.simplefilter("ignore")
+    try:
+        sys.exit(examine(Setup(root, config_file)))
+    except KeyboardInterrupt:
+        sys.exit("\nStopped.")
 
 
 def examine(setup: Setup, checks: dict[str, Check] = CHECKS) -> int:

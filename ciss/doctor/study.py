@@ -17,7 +17,7 @@ def parameters(setup: Setup) -> Iterator[Finding]:
         check(settings)
     except config.ConfigError as error:
         for line in str(error).splitlines():
-            yield fail(line, f"correct it, then: python -m ciss.plan --check --output {setup.file}")
+            yield fail(line, f"correct it, then: ciss plan --check --output {setup.file}")
         return
     yield ok(f"{setup.file}: {', '.join(settings.benchmarks)}; {len(settings.runs())} runs")
 

@@ -1,15 +1,5 @@
-"""Labels for any pictures, by a trained run.
+"""Labels for any pictures, by a trained run: `ciss predict`."""
 
-    python -m ciss.predict shapes-s0-mib-2 photo.jpg more/photos
-
-For each picture two files: NAME.png, a palette mask of the data set's raw class ids, those of `params.yaml` (of CamVid,
-Cityscapes and data whose 0 is a class one more than the annotations' numbers or train ids), and NAME_overlay.png, the
-picture with the classes laid over it and a legend of those that occur. A picture whose EXIF tag turns it is turned
-first, and mask and overlay have the size of the turned picture. (In data sets pixels count as stored.) Labels are made
-as the evaluation makes them, by the benchmark's `evaluation` section: size, scales, flip.
-"""
-
-import argparse
 import io
 import os
 import re
@@ -121,17 +111,17 @@ def write(picture: np.ndarray, ids: np.ndarray, data: DataSet, folder: Path, nam
     return folder / f"{name}.png"
 
 
-def _predict(arguments: argparse.Namespace) -> bool:
-    """Whether every picture was done; says what was not."""
-    run = resolve(config.load(arguments.config), arguments.run)
+def _predict(name: str, images: list[str], config_file: str, out: str | None, device_name: str) -> bool:
+    """Whether every picture was done; says what was not. See `main`."""
+    run = resolve(config.load(config_file), name)
     data = data_set(run.settings.dataset)
-    folder = Path(arguments.out) if arguments.out else run.root / "predictions" / run.name
+    folder = Path(out) if out else run.root / "predictions" / run.name
     if os.path.lexists(folder) and not folder.is_dir():
         raise ConfigError(f"--out: {folder} is no folder. Name another.")
-    device = distributed.device() if arguments.device == "auto" else torch.device(arguments.device)
+    device = distributed.device() if device_name == "auto" else torch.device(device_name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device: there is no CUDA device. Use cpu or auto.")
-    files, whole = _found(arguments.images)
+    files, whole = _found(images)
     if not files:
         return False
     torch.set_num_threads(run.settings.train.threads)
@@ -180,18 +170,18 @@ def _one_line(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
-def main(given: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m ciss.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("run", metavar="RUN", help="a name under bases, joints or chain of the parameter file; it has to be trained")
-    add("images", metavar="IMAGE", nargs="+", help="a picture, or a folder whose pictures are meant")
-    add("--config", default="params.yaml", help="parameter file, relative to the project (default: %(default)s)")
-    add("--out", metavar="FOLDER", help="where the files go (default: predictions/RUN of the project)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one (default)")
+def main(run: str, images: list[str], config_file: str, out: str | None, device: str) -> None:
+    """Writes a mask and an overlay for every picture. Exits with 1 where a picture was not done.
+
+    Args:
+        run: name of a trained run.
+        images: pictures, or folders of pictures.
+        config_file: the parameter file.
+        out: folder for the files; None: predictions/RUN of the project.
+        device: auto (a GPU if there is one), cpu or cuda.
+    """
     try:
-        whole = _predict(parser.parse_args(given))
+        whole = _predict(run, images, config_file, out, device)
     except (ConfigError, DataError, CheckpointError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -199,7 +189,3 @@ def main(given: list[str] | None = None) -> None:
         sys.exit(130)
     if not whole:
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,12 +1,9 @@
 """What the networks before and after an increment see of images with all labels: numbers behind the analyses that no
-training keeps.
-
-    python -m ciss.probe shapes    # every increment of the benchmark, into probes/shapes
+training keeps: `ciss probe`.
 
 A run is looked at once; again only when its weights, the data, the rules' coefficients or this code change.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -159,7 +156,7 @@ def read(settings: Config, names: Iterable[str]) -> dict[str, Probe]:
         if kept is None:
             raise CheckpointError(
                 f"{_file(run)}: missing, damaged, or made of other weights, data, coefficients or code. "
-                f"Make it: python -m ciss.probe {run.benchmark}"
+                f"Make it: ciss probe {run.benchmark}"
             )
         found[name] = kept
     return found
@@ -190,7 +187,7 @@ def _key(settings: Config, run: Run) -> str:
     files = (predecessor(run), run.folder / "weights.safetensors")
     if missing := [file for file in files if not file.is_file()]:
         raise CheckpointError(
-            f"{missing[0]}: this run has no weights yet. Train it: python -m ciss.engine {missing[0].parent.name}"
+            f"{missing[0]}: this run has no weights yet. Train it: ciss train {missing[0].parent.name}"
         )
     rules = {rule: settings.methods.get(rule, {}) for rule in RULES}
     code = store_code.probe_code(store_code.read(paths.project()), RULES, run.settings.dataset).digest
@@ -207,20 +204,13 @@ def _kept(run: Run, key: str) -> Probe | None:
     return found if found.pop("key", None) == key else None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ciss.probe", description="Looks at every increment's networks.")
-    parser.add_argument("benchmark")
-    parser.add_argument("--config", default="params.yaml")
-    options = parser.parse_args()
+def main(benchmark: str, config_file: str) -> None:
+    """Brings a benchmark's probes up to date. Exits with a message where it cannot."""
     try:
-        settings = config.load(options.config)
-        if options.benchmark not in settings.benchmarks:
+        settings = config.load(config_file)
+        if benchmark not in settings.benchmarks:
             known = ", ".join(settings.benchmarks)
-            raise config.ConfigError(f"{options.config}: there is no benchmark {options.benchmark!r}. Known: {known}.")
-        write(settings, options.benchmark)
+            raise config.ConfigError(f"{config_file}: there is no benchmark {benchmark!r}. Known: {known}.")
+        write(settings, benchmark)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

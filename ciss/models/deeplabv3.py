@@ -1,7 +1,6 @@
 """DeepLabV3's decoder: atrous spatial pyramid pooling (torchvision's), then the growing classifier."""
 
 from torch import Tensor, nn
-from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from ciss.models.classifier import Classifier, balance, new_group, transfer
 
@@ -14,6 +13,8 @@ class DeepLabV3(nn.Module):
     """
 
     def __init__(self, in_width: int, width: int, groups: list[int], *, atrous_rates: tuple[int, ...], dropout: float):
+        from torchvision.models.segmentation.deeplabv3 import ASPP  # here, because it takes seconds to import
+
         super().__init__()
         self.pyramid = ASPP(in_width, list(atrous_rates), width)
         for module in self.pyramid.modules():

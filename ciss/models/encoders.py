@@ -1,4 +1,7 @@
-"""Encoders come from timm, by name; this module adds a tiny one and refuses weight files of another network."""
+"""Encoders come from timm, by name; weight files of another network are refused.
+
+timm takes seconds to import, so only the functions that need it do.
+"""
 
 import copy
 import difflib
@@ -7,51 +10,20 @@ import logging
 import math
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
-from timm.models import (
-    FeatureListNet,
-    build_model_with_cfg,
-    generate_default_cfgs,
-    is_model_in_modules,
-    load_state_dict,
-    register_model,
-)
-from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ciss.models import hub
 from ciss.models.hub import WeightsError
 
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+
 logging.getLogger("timm").setLevel(logging.ERROR)  # what it says of a weight file, `check_weights` has judged
 STAGES = 4  # the deepest stages, as feature distillation and prototypes use them
-default_cfgs = generate_default_cfgs({"ciss_tiny.untrained": {"classifier": "head.fc", "first_conv": "stem.conv"}})
-
-
-@register_model
-def ciss_tiny(pretrained: bool = False, **options) -> nn.Module:
-    """Three residual blocks, 0.2 million parameters: small enough to train from scratch on two CPU cores."""
-    if pretrained and not (options.get("pretrained_cfg_overlay") or {}).get("file"):
-        raise WeightsError(
-            "ciss_tiny has no pretrained weights. Set model.pretrained to false and model.weights to null."
-        )
-    blocks = tuple(ByoBlockCfg(type="basic", d=1, c=c, s=s, br=1.0) for c, s in ((48, 2), (64, 1), (64, 2)))
-    layout = ByoModelCfg(blocks=blocks, stem_chs=24, stem_type="3x3", stem_pool="", act_layer="relu")
-    if options.get("features_only"):
-        options.setdefault("out_indices", (1, 2))  # without the stem
-    network = build_model_with_cfg(
-        ByobNet, "ciss_tiny", pretrained, model_cfg=layout, feature_cfg={"flatten_sequential": True}, **options
-    )
-    # torch's default initialisation: its smaller weights learn faster in a thousand updates than timm's (0.41 against
-    # 0.31 mIoU after four epochs of joint training on shapes).
-    for module in network.modules():
-        if not pretrained and isinstance(module, nn.Conv2d | nn.BatchNorm2d):
-            module.reset_parameters()
-    return network
 
 
 class Convolutional(nn.Module):
@@ -120,6 +92,8 @@ def _last_activations(body: nn.Module) -> dict[str, str]:
     Found by a forward pass without memory. Raises ValueError for a stage whose end is neither linear nor a module of
     its own that can be moved.
     """
+    from timm.models import FeatureListNet
+
     trial = copy.deepcopy(body).to("meta").eval()
     producers: dict[int, str] = {}  # the leaf module that made a tensor; leaves that hand it on come later
     calls: Counter[str] = Counter()
@@ -175,7 +149,7 @@ class PlainTransformer(nn.Module):
     bilinearly, as the published MBS does both.
     """
 
-    def __init__(self, body: VisionTransformer):
+    def __init__(self, body: "VisionTransformer"):
         super().__init__()
         body.attn_pool = None  # of the head, which nothing here uses
         self.body = body
@@ -212,6 +186,8 @@ class PlainTransformer(nn.Module):
         first = [token.expand(len(patches), -1, -1) for token in (body.cls_token, body.reg_token) if token is not None]
         positions, own = body.pos_embed, body.patch_embed.grid_size
         if grid != own:
+            from timm.layers import resample_abs_pos_embed
+
             placed = 0 if body.no_embed_class else body.num_prefix_tokens
             options = {"num_prefix_tokens": placed, "interpolation": "bilinear", "antialias": False}
             positions = resample_abs_pos_embed(positions, list(grid), list(own), **options)
@@ -233,6 +209,9 @@ def create_encoder(
     image_size: pixels, what a transformer's own grid of positions is made for (None: timm's). Raises: WeightsError for
     a file of another network, ValueError for a name, output stride or image size timm does not know.
     """
+    import timm
+    from timm.models.vision_transformer import VisionTransformer
+
     _check_name(name)
     options = {}
     if weights is not None:
@@ -241,7 +220,7 @@ def create_encoder(
     elif pretrained:
         file = hub.cached_weights(name) or hub.fetch(name)
         options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)} if file else None}
-    plain = is_model_in_modules(name, ["vision_transformer", "deit"])
+    plain = timm.models.is_model_in_modules(name, ["vision_transformer", "deit"])
     if plain:
         options |= {"num_classes": 0, "dynamic_img_size": True}
         options |= {"img_size": image_size} if image_size else {}
@@ -270,20 +249,40 @@ def create_encoder(
 
 
 def _check_name(name: str) -> None:
-    if not timm.is_model(name):
+    if not is_encoder(name):
+        import timm
+
         near = difflib.get_close_matches(name, timm.list_models(), n=5)
         raise ValueError(f"timm has no encoder {name!r}. Close ones: {', '.join(near) or 'see timm.list_models()'}.")
 
 
+def is_encoder(name: str) -> bool:
+    """Whether timm, or this project, has an encoder of this name."""
+    import timm
+
+    from ciss.models import tiny  # noqa: F401, for its entry in timm's list
+
+    return timm.is_model(name)
+
+
+def has_pretrained_weights(name: str) -> bool:
+    """Whether timm knows weights of an encoder."""
+    import timm
+
+    return timm.is_model_pretrained(name)
+
+
 def check_weights(name: str, file: Path) -> None:
     """Raises WeightsError unless the file holds every parameter of the encoder in its shape (the classifier apart)."""
+    import timm
+
     _check_name(name)
     if not file.is_file():
         raise WeightsError(f"{file}: there is no such weight file. Put it there, or change model.weights.")
     if file.suffix == ".npz":
         raise WeightsError(f"{file}: npz files are not read. Use timm's safetensors of {name}, or model.pretrained.")
     try:
-        found = load_state_dict(str(file), device="cpu", weights_only=True)
+        found = timm.models.load_state_dict(str(file), device="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch raise many kinds; each means the file cannot be read
         raise WeightsError(f"{file}: this weight file cannot be read ({error}). Fetch it again.") from None
     with torch.device("meta"):

@@ -6,12 +6,15 @@ import socket
 import threading
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from timm.models import PretrainedCfg, get_pretrained_cfg
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 ANSWER = 10  # seconds that the server has for its first answer
 FILES = ("model.safetensors", "pytorch_model.bin")  # what timm asks the hub for
@@ -81,8 +84,10 @@ def remedy(encoder: str) -> str:
     return f"Fetch {file} on another machine, name the file in model.weights, and set model.pretrained to false."
 
 
-def _source(encoder: str) -> PretrainedCfg | None:
+def _source(encoder: str) -> "PretrainedCfg | None":
     """Where timm has the weights of an encoder; None where it has none."""
+    from timm.models import get_pretrained_cfg  # here, because timm takes seconds to import
+
     source = get_pretrained_cfg(encoder)
     return source if source and (source.hf_hub_id or source.url) else None
 

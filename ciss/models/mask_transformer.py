@@ -7,7 +7,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ciss.models.classifier import newest
@@ -43,6 +42,8 @@ class MaskTransformer(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.1,
     ):
+        from timm.models.vision_transformer import Block  # here, because timm takes seconds to import
+
         super().__init__()
         heads = heads or max(1, width // 64)
         if width % heads:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timm.layers import convert_sync_batchnorm
-from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from ciss.config import Model
@@ -119,6 +117,8 @@ def needs_two_images(model: Model, crop: int) -> str | None:
     per channel; None where there is no such layer. `crop`: side of the training images in pixels."""
     if model.decoder == "deeplabv3":
         return "the pooled branch of deeplabv3"
+    from timm.models import is_model_in_modules  # here, because timm takes seconds to import
+
     convolutional = not is_model_in_modules(model.encoder, ["vision_transformer", "deit"])
     if convolutional and crop <= model.output_stride:
         return f"the last stage of {model.encoder}, of 1 x 1 pixel"
@@ -133,6 +133,8 @@ def set_norm_mode(network: nn.Module, norm: str) -> nn.Module:
     """
     synced = any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
     if norm == "sync" and next(network.parameters()).is_cuda and not synced:  # timm's drops activations the second time
+        from timm.layers import convert_sync_batchnorm
+
         network = convert_sync_batchnorm(network)
     network.train()
     if norm == "frozen":

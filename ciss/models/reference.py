@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from functools import partial
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ciss.models.encoders import PlainTransformer
@@ -35,6 +34,8 @@ def load_reference_checkpoint(
     tells; None: one for 64 channels. Their group of the background and that of the base classes are our first.
     Raises: ValueError for another name, and for parameters that are missing, foreign or of another shape.
     """
+    from timm.models.vision_transformer import VisionTransformer  # here, because timm takes seconds to import
+
     if name != "mbs":
         raise ValueError(f"there are no reference checkpoints of {name!r}. Use 'mbs'.")
     theirs = _parameters(state_dict)

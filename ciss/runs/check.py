@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Iterator
 
-import timm
 import torch
 
 from ciss import config as configuration
@@ -11,7 +10,7 @@ from ciss import documents
 from ciss.config import Config, ConfigError, Increment, Model
 from ciss.methods import BROKEN, METHODS, code_of
 from ciss.models import WeightsError, hub, needs_two_images
-from ciss.models.encoders import check_weights, create_encoder
+from ciss.models.encoders import check_weights, create_encoder, has_pretrained_weights, is_encoder
 from ciss.models.network import create_decoder
 from ciss.runs.run import lone_image, steps, weight_file
 
@@ -52,7 +51,7 @@ def _network_problems(model: Model) -> list[str]:
         problems.append(f"width: {error}")
     if model.pretrained and model.weights:
         problems.append("pretrained: model.weights names a file. Set this to false, or weights to null.")
-    elif model.pretrained and not timm.is_model_pretrained(model.encoder):
+    elif model.pretrained and not has_pretrained_weights(model.encoder):
         problems.append(f"pretrained: there are no weights of {model.encoder} to fetch. Set this to false.")
     elif model.pretrained and (problem := hub.unavailable(model.encoder)):
         problems.append(f"pretrained: {problem}")
@@ -113,7 +112,7 @@ def _problems(config: Config) -> Iterator[str]:
             yield str(error)
         yield from (f"{place}.model.{problem}" for problem in _network_problems(benchmark.model))
         try:
-            if (file := weight_file(benchmark)) and timm.is_model(benchmark.model.encoder):
+            if (file := weight_file(benchmark)) and is_encoder(benchmark.model.encoder):
                 check_weights(benchmark.model.encoder, file)
         except WeightsError as error:
             named = benchmark.model.weights or ""

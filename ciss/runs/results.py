@@ -44,7 +44,7 @@ def file_hash(file: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError:
         raise files.CheckpointError(
-            f"{file}: there is no such checkpoint. Train it: python -m ciss.engine {file.parent.name}"
+            f"{file}: there is no such checkpoint. Train it: ciss train {file.parent.name}"
         ) from None
 
 
@@ -257,7 +257,7 @@ def read(run: Run) -> dict:
     `confusion_all` has them, for conventions that score them."""
     file = run.results / "result.json"
     if not file.is_file():
-        raise files.CheckpointError(f"{file}: this run has no result yet. Train it: python -m ciss.engine {run.name}")
+        raise files.CheckpointError(f"{file}: this run has no result yet. Train it: ciss train {run.name}")
     try:
         result = {**json.loads(file.read_text(encoding="utf-8")), "title": run.title, "joint": run.joint}
         different = documents.differences(result["identity"]["parameters"], run.description())
@@ -276,7 +276,7 @@ def read(run: Run) -> dict:
             result["labels"] = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise files.CheckpointError(
-            f"{run.results}: damaged ({error}). Train it again: python -m ciss.engine {run.name}"
+            f"{run.results}: damaged ({error}). Train it again: ciss train {run.name}"
         ) from None
     result["confusion"] = result["confusion_all"].copy()
     if not result["background"]:
@@ -285,7 +285,7 @@ def read(run: Run) -> dict:
     if different:
         raise files.CheckpointError(
             f"{run.results}: made with other parameters ({'; '.join(different)}). Restore them, or train it again: "
-            f"python -m ciss.engine {run.name}"
+            f"ciss train {run.name}"
         )
     return result
 
@@ -298,7 +298,7 @@ def read_end(config: Config, end: str) -> list[dict]:
         if after["identity"]["teacher"] != before["weights"]:
             raise files.CheckpointError(
                 f"{after['run']}: continues another training of {before['run']} than the one whose results are there. "
-                f"Train it again: python -m ciss.engine {after['run']}"
+                f"Train it again: ciss train {after['run']}"
             )
     return found
 

@@ -179,7 +179,7 @@ def load_network(run: Run, device: torch.device) -> Network:
 
     Raises CheckpointError where there is none, and where it was made with other parameters than the run has now.
     """
-    file, train = run.folder / "weights.safetensors", f"python -m ciss.engine {run.name}"
+    file, train = run.folder / "weights.safetensors", f"ciss train {run.name}"
     if run.config != "params.yaml":
         train += f" --config {run.config}"
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""Which code a run or a stage of the pipeline depends on: `python -m ciss.store.code` in the root of the project.
+"""Which code a run or a stage of the pipeline depends on: `ciss source` in the root of the project.
 
 Starting from what a stage runs, names are followed through the package, from function to function. `.source/` has a
 file for every stage, with a line for each function, class and constant that it reaches: its name, and a hash of its
@@ -17,7 +17,6 @@ Standard library only: it takes a fraction of importing torch.
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -34,7 +33,7 @@ STAGES: dict[str, Place] = {  # those that run no notebook
     "check": ("ciss.study.plan_check", "check"),
     "shapes": ("ciss.data.sets.shapes", "write"),
     "probe": ("ciss.inspection.probe", "write"),
-    "report": ("ciss.study.report.__main__", "main"),
+    "report": ("ciss.study.report.command", "main"),
 }
 TOGETHER = "(together)"  # the first line of a listing
 
@@ -256,10 +255,3 @@ def _files(root: Path) -> tuple[tuple[str, str], ...]:
 @lru_cache(maxsize=4)
 def _package(files: tuple[tuple[str, str], ...]) -> Package:
     return Package(dict(files))
-
-
-if __name__ == "__main__":
-    try:
-        write(Path.cwd())
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(str(error))

@@ -147,4 +147,4 @@ def _short(error: Exception) -> str:
 
 
 def _remedy(file: Path) -> str:
-    return f"python -m ciss.engine {file.parent.name}"
+    return f"ciss train {file.parent.name}"

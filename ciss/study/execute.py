@@ -1,12 +1,9 @@
-"""Executes a notebook with papermill, as every stage of the pipeline does.
-
-    python -m ciss.execute notebooks/2_base.ipynb reports/shapes/shapes-s0.ipynb -p config params.yaml -p run shapes-s0
+"""Executes a notebook with papermill, as every stage of the pipeline does: `ciss execute`.
 
 The notebook runs in the Python that runs this module, whichever kernel its metadata name. Its printed lines pass
 through. An error becomes one message, and the executed copy shows where it happened. Ctrl-C stops the notebook too.
 """
 
-import argparse
 import ast
 import json
 import logging
@@ -107,43 +104,39 @@ def parameter_names(notebook: Path) -> list[str]:
     return [target.id for line in lines if isinstance(line, ast.Assign) for target in line.targets]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ciss.execute", description="Execute a notebook with parameters.")
-    parser.add_argument("notebook", type=Path)
-    parser.add_argument("output", type=Path, help="where the executed copy goes")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
-    arguments = parser.parse_args()
+def main(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
+    """Executes a notebook, printing what its cells print. Exits with a message where it fails."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("papermill").setLevel(logging.INFO)
     logging.getLogger("papermill").addFilter(_printed)
     logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # its errors arrive as exceptions, too
-    if not arguments.notebook.is_file():
-        sys.exit(f"error: {arguments.notebook}: there is no such notebook.")
-    known = parameter_names(arguments.notebook)
-    for name, _ in arguments.p:
+    if not notebook.is_file():
+        sys.exit(f"error: {notebook}: there is no such notebook.")
+    known = parameter_names(notebook)
+    for name in parameters:
         if known and name not in known:
             from ciss.documents import choose  # no stage waits for it
 
-            sys.exit(f"error: {arguments.notebook}: no parameter {name!r}. {choose(name, known)}")
+            sys.exit(f"error: {notebook}: no parameter {name!r}. {choose(name, known)}")
     try:
         # in a thread: in the main one nbclient takes Ctrl-C for itself, and lets the notebook go on for seconds
-        ThreadPoolExecutor(1).submit(execute, arguments.notebook, arguments.output, dict(arguments.p)).result()
+        ThreadPoolExecutor(1).submit(execute, notebook, output, parameters).result()
     except KeyboardInterrupt:
         _stop()
     except DeadKernelError:
         sys.exit(
-            f"error: {arguments.notebook}: its process was killed, perhaps because the machine had no memory left. "
+            f"error: {notebook}: its process was killed, perhaps because the machine had no memory left. "
             "Finished epochs are kept. Free some, and run the same command again."
         )
     except PapermillExecutionError as error:
         if error.ename not in EXPLAINED:
             print(_end_of_traceback(error.traceback), file=sys.stderr)
-        sys.exit(f"error: {error.evalue}\n(in {arguments.output}, cell {error.exec_count})")
+        sys.exit(f"error: {error.evalue}\n(in {output}, cell {error.exec_count})")
     except Exception as error:  # before the first cell: the notebook cannot be read, or its kernel does not start
         reason = next(iter(str(error).splitlines()), "")
         sys.exit(
-            f"error: {arguments.notebook}: cannot be executed: {type(error).__name__}: {reason}\n"
-            "Open it with `jupyter lab` to see whether it is a notebook, and run `python -m ciss.doctor`."
+            f"error: {notebook}: cannot be executed: {type(error).__name__}: {reason}\n"
+            "Open it with `jupyter lab` to see whether it is a notebook, and run `ciss doctor`."
         )
 
 
@@ -179,7 +172,3 @@ def _printed(record: logging.LogRecord) -> bool:
     record.msg, record.args = text, ()
     heard = record.funcName == "log_output_message" or record.levelno >= logging.WARNING
     return heard and bool(text) and not re.fullmatch("<.*>", text)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,5 @@
-"""Trains every run that a parameter file names, several at once, each in a process of its own.
+"""Trains several runs of a parameter file, each in a process of its own: `ciss train --jobs 2`."""
 
-    python -m ciss.plan voc8 --set train.threads=1
-    python -m ciss.train --jobs 2    # two runs of one thread each, side by side on two cores
-    dvc repro                        # finds every run trained: notebooks, tables and figures are left to make
-
-A run starts as soon as there is a free job and the run it continues has ended. With several GPUs each job has one to
-itself, as long as there are no more jobs than GPUs (CUDA_VISIBLE_DEVICES says which). A run that fails takes with it
-what continues it; all others go on. Ctrl-C stops all; the same command goes on after the last finished epoch of each.
-"""
-
-import argparse
 import os
 import re
 import signal
@@ -147,7 +137,7 @@ def _interrupt(process: subprocess.Popen) -> None:
 
 
 def command(settings: Config, name: str) -> list[str]:
-    return [sys.executable, "-m", "ciss.engine", name, "--config", settings.file]
+    return [sys.executable, "-m", "ciss", "train", name, "--config", settings.file]
 
 
 def finished(run: Run) -> bool:
@@ -194,25 +184,26 @@ def crowded(settings: Config, jobs: int, cores: int) -> str | None:
     return f"{jobs} jobs of {each} threads on {cores} cores wait for each other. Take fewer, or train.threads=1."
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m ciss.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--config", default="params.yaml", help="parameter file, relative to the project (default: %(default)s)"
-    )
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time (default: one a GPU, or one)")
-    options = parser.parse_args()
+def main(runs: list[str], config_file: str, jobs: int | None) -> None:
+    """Trains what is missing or outdated of some runs, and prints a summary. Exits with messages where runs fail.
+
+    Args:
+        runs: names; none stands for all runs of the file. What they continue must be among them, or trained.
+        config_file: the parameter file.
+        jobs: runs at a time; None: one per GPU, or one.
+    """
     _hear_signals()
     try:
-        settings = config.load(options.config)
+        settings = config.load(config_file)
         check(settings)
         devices = gpus(settings)
-        jobs = max(1, len(devices)) if options.jobs is None else options.jobs
+        jobs = max(1, len(devices)) if jobs is None else jobs
         if jobs < 1:
             raise ConfigError(f"--jobs {jobs}: there should be one or more. Leave it out for one a GPU.")
-        names, root = order(settings), (paths.project() / settings.output).resolve()
-        for name in dict.fromkeys(run.benchmark for run in settings.runs().values()):
+        wanted = {resolve(settings, name).name for name in runs or settings.runs()}
+        names = [name for name in order(settings) if name in wanted]
+        root = (paths.project() / settings.output).resolve()
+        for name in dict.fromkeys(settings.runs()[name].benchmark for name in names):
             prepare(settings.benchmarks[name], index_folder(root, name), progress=False)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if not torch.cuda.is_available() and (remark := crowded(settings, jobs, cores)):
@@ -238,7 +229,3 @@ def _hear_signals() -> None:
     for number in STOPPING:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
             signal.signal(number, signal.default_int_handler)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,20 +1,11 @@
-"""Writes `params.yaml` for a benchmark: data, network, schedule, methods, and the chain of runs.
+"""Writes `params.yaml` for a benchmark: data, network, schedule, methods, and the chain of runs."""
 
-python -m ciss.plan shapes 4-2                                      # the default
-python -m ciss.plan voc 15-1 --methods finetune mib --seeds 0 1 2   # a paper's benchmark
-python -m ciss.plan shapes 4-2 --orders 3 --set train.batch=8       # three class orders
-python -m ciss.plan --check                                         # check params.yaml and its data
-python -m ciss.plan --clean                                         # remove results that params.yaml does not name
-"""
-
-import argparse
 import copy
 import io
 import json
-import re
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import pairwise
 
@@ -32,8 +23,8 @@ from ciss.study import plan_check
 from ciss.study.presets import load, presets
 
 HEADER = (
-    "The only place for numbers. Written by `python -m ciss.plan`, made to be edited: comments survive the next plan.\n"
-    "Every key is checked before anything runs: python -m ciss.plan --check"
+    "The only place for numbers. Written by `ciss plan`, made to be edited: comments survive the next plan.\n"
+    "Every key is checked before anything runs: ciss plan --check"
 )
 INCREMENTAL = [name for name in METHODS if not METHODS[name].sees_all]
 USUAL = [name for name in INCREMENTAL if METHODS[name].usual]
@@ -47,7 +38,27 @@ ABOUT = {
 }
 
 
-def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
+@dataclass
+class Request:
+    """What a plan is asked for; None stands for what the preset says."""
+
+    dataset: str
+    protocol: str | None = None
+    setting: str | None = None
+    methods: list[str] | None = None
+    seeds: list[int] | None = None
+    orders: int = 1  # class orders: the data set's own or `order`, and shuffled ones
+    order: list[int] | None = None  # raw class ids
+    joint: bool = True
+    preset: str | None = None
+    name: str | None = None  # of the benchmark
+    settings: list[tuple[str, object]] = field(default_factory=list)  # dotted keys of the benchmark, with values
+    add: bool = False  # keep the benchmarks that the file has
+    fresh: bool = False  # the preset's numbers, not the file's
+    output: str = "params.yaml"
+
+
+def plan(document: CommentedMap, request: Request) -> CommentedMap:
     """The document with the asked benchmark and its runs in place of the others (or beside them, with `--add`).
 
     What the document has by the same name stays as it is, comments too. Raises ConfigError.
@@ -59,48 +70,48 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
             document.yaml_set_comment_before_after_key(section, before=f"\n{about}")
     for mapping in (document, document["benchmarks"]):
         _move_comments(mapping)
-    old, first = copy.deepcopy(document), arguments.name or _name(arguments)
+    old, first = copy.deepcopy(document), request.name or _name(request)
     config.validate(dict[config.Name, None], {first: None}, "plan", "--name")
-    if not arguments.add:
+    if not request.add:
         for section in ("benchmarks", "bases", "joints", "chain", "ends"):
             for name in list(document[section]):
                 del document[section][name]
-    for method in [*arguments.methods, "finetune", *(["joint"] if arguments.joint else [])]:
-        mine, preset = document["methods"].get(method), _preset(arguments)
-        if mine is None or (_knows(preset, method) and not arguments.add and _unedited(method, mine)):
+    for method in [*request.methods, "finetune", *(["joint"] if request.joint else [])]:
+        mine, preset = document["methods"].get(method), _preset(request)
+        if mine is None or (_knows(preset, method) and not request.add and _unedited(method, mine)):
             theirs = _coefficients(method, preset)
             if mine != theirs:
                 document["methods"][method] = _flow(theirs)
         elif _knows(preset, method):
             _tell_differences(method, mine, preset)
-    for number, order in enumerate(_orders(arguments)):
+    for number, order in enumerate(_orders(request)):
         name = first if number == 0 else f"{first}-order{number}"
-        if name in old["benchmarks"] and not arguments.fresh:
+        if name in old["benchmarks"] and not request.fresh:
             settings = old["benchmarks"][name]
-        elif number and first in old["benchmarks"] and not arguments.fresh:  # the orders of one study share all else
+        elif number and first in old["benchmarks"] and not request.fresh:  # the orders of one study share all else
             settings = copy.deepcopy(document["benchmarks"][first])
         else:
-            settings = _preset(arguments)
+            settings = _preset(request)
             for key in ("methods", "runs"):
                 settings.pop(key, None)
             document["benchmarks"].ca.items.pop(name, None)
-            if (settings["dataset"], settings["protocol"]) != (arguments.dataset, arguments.protocol):
+            if (settings["dataset"], settings["protocol"]) != (request.dataset, request.protocol):
                 settings.pop("groups", None)  # the preset's are of the other protocol; those of the file are somebody's
-            if settings["dataset"] != arguments.dataset:
+            if settings["dataset"] != request.dataset:
                 settings.pop("expects", None)  # of the preset's data set
         for key in ("dataset", "protocol", "setting"):
-            settings[key] = getattr(arguments, key)
+            settings[key] = getattr(request, key)
         if order:
             settings["order"] = _flow(order)
-        for key, value in arguments.set:
+        for key, value in request.settings:
             _assign(settings, key, copy.deepcopy(value))
         document["benchmarks"][name] = settings
         place = f"benchmarks.{name}"
         steps = runs_run.steps(config.validate(config.Benchmark, settings, "plan", place), f"plan: {place}")
-        for seed in arguments.seeds:
-            _add_runs(document, name, seed, steps, arguments)
-    if not arguments.add:
-        _remove_unused_variants(document, arguments.fresh)
+        for seed in request.seeds:
+            _add_runs(document, name, seed, steps, request)
+    if not request.add:
+        _remove_unused_variants(document, request.fresh)
     for section in ABOUT:
         if old[section] and next(iter(old[section])) not in document[section]:  # a comment above it is the section's
             document[section].ca.comment = None
@@ -114,10 +125,10 @@ def plan(document: CommentedMap, arguments: argparse.Namespace) -> CommentedMap:
     return document
 
 
-def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, arguments: argparse.Namespace) -> None:
+def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, request: Request) -> None:
     base = f"{benchmark}-s{seed}"
     document["bases"][base] = _flow({"benchmark": benchmark, "method": "finetune", "code": "finetune", "seed": seed})
-    for method in arguments.methods:
+    for method in request.methods:
         after = base
         for step in range(1, steps):
             run = f"{base}-{method}-{step}"
@@ -133,12 +144,12 @@ def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, arg
             )
             after = run
         document["ends"][f"{base}-{method}"] = _flow({"run": after, "benchmark": benchmark})
-    if arguments.joint:
+    if request.joint:
         document["joints"][f"{base}-joint"] = _flow(
             {"benchmark": benchmark, "method": "joint", "code": "joint", "seed": seed}
         )
         document["ends"][f"{base}-joint"] = _flow({"run": f"{base}-joint", "benchmark": benchmark})
-    elif not arguments.methods:  # the base step alone is a study, too
+    elif not request.methods:  # the base step alone is a study, too
         document["ends"][base] = _flow({"run": base, "benchmark": benchmark})
 
 
@@ -198,54 +209,54 @@ def _coefficients(name: str, preset: dict) -> dict:
     return {**{key: defaults[key] for key in own_first}, **values}
 
 
-def _unnamed(arguments: argparse.Namespace) -> str:
+def _unnamed(request: Request) -> str:
     """Takes methods and seeds that the command does not name from the preset's `runs`. Returns the command after the
     plan."""
-    theirs = _preset(arguments).get("runs", {})
-    arguments.methods = list(theirs.get("methods", USUAL)) if arguments.methods is None else arguments.methods
-    arguments.seeds = list(theirs.get("seeds", [0])) if arguments.seeds is None else arguments.seeds
-    arguments.joint = arguments.joint and theirs.get("joint", True)
+    theirs = _preset(request).get("runs", {})
+    request.methods = list(theirs.get("methods", USUAL)) if request.methods is None else request.methods
+    request.seeds = list(theirs.get("seeds", [0])) if request.seeds is None else request.seeds
+    request.joint = request.joint and theirs.get("joint", True)
     return theirs.get("next", "dvc repro")
 
 
-def _name(arguments: argparse.Namespace) -> str:
+def _name(request: Request) -> str:
     """The preset's own data set and protocol go by its name; others carry what differs."""
-    stem, preset = _preset_name(arguments), _preset(arguments)
-    own = (preset["dataset"], preset["protocol"]) == (arguments.dataset, arguments.protocol)
-    kind = stem if stem.startswith(f"{arguments.dataset}-") else arguments.dataset
-    name = stem if own else f"{kind}-{arguments.protocol}"
-    return name if arguments.setting == preset["setting"] else f"{name}-{arguments.setting}"
+    stem, preset = _preset_name(request), _preset(request)
+    own = (preset["dataset"], preset["protocol"]) == (request.dataset, request.protocol)
+    kind = stem if stem.startswith(f"{request.dataset}-") else request.dataset
+    name = stem if own else f"{kind}-{request.protocol}"
+    return name if request.setting == preset["setting"] else f"{name}-{request.setting}"
 
 
-def _preset_name(arguments: argparse.Namespace) -> str:
+def _preset_name(request: Request) -> str:
     """The data set's own, or that of the asked protocol or setting if it has one (voc8-4-2); of `--preset mbs` what the
     data set has by that name (voc-mbs), or the preset itself."""
-    wanted = arguments.preset or (arguments.dataset if arguments.dataset in DATASETS else "own")
-    asked = () if arguments.preset else (arguments.protocol, arguments.setting)
-    for name in (*(f"{arguments.dataset}-{own}" for own in (*asked, wanted)), wanted):
+    wanted = request.preset or (request.dataset if request.dataset in DATASETS else "own")
+    asked = () if request.preset else (request.protocol, request.setting)
+    for name in (*(f"{request.dataset}-{own}" for own in (*asked, wanted)), wanted):
         if name in presets():
             return name
-    start = f"{arguments.dataset}-"
+    start = f"{request.dataset}-"
     words = [name.removeprefix(start) for name in presets() if name.startswith(start)]
     others = [name for name in presets() if "-" not in name]
     hints = [config.choose(wanted, known) for known in (words, others) if known]
     hint = next((hint for hint in hints if hint.startswith("Did you mean")), hints[0])
-    raise ConfigError(f"--preset: no preset {wanted!r} for {arguments.dataset}. {hint}")
+    raise ConfigError(f"--preset: no preset {wanted!r} for {request.dataset}. {hint}")
 
 
-def _preset(arguments: argparse.Namespace) -> CommentedMap:
+def _preset(request: Request) -> CommentedMap:
     """A preset, its head comment (source, expected result, wall time) indented as it will stand in the file."""
-    settings = load(_preset_name(arguments))
+    settings = load(_preset_name(request))
     for line in settings.ca.comment[1]:
         line.start_mark.column = 4
     return settings
 
 
-def _orders(arguments: argparse.Namespace) -> list[list[int] | None]:
+def _orders(request: Request) -> list[list[int] | None]:
     """Class orders: the one given or the benchmark's, then shuffled ones, the same for everybody."""
-    classes = protocol.DATASETS.get(arguments.dataset) or data_set(arguments.dataset).order()
-    shuffled = [np.random.RandomState(n).permutation(classes).tolist() for n in range(1, arguments.orders)]
-    return [arguments.order, *shuffled]
+    classes = protocol.DATASETS.get(request.dataset) or data_set(request.dataset).order()
+    shuffled = [np.random.RandomState(n).permutation(classes).tolist() for n in range(1, request.orders)]
+    return [request.order, *shuffled]
 
 
 def _assign(settings: CommentedMap, key: str, value) -> None:
@@ -291,110 +302,54 @@ def _yaml() -> YAML:
     return yaml
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m ciss.plan",
-        usage="%(prog)s DATASET [PROTOCOL] [OPTION ...]   (all options: --help)",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    own = ", ".join(name for name in presets() if name in DATASETS)
-    add("dataset", nargs="?", help=f"data set; there are presets for {own}")
-    add("protocol", nargs="?", help="base classes, then classes a step: 15-1; a dataset's preset says its usual one")
-    add(
-        "--setting",
-        choices=protocol.SETTINGS,
-        help="which images and labels a step sees (default: the preset's, overlapped but for domains)",
-    )
-    add(
-        "--methods",
-        nargs="*",
-        metavar="METHOD",
-        help=f"of {', '.join(INCREMENTAL)} (default: the preset's, or {', '.join(USUAL)}), or a variant: plop-released",
-    )
-    add("--seeds", nargs="+", type=int, metavar="SEED", help="one chain each (default: the preset's, or 0)")
-    orders = parser.add_mutually_exclusive_group().add_argument
-    orders(
-        "--orders",
-        type=_orders_asked,
-        default=1,
-        metavar="N",
-        help="class orders: the data set's own and N-1 shuffled ones, a benchmark each",
-    )
-    orders("--order", nargs="+", type=int, metavar="ID", help="one class order, as raw ids")
-    add("--no-joint", dest="joint", action="store_false", help="leave joint training out")
-    add("--preset", help="start from this preset rather than the data set's: mbs")
-    add("--name", help="name of the benchmark (default: the data set, with the protocol where it is not the preset's)")
-    add(
-        "--set",
-        nargs="+",
-        default=[],
-        type=_setting,
-        metavar="KEY=VALUE",
-        help="change the benchmark: train.base.epochs=30 model.encoder=resnet50",
-    )
-    add("--add", action="store_true", help="keep the benchmarks that the file has")
-    add("--fresh", action="store_true", help="take the preset's numbers, not the file's for this benchmark")
-    add("--output", default="params.yaml", help="file to write, relative to the project (default: %(default)s)")
-    add("--check", action="store_true", help="check the file and its data, change nothing")
-    add("--clean", action="store_true", help="remove results of runs that the file does not name")
-    arguments = parser.parse_args()
+def main(request: Request) -> None:
+    """Writes the plan that is asked for, and prints what comes next. Exits with a message where it cannot."""
     try:
-        if arguments.check or arguments.clean:
-            (plan_check.check if arguments.check else plan_check.clean)(arguments.output)
-            return
-        if not arguments.dataset:
-            parser.error("name a data set, or use --check or --clean")
-        data_set(arguments.dataset)  # is there one?
-        arguments.protocol = arguments.protocol or _preset(arguments)["protocol"]
-        arguments.setting = arguments.setting or _preset(arguments)["setting"]
-        named = arguments.methods is not None
-        next_command = _unnamed(arguments)
-        unknown = [m for m in arguments.methods if code_of(m) not in INCREMENTAL]
+        data_set(request.dataset)  # raises ConfigError where there is none
+        request.protocol = request.protocol or _preset(request)["protocol"]
+        request.setting = request.setting or _preset(request)["setting"]
+        named = request.methods is not None
+        next_command = _unnamed(request)
+        unknown = [method for method in request.methods if code_of(method) not in INCREMENTAL]
         if unknown:
             wrong = f"no incremental method {unknown[0]!r}. {config.choose(unknown[0], INCREMENTAL)}"
             raise ConfigError(f"--methods: {BROKEN.get(code_of(unknown[0]), wrong)}")
-        file = paths.project() / arguments.output
-        document = config.read_yaml(file) if file.is_file() else None
-        if document is None:
-            document = CommentedMap()
-            document.yaml_set_start_comment(HEADER)
-        else:
-            config.load(arguments.output)
-            document = config.read_yaml(file, _yaml())  # with its comments, now that all is well with it
-        planned = plan(document, arguments)
-        buffer = io.StringIO()
-        _yaml().dump(planned, buffer)
-        settings = config.parse(YAML(typ="safe", pure=True).load(buffer.getvalue()), arguments.output)
+        text = _planned(request)
+        settings = config.parse(YAML(typ="safe", pure=True).load(text), request.output)
         notes = plan_check.check_planned(settings)
-        files.write_text(file, buffer.getvalue())
+        files.write_text(paths.project() / request.output, text)
         if not named:
             joint = " and joint training" if settings.joints else ""
-            print(f"methods: {', '.join(arguments.methods)}{joint}. Name others with --methods and --no-joint.")
+            print(f"methods: {', '.join(request.methods)}{joint}. Name others with --methods and --no-joint.")
         plan_check.print_notes(notes)
         runs_planned = plan_check.count(len(settings.runs()), "run")
         first = "read the notes above, then: " if notes else ""
-        print(f"{arguments.output}: {', '.join(settings.benchmarks)}; {runs_planned}. Next: {first}{next_command}")
+        print(f"{request.output}: {', '.join(settings.benchmarks)}; {runs_planned}. Next: {first}{next_command}")
     except (ConfigError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
 
-def _setting(text: str) -> tuple[str, object]:
+def _planned(request: Request) -> str:
+    """The file as it will be: what is there, if anything, with what the request changes."""
+    file = paths.project() / request.output
+    document = config.read_yaml(file) if file.is_file() else None
+    if document is None:
+        document = CommentedMap()
+        document.yaml_set_start_comment(HEADER)
+    else:
+        config.load(request.output)
+        document = config.read_yaml(file, _yaml())  # with its comments, now that all is well with it
+    buffer = io.StringIO()
+    _yaml().dump(plan(document, request), buffer)
+    return buffer.getvalue()
+
+
+def parse_setting(text: str) -> tuple[str, object]:
+    """Key and value of a KEY=VALUE, the value read as YAML. Raises ConfigError."""
     key, equals, value = text.partition("=")
     if equals and all(key.split(".")):
         with suppress(ConfigError):
             documents.parse_yaml(value, "--set", documents.safe_yaml())  # refuses numbers such as 4_2
             return key, documents.parse_yaml(value, "--set", _yaml())
     shown = text if len(text) <= 60 else f"{text[:57]}..."
-    raise argparse.ArgumentTypeError(f"{shown!r}: write KEY=VALUE, the value as in the file")
-
-
-def _orders_asked(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,3}", text) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text[:60]!r}: write a number from 1 to 999")
-    return int(text)
-
-
-if __name__ == "__main__":
-    main()
+    raise ConfigError(f"{shown!r}: write KEY=VALUE, the value as in the file")

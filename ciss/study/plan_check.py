@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ciss import config, paths
@@ -29,7 +31,7 @@ def check(file: str) -> None:
         if unnamed := _unnamed_results(settings):
             notes.append(
                 f"{len(unnamed)} folders in results/ are ignored, because {file} does not name their runs (first: "
-                f"{'/'.join(unnamed[0].parts[-2:])}). Remove them with: python -m ciss.plan --clean"
+                f"{'/'.join(unnamed[0].parts[-2:])}). Remove them with: ciss plan --clean"
             )
     contents = f"{count(len(settings.benchmarks), 'benchmark')}, {count(len(settings.runs()), 'run')}"
     print(f"{file}: {contents}, no error found. The first stage of `dvc repro` reads images and masks.")
@@ -47,6 +49,14 @@ def clean(file: str) -> None:
         shutil.rmtree(folder)
     if not unnamed:
         print(f"results/ holds no runs that {file} does not name.")
+
+
+def main(file: str, action: Callable[[str], None]) -> None:
+    """Runs `check` or `clean`. Exits with a message where it fails."""
+    try:
+        action(file)
+    except (ConfigError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
 
 
 def _of_the_pipeline(file: str) -> bool:

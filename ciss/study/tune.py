@@ -1,13 +1,5 @@
-"""Chooses coefficients on the hold-out: as many trials for every method, on a seed that is not reported.
+"""Chooses coefficients on the hold-out: as many trials for every method, on a seed that is not reported."""
 
-    python -m ciss.plan voc8 --preset tuning    # a preset that spells out the trials, a variant each
-    python -m ciss.tuning                       # trains what is missing, then writes reports/<benchmark>/tuning.csv
-    python -m ciss.tuning --only mib plop       # trains those alone; once the base is there, another terminal the rest
-
-The validation images have no say. That the seed is not reported is up to the file: plan trials without `--add`.
-"""
-
-import argparse
 import sys
 
 from ciss import config
@@ -21,18 +13,18 @@ from ciss.store import files
 from ciss.training.loop import RUN_ERRORS, train_all
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m ciss.tuning", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", default="params.yaml", help="parameter file (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", metavar="METHOD", help="train the trials of these, and write nothing")
-    options = parser.parse_args()
+def main(config_file: str, only: list[str] | None) -> None:
+    """Trains the trials that are missing and writes their tables. Exits with a message where it cannot.
+
+    Args:
+        config_file: the parameter file.
+        only: methods whose trials are trained, without writing a table; None: all.
+    """
     try:
-        settings = config.load(options.config)
+        settings = config.load(config_file)
         check(settings)
-        train_all(settings, list(trials(settings, options.only)))
-        if options.only is None:
+        train_all(settings, list(trials(settings, only)))
+        if only is None:
             write(settings)
     except RUN_ERRORS as error:
         sys.exit(f"error: {error}")
@@ -74,7 +66,3 @@ def write(settings: Config) -> None:
         files.write_text(file, table.round(6).to_csv(index=False))
         print(table.drop(columns=["benchmark", "coefficients"]).to_string(index=False, float_format="%.3f"))
         print(f"{file}: chosen on the hold-out: {', '.join(table[table['chosen']]['trial'])}")
-
-
-if __name__ == "__main__":
-    main()

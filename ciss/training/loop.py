@@ -1,7 +1,7 @@
 """The training loop of one run, in plain sight.
 
-    python -m ciss.engine RUN                                  # one process
-    torchrun --standalone --nproc-per-node 2 -m ciss.engine RUN  # several
+    ciss train RUN                                                    # one process
+    torchrun --standalone --nproc-per-node 2 -m ciss train RUN        # several
 
 A run reads the checkpoint of the run it continues `after`, trains, and leaves `runs/<benchmark>/<run>/` (weights,
 losses) and `results/<benchmark>/<run>/` (scores, confusion matrices, curves, sample predictions).
@@ -10,7 +10,6 @@ Several processes see one batch each, and their gradients are averaged: as one p
 over pixels is one over the pixels of a process.
 """
 
-import argparse
 import copy
 import multiprocessing
 import os
@@ -67,7 +66,7 @@ def train(run: Run) -> Path:
     """
     processes = run.settings.train.processes
     if processes > 1 and not distributed.started():
-        distributed.launch(processes, "ciss.training.loop", run.name, "--config", run.config)
+        distributed.launch(processes, "ciss", "train", run.name, "--config", run.config)
         return run.folder
     with distributed.session():
         if processes not in (1, distributed.world()):
@@ -279,7 +278,7 @@ def _require_current(run: Run, index: Index, stored: dict) -> None:
     if different:
         raise CheckpointError(
             f"{file}: {before.name} was trained with other values ({'; '.join(different)}). "
-            f"Train it again first: dvc repro, or python -m ciss.engine {before.name}"
+            f"Train it again first: dvc repro, or ciss train {before.name}"
         )
 
 
@@ -349,18 +348,13 @@ def _schedule(optimiser: torch.optim.Optimizer, total: int, options: Train) -> t
     return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: (1 - k / total) ** options.power if poly else 1.0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m ciss.engine", description="Train one run of a parameter file.")
-    parser.add_argument("run", help="a name under bases, joints or chain")
-    parser.add_argument(
-        "--config", default="params.yaml", help="parameter file, relative to the project (default: %(default)s)"
-    )
-    arguments = parser.parse_args()
+def main(name: str, config_file: str) -> None:
+    """Trains one run of a parameter file. Exits with a message where it fails, and with 130 after Ctrl-C."""
     try:
         with distributed.session():
-            settings = config.load(arguments.config)
+            settings = config.load(config_file)
             check(settings)
-            train(runs_run.resolve(settings, arguments.run))
+            train(runs_run.resolve(settings, name))
     except RUN_ERRORS as error:
         distributed.leave(f"error: {error}")
     except KeyboardInterrupt:
@@ -371,7 +365,3 @@ def main() -> None:
         os._exit(130)  # all is written and unlocked; taking torch down would keep the terminal waiting
     except Exception:  # whole and once, where several processes write to one terminal
         distributed.leave(traceback.format_exc())
-
-
-if __name__ == "__main__":
-    main()

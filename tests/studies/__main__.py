@@ -1,4 +1,4 @@
-"""Runs the covering set of studies, each from `ciss.study.plan` to `report.html`.
+"""Runs the covering set of studies, each from `ciss plan` to `report.html`.
 
     python -m tests.studies --list                     # the studies, and what each covers
     python -m tests.studies --jobs 2                   # run all whose result is missing

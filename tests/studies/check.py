@@ -92,7 +92,7 @@ class Facts:
 
     @property
     def looked_at(self) -> set[str]:
-        """Classes in the images of `ciss.inspection.probe`: the hold-out, or validation images where there is none."""
+        """Classes in the images of `ciss probe`: the hold-out, or validation images where there is none."""
         return self.held if self.holdout else self.scored
 
 

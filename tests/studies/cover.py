@@ -58,7 +58,7 @@ load_preset = cache(presets.load)
 
 @dataclass(frozen=True)
 class Case:
-    """A benchmark of a study: what `ciss.study.plan` is asked for."""
+    """A benchmark of a study: what `ciss plan` is asked for."""
 
     data: str
     setting: str = "overlapped"
@@ -84,7 +84,7 @@ class Case:
         return {frozenset(pair) for pair in combinations(sorted(self.values()), 2) if pair[0][0] != pair[1][0]}
 
     def command(self) -> list[str]:
-        """The arguments of `python -m ciss.plan`."""
+        """The arguments of `ciss plan`."""
         words = [self.data, *([self.protocol] if self.protocol else []), "--setting", self.setting]
         if self.preset and self.preset != self.data:
             words += ["--preset", self.preset.removeprefix(f"{self.data}-")]

@@ -142,7 +142,7 @@ TWO = {1: "road", 2: "car"}
 THREE = {1: "road", 2: "car", 3: "tram"}
 IDS = [1, 2, 3, 4]
 
-TREES: dict[str, Callable[[Path], None]] = {  # by the name of the data set in `ciss.study.plan`; `shapes` draws itself
+TREES: dict[str, Callable[[Path], None]] = {  # by the name of the data set in `ciss plan`; `shapes` draws itself
     "voc": voc,
     "ade20k": ade20k,
     "cityscapes": cityscapes_tree,

@@ -124,7 +124,7 @@ def calibration_table(ends: dict[str, list[dict]], probes: dict[str, dict[str, n
     """How far the background's probability can be believed: pixels by that probability, in equal bins.
 
     Columns: end, method, seed, step, low, high (the bin), pixels, probability (their mean), and shares of them that
-    truly are background, old, new, future; NaN in empty bins. Images: those of `ciss.inspection.probe`.
+    truly are background, old, new, future; NaN in empty bins. Images: those of `ciss probe`.
     """
     rows = []
     for end, result in increments(ends):

@@ -22,7 +22,7 @@ def pace_factors(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.nda
     in the first epoch; `pixel_share`: of labelled training pixels; `similarity`: the largest cosine of its prototype to
     one of a new class, in the features of the network before the step, and `nearest`, that class; `gradient`: mean
     gradient magnitude of its pixels by that network. Empty without a hold-out.
-    `probes` by run: see `ciss.inspection.probe`.
+    `probes` by run: see `ciss probe`.
     """
     rows = []
     for (end, step), curve in pace_table(ends).groupby(["end", "step"], sort=False):

@@ -68,7 +68,7 @@ def pairs(folder: Path, split: str) -> list[Pair]:
     if not found:
         wanted = " or ".join(LISTS[split])
         place = f"{lists}: no {wanted}. A data set in Pascal VOC's layout has its list of {split} images there."
-        raise FileNotFoundError(f"{place} VOC's: python -m ciss.data fetch sbd." if split == "train" else place)
+        raise FileNotFoundError(f"{place} VOC's: ciss data fetch sbd." if split == "train" else place)
     masks = next((folder / name for name in MASKS if (folder / name).is_dir()), None)
     if masks is None:
         raise FileNotFoundError(f"{folder}: no folder {' or '.join(MASKS)}. Put the masks there.")

@@ -1,6 +1,5 @@
-"""Writes `reports/report.html` from the tables and figures that the analyses left."""
+"""Writes `reports/report.html` from the tables and figures that the analyses left: `ciss report`."""
 
-import argparse
 import sys
 
 import matplotlib as mpl
@@ -12,14 +11,14 @@ from ciss.store import files
 from ciss.study.report.page import page
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m ciss.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", default="params.yaml", help="what was run (default: %(default)s)")
-    arguments = parser.parse_args()
+def main(config_file: str) -> None:
+    """Writes the page. Exits with a message where it cannot.
+
+    Args:
+        config_file: the parameter file that says what was run.
+    """
     try:
-        settings = config.load(arguments.config)
+        settings = config.load(config_file)
         root = (paths.project() / settings.output).resolve()
         mpl.use("Agg")
         style()
@@ -30,7 +29,3 @@ def main() -> None:
         print(f"reports/report.html: {len(text) / 2**20:.1f} MiB")
     except (ConfigError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

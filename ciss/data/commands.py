@@ -1,0 +1,54 @@
+"""What `ciss data` does: draw the embedded data set, download a real one, describe one's own."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ciss import paths
+from ciss.data.describe import describe
+from ciss.data.fetch import CITYSCAPES, SOURCES, FetchError, default_root, fetch
+from ciss.data.pictures import DataError
+from ciss.data.sets.shapes import write
+from ciss.store.files import CheckpointError
+
+DOWNLOADS = (*SOURCES, "cityscapes")
+
+
+def draw() -> None:
+    """Draws the embedded data set into `data/shapes`."""
+    with _explained():
+        write(paths.project() / "data" / "shapes")
+
+
+def download(dataset: str, to: Path | None, keep: bool, address: str | None) -> None:
+    """Downloads a real data set; of one for registered users only, says how to get it.
+
+    Args:
+        dataset: one of `DOWNLOADS`.
+        to: the folder; None: $CISS_DATA, or data/ of the project.
+        keep: keep the archive, in `downloads` of the folder.
+        address: of the archive; None: the official one.
+    """
+    with _explained():
+        root = to.expanduser().absolute() if to else default_root()
+        if dataset == "cityscapes":
+            sys.exit(CITYSCAPES.format(folder=root / "cityscapes"))
+        fetch(dataset, root, keep, address)
+
+
+def init(folder: Path) -> None:
+    """Writes `dataset.yaml` for a folder of images and masks."""
+    with _explained():
+        print(describe(folder))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Exits with a message where a command fails."""
+    try:
+        yield
+    except (OSError, FetchError, CheckpointError, DataError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on")
