@@ -26,6 +26,7 @@ from ciss.data import __main__ as command
 from ciss.data import fetch as module
 from ciss.data import sbd
 from ciss.data.fetch import SOURCES, FetchError, fetch
+from ciss.data.pictures import DataError
 from ciss.data.sets import voc as sets_voc
 from ciss.data.sets.voc import palette
 from ciss.store import files as store_files
@@ -382,7 +383,7 @@ def test_a_short_list_is_not_called_complete(site, root):
     fetch("sbd", root)
     lists = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "trainaug.txt"
     lists.write_text("2007_a\n")
-    with pytest.raises(FetchError, match=r"lists 1 training images, not SBD's .*Move it and SegmentationClassAug away"):
+    with pytest.raises(DataError, match=r"lists 1 training images, not SBD's .*Move it and SegmentationClassAug away"):
         fetch("sbd", root)
 
 
@@ -610,10 +611,10 @@ def folder(site, root) -> Path:
 
 
 def refused(root: Path) -> str:
-    with pytest.raises(FetchError) as caught:
+    with pytest.raises(DataError) as caught:
         fetch("sbd", root)
     folder = root / "VOCdevkit" / "VOC2012"
-    assert not (folder / ".SegmentationClassAug.partial").exists()
+    assert not folder.with_name(".VOC2012.partial").exists()
     return str(caught.value).removeprefix(f"{folder}/")
 
 
@@ -665,7 +666,7 @@ def test_a_kill_while_masks_are_written(site, root, folder):
     assert module.missing(folder, SOURCES["sbd"].makes) == list(SOURCES["sbd"].makes)
     fetch("sbd", root)
     assert np.array_equal(read(folder / "SegmentationClassAug" / "2008_c.png"), mask_of(15, False))
-    assert not (folder / ".SegmentationClassAug.partial").exists()
+    assert not folder.with_name(".VOC2012.partial").exists()
 
 
 def test_a_kill_between_masks_and_list(site, root, folder):
