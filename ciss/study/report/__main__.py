@@ -5,15 +5,15 @@ python -m ciss.report --look shapes    # names and hashes of a benchmark's pictu
 """
 
 import argparse
-import os
 import sys
-from pathlib import Path
 
 import matplotlib as mpl
 
 from ciss import config, paths
 from ciss.analysis.figures.style import style
 from ciss.documents import ConfigError
+from ciss.store import files
+from ciss.store.files import CheckpointError
 from ciss.study.report.page import page, pictures
 
 
@@ -31,7 +31,7 @@ def main() -> None:
             if arguments.look not in settings.benchmarks:
                 known = ", ".join(settings.benchmarks)
                 raise ConfigError(f"{arguments.config}: there is no benchmark {arguments.look!r}. Known: {known}.")
-            _write(root / ".pictures" / arguments.look, pictures(root / "reports", arguments.look))
+            files.write_text(root / ".pictures" / arguments.look, pictures(root / "reports", arguments.look))
             return
         for file in (root / ".pictures").glob("*"):  # of another study
             if file.name not in settings.benchmarks and file.name != ".gitignore":
@@ -41,18 +41,10 @@ def main() -> None:
         compared = {end.benchmark for end in settings.ends.values()}
         planned = {name: value for name, value in settings.benchmarks.items() if name in compared}
         text = page(root / "reports", planned)
-        _write(root / "reports" / "report.html", text)
+        files.write_text(root / "reports" / "report.html", text)
         print(f"reports/report.html: {len(text) / 2**20:.1f} MiB")
-    except (ConfigError, FileNotFoundError) as error:
+    except (ConfigError, CheckpointError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-
-
-def _write(file: Path, text: str) -> None:
-    """A file, whole. What `checkpoint` has for this takes seconds to import."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    scratch.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(scratch, file)
 
 
 if __name__ == "__main__":
