@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -232,11 +232,11 @@ CHECKS |= {name: Check(f"ciss.training.trials:{name}") for name in MACHINE}  # i
 def parameters(setup: Setup) -> Iterator[Found]:
     """The parameter file, with the weight files that it names."""
     from ciss import config
-    from ciss.runs.check import check
+    from ciss.runs import check as runs_check
 
     try:
         settings = config.load(setup.file)
-        check(settings)
+        runs_check.check(settings)
         yield f"{setup.file}: {', '.join(settings.benchmarks)}; {len(settings.runs())} runs"
     except config.ConfigError as error:
         remedy = f"correct it, then: python -m ciss.plan --check --output {setup.file}"
@@ -381,18 +381,19 @@ def at_work(setup: Setup) -> Iterator[Found]:
         yield "no training and no DVC command is at work"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m ciss.doctor", description="Check an installation.")
-    parser.add_argument("--config", default="params.yaml", help="parameter file (default: %(default)s)")
+def main(config_file: str) -> NoReturn:
+    """Checks the installation around the current folder, and exits with the status of `examine`."""
     root = Path.cwd()
     with suppress(FileNotFoundError):  # the check `project` reports it
         root = paths.project()
     warnings.simplefilter("ignore")
     try:
-        sys.exit(examine(Setup(root, parser.parse_args(arguments).config)))
+        sys.exit(examine(Setup(root, config_file)))
     except KeyboardInterrupt:
         sys.exit("\nStopped.")
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(prog="python -m ciss.doctor", description="Check an installation.")
+    parser.add_argument("--config", default="params.yaml", help="parameter file (default: %(default)s)")
+    main(parser.parse_args().config)

@@ -13,6 +13,7 @@ from copy import deepcopy
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -42,6 +43,12 @@ def only(check, setup: Setup, level: str):
     """The one finding of a level, or all but one are of another."""
     (found,) = [finding for finding in check.findings(setup) if finding.level == level]
     return found
+
+
+def finds(check, setup: Setup, level: str, text: str, remedy: str) -> None:
+    """The one finding of a level has these words."""
+    found = only(check, setup, level)
+    assert text in found.text and remedy in found.remedy, found
 
 
 def passes(check, setup: Setup) -> str:
@@ -87,7 +94,7 @@ def report() -> tuple[int, list[str]]:
         patch.chdir(ROOT)
         patch.delenv("CISS_DATA", raising=False)
         with pytest.raises(SystemExit) as stopped:
-            main([])
+            main("params.yaml")
     return stopped.value.code, printed.getvalue().splitlines()
 
 
@@ -208,9 +215,6 @@ def test_python_of_another_version(monkeypatch):
 def test_a_user_without_name_or_home(monkeypatch, tmp_path):
     """As in a container that is run with a number as its user."""
 
-    def nobody():
-        raise KeyError("getpwuid(): uid not found: 12345")
-
     monkeypatch.setenv("HOME", str(tmp_path))
     assert str(tmp_path) in passes(doctor.user, Setup(ROOT))
     monkeypatch.setenv("HOME", "/dev/null/x")
@@ -220,7 +224,7 @@ def test_a_user_without_name_or_home(monkeypatch, tmp_path):
     monkeypatch.undo()
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert "cannot be written" in only(doctor.user, Setup(ROOT), "note").text
-    monkeypatch.setattr("getpass.getuser", nobody)
+    monkeypatch.setattr("getpass.getuser", Mock(side_effect=KeyError("getpwuid(): uid not found: 12345")))
     assert "export USER=ciss" in only(doctor.user, Setup(ROOT), "FAIL").remedy
 
 
@@ -267,9 +271,7 @@ def test_torchvision_of_another_build(kept, monkeypatch):
         return kept
 
     monkeypatch.setattr("torchvision.ops.nms", nms)
-    found = only(doctor.torch_build, Setup(ROOT), "FAIL")
-    assert "nms" in found.text
-    assert "--reinstall-package torchvision" in found.remedy
+    finds(doctor.torch_build, Setup(ROOT), "FAIL", "nms", "--reinstall-package torchvision")
 
 
 def test_no_dvc_or_no_git(made, monkeypatch):
@@ -299,19 +301,15 @@ def test_a_repository_of_another_owner(made, monkeypatch):
 def test_dvc_configured_badly(made, monkeypatch):
     setup = made()
     (setup.root / ".dvc" / "config").write_text("[cache]\n    typo = 1\n")
-    found = only(doctor.dvc, setup, "FAIL")
-    assert "typo" in found.text and "correct .dvc/config" in found.remedy
+    finds(doctor.dvc, setup, "FAIL", "typo", "correct .dvc/config")
     (setup.root / ".dvc" / "config").write_text("[cache]\n    type = reflink\n")
     monkeypatch.setattr("dvc_objects.fs.generic.test_links", lambda *_: ["copy"])
     assert only(doctor.dvc, made(), "FAIL").remedy == "dvc config cache.type reflink,copy"
 
 
 def test_links_are_tried(made, monkeypatch):
-    def refuse(*_):
-        raise OSError("not here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    monkeypatch.setattr("dvc_objects.fs.system.reflink", refuse)
+    monkeypatch.setattr(os, "link", Mock(side_effect=OSError("not here")))
+    monkeypatch.setattr("dvc_objects.fs.system.reflink", Mock(side_effect=OSError("not here")))
     text = passes(doctor.dvc, made())
     assert "reflink does not, hardlink does not, symlink works, copy works; reflink,copy selects copy" in text
 
@@ -343,11 +341,7 @@ def test_the_kernel_of_another_environment(monkeypatch):
     for program in ("python", "python3", sys.executable):
         kernel(program)
         passes(doctor.notebooks, Setup(ROOT))
-
-    def none(self, name):
-        raise NoSuchKernel(name)
-
-    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", none)
+    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", Mock(side_effect=NoSuchKernel("python3")))
     assert only(doctor.notebooks, Setup(ROOT), "note").remedy == doctor.KERNEL
 
 
@@ -355,11 +349,9 @@ def test_the_python_that_stages_start(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert sys.executable.rpartition("/")[0] in passes(doctor.stages, Setup(ROOT))
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = only(doctor.stages, Setup(ROOT), "note")
-    assert found.text.startswith("there is no program python on PATH") and "uv run dvc repro" in found.remedy
+    finds(doctor.stages, Setup(ROOT), "note", "there is no program python on PATH", "uv run dvc repro")
     (tmp_path / "python").touch(0o755)
-    found = only(doctor.stages, Setup(ROOT), "note")
-    assert f"{tmp_path}/python, not {sys.executable}" in found.text and "uv run dvc repro" in found.remedy
+    finds(doctor.stages, Setup(ROOT), "note", f"{tmp_path}/python, not {sys.executable}", "uv run dvc repro")
 
 
 # --- machine
@@ -484,18 +476,15 @@ def test_bits_that_do_not_repeat(made, monkeypatch):
     assert "gives the same bits" in passes(CHECKS["repeatability"], made())
     numbers = iter(range(100))
     monkeypatch.setattr(trials, "update", lambda *_: (torch.tensor(float(next(numbers))), True))
-    found = only(CHECKS["repeatability"], made(), "note")
-    assert "the same seed" in found.text and "train.threads: 1" in found.remedy
+    finds(CHECKS["repeatability"], made(), "note", "the same seed", "train.threads: 1")
 
 
 def test_loader_processes(made, monkeypatch):
     monkeypatch.setattr(trials, "SHARED", Path("/nowhere"))
     passes(CHECKS["loaders"], made(train__workers=2))
 
-    def refuse(*_, **__):
-        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
-
-    monkeypatch.setattr(trials, "DataLoader", refuse)
+    error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
+    monkeypatch.setattr(trials, "DataLoader", Mock(side_effect=error))
     assert only(CHECKS["loaders"], made(), "note").remedy.startswith("set train.workers: 0")
     assert "Bus error" in only(CHECKS["loaders"], made(train__workers=2), "FAIL").text
 
@@ -519,10 +508,7 @@ def test_a_group_of_processes_is_ended(made):
 
 
 def test_no_group_of_processes(made, monkeypatch):
-    def refuse(*_, **__):
-        raise RuntimeError("unable to resolve hostname")
-
-    monkeypatch.setattr("torch.distributed.TCPStore", refuse)
+    monkeypatch.setattr("torch.distributed.TCPStore", Mock(side_effect=RuntimeError("unable to resolve hostname")))
     found = [f for f in CHECKS["processes"].findings(made()) if f.level == "note"]
     assert "unable to resolve hostname" in found[0].text and "GLOO_SOCKET_IFNAME" in found[0].remedy
 
@@ -543,9 +529,9 @@ def test_another_parameter_file(made, capsys, monkeypatch):
     setup = made()
     (setup.root / "params.yaml").rename(setup.root / "mine.yaml")
     monkeypatch.setattr(examine, "__defaults__", ({"parameters": doctor.parameters},))
-    for arguments, status in (([], 1), (["--config", "mine.yaml"], 0)):
+    for file, status in (("params.yaml", 1), ("mine.yaml", 0)):
         with pytest.raises(SystemExit) as stopped:
-            main(arguments)
+            main(file)
         assert stopped.value.code == status
     assert "mine.yaml: tiny; 5 runs" in capsys.readouterr().out
 
@@ -557,12 +543,10 @@ def test_data_that_are_not_there(made, monkeypatch, tiny_data):
     assert "voc: not there; not needed" in text and "shapes: not there; drawn when it is needed" in text
     assert not (setup.root / "data").exists()  # looking draws nothing
     monkeypatch.setenv("CISS_DATA", str(setup.root / "nowhere"))
-    found = only(doctor.data, setup, "FAIL")
-    assert "nowhere" in found.text and "CISS_DATA" in found.remedy
+    finds(doctor.data, setup, "FAIL", "nowhere", "CISS_DATA")
     monkeypatch.setenv("CISS_DATA", str(tiny_data))
     assert f"shapes: {tiny_data}/shapes, 24 training and 8 validation images" in passes(doctor.data, setup)
-    found = only(doctor.data, made(dataset="voc", protocol="15-1"), "FAIL")
-    assert "no VOCdevkit" in found.text and "remove tiny from params.yaml" in found.remedy
+    finds(doctor.data, made(dataset="voc", protocol="15-1"), "FAIL", "no VOCdevkit", "remove tiny from params.yaml")
 
 
 def test_prepared_data(project):
@@ -658,12 +642,9 @@ def one_folder(made, monkeypatch) -> Setup:
 
 
 def test_a_folder_that_cannot_be_written(one_folder, monkeypatch):
-    def refuse(**_):
-        raise PermissionError(13, "Permission denied", str(one_folder.root))
-
-    monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
-    found = only(doctor.files, one_folder, "FAIL")
-    assert "Permission denied" in found.text and f"make {one_folder.root} writable" in found.remedy
+    error = PermissionError(13, "Permission denied", str(one_folder.root))
+    monkeypatch.setattr("tempfile.TemporaryDirectory", Mock(side_effect=error))
+    finds(doctor.files, one_folder, "FAIL", "Permission denied", f"make {one_folder.root} writable")
 
 
 def test_folders_that_are_links(made, tmp_path):
@@ -691,8 +672,7 @@ def test_a_file_system_that_does_not_replace(one_folder, monkeypatch):
 
 def test_a_file_system_without_locks(one_folder, monkeypatch):
     monkeypatch.setattr("filelock.FileLock", lambda *_, **__: nullcontext())
-    found = only(doctor.files, one_folder, "FAIL")
-    assert "a second process gets the lock" in found.text and "local disk" in found.remedy
+    finds(doctor.files, one_folder, "FAIL", "a second process gets the lock", "local disk")
     monkeypatch.setattr(locks, "SECOND_PROCESS", "import nothing_of_this_name")
     assert "nothing_of_this_name" in only(doctor.files, one_folder, "FAIL").text
 

@@ -205,6 +205,13 @@ def read(file: Path) -> np.ndarray:
         return np.array(opened)
 
 
+def fails(root: Path, match: str = "", name: str = "voc") -> str:
+    """What fetching a data set fails with."""
+    with pytest.raises(DataError, match=match) as caught:
+        fetch(name, root)
+    return str(caught.value)
+
+
 # --- what is made
 
 
@@ -292,9 +299,8 @@ def test_many_cuts_are_no_failure_while_it_gets_further(site, root):
 def test_the_next_call_goes_on_where_the_last_one_was(site, root):
     data = site.files[SOURCES["voc"].file]
     site.cuts = [len(data) // 2, 0, 0]
-    with pytest.raises(FetchError, match=r"cut; .*B are kept, and the next try goes on there") as caught:
-        fetch("voc", root)
-    assert str(archive(root, "voc")) in str(caught.value)
+    text = fails(root, r"cut; .*B are kept, and the next try goes on there")
+    assert str(archive(root, "voc")) in text
     assert archive(root, "voc", ".part").read_bytes() == data[: len(data) // 2]
     assert not (root / "VOCdevkit").exists()
     fetch("voc", root)
@@ -311,8 +317,7 @@ def test_a_server_without_ranges(site, root):
 
 def test_a_server_without_ranges_that_never_gets_further_is_given_up(site, root):
     site.ranges, site.cuts = False, [1000] * 50
-    with pytest.raises(FetchError, match="the connection was cut"):
-        fetch("voc", root)
+    fails(root, "the connection was cut")
     assert len(site.asked) == 3
 
 
@@ -324,14 +329,12 @@ PAGE = b"<html><head><title>blocked by firewall</title></head><body>Request <b>r
 def test_a_web_page_instead_of_the_archive(site, root, kind, ranges):
     """The page once took the place of half a download."""
     site.files[SOURCES["voc"].file], site.kind, site.ranges = PAGE, kind, ranges
-    with pytest.raises(FetchError, match=r"the server sent a web page \(first words: blocked by firewall Request rej"):
-        fetch("voc", root)
+    fails(root, r"the server sent a web page \(first words: blocked by firewall Request rej")
     assert not archive(root, "voc", ".part").exists()
     half = b"x" * 5_000
     site.ranges = False
     archive(root, "voc", ".part").write_bytes(half)
-    with pytest.raises(FetchError, match=r"web page .*, not the archive; the 5 kB that are here are kept\. Try again"):
-        fetch("voc", root)
+    fails(root, r"web page .*, not the archive; the 5 kB that are here are kept\. Try again")
     assert archive(root, "voc", ".part").read_bytes() == half
 
 
@@ -339,8 +342,7 @@ def test_a_shorter_answer_leaves_what_is_there(site, root):
     half, data = b"x" * 100, b"no archive, and no page"
     site.files[SOURCES["voc"].file], site.ranges = data, False
     put_archive(root, "voc", half, ".part")
-    with pytest.raises(FetchError, match=r"the server sent 23 B, less than is here already; the 100 B that are here"):
-        fetch("voc", root)
+    fails(root, r"the server sent 23 B, less than is here already; the 100 B that are here")
     assert archive(root, "voc", ".part").read_bytes() == half
 
 
@@ -357,10 +359,9 @@ def test_a_second_address_has_the_same_archive(site, root, monkeypatch, capsys):
 def test_every_address_that_failed_is_named(site, root, monkeypatch):
     addresses = [f"{site.address}/{name}/none.tar" for name in ("a", "b")]
     monkeypatch.setitem(SOURCES, "voc", replace(SOURCES["voc"], address=addresses[0], mirrors=(addresses[1],)))
-    with pytest.raises(FetchError) as caught:
-        fetch("voc", root)
-    assert all(f"{address}: cannot be downloaded (the server answers 404" in str(caught.value) for address in addresses)
-    assert str(caught.value).count("Try again later") == 1
+    text = fails(root)
+    assert all(f"{address}: cannot be downloaded (the server answers 404" in text for address in addresses)
+    assert text.count("Try again later") == 1
 
 
 def test_an_address_of_ones_own(site, root, monkeypatch):
@@ -383,8 +384,7 @@ def test_a_short_list_is_not_called_complete(site, root):
     fetch("sbd", root)
     lists = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "trainaug.txt"
     lists.write_text("2007_a\n")
-    with pytest.raises(DataError, match=r"lists 1 training images, not SBD's .*Move it and SegmentationClassAug away"):
-        fetch("sbd", root)
+    fails(root, r"lists 1 training images, not SBD's .*Move it and SegmentationClassAug away", "sbd")
 
 
 def test_a_server_that_gives_another_part(site, root):
@@ -423,8 +423,7 @@ def test_a_busy_server_is_asked_again(site, root, codes):
 @pytest.mark.parametrize(("code", "asked"), [(404, 1), (403, 1), (503, 3)])
 def test_a_server_that_refuses(site, root, code, asked):
     site.codes = [code] * 9
-    with pytest.raises(FetchError, match=f"cannot be downloaded \\(the server answers {code} .*by hand"):
-        fetch("voc", root)
+    fails(root, f"cannot be downloaded \\(the server answers {code} .*by hand")
     assert len(site.asked) == asked
 
 
@@ -441,9 +440,8 @@ def test_waits_grow(site, root, monkeypatch):
 def test_no_server_at_all(site, root, monkeypatch):
     site.put(monkeypatch, "voc", b"", checksum=SOURCES["voc"].checksum)
     monkeypatch.setitem(SOURCES, "voc", replace(SOURCES["voc"], address="http://127.0.0.1:9/voc.tar"))
-    with pytest.raises(FetchError) as caught:
-        fetch("voc", root)
-    assert str(caught.value) == (
+    text = fails(root)
+    assert text == (
         "http://127.0.0.1:9/voc.tar: cannot be downloaded (Connection refused). Try again later, or download it by "
         f"hand to {root}/downloads/voc.tar and run the same command again (--from ADDRESS: from elsewhere); a copy you "
         "have belongs into "
@@ -456,16 +454,14 @@ def test_a_name_that_nobody_knows(site, root, monkeypatch):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(FetchError, match=r"cannot be downloaded \(Name or service not known\)\. Try again"):
-        fetch("voc", root)
+    fails(root, r"cannot be downloaded \(Name or service not known\)\. Try again")
 
 
 def test_a_wrong_checksum_is_removed(site, root):
     file = SOURCES["voc"].file
     right = site.files[file]
     site.files[file] = right[:-1] + b"x"
-    with pytest.raises(FetchError, match=r"wrong checksum \(md5 .*; removed\. Try again later, or download it by hand"):
-        fetch("voc", root)
+    fails(root, r"wrong checksum \(md5 .*; removed\. Try again later, or download it by hand")
     assert not tree(root)
     assert not archive(root, "voc").exists() and not archive(root, "voc", ".part").exists()
     site.files[file] = right
@@ -486,10 +482,9 @@ def test_an_archive_put_there_by_hand_is_used_and_stays(site, root):
 
 def test_a_wrong_archive_put_there_by_hand_is_named_and_stays(site, root):
     file = put_archive(root, "voc", site.files[SOURCES["voc"].file][:-100])
-    with pytest.raises(FetchError) as caught:
-        fetch("voc", root)
-    assert str(caught.value).startswith(f"{file}: wrong checksum (md5 ")
-    assert str(caught.value).endswith("). Delete it, and run the same command again to download it.")
+    text = fails(root)
+    assert text.startswith(f"{file}: wrong checksum (md5 ")
+    assert text.endswith("). Delete it, and run the same command again to download it.")
     assert site.asked == []
     assert file.exists()
 
@@ -578,8 +573,7 @@ def test_a_folder_that_lacks_something_is_left_alone(site, root):
     fetch("voc", root)
     folder = root / "VOCdevkit" / "VOC2012"
     shutil.rmtree(folder / "SegmentationClass")
-    with pytest.raises(FetchError, match="VOC2012: lacks SegmentationClass. Complete it, or move it away"):
-        fetch("voc", root)
+    fails(root, "VOC2012: lacks SegmentationClass. Complete it, or move it away")
     assert len(site.asked) == 1
     assert (folder / "JPEGImages").is_dir()
 
@@ -598,8 +592,7 @@ def test_two_at_once(site, root):
 
 
 def test_sbd_needs_voc(site, root):
-    with pytest.raises(FetchError, match=r"no JPEGImages\. Get VOC first: python -m ciss.data fetch voc"):
-        fetch("sbd", root)
+    fails(root, r"no JPEGImages\. Get VOC first: python -m ciss.data fetch voc", "sbd")
     assert site.asked == []
     assert not root.exists()
 
@@ -611,11 +604,10 @@ def folder(site, root) -> Path:
 
 
 def refused(root: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        fetch("sbd", root)
+    text = fails(root, name="sbd")
     folder = root / "VOCdevkit" / "VOC2012"
     assert not folder.with_name(".VOC2012.partial").exists()
-    return str(caught.value).removeprefix(f"{folder}/")
+    return text.removeprefix(f"{folder}/")
 
 
 def test_another_number_of_images(site, root, folder, monkeypatch):
@@ -737,9 +729,8 @@ def test_a_disk_that_refuses(site, root, monkeypatch, number, message):
         raise OSError(number, os.strerror(number), str(source))
 
     monkeypatch.setattr(module.os, "replace", replaced)
-    with pytest.raises(FetchError, match=message) as caught:
-        fetch("voc", root)
-    assert str(caught.value).startswith(f"{archive(root, 'voc', '.part')}: ")
+    text = fails(root, message)
+    assert text.startswith(f"{archive(root, 'voc', '.part')}: ")
 
 
 # --- the command
