@@ -15,7 +15,37 @@ from ciss.analysis.figures.style import only_note
 
 TEXT = mistune.create_markdown(escape=True)
 BROAD = 2000  # pixels, at 160 an inch: more cannot be read at the page's width
-STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #ffffff; --soft: #5c5c5c; --line: #d5d5d5; --tint: #f4f4f2;
+  --link: #0b5cad; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e3; --paper: #181a1b; --soft: #a8a8a4; --line: #3b3d3e;
+  --tint: #222526; --link: #7ab8f5; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 62rem; padding: 1.2rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink);
+  background: var(--paper); }
+nav { border: 1px solid var(--line); background: var(--tint); border-radius: 6px; padding: .5rem 1rem; }
+nav ul { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .1rem 0; padding: 0; list-style: none; }
+a { color: var(--link); }
+h1 { font-size: 1.7rem; line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 2px solid var(--line); }
+h3 { margin: 1.8rem 0 .4rem; } h4 { margin: 1.2rem 0 .3rem; }
+p, li, dd { max-width: 48rem; } .note, figcaption { color: var(--soft); font-size: .875rem; }
+.wide { overflow-x: auto; } .wide img.broad { max-width: none; }
+table { border-collapse: collapse; margin: .6rem 0; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { border-bottom: 2px solid var(--soft); white-space: normal; vertical-align: bottom; }
+th:first-child, td:first-child, td.text, th.text { text-align: left; }
+td.text { white-space: normal; min-width: 9rem; } tr.apart td { border-top: 2px solid var(--soft); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; font-size: .9rem; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+figure { margin: 1rem 0; } img { display: block; max-width: 100%; height: auto; background: #fff; padding: 6px;
+  border-radius: 4px; }
+details { margin: .5rem 0; } code { font-size: .9em; overflow-wrap: anywhere; }
+@media print { :root { --ink: #000; --paper: #fff; --soft: #444; --line: #bbb; --tint: #fff; --link: #000; }
+  body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; } h2.next { break-before: page; }
+  figure, tr { break-inside: avoid; } h3, h4 { break-after: avoid; }
+  .wide { overflow: visible; } .wide img.broad { max-width: 100%; } table { font-size: 8pt; }
+  th, td { padding: 1pt 4pt; } }
+"""
 
 
 def document(title: str, body: str) -> str:
@@ -24,7 +54,7 @@ def document(title: str, body: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
