@@ -14,6 +14,7 @@ import zipfile
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from ciss.data import commands as command
 from ciss.data import fetch as module
 from ciss.data import sbd
 from ciss.data.fetch import SOURCES, FetchError, fetch
+from ciss.data.pictures import DataError
 from ciss.data.sets import voc as sets_voc
 from ciss.data.sets.voc import palette
 from ciss.store import files as store_files
@@ -205,6 +207,13 @@ def read(file: Path) -> np.ndarray:
         return np.array(opened)
 
 
+def fails(root: Path, match: str = "", name: str = "voc") -> str:
+    """What fetching a data set fails with."""
+    with pytest.raises(DataError, match=match) as caught:
+        fetch(name, root)
+    return str(caught.value)
+
+
 # --- what is made
 
 
@@ -257,11 +266,6 @@ def test_a_second_call_does_nothing(site, root, capsys, name):
     assert not (root / "downloads").exists()
 
 
-def test_keep(site, root):
-    fetch("voc", root, keep=True)
-    assert archive(root, "voc").read_bytes() == site.files[SOURCES["voc"].file]
-
-
 def test_the_real_sources():
     """Those of torchvision, so that a slip of the hand is noticed."""
     from torchvision.datasets.sbd import SBDataset
@@ -292,9 +296,8 @@ def test_many_cuts_are_no_failure_while_it_gets_further(site, root):
 def test_the_next_call_goes_on_where_the_last_one_was(site, root):
     data = site.files[SOURCES["voc"].file]
     site.cuts = [len(data) // 2, 0, 0]
-    with pytest.raises(FetchError, match=r"cut; .*B are kept, and the next try goes on there") as caught:
-        fetch("voc", root)
-    assert str(archive(root, "voc")) in str(caught.value)
+    text = fails(root, r"cut; .*B are kept, and the next try goes on there")
+    assert str(archive(root, "voc")) in text
     assert archive(root, "voc", ".part").read_bytes() == data[: len(data) // 2]
     assert not (root / "VOCdevkit").exists()
     fetch("voc", root)
@@ -311,8 +314,7 @@ def test_a_server_without_ranges(site, root):
 
 def test_a_server_without_ranges_that_never_gets_further_is_given_up(site, root):
     site.ranges, site.cuts = False, [1000] * 50
-    with pytest.raises(FetchError, match="the connection was cut"):
-        fetch("voc", root)
+    fails(root, "the connection was cut")
     assert len(site.asked) == 3
 
 
@@ -324,14 +326,12 @@ PAGE = b"<html><head><title>blocked by firewall</title></head><body>Request <b>r
 def test_a_web_page_instead_of_the_archive(site, root, kind, ranges):
     """The page once took the place of half a download."""
     site.files[SOURCES["voc"].file], site.kind, site.ranges = PAGE, kind, ranges
-    with pytest.raises(FetchError, match=r"the server sent a web page \(first words: blocked by firewall Request rej"):
-        fetch("voc", root)
+    fails(root, r"the server sent a web page \(first words: blocked by firewall Request rej")
     assert not archive(root, "voc", ".part").exists()
     half = b"x" * 5_000
     site.ranges = False
     archive(root, "voc", ".part").write_bytes(half)
-    with pytest.raises(FetchError, match=r"web page .*, not the archive; the 5 kB that are here are kept\. Try again"):
-        fetch("voc", root)
+    fails(root, r"web page .*, not the archive; the 5 kB that are here are kept\. Try again")
     assert archive(root, "voc", ".part").read_bytes() == half
 
 
@@ -339,8 +339,7 @@ def test_a_shorter_answer_leaves_what_is_there(site, root):
     half, data = b"x" * 100, b"no archive, and no page"
     site.files[SOURCES["voc"].file], site.ranges = data, False
     put_archive(root, "voc", half, ".part")
-    with pytest.raises(FetchError, match=r"the server sent 23 B, less than is here already; the 100 B that are here"):
-        fetch("voc", root)
+    fails(root, r"the server sent 23 B, less than is here already; the 100 B that are here")
     assert archive(root, "voc", ".part").read_bytes() == half
 
 
@@ -357,10 +356,9 @@ def test_a_second_address_has_the_same_archive(site, root, monkeypatch, capsys):
 def test_every_address_that_failed_is_named(site, root, monkeypatch):
     addresses = [f"{site.address}/{name}/none.tar" for name in ("a", "b")]
     monkeypatch.setitem(SOURCES, "voc", replace(SOURCES["voc"], address=addresses[0], mirrors=(addresses[1],)))
-    with pytest.raises(FetchError) as caught:
-        fetch("voc", root)
-    assert all(f"{address}: cannot be downloaded (the server answers 404" in str(caught.value) for address in addresses)
-    assert str(caught.value).count("Try again later") == 1
+    text = fails(root)
+    assert all(f"{address}: cannot be downloaded (the server answers 404" in text for address in addresses)
+    assert text.count("Try again later") == 1
 
 
 def test_an_address_of_ones_own(site, root, monkeypatch):
@@ -383,8 +381,7 @@ def test_a_short_list_is_not_called_complete(site, root):
     fetch("sbd", root)
     lists = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "trainaug.txt"
     lists.write_text("2007_a\n")
-    with pytest.raises(FetchError, match=r"lists 1 training images, not SBD's .*Move it and SegmentationClassAug away"):
-        fetch("sbd", root)
+    fails(root, r"lists 1 training images, not SBD's .*Move it and SegmentationClassAug away", "sbd")
 
 
 def test_a_server_that_gives_another_part(site, root):
@@ -414,17 +411,15 @@ def test_a_complete_part_is_used(site, root):
 
 @pytest.mark.parametrize("codes", [[503, 500], [429]])
 def test_a_busy_server_is_asked_again(site, root, codes):
-    asked = len(codes) + 1
-    site.codes = codes
+    site.codes = codes.copy()
     fetch("ade20k", root)
-    assert len(site.asked) == asked
+    assert len(site.asked) == len(codes) + 1
 
 
 @pytest.mark.parametrize(("code", "asked"), [(404, 1), (403, 1), (503, 3)])
 def test_a_server_that_refuses(site, root, code, asked):
     site.codes = [code] * 9
-    with pytest.raises(FetchError, match=f"cannot be downloaded \\(the server answers {code} .*by hand"):
-        fetch("voc", root)
+    fails(root, f"cannot be downloaded \\(the server answers {code} .*by hand")
     assert len(site.asked) == asked
 
 
@@ -433,39 +428,31 @@ def test_waits_grow(site, root, monkeypatch):
     monkeypatch.setattr(module, "WAITS", (1, 2, 4))
     monkeypatch.setattr(module.time, "sleep", waits.append)
     site.codes = [500] * 9
-    with pytest.raises(FetchError):
-        fetch("voc", root)
+    fails(root)
     assert waits == [1, 2, 4]
 
 
 def test_no_server_at_all(site, root, monkeypatch):
     site.put(monkeypatch, "voc", b"", checksum=SOURCES["voc"].checksum)
     monkeypatch.setitem(SOURCES, "voc", replace(SOURCES["voc"], address="http://127.0.0.1:9/voc.tar"))
-    with pytest.raises(FetchError) as caught:
-        fetch("voc", root)
-    assert str(caught.value) == (
+    assert fails(root) == (
         "http://127.0.0.1:9/voc.tar: cannot be downloaded (Connection refused). Try again later, or download it by "
         f"hand to {root}/downloads/voc.tar and run the same command again (--from ADDRESS: from elsewhere); a copy you "
-        "have belongs into "
-        f"{root}/VOCdevkit/VOC2012, with JPEGImages, SegmentationClass, ImageSets in it."
+        f"have belongs into {root}/VOCdevkit/VOC2012, with JPEGImages, SegmentationClass, ImageSets in it."
     )
 
 
 def test_a_name_that_nobody_knows(site, root, monkeypatch):
-    def unknown(*_, **__):
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(FetchError, match=r"cannot be downloaded \(Name or service not known\)\. Try again"):
-        fetch("voc", root)
+    error = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=error))
+    fails(root, r"cannot be downloaded \(Name or service not known\)\. Try again")
 
 
 def test_a_wrong_checksum_is_removed(site, root):
     file = SOURCES["voc"].file
     right = site.files[file]
     site.files[file] = right[:-1] + b"x"
-    with pytest.raises(FetchError, match=r"wrong checksum \(md5 .*; removed\. Try again later, or download it by hand"):
-        fetch("voc", root)
+    fails(root, r"wrong checksum \(md5 .*; removed\. Try again later, or download it by hand")
     assert not tree(root)
     assert not archive(root, "voc").exists() and not archive(root, "voc", ".part").exists()
     site.files[file] = right
@@ -486,10 +473,9 @@ def test_an_archive_put_there_by_hand_is_used_and_stays(site, root):
 
 def test_a_wrong_archive_put_there_by_hand_is_named_and_stays(site, root):
     file = put_archive(root, "voc", site.files[SOURCES["voc"].file][:-100])
-    with pytest.raises(FetchError) as caught:
-        fetch("voc", root)
-    assert str(caught.value).startswith(f"{file}: wrong checksum (md5 ")
-    assert str(caught.value).endswith("). Delete it, and run the same command again to download it.")
+    text = fails(root)
+    assert text.startswith(f"{file}: wrong checksum (md5 ")
+    assert text.endswith("). Delete it, and run the same command again to download it.")
     assert site.asked == []
     assert file.exists()
 
@@ -499,11 +485,10 @@ def test_a_wrong_archive_put_there_by_hand_is_named_and_stays(site, root):
 
 def outcome(site, monkeypatch, root: Path, name: str, data: bytes) -> str:
     site.put(monkeypatch, name, data)
-    with pytest.raises(FetchError) as caught:
-        fetch(name, root)
+    text = fails(root, name=name)
     assert not (root / SOURCES[name].folder).exists()
     assert not any(root.parent.rglob("*evil*"))
-    return str(caught.value)
+    return text
 
 
 def test_a_tar_member_that_leads_out(site, root, monkeypatch):
@@ -538,8 +523,7 @@ def test_an_archive_that_is_none(site, root, monkeypatch, name):
     if name == "sbd":
         fetch("voc", root)
     site.put(monkeypatch, name, b"The page has moved")
-    with pytest.raises(FetchError, match=r"cannot be unpacked \(.*Delete it, and run the same command again"):
-        fetch(name, root)
+    fails(root, r"cannot be unpacked \(.*Delete it, and run the same command again", name)
 
 
 def test_an_archive_without_a_part(site, root, monkeypatch):
@@ -559,7 +543,7 @@ def test_a_kill_while_unpacking(site, root, name, opener):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opener, "extract", extract)
-        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a kill tidies nothing up
+        patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)  # a kill tidies nothing up
         with pytest.raises(KeyboardInterrupt):
             fetch(name, root)
     folder = root / SOURCES[name].folder
@@ -578,19 +562,15 @@ def test_a_folder_that_lacks_something_is_left_alone(site, root):
     fetch("voc", root)
     folder = root / "VOCdevkit" / "VOC2012"
     shutil.rmtree(folder / "SegmentationClass")
-    with pytest.raises(FetchError, match="VOC2012: lacks SegmentationClass. Complete it, or move it away"):
-        fetch("voc", root)
+    fails(root, "VOC2012: lacks SegmentationClass. Complete it, or move it away")
     assert len(site.asked) == 1
     assert (folder / "JPEGImages").is_dir()
 
 
 def test_two_at_once(site, root):
     (root / "downloads").mkdir(parents=True)
-    with (
-        FileLock(root / "downloads" / f".{SOURCES['voc'].file}.lock"),
-        pytest.raises(FetchError, match="another process fetches it"),
-    ):
-        fetch("voc", root)
+    with FileLock(root / "downloads" / f".{SOURCES['voc'].file}.lock"):
+        fails(root, "another process fetches it")
     assert site.asked == []
 
 
@@ -598,8 +578,7 @@ def test_two_at_once(site, root):
 
 
 def test_sbd_needs_voc(site, root):
-    with pytest.raises(FetchError, match=r"no JPEGImages\. Get VOC first: ciss data fetch voc"):
-        fetch("sbd", root)
+    fails(root, r"no JPEGImages\. Get VOC first: ciss data fetch voc", "sbd")
     assert site.asked == []
     assert not root.exists()
 
@@ -611,11 +590,10 @@ def folder(site, root) -> Path:
 
 
 def refused(root: Path) -> str:
-    with pytest.raises(FetchError) as caught:
-        fetch("sbd", root)
+    text = fails(root, name="sbd")
     folder = root / "VOCdevkit" / "VOC2012"
-    assert not (folder / ".SegmentationClassAug.partial").exists()
-    return str(caught.value).removeprefix(f"{folder}/")
+    assert not folder.with_name(".VOC2012.partial").exists()
+    return text.removeprefix(f"{folder}/")
 
 
 def test_another_number_of_images(site, root, folder, monkeypatch):
@@ -636,20 +614,17 @@ def test_another_list_of_the_same_name_is_left_alone(site, root, folder):
     assert listed.read_text() == "2008_c\n"
 
 
-@pytest.mark.parametrize("data", [b"", b"broken" * 100, mat(mask_of(21, False))], ids=["empty", "broken", "ids"])
-def test_a_mask_that_is_none(site, root, folder, monkeypatch, data):
-    files = sbd_files() | {"benchmark_RELEASE/dataset/cls/2008_d.mat": data}
-    site.put(monkeypatch, "sbd", tar(files, "w:gz"))
+MASKS = {"empty": b"", "broken": b"broken" * 100, "ids": mat(mask_of(21, False)), "none": None}
+
+
+@pytest.mark.parametrize("data", MASKS.values(), ids=MASKS)
+def test_a_mask_that_cannot_be_used(site, root, folder, monkeypatch, data):
+    name = "benchmark_RELEASE/dataset/cls/2008_d.mat"
+    contents = {file: content for file, content in (sbd_files() | {name: data}).items() if content is not None}
+    site.put(monkeypatch, "sbd", tar(contents, "w:gz"))
     text = refused(root)
     assert "the mask of 2008_d cannot be used (" in text and text.endswith("run the same command again.")
     assert not (folder / "SegmentationClassAug").exists()
-
-
-def test_a_mask_that_lacks(site, root, folder, monkeypatch):
-    files = sbd_files()
-    del files["benchmark_RELEASE/dataset/cls/2008_d.mat"]
-    site.put(monkeypatch, "sbd", tar(files, "w:gz"))
-    assert "the mask of 2008_d cannot be used (" in refused(root)
 
 
 def test_a_kill_while_masks_are_written(site, root, folder):
@@ -660,21 +635,18 @@ def test_a_kill_while_masks_are_written(site, root, folder):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sbd, "_write", write)
-        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(module.shutil, "rmtree", lambda *_, **__: None)
         with pytest.raises(KeyboardInterrupt):
             fetch("sbd", root)
     assert module.missing(folder, SOURCES["sbd"].makes) == list(SOURCES["sbd"].makes)
     fetch("sbd", root)
     assert np.array_equal(read(folder / "SegmentationClassAug" / "2008_c.png"), mask_of(15, False))
-    assert not (folder / ".SegmentationClassAug.partial").exists()
+    assert not folder.with_name(".VOC2012.partial").exists()
 
 
-def test_a_kill_between_masks_and_list(site, root, folder):
-    def kill(*_):
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_files, "write_text", kill)
+def test_a_kill_between_masks_and_list(site, root, folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(store_files, "write_text", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             fetch("sbd", root)
     assert module.missing(folder, SOURCES["sbd"].makes) == ["ImageSets/Segmentation/trainaug.txt"]
@@ -737,9 +709,8 @@ def test_a_disk_that_refuses(site, root, monkeypatch, number, message):
         raise OSError(number, os.strerror(number), str(source))
 
     monkeypatch.setattr(module.os, "replace", replaced)
-    with pytest.raises(FetchError, match=message) as caught:
-        fetch("voc", root)
-    assert str(caught.value).startswith(f"{archive(root, 'voc', '.part')}: ")
+    text = fails(root, message)
+    assert text.startswith(f"{archive(root, 'voc', '.part')}: ")
 
 
 # --- the command
@@ -759,7 +730,7 @@ def test_the_command(site, root, monkeypatch):
     assert run(monkeypatch, "fetch", "voc", "--keep") == ""
     assert run(monkeypatch, "fetch", "sbd") == ""
     assert len(sets_voc.pairs(root / "VOCdevkit" / "VOC2012", "train")) == 3
-    assert archive(root, "voc").exists() and not archive(root, "sbd").exists()
+    assert archive(root, "voc").read_bytes() == site.files[SOURCES["voc"].file] and not archive(root, "sbd").exists()
     assert run(monkeypatch, "fetch", "ade20k", "--to", str(root.parent / "elsewhere")) == ""
     assert (root.parent / "elsewhere" / "ADEChallengeData2016" / "images").is_dir()
 
@@ -789,10 +760,7 @@ def test_cityscapes_says_how(root, monkeypatch):
 
 
 def test_ctrl_c(site, root, monkeypatch):
-    def pressed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command, "fetch", pressed)
+    monkeypatch.setattr(command, "fetch", Mock(side_effect=KeyboardInterrupt))
     assert run(monkeypatch, "fetch", "voc", "--to", str(root)) == "stopped; the same command goes on"
 
 

@@ -1,32 +1,44 @@
-"""Real data sets from their official places: downloaded, checked, and unpacked whole or not at all.
+"""Real data sets from their official addresses: downloaded, checked, and unpacked whole or not at all.
 
 Addresses and MD5 of VOC and SBD: torchvision.datasets. ADE20K: the challenge's address, SHA-1 as GluonCV states it.
 Mirrors of VOC: the site of the challenge, and the copy that the authors of YOLO keep. The checksum decides which
 archive is accepted, whatever its address.
 """
 
+import gzip
 import hashlib
 import os
 import re
+import shutil
+import tarfile
 import time
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ciss import documents, paths
-from ciss.data.archive import FetchError, Source, beside, missing, unpack
+from ciss.data import sbd
+from ciss.data.pictures import DataError
 from ciss.store import files
 
-WAITS = (1, 2, 4, 8)  # seconds after failures in a row; one more is the end
+WAITS = (1, 2, 4, 8)  # seconds after failures in a row; one more failure is the last
 TIMEOUT = 60  # seconds without a byte
 BLOCK = 1 << 20  # bytes
-BUSY = (408, 425, 429)  # answers of a server that may give another one later, as may all from 500 on
+BUSY = (408, 425, 429)  # statuses after which a server may answer differently later, as after all from 500 on
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, KeyError, RuntimeError)
+
+
+class FetchError(DataError):
+    """A data set that cannot be fetched; the message names the address or file, and the remedy."""
 
 
 class _Cut(Exception):
@@ -35,6 +47,27 @@ class _Cut(Exception):
 
 class _Refused(Exception):
     """A failure that this address will have again: the reason."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One archive, and what is made of it."""
+
+    address: str
+    checksum: str  # algorithm:digest of the archive
+    inside: str  # folder of the archive
+    parts: tuple[str, ...]  # under `inside`: what is unpacked, and has to be there
+    folder: str  # under a data root
+    makes: tuple[str, ...]  # under `folder`: what is there when all is done
+    unpacked: int  # bytes on disk beside the archive, at most
+    extras: tuple[str, ...] = ()  # under `inside`: unpacked where they are there
+    images: int | None = None  # for training, where the list is made here
+    then: str = ""  # what to do next
+    mirrors: tuple[str, ...] = ()  # other addresses of the same archive, tried in this order
+
+    @property
+    def file(self) -> str:
+        return self.address.rpartition("/")[2]
 
 
 VOC = ("JPEGImages", "SegmentationClass", "ImageSets")
@@ -85,92 +118,90 @@ CITYSCAPES = """Cityscapes is given to registered users only, so nobody can fetc
 
 def default_root() -> Path:
     """The folder that data sets are put into: `$CISS_DATA`, else `data/` of the project."""
-    named = os.environ.get("CISS_DATA")
-    return Path(named).expanduser().absolute() if named else paths.project() / "data"
+    root = os.environ.get("CISS_DATA")
+    return Path(root).expanduser().absolute() if root else paths.project() / "data"
 
 
 def fetch(name: str, root: Path, keep: bool = False, address: str | None = None) -> None:
-    """Puts a data set of SOURCES under a data root, or says that it is there. The archive goes when it was downloaded
-    by this call, unless `keep`. `address`: where to download it instead of the known addresses.
+    """Downloads a data set of SOURCES into a data root, unless it is there.
 
-    Raises FetchError, CheckpointError and DataError: a sentence with file or address and the remedy.
+    Args:
+        name: the data set.
+        root: the data root.
+        keep: whether to keep an archive that this call downloads.
+        address: where to download it instead of the known addresses.
+
+    Raises: FetchError, CheckpointError and DataError, which name the file or address and the remedy.
     """
     source = SOURCES[name]
-    folder, downloads = root / source.folder, root / "downloads"
+    folder = root / source.folder
     if not missing(folder, source.makes):
-        if name == "sbd":
-            from ciss.data.sets.voc import read_list
-
-            listed = folder / source.makes[1]
-            if (images := len(read_list(listed))) != source.images:
-                problem = f"{listed}: lists {images:,} training images, not SBD's {source.images:,}"
-                raise FetchError(f"{problem}. Move it and {source.makes[0]} away, and run this again.")
+        if source.images:
+            sbd.check_list(folder, source.images)
         print(f"{folder}: already there")
         return
     try:
-        if name == "sbd":
-            from ciss.data.sbd import build as place  # here, because nothing else needs scipy
-
-            if lacking := missing(folder, VOC):
-                raise FetchError(f"{folder}: no {lacking[0]}. Get VOC first: ciss data fetch voc")
-        else:
-            place = _place
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                lacking = " and ".join(missing(folder, source.makes))
-                raise FetchError(f"{folder}: lacks {lacking}. Complete it, or move it away and run this again.")
-        with _alone(downloads, source):
+        _check_folder(source, folder)
+        downloads = root / "downloads"
+        downloads.mkdir(parents=True, exist_ok=True)
+        (downloads / ".gitignore").write_text("*\n", encoding="utf-8")
+        with FileLock(downloads / f".{source.file}.lock", timeout=0):
             archive, new = obtain(source, downloads, folder, address)
             files.require_space(folder.parent, source.unpacked)
-            place(source, archive, folder)
+            with beside(folder) as partial:
+                unpack(source, archive, partial)
+                if source.images:
+                    sbd.build(archive, partial / source.inside, folder, source.images)
+                else:
+                    (partial / source.inside).rename(folder)
             print(f"{folder}: complete" + (f"; {source.then}" if source.then else ""))
             if new and not keep:
                 archive.unlink()
             else:
                 print(f"{archive}: kept; nothing needs it any more")
-    except OSError as error:
-        place, why = error.filename or root, error.strerror or error
-        if error.errno in files.FULL:
-            raise FetchError(f"{place}: no room left ({why}). Make room, and run the same command again.") from None
-        raise FetchError(
-            f"{place}: cannot be read or written ({why}). Give yourself the right to, or name another folder with --to."
-        ) from None
-
-
-@contextmanager
-def _alone(downloads: Path, source: Source) -> Iterator[None]:
-    """One process at a time; the folder of archives keeps itself out of git."""
-    downloads.mkdir(parents=True, exist_ok=True)
-    (downloads / ".gitignore").write_text("*\n", encoding="utf-8")
-    lock = FileLock(downloads / f".{source.file}.lock")
-    try:
-        lock.acquire(timeout=0)
     except Timeout:
         raise FetchError(f"{downloads / source.file}: another process fetches it. Wait for it, or stop it.") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    except OSError as error:
+        problem = "cannot be read or written"
+        remedy = "Give yourself the right to, or name another folder with --to."
+        if error.errno in files.FULL:
+            problem = "no room left"
+            remedy = "Make room, and run the same command again."
+        raise FetchError(f"{error.filename or root}: {problem} ({error.strerror or error}). {remedy}") from None
 
 
-# --- download
+def missing(folder: Path, parts: tuple[str, ...]) -> list[str]:
+    return [part for part in parts if not (folder / part).exists()]
+
+
+def _check_folder(source: Source, folder: Path) -> None:
+    """Raises FetchError where the folder lacks what must be there before, or holds what must not."""
+    if source.images:
+        if lacking := missing(folder, VOC):
+            raise FetchError(f"{folder}: no {lacking[0]}. Get VOC first: ciss data fetch voc")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        lacking = " and ".join(missing(folder, source.makes))
+        raise FetchError(f"{folder}: lacks {lacking}. Complete it, or move it away and run this again.")
 
 
 def obtain(source: Source, downloads: Path, folder: Path, address: str | None = None) -> tuple[Path, bool]:
-    """The archive, its checksum verified, and whether it was downloaded now: one put there by hand is used.
+    """The archive with the right checksum, and whether it was downloaded now: one put there by hand is used.
 
-    Raises FetchError, DiskFull.
+    Raises: FetchError, DiskFull.
     """
     file = downloads / source.file
     if file.exists():
-        if found := _wrong(source, file):
-            raise FetchError(f"{file}: {found}. Delete it, and run the same command again to download it.")
+        if problem := _wrong(source, file):
+            raise FetchError(f"{file}: {problem}. Delete it, and run the same command again to download it.")
         print(f"{file}: is there, its checksum is right")
         return file, False
     failures = []
     for url in [address] if address else [source.address, *source.mirrors]:
         print(f"{url} -> {file}")
         try:
-            _obtain_from(url, source, file)
+            part = file.with_name(f"{file.name}.part")
+            _download(url, source, part)
+            os.replace(part, file)
             return file, True
         except _Refused as refused:
             failures.append(f"{url}: {refused}")
@@ -179,22 +210,6 @@ def obtain(source: Source, downloads: Path, folder: Path, address: str | None = 
         f"(--from ADDRESS: from elsewhere); a copy you have belongs into {folder}, with "
         f"{', '.join(source.makes)} in it."
     )
-
-
-def _obtain_from(url: str, source: Source, file: Path) -> None:
-    """Downloads an archive from one address. Raises _Refused, DiskFull."""
-    part = file.with_name(f"{file.name}.part")
-    while True:
-        continued = part.exists()
-        _download(url, source, part)
-        problem = _wrong(source, part)
-        if not problem:
-            os.replace(part, file)
-            return
-        part.unlink()
-        if not continued:
-            raise _Refused(f"{problem}; removed")
-        print(f"{part}: {problem}; starting afresh")
 
 
 def _wrong(source: Source, file: Path) -> str:
@@ -207,25 +222,40 @@ def _wrong(source: Source, file: Path) -> str:
 
 
 def _download(url: str, source: Source, part: Path) -> None:
-    """Completes `part`, in several tries where the connection fails. Raises _Refused when none gets further."""
-    longest, failures = _size(part), 0
+    """Completes `part` from one address, in several tries where the connection fails, and checks it.
+
+    Raises: _Refused where no try gets further or the archive is another one; DiskFull.
+    """
+    continued = part.exists()
+    longest = _size(part)
+    failures = 0
     while True:
         try:
-            return _continue(url, source, part)
+            _continue(url, source, part)
+            if not (problem := _wrong(source, part)):
+                return
+            part.unlink()
+            if not continued:
+                raise _Refused(f"{problem}; removed")
+            print(f"{part}: {problem}; starting afresh")
+            continued = False
+            longest = failures = 0
         except _Cut as cut:
-            reason = str(cut)
-        size = _size(part)
-        failures = 1 if size > longest else failures + 1
-        longest = max(longest, size)
-        if failures > len(WAITS):
-            had = f"; {documents.size(size)} are kept, and the next try goes on there" if size else ""
-            raise _Refused(f"cannot be downloaded ({reason}{had})")
-        time.sleep(WAITS[failures - 1])
+            size = _size(part)
+            failures = 1 if size > longest else failures + 1
+            longest = max(longest, size)
+            if failures > len(WAITS):
+                kept = f"; {documents.size(size)} are kept, and the next try goes on there" if size else ""
+                raise _Refused(f"cannot be downloaded ({cut}{kept})") from None
+            time.sleep(WAITS[failures - 1])
 
 
 def _continue(url: str, source: Source, part: Path) -> None:
-    """One connection: the rest of `part`, or all of it where the server gives no rest. Raises _Cut, _Refused. What is
-    there stays when the answer is a web page, or shorter than what is there."""
+    """One connection: the rest of `part`, or all of it where the server gives no rest. A part that is there stays when
+    the answer is a web page, or shorter than the part.
+
+    Raises: _Cut, _Refused, DiskFull.
+    """
     had = _size(part)
     kept = f"; the {documents.size(had)} that are here are kept" if had else ""
     headers = {"User-Agent": "ciss"} | ({"Range": f"bytes={had}-"} if had else {})
@@ -233,7 +263,7 @@ def _continue(url: str, source: Source, part: Path) -> None:
         request = urllib.request.Request(url, headers=headers)
         response = urllib.request.build_opener().open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and had:  # there is no rest: complete, or of another file, as the checksum will tell
+        if error.code == 416 and had:  # complete, or of another file, as the checksum will tell
             return
         answer = f"the server answers {error.code} {error.reason}"
         if error.code >= 500 or error.code in BUSY:
@@ -250,7 +280,7 @@ def _continue(url: str, source: Source, part: Path) -> None:
         start = had if response.status == 206 else 0
         total = None if response.length is None else start + response.length
         block = _read(response)
-        if page := _web_page(response.headers.get_content_type(), block if start == 0 else b""):
+        if page := _web_page(response.headers.get_content_type(), b"" if start else block):
             raise _Refused(f"the server sent a web page ({page}), not the archive{kept}")
         if start == 0 and total is not None and total < had:
             raise _Refused(f"the server sent {documents.size(total)}, less than is here already{kept}")
@@ -293,7 +323,47 @@ def _size(file: Path) -> int:
 # --- unpacking
 
 
-def _place(source: Source, archive: Path, folder: Path) -> None:
-    with beside(folder) as partial:
-        unpack(source, archive, partial)
-        (partial / source.inside).rename(folder)
+@contextmanager
+def beside(folder: Path) -> Iterator[Path]:
+    """An empty folder beside another, removed afterwards; one that a killed process left is removed first."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def unpack(source: Source, archive: Path, into: Path) -> None:
+    """Unpacks the parts and extras of an archive.
+
+    Raises: FetchError where it is broken, lacks a part, or one of them has a name or link that leads out of the folder.
+    """
+    remedy = "Delete it, and run the same command again."
+    wanted = [PurePosixPath(source.inside, part) for part in source.parts + source.extras]
+
+    def needed(name: str) -> bool:
+        return any(PurePosixPath(name).is_relative_to(part) for part in wanted)
+
+    options = {"desc": f"unpacking {archive.name}", "unit": "file", "disable": None}
+    try:
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive) as opened:
+                for member in tqdm(opened.infolist(), **options):
+                    if not needed(member.filename):
+                        continue
+                    if ".." in re.split(r"[/\\]", member.filename):
+                        raise FetchError(f"{archive}: {member.filename!r} leads out of the folder. {remedy}")
+                    opened.extract(member, into)
+        else:
+            with tarfile.open(archive) as opened:
+                for member in tqdm(opened, **options):
+                    if needed(member.name):
+                        opened.extract(member, into, filter="data")
+    except BROKEN as error:
+        why = documents.plain(str(error).partition("\n")[0].rstrip(":"))
+        raise FetchError(f"{archive}: cannot be unpacked ({why}). {remedy}") from None
+    if lacking := missing(into / source.inside, source.parts):
+        raise FetchError(f"{archive}: holds no {source.inside}/{lacking[0]}. {remedy}")

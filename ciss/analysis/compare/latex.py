@@ -128,23 +128,12 @@ def _number(mean: float, deviation: float, digits: int, bold: bool = False) -> s
 
 def _table(label: str, caption: str, head: list[str], rows: dict[str, list[str]]) -> str:
     ordered = sorted(rows, key=is_joint)
-    lines = [" & ".join([escape(method), *rows[method]]) + r" \\" for method in ordered]
+    cells = [[escape(method), *rows[method]] for method in ordered]
+    table = pd.DataFrame(cells, columns=[escape(name) for name in head])
+    layout = {"column_format": f"l{'r' * (len(head) - 1)}", "label": f"tab:{label.replace('_', '-')}"}
+    lines = table.to_latex(index=False, escape=False, caption=caption, **layout).splitlines()
+    lines.insert(2, r"\medskip")
+    lines.insert(1, r"\centering\footnotesize\setlength{\tabcolsep}{4pt}")
     if 0 < (joint := sum(map(is_joint, rows))) < len(rows):
-        lines.insert(-joint, r"\midrule")
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            f"\\caption{{{caption}}}",
-            r"\medskip",
-            f"\\label{{tab:{label.replace('_', '-')}}}",
-            f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-            r"\toprule",
-            " & ".join(map(escape, head)) + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    )
+        lines.insert(-3 - joint, r"\midrule")  # before the three lines of the end
+    return "\n".join(lines)
