@@ -390,3 +390,10 @@ def main(config_file: str) -> NoReturn:
         sys.exit(examine(Setup(root, config_file)))
     except KeyboardInterrupt:
         sys.exit("\nStopped.")
+
+
+if __name__ == "__main__":  # the name before `ciss doctor`
+    from ciss.cli import main as run_command
+
+    print("python -m ciss.doctor is now: ciss doctor", file=sys.stderr)
+    run_command(["doctor", *sys.argv[1:]])

@@ -10,7 +10,6 @@ NEW = {
     "tuning": "tune",
     "predict": "predict",
     "report": "report",
-    "doctor.__main__": "doctor",
     "data.__main__": "data",
     "execute": "execute",
     "probe": "probe",

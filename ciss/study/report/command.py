@@ -27,5 +27,5 @@ def main(config_file: str) -> None:
         text = page(root / "reports", planned)
         files.write_text(root / "reports" / "report.html", text)
         print(f"reports/report.html: {len(text) / 2**20:.1f} MiB")
-    except (ConfigError, FileNotFoundError) as error:
+    except (ConfigError, files.CheckpointError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")

@@ -13,10 +13,8 @@ from matplotlib.figure import Figure
 
 from ciss.analysis.figures.style import only_note
 
-KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 TEXT = mistune.create_markdown(escape=True)
 BROAD = 2000  # pixels, at 160 an inch: more cannot be read at the page's width
-
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #ffffff; --soft: #5c5c5c; --line: #d5d5d5; --tint: #f4f4f2;
   --link: #0b5cad; }
@@ -60,6 +58,10 @@ def document(title: str, body: str) -> str:
     )
 
 
+def heading(level: int, text: str, anchor: str, kind: str = "") -> str:
+    return f'<h{level} id="{escape(anchor)}"{named(kind)}>{escape(text)}</h{level}>'
+
+
 def table(
     head: list[str],
     rows: list[list[str]],
@@ -68,33 +70,42 @@ def table(
     apart: set[int] = frozenset(),
     text: set[int] = frozenset(),
 ) -> str:
-    """Rows of text. `bold`: (row, column) of what stands out; `apart`: rows with a line above; `text`: columns of
-    words, which may break."""
+    """A table of text.
 
-    def cell(row: int, column: int, value: str) -> str:
-        inner = f"<strong>{escape(value)}</strong>" if (row, column) in bold else escape(value)
-        return f"<td{named(column in text)}>{inner}</td>"
-
-    heads = "".join(f'<th scope="col"{named(k in text)}>{escape(name)}</th>' for k, name in enumerate(head))
-    lines = [
-        f"<tr{named(k in apart, 'apart')}>{''.join(cell(k, c, value) for c, value in enumerate(row))}</tr>"
-        for k, row in enumerate(rows)
-    ]
+    Args:
+        head: names of the columns.
+        rows: of cells.
+        bold: (row, column) of what stands out.
+        apart: rows with a line above.
+        text: columns of words, which may break.
+    """
+    kinds = ["text" if column in text else "" for column in range(len(head))]
+    lines = []
+    for number, row in enumerate(rows):
+        cells = [escape(value) for value in row]
+        cells = [f"<strong>{cell}</strong>" if (number, k) in bold else cell for k, cell in enumerate(cells)]
+        cells = "".join(f"<td{named(kind)}>{cell}</td>" for kind, cell in zip(kinds, cells, strict=True))
+        lines.append(f"<tr{named('apart' if number in apart else '')}>{cells}</tr>")
+    heads = "".join(f'<th scope="col"{named(kind)}>{escape(name)}</th>' for kind, name in zip(kinds, head, strict=True))
     body = "\n".join(lines)
     return f'<div class="wide"><table>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
 
 
-def named(given: bool, name: str = "text") -> str:
+def named(kind: str) -> str:
     """The attribute of a tag's class, or nothing."""
-    return f' class="{name}"' if given else ""
+    return f' class="{kind}"' if kind else ""
 
 
 def facts(pairs: dict[str, str]) -> str:
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in pairs.items()) + "</dl>"
 
 
+def details(summary: str, inner: str) -> str:
+    return f"<details><summary>{escape(summary)}</summary>{inner}</details>"
+
+
 def paragraph(text: str, kind: str = "") -> str:
-    return f"<p{named(bool(kind), kind)}>{escape(text)}</p>"
+    return f"<p{named(kind)}>{escape(text)}</p>"
 
 
 def prose(markdown: str) -> str:
@@ -103,32 +114,33 @@ def prose(markdown: str) -> str:
 
 
 def picture(source: Path | Figure, alt: str, caption: str, width: float | None = None) -> str:
-    """A figure with its picture inside the page; a figure of matplotlib is closed. One that shows only sentences
-    becomes a paragraph.
+    """A figure with its picture inside the page. One that shows only sentences becomes a paragraph.
 
-    `width`: of the picture in rem; a picture of a file that would not be legible at the page's width is broader on the
-    screen, and can be moved."""
+    Args:
+        source: a PNG file, or a figure of matplotlib, which is closed. A file that would not be legible at the page's
+            width is broader on the screen, and can be moved.
+        alt: what a screen reader says.
+        caption: the text under it.
+        width: of the picture in rem.
+    """
+    broad = False
     if isinstance(source, Path):
-        kind, data = KINDS[source.suffix], source.read_bytes()
-        pixels = _width(data)
-        broad, width = pixels > BROAD, pixels / BROAD * 62 if pixels > BROAD else width
-    elif sentences := only_note(source):
-        plt.close(source)
-        return paragraph(sentences, "note")
+        kind, data = "png", source.read_bytes()
+        pixels = int.from_bytes(data[16:20], "big")
+        broad = pixels > BROAD
+        width = pixels / BROAD * 62 if broad else width
     else:
-        kind, data, broad = KINDS[".svg"], _svg(source), False
+        sentences = only_note(source)
+        kind, data = "svg+xml", b"" if sentences else _svg(source)
         plt.close(source)
-    size = (' class="broad"' if broad else "") + (f' style="width: {width:g}rem"' if width else "")
+        if sentences:
+            return paragraph(sentences, "note")
+    size = named("broad" if broad else "") + (f' style="width: {width:g}rem"' if width else "")
     encoded = base64.b64encode(data).decode()
     return (
-        f'<figure><div class="wide"><img src="data:{kind};base64,{encoded}" alt="{escape(alt)}"{size}></div>\n'
+        f'<figure><div class="wide"><img src="data:image/{kind};base64,{encoded}" alt="{escape(alt)}"{size}></div>\n'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
-
-
-def _width(png: bytes) -> int:
-    """Pixels, as the header says."""
-    return int.from_bytes(png[16:20], "big")
 
 
 def _svg(figure: Figure) -> bytes:

@@ -43,7 +43,3 @@ def numbered(folder: Path, benchmarks: list[str]) -> str:
         "example Noto Sans CJK.",
         "note",
     )
-
-
-def figures(names: list[str]) -> str:
-    return f"the figure{'s' if len(names) > 1 else ''} {', '.join(names)}"

@@ -1,7 +1,7 @@
 """`reports/report.html`: everything that the analyses found, in one file without a link to anywhere."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -9,71 +9,64 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from ciss.analysis.compare.cells import (
-    CONVENTION,
-    HEADS,
-    best,
-    differences,
-    every_difference,
-    runs_words,
-    score,
-    sentence,
-    shown,
-    undefined_words,
-)
+from ciss.analysis.compare import cells
 from ciss.analysis.compare.figures import REFERENCES, cost_bars, paired_points, score_curves, stability_scatter
-from ciss.analysis.figures import style as figures_style
 from ciss.analysis.figures.style import is_joint, only_note, saved
 from ciss.config import Benchmark
 from ciss.documents import ConfigError
-from ciss.study.report import markup as report_markup
-from ciss.study.report import notes as report_notes
-from ciss.study.report.markup import document, paragraph, picture, prose
+from ciss.study.report.markup import details, document, facts, heading, paragraph, picture, prose, table
 from ciss.study.report.notes import numbered, steps, why_none_published
 
 SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]
 TABLES = ("runs", "curves", "methods", "paired", "convention_means", "beside_published", "cost")
 # also one named 007 or NA
 WORDS = ("benchmark", "benchmarks", "end", "method", "against", "convention", "order", "arithmetic", "undefined")
-TITLES = {"forgetting": "Forgetting", "background": "Background shift", "data": "Data"}
+SECTIONS = {  # of each benchmark: the words of the link and the heading
+    "methods": ("methods", "Methods"),
+    "paired": ("seed by seed", "Seed by seed"),
+    "conventions": ("conventions", "The same predictions, counted as papers count"),
+    "published": ("published", "Beside what papers print"),
+    "steps": ("over steps", "After every step"),
+    "predictions": ("predictions", "Predictions"),
+    "cost": ("cost", "Cost"),
+    "forgetting": ("forgetting", "Forgetting"),
+    "background": ("background", "Background shift"),
+    "data": ("data", "Data"),
+}
+PARTS = ("forgetting", "background", "data")  # the sections of the notebooks
 
 
 def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
-    """The page, from the tables and figures of the analyses.
+    """The page, from the tables and figures in `folder`.
 
     Args:
-        folder: the project's `reports/`.
-        benchmarks: those that the plan compares.
+        folder: `reports/`.
+        benchmarks: those that the plan compares, by name.
 
-    Raises FileNotFoundError naming a table that is missing, ConfigError for tables of other benchmarks.
+    Raises: FileNotFoundError naming a table that is missing, ConfigError for tables of other benchmarks.
     """
     tables = {name: _read(folder / "compare" / f"{name}.csv") for name in TABLES}
-    families = dict(tables["methods"].groupby("benchmark", sort=False)["benchmarks"].first())
-    _check_plan([name for members in families.values() for name in members.split()], benchmarks)
-    links = "".join(_links(name) for name in families)
+    families = tables["methods"].groupby("benchmark", sort=False)["benchmarks"].first().str.split()
+    members = families.sum() if len(families) else []
+    if set(members) != set(benchmarks):
+        tabled, planned = (", ".join(map(repr, names)) or "no benchmark" for names in (members, benchmarks))
+        problem = f"reports/compare/*.csv are of {tabled}, params.yaml plans {planned}"
+        raise ConfigError(f"{problem}. Run `dvc repro compare` first.")
     parts = [
         "<h1>Class-incremental segmentation: the methods side by side</h1>",
-        report_markup.paragraph(
+        paragraph(
             "One data set, protocol, network, schedule and metric for all methods of a benchmark. Scores are mIoU from "
             "0 to 1 after the last step unless it says otherwise; each benchmark says how they are counted."
         ),
-        f'<nav aria-label="contents">{links}</nav>',
-        numbered(folder, [name for members in families.values() for name in members.split()]),
+        f'<nav aria-label="contents">{"".join(map(_links, families.index))}</nav>',
+        numbered(folder, members),
     ]
     if len(families) > 1:
         parts += ["<h2>All benchmarks</h2>", _overview(tables["methods"])]
-    for number, (name, members) in enumerate(families.items()):
-        parts.append(f'<h2 id="{escape(name)}"{report_markup.named(number > 0, "next")}>{escape(name)}</h2>')
-        parts.append(_family(folder, name, members.split(), tables, benchmarks))
+    for number, (name, own) in enumerate(families.items()):
+        parts.append(heading(2, name, name, "next" if number else ""))
+        parts.append(_family(folder, name, own, tables, benchmarks[name]))
     return document("Class-incremental segmentation: report", "\n".join(parts))
-
-
-def _check_plan(tabled: list[str], planned: Iterable[str]) -> None:
-    """Raises ConfigError for tables of other benchmarks than the plan's."""
-    if set(tabled) != set(planned):
-        tables, plan = (", ".join(map(repr, names)) or "no benchmark" for names in (tabled, planned))
-        problem = f"reports/compare/*.csv are of {tables}, params.yaml plans {plan}"
-        raise ConfigError(f"{problem}. Run `dvc repro compare` first.")
 
 
 def _read(file: Path) -> pd.DataFrame:
@@ -86,32 +79,24 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def _links(name: str) -> str:
-    kinds = {"": name, "-methods": "methods", "-paired": "seed by seed", "-conventions": "conventions"}
-    kinds |= {"-published": "published", "-steps": "over steps", "-predictions": "predictions", "-cost": "cost"}
-    kinds |= {"-forgetting": "forgetting", "-background": "background", "-data": "data"}
-    return "<ul>" + "".join(f'<li><a href="#{name}{key}">{word}</a></li>' for key, word in kinds.items()) + "</ul>"
+    links = {name: name} | {f"{name}-{key}": words for key, (words, _) in SECTIONS.items()}
+    return "<ul>" + "".join(f'<li><a href="#{key}">{words}</a></li>' for key, words in links.items()) + "</ul>"
 
 
 def _overview(methods: pd.DataFrame) -> str:
     """`all` of every method and benchmark."""
+    values = zip(methods["all"], methods["all_std"], strict=True)
+    texts = methods.assign(text=[cells.score(mean, deviation) for mean, deviation in values])
     names = list(dict.fromkeys(methods["benchmark"]))
-    rows = {method: [""] * len(names) for method in dict.fromkeys(methods["method"])}
-    for _, row in methods.iterrows():
-        rows[row["method"]][names.index(row["benchmark"])] = score(row["all"], row["all_std"])
+    texts = texts.pivot(index="method", columns="benchmark", values="text").fillna("")
+    rows = [[method, *texts.loc[method, names]] for method in dict.fromkeys(methods["method"])]
     note = "mIoU of all classes after the last step, each benchmark by its own convention sentence below. "
     note += "Empty: the method was not run on the benchmark, or has no score."
-    return report_markup.table(
-        ["method", *names], [[m, *cells] for m, cells in rows.items()]
-    ) + report_markup.paragraph(note, "note")
+    return table(["method", *names], rows) + paragraph(note, "note")
 
 
-def _family(
-    folder: Path,
-    name: str,
-    members: list[str],
-    tables: dict[str, pd.DataFrame],
-    benchmarks: Mapping[str, Benchmark],
-) -> str:
+def _family(folder: Path, name: str, members: list[str], tables: dict[str, pd.DataFrame], benchmark: Benchmark) -> str:
+    """The sections of one benchmark; its `members` differ in their order of classes only."""
     runs, curves, beside = (
         table[table["benchmark"].isin(members)] if len(table) else table
         for table in (tables["runs"], tables["curves"], tables["beside_published"])
@@ -120,46 +105,37 @@ def _family(
         table[table["benchmark"] == name].set_index("method")
         for table in (tables["methods"], tables["convention_means"], tables["cost"])
     )
-    paired = tables["paired"][tables["paired"]["benchmark"] == name]
     means, cost = (table.loc[methods.index] for table in (means, cost))
-    parts = [
-        _what_was_run(name, members, runs, means, benchmarks),
-        *(_data_notes(folder, member, len(members) > 1) for member in members),
-        f'<h3 id="{escape(name)}-methods">Methods</h3>',
-        _methods(methods, runs),
-        _stability(name, runs),
-        f'<h3 id="{escape(name)}-paired">Seed by seed</h3>',
-        _paired(name, runs, paired),
-        f'<h3 id="{escape(name)}-conventions">The same predictions, counted as papers count</h3>',
-        _conventions(means),
-        f'<h3 id="{escape(name)}-published">Beside what papers print</h3>',
-        _published(beside, benchmarks[name]),
-        f'<h3 id="{escape(name)}-steps">After every step</h3>',
-        _curves(name, curves),
-        f'<h3 id="{escape(name)}-predictions">Predictions</h3>',
-        *(_predictions(folder, member) for member in members),
-        f'<h3 id="{escape(name)}-cost">Cost</h3>',
-        _cost(cost, list(dict.fromkeys(runs["method"]))),
-    ]
-    for part, title in TITLES.items():
-        parts.append(f'<h3 id="{escape(name)}-{part}">{title}</h3>')
-        parts += [_analysis(folder, member, part, len(members) > 1) for member in members]
+    paired = tables["paired"][tables["paired"]["benchmark"] == name]
+    sections = {
+        "methods": [_methods(methods, runs), _stability(name, runs)],
+        "paired": [_paired(name, runs, paired)],
+        "conventions": [_conventions(means)],
+        "published": [_published(beside, benchmark)],
+        "steps": [_curves(name, curves)],
+        "predictions": [_predictions(folder, member) for member in members],
+        "cost": [_cost(cost, list(dict.fromkeys(runs["method"])))],
+        **{part: [_analysis(folder, member, part, len(members) > 1) for member in members] for part in PARTS},
+    }
+    parts = [_what_was_run(members, runs, means, benchmark)]
+    parts += [_data_notes(folder, member, len(members) > 1) for member in members]
+    for key, (_, title) in SECTIONS.items():
+        parts += [heading(3, title, f"{name}-{key}"), *sections[key]]
     return "\n".join(parts)
 
 
-def _what_was_run(
-    name: str, members: list[str], runs: pd.DataFrame, means: pd.DataFrame, benchmarks: Mapping[str, Benchmark]
-) -> str:
-    settings = json.loads(json.dumps(asdict(benchmarks[name])))
+def _what_was_run(members: list[str], runs: pd.DataFrame, means: pd.DataFrame, benchmark: Benchmark) -> str:
+    settings = json.loads(json.dumps(asdict(benchmark)))
     train = settings["train"]
     phases = (f"{train[k]['epochs']} epochs at {train[k]['lr']:g} ({k})" for k in ("base", "increment"))
     orders = runs.groupby("order", sort=False)["benchmark"].first()
+    several = len(orders) > 1
     if settings["groups"]:
         settings["protocol"] += " (not used: the benchmark has groups)"
-    facts = {
-        "data": f"{settings['dataset']}, {steps(benchmarks[name])}, {settings['setting']}",
-        "order of classes" if len(orders) == 1 else "orders of classes": "; ".join(
-            f"{order}{f' ({benchmark})' if len(orders) > 1 else ''}" for order, benchmark in orders.items()
+    ran = {
+        "data": f"{settings['dataset']}, {steps(benchmark)}, {settings['setting']}",
+        "orders of classes" if several else "order of classes": "; ".join(
+            f"{order} ({member})" if several else order for order, member in orders.items()
         ),
         "seeds": ", ".join(str(seed) for seed in sorted(runs["seed"].unique())),
         "network": f"{settings['model']['encoder']}, {settings['model']['decoder']}",
@@ -169,15 +145,10 @@ def _what_was_run(
         "arithmetic": f"{_counted(runs['arithmetic'])}; processes: {_counted(runs['processes'].astype(str))}",
     }
     every = {"; ".join(members): ""} if len(members) > 1 else {}
-    every |= {key: str(value) for key, value in _flat(settings).items() if not (key == "order" and len(orders) > 1)}
+    every |= {key: str(value) for key, value in _flat(settings).items() if not (key == "order" and several)}
     counted = means[means["convention"] == "ciss"]["sentence"].iloc[0]
-    return "\n".join(
-        [
-            report_markup.facts(facts),
-            report_markup.prose(f"**How scores are counted.** {counted}"),
-            f"<details><summary>Every setting of the benchmark</summary>{report_markup.facts(every)}</details>",
-        ]
-    )
+    scores = prose(f"**How scores are counted.** {counted}")
+    return "\n".join([facts(ran), scores, details("Every setting of the benchmark", facts(every))])
 
 
 def _data_notes(folder: Path, benchmark: str, named: bool) -> str:
@@ -188,32 +159,31 @@ def _data_notes(folder: Path, benchmark: str, named: bool) -> str:
     return prose(f"{head}\n\n{text}") if text else ""
 
 
-def _methods(table: pd.DataFrame, runs: pd.DataFrame) -> str:
-    counts = [c for c in ("seeds", "orders") if table["runs"].max() > 1]
-    if (table["runs"] != table["seeds"] * table["orders"]).any():
+def _methods(methods: pd.DataFrame, runs: pd.DataFrame) -> str:
+    counts = [c for c in ("seeds", "orders") if methods["runs"].max() > 1]
+    if (methods["runs"] != methods["seeds"] * methods["orders"]).any():
         counts.append("runs")
-    columns = [*counts, *(c for c in SCORES if table[c].notna().any())]
-    return _score_table(shown(table, columns), {HEADS[c]: best(table, c) for c in columns if c in HEADS}) + "".join(
-        [
-            report_markup.paragraph(f"{sentence(runs_words(table))} Bold: the best, joint training apart.", "note"),
-            report_markup.paragraph(" ".join(sentence(CONVENTION[c]) for c in columns if c in CONVENTION), "note"),
-            *(report_markup.paragraph(f"Scores of {words}", "note") for words in undefined_words(runs)),
-        ]
-    )
+    columns = [*counts, *(c for c in SCORES if methods[c].notna().any())]
+    notes = [f"{cells.sentence(cells.runs_words(methods))} Bold: the best, joint training apart."]
+    notes.append(" ".join(cells.sentence(cells.CONVENTION[c]) for c in columns if c in cells.CONVENTION))
+    notes += [f"Scores of {words}" for words in cells.undefined_words(runs)]
+    bold = {head: cells.best(methods, column) for column, head in cells.HEADS.items() if column in columns}
+    scores = _score_table(cells.shown(methods, columns), bold)
+    return scores + "".join(paragraph(note, "note") for note in notes)
 
 
-def _score_table(texts: pd.DataFrame, bold: dict[str, set[str]]) -> str:
-    """Methods by row, joint training last and apart."""
+def _score_table(texts: pd.DataFrame, bold: Mapping[str, set[str]] = {}) -> str:
+    """Methods by row, joint training last and apart. `bold`: of each column the methods that stand out."""
     methods = sorted(texts.index, key=is_joint)
-    rows = [[method, *texts.loc[method]] for method in methods]
     marked = {
-        (k, c)
-        for k, method in enumerate(methods)
-        for c, column in enumerate(texts.columns, start=1)
-        if method in bold.get(column, ())
+        (row, column)
+        for row, method in enumerate(methods)
+        for column, head in enumerate(texts.columns, start=1)
+        if bold and method in bold.get(head, ())
     }
-    apart = {k for k, method in enumerate(methods) if figures_style.is_joint(method) and k}
-    return report_markup.table(["method", *texts.columns], rows, bold=marked, apart=apart)
+    apart = {row for row, method in enumerate(methods) if is_joint(method) and row}
+    rows = [[method, *texts.loc[method]] for method in methods]
+    return table(["method", *texts.columns], rows, bold=marked, apart=apart)
 
 
 def _stability(name: str, runs: pd.DataFrame) -> str:
@@ -229,55 +199,46 @@ def _stability(name: str, runs: pd.DataFrame) -> str:
 
 def _paired(name: str, runs: pd.DataFrame, pairs: pd.DataFrame) -> str:
     if not pairs["pairs"].max() > 1:
-        return report_markup.paragraph(
-            "No two methods share more than one seed and order, so no difference has an interval."
-        )
-    methods = runs["method"].nunique()
-    figure, axes = plt.subplots(1, 2, figsize=(9.4, 0.9 + 0.3 * methods), layout="constrained")
+        return paragraph("No two methods share more than one seed and order, so no difference has an interval.")
+    figure, axes = plt.subplots(1, 2, figsize=(9.4, 0.9 + 0.3 * runs["method"].nunique()), layout="constrained")
     paired_points(axes, runs, pairs)
     words = (
         "Differences between two methods on the same seed and order of classes: mean, its 95 % interval (Student's t), "
         "and in how many pairs it is above 0. Each interval is for itself: of many, some leave 0 out by chance. Less "
         "forgetting is better."
     )
-    parts = [report_markup.paragraph(words, "note")]
+    parts = [paragraph(words, "note")]
     for against in REFERENCES:
         if against in set(pairs["against"]):
-            parts += [f"<h4>Minus {against}</h4>", _score_table(differences(pairs, against), {})]
+            parts += [f"<h4>Minus {against}</h4>", _score_table(cells.differences(pairs, against))]
     caption = "all, against both: a dot a seed (and order), and the 95 % interval of their mean."
-    parts.append(report_markup.picture(figure, f"{name}: paired differences in mIoU by method", caption))
-    every = _score_table(every_difference(pairs), {})
+    parts.append(picture(figure, f"{name}: paired differences in mIoU by method", caption))
     note = paragraph("Row minus column in all; a star: the 95 % interval is on one side of 0.", "note")
-    return "\n".join([*parts, f"<details><summary>Every two methods</summary>{every}{note}</details>"])
+    parts.append(details("Every two methods", _score_table(cells.every_difference(pairs)) + note))
+    return "\n".join(parts)
 
 
 def _conventions(means: pd.DataFrame) -> str:
-    names, columns, bold = list(dict.fromkeys(means["convention"])), {}, {}
-    for name in names:
-        column = means[means["convention"] == name]
-        columns[name] = shown(column, ["all"])["all"]
-        bold[name] = best(column, "all")
+    tables = dict(list(means.groupby("convention", sort=False)))
+    texts = pd.DataFrame({name: cells.shown(counted, ["all"])["all"] for name, counted in tables.items()})
+    bold = {name: cells.best(counted, "all") for name, counted in tables.items()}
     note = "all, after the last step. What differs between columns differs between papers too."
     if means["all"].isna().any():
         note += " Empty: no class counts under the convention (mbs drops classes with an IoU of 0)."
-    items = [f"- **{name}**: {means[means['convention'] == name]['sentence'].iloc[0]}" for name in names]
-    return (
-        _score_table(pd.DataFrame(columns), bold)
-        + report_markup.paragraph(note, "note")
-        + f"<details><summary>What each convention counts</summary>{report_markup.prose(chr(10).join(items))}</details>"
-    )
+    items = "\n".join(f"- **{name}**: {counted['sentence'].iloc[0]}" for name, counted in tables.items())
+    return _score_table(texts, bold) + paragraph(note, "note") + details("What each convention counts", prose(items))
 
 
 def _published(beside: pd.DataFrame, benchmark: Benchmark) -> str:
     if beside.empty:
-        return report_markup.paragraph(why_none_published(benchmark))
-    columns = [c for c in beside.columns if beside[c].notna().any()]
+        return paragraph(why_none_published(benchmark))
+    beside = beside.dropna(axis="columns", how="all")
     words = {"backbone", "convention", "resolution", "differs", "source"}
-    rows = [["" if pd.isna(row[c]) else _short(row[c]) for c in columns] for _, row in beside.iterrows()]
+    rows = [["" if pd.isna(value) else _short(value) for value in row] for row in beside.itertuples(index=False)]
+    text = {number for number, column in enumerate(beside.columns) if column in words}
+    heads = [column.replace("_", " ") for column in beside.columns]
     note = "In percent. Ours stand there only where convention and resolution are the same; differs: what else is not."
-    heads = [c.replace("_", " ") for c in columns]
-    text = {k for k, c in enumerate(columns) if c in words}
-    return report_markup.table(heads, rows, text=text) + report_markup.paragraph(note, "note")
+    return table(heads, rows, text=text) + paragraph(note, "note")
 
 
 def _curves(name: str, curves: pd.DataFrame) -> str:
@@ -288,71 +249,57 @@ def _curves(name: str, curves: pd.DataFrame) -> str:
         "mIoU after every step, means over runs; whiskers: one standard deviation, where there are several runs. "
         "all counts the background, where the data set has one."
     )
-    return report_markup.picture(
-        figure, f"{name}: mIoU of all, old and new classes after every step, by method", caption
-    )
+    return picture(figure, f"{name}: mIoU of all, old and new classes after every step, by method", caption)
 
 
 def _predictions(folder: Path, benchmark: str) -> str:
-    place = folder / "compare" / "predictions"
-    places = {
-        place / f"{benchmark}.png": "what each method says of the same images after the last step",
-        place / f"{benchmark}.steps.png": "the same images after every step; classes that come later, which are not "
-        "scored yet, are void in the row of the truth",
+    files = {
+        f"{benchmark}.png": "what each method says of the same images after the last step",
+        f"{benchmark}.steps.png": "the same images after every step; classes that come later, which are not scored "
+        "yet, are void in the row of the truth",
     }
-    return "\n".join(
-        report_markup.picture(file, f"{benchmark}: {words}", f"{benchmark}: {words}. One seed.")
-        for file, words in places.items()
-        if file.is_file()
-    )
+    existing = {folder / "compare" / "predictions" / name: f"{benchmark}: {words}" for name, words in files.items()}
+    return "\n".join(picture(file, words, f"{words}. One seed.") for file, words in existing.items() if file.is_file())
 
 
-def _cost(table: pd.DataFrame, order: list[str]) -> str:
+def _cost(cost: pd.DataFrame, order: list[str]) -> str:
     """`order`: of the methods in other figures, which gives each its colour."""
-    texts = pd.DataFrame(
-        {
-            "training, s": shown(table, ["training_seconds"], 1)["training_seconds"],
-            "preparation, s": shown(table, ["preparation_seconds"], 1)["preparation_seconds"],
-            "base, s": shown(table, ["base_seconds"], 1)["base_seconds"],
-            "memory, MiB": shown(table, ["peak_memory_mib"], 0)["peak_memory_mib"],
-            "parameters": [f"{count:,.0f}" for count in table["parameters"]],
-            **{
-                column: [f"{value:.2f}" if value == value else "" for value in table[f"relative_{short}"]]
-                for column, short in {"× time": "time", "× memory": "memory", "× param.": "parameters"}.items()
-            },
-        }
-    )
-    figure, axes = plt.subplots(1, 3, figsize=(9, 0.7 + 0.32 * len(table)))
-    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.62 / (0.7 + 0.32 * len(table)), top=0.98, wspace=0.2)
-    cost_bars(axes, table.loc[order])
+    measured = {"training": "training_seconds", "preparation": "preparation_seconds", "base": "base_seconds"}
+    texts = pd.DataFrame({f"{head}, s": cells.shown(cost, [column], 1)[column] for head, column in measured.items()})
+    texts["memory, MiB"] = cells.shown(cost, ["peak_memory_mib"], 0)
+    texts["parameters"] = [f"{count:,.0f}" for count in cost["parameters"]]
+    for head, column in {"time": "time", "memory": "memory", "param.": "parameters"}.items():
+        texts[f"× {head}"] = [cells.score(value, digits=2) for value in cost[f"relative_{column}"]]
+    height = 0.7 + 0.32 * len(cost)
+    figure, axes = plt.subplots(1, 3, figsize=(9, height))
+    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.62 / height, top=0.98, wspace=0.2)
+    cost_bars(axes, cost.loc[order])
     note = (
         "Training: seconds of the method's own steps, preparation (what passes over the data before them) among them, "
         "without the base step that they share (base). Memory: the peak, of the GPU, or of the process on a CPU. ×: as "
         f"a multiple of finetune{'' if 'finetune' in order else ', which was not run here'}. Seconds of different "
-        f"devices cannot be compared; here: {table['devices'].max()} device(s) a method."
+        f"devices cannot be compared; here: {cost['devices'].max()} device(s) a method."
     )
-    return (
-        _score_table(texts, {})
-        + report_markup.paragraph(note, "note")
-        + report_markup.picture(figure, "training seconds, peak memory and parameters by method", "The same as bars.")
-    )
+    bars = picture(figure, "training seconds, peak memory and parameters by method", "The same as bars.")
+    return _score_table(texts) + paragraph(note, "note") + bars
 
 
 def _analysis(folder: Path, benchmark: str, part: str, named: bool) -> str:
     """Findings and figures of one notebook."""
-    place = folder / "benchmarks" / benchmark / part
+    results = folder / "benchmarks" / benchmark / part
     parts = [f"<h4>{escape(benchmark)}</h4>"] if named else []
-    if part != "data" and (text := place / f"{part}.md").is_file():  # notes on data stand at the top
-        parts.append(report_markup.prose(text.read_text(encoding="utf-8")))
+    if part != "data" and (text := results / f"{part}.md").is_file():  # notes on data stand at the top
+        parts.append(prose(text.read_text(encoding="utf-8")))
     left_out: dict[str, list[str]] = {}
-    for file, caption in saved(place).items():
+    for file, caption in saved(results).items():
         if sentences := only_note(file):
             left_out.setdefault(sentences, []).append(file.stem.replace("_", " "))
             continue
-        parts.append(report_markup.picture(file, f"{benchmark}: {caption}", caption))
-    for sentences, figures in left_out.items():
-        parts.append(report_markup.paragraph(f"{sentences} Left out: {report_notes.figures(figures)}.", "note"))
-    return "\n".join(parts) or report_markup.paragraph("Not here: its stage has not run.", "note")
+        parts.append(picture(file, f"{benchmark}: {caption}", caption))
+    for sentences, titles in left_out.items():
+        figures = f"figure{'s' if len(titles) > 1 else ''} {', '.join(titles)}"
+        parts.append(paragraph(f"{sentences} Left out: the {figures}.", "note"))
+    return "\n".join(parts) or paragraph("Not here: its stage has not run.", "note")
 
 
 def _flat(settings: dict, place: str = "") -> dict[str, object]:
