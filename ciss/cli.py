@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from ciss.arguments import (
     DATA_SETS,
@@ -18,8 +19,55 @@ from ciss.arguments import (
     whole_number,
 )
 
-Config = Annotated[str, typer.Option("--config", metavar="FILE", help="Parameter file, relative to the project.")]
-RunName = typer.Argument(
+Config = Annotated[str, Option("--config", metavar="FILE", help="Parameter file, relative to the project.")]
+DatasetName = Annotated[
+    str | None,
+    Argument(
+        metavar="DATASET",
+        help=f"One of {', '.join(DATA_SETS)}, or a folder of your own in data/.",
+        autocompletion=lambda: DATA_SETS,
+    ),
+]
+Protocol = Annotated[
+    str | None, Argument(metavar="PROTOCOL", help="Base classes, then classes per step: 15-1. Default: the preset's.")
+]
+Setting = Annotated[
+    str | None, Option(metavar="SETTING", help="Which images and labels a step sees. Default: the preset's.")
+]
+Methods = Annotated[
+    list[str] | None,
+    Option(
+        metavar="METHOD ...",
+        help=f"Of {', '.join(METHODS)}, or a variant: plop-released. Default: the preset's, or the usual ones.",
+        autocompletion=lambda: METHODS,
+    ),
+]
+Seeds = Annotated[
+    list[int] | None,
+    Option(metavar="SEED ...", parser=whole_number, help="One chain per seed. Default: the preset's, or 0."),
+]
+Orders = Annotated[
+    int | None, Option(metavar="N", parser=count, help="Class orders: the data set's own and N-1 shuffled ones.")
+]
+Order = Annotated[list[int] | None, Option(metavar="ID ...", parser=whole_number, help="One class order, as raw ids.")]
+Joint = Annotated[bool, Option("--joint/--no-joint", help="Whether to plan joint training.")]
+Preset = Annotated[
+    str | None,
+    Option(metavar="NAME", help="Start from this preset, not the data set's.", autocompletion=lambda: PRESETS),
+]
+Name = Annotated[
+    str | None, Option(metavar="NAME", help="Of the benchmark. Default: the data set, and the protocol if not usual.")
+]
+Settings = Annotated[
+    list[str] | None,
+    Option("--set", metavar="KEY=VALUE ...", help="Change the benchmark: train.base.epochs=30 model.encoder=resnet50."),
+]
+Add = Annotated[bool, Option("--add", help="Keep the benchmarks that the file has.")]
+Fresh = Annotated[bool, Option("--fresh", help="Take the preset's numbers, not the file's for this benchmark.")]
+Output = Annotated[str, Option(metavar="FILE", help="File to write or check, relative to the project.")]
+Check = Annotated[bool, Option("--check", help="Check the file and its data. Change nothing.")]
+Clean = Annotated[bool, Option("--clean", help="Remove results of runs that the file does not name.")]
+RunName = Argument(
     metavar="RUN", help="A name under bases, joints or chain of the parameter file.", autocompletion=run_names
 )
 app = typer.Typer(
@@ -64,67 +112,22 @@ def _no_command(context: typer.Context) -> None:
 
 @app.command(cls=Command)
 def plan(
-    dataset: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DATASET",
-            help=f"One of {', '.join(DATA_SETS)}, or a folder of your own in data/.",
-            autocompletion=lambda: DATA_SETS,
-        ),
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Argument(metavar="PROTOCOL", help="Base classes, then classes per step: 15-1. Default: the preset's."),
-    ] = None,
-    setting: Annotated[
-        str | None,
-        typer.Option(metavar="SETTING", help="Which images and labels a step sees. Default: the preset's."),
-    ] = None,
-    methods: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="METHOD ...",
-            help=f"Of {', '.join(METHODS)}, or a variant: plop-released. Default: the preset's, or the usual ones.",
-            autocompletion=lambda: METHODS,
-        ),
-    ] = None,
-    seeds: Annotated[
-        list[int] | None,
-        typer.Option(metavar="SEED ...", parser=whole_number, help="One chain per seed. Default: the preset's, or 0."),
-    ] = None,
-    orders: Annotated[
-        int | None,
-        typer.Option(metavar="N", parser=count, help="Class orders: the data set's own and N-1 shuffled ones."),
-    ] = None,
-    order: Annotated[
-        list[int] | None, typer.Option(metavar="ID ...", parser=whole_number, help="One class order, as raw ids.")
-    ] = None,
-    joint: Annotated[bool, typer.Option("--joint/--no-joint", help="Whether to plan joint training.")] = True,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Start from this preset, not the data set's.", autocompletion=lambda: PRESETS
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Of the benchmark. Default: the data set, and the protocol if not usual."),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE ...", help="Change the benchmark: train.base.epochs=30 model.encoder=resnet50."
-        ),
-    ] = None,
-    add: Annotated[bool, typer.Option("--add", help="Keep the benchmarks that the file has.")] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Take the preset's numbers, not the file's for this benchmark.")
-    ] = False,
-    output: Annotated[
-        str, typer.Option(metavar="FILE", help="File to write or check, relative to the project.")
-    ] = "params.yaml",
-    check: Annotated[bool, typer.Option("--check", help="Check the file and its data. Change nothing.")] = False,
-    clean: Annotated[bool, typer.Option("--clean", help="Remove results of runs that the file does not name.")] = False,
+    dataset: DatasetName = None,
+    protocol: Protocol = None,
+    setting: Setting = None,
+    methods: Methods = None,
+    seeds: Seeds = None,
+    orders: Orders = None,
+    order: Order = None,
+    joint: Joint = True,
+    preset: Preset = None,
+    name: Name = None,
+    settings: Settings = None,
+    add: Add = False,
+    fresh: Fresh = False,
+    output: Output = "params.yaml",
+    check: Check = False,
+    clean: Clean = False,
 ) -> None:
     """Write params.yaml for a benchmark: data, network, schedule, methods, and the chain of runs.
 
@@ -144,28 +147,18 @@ def plan(
         raise typer.BadParameter("name a data set, or use --check or --clean", param_hint="DATASET")
     if orders is not None and order is not None:
         raise typer.BadParameter("not allowed with --order", param_hint="--orders")
-    from ciss import protocol as ciss_protocol
-    from ciss.study import plan as study_plan
+    from ciss.protocol import SETTINGS
+    from ciss.study.plan import Request, main
 
     if setting is not None:
-        check_choice("--setting", setting, ciss_protocol.SETTINGS)
-
-    study_plan.main(
-        study_plan.Request(
-            dataset=dataset,
-            protocol=protocol,
-            setting=setting,
-            methods=None if methods is None else [method for method in methods if method],
-            seeds=seeds,
-            orders=orders or 1,
-            order=order,
-            joint=joint,
-            preset=preset,
-            name=name,
-            settings=read_settings(settings or []),
-            add=add,
-            fresh=fresh,
-            output=output,
+        check_choice("--setting", setting, SETTINGS)
+    if methods is not None:
+        methods = [method for method in methods if method]  # `--methods` alone: none
+    pairs = read_settings(settings or [])
+    orders = orders or 1
+    main(
+        Request(
+            dataset, protocol, setting, methods, seeds, orders, order, joint, preset, name, pairs, add, fresh, output
         )
     )
 
@@ -174,7 +167,7 @@ def plan(
 def train(
     runs: Annotated[list[str] | None, RunName] = None,
     config: Config = "params.yaml",
-    jobs: Annotated[int | None, typer.Option(metavar="N", help="Runs at a time. Default: one per GPU, or one.")] = None,
+    jobs: Annotated[int | None, Option(metavar="N", help="Runs at a time. Default: one per GPU, or one.")] = None,
 ) -> None:
     """Train runs of params.yaml: one in this process, several each in a process of its own, without a name all.
 
@@ -201,12 +194,12 @@ def train(
 @app.command(cls=Command)
 def predict(
     run: Annotated[str, RunName],
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")],
+    images: Annotated[list[str], Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")],
     config: Config = "params.yaml",
     out: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Where the files go. Default: predictions/RUN of the project.")
+        str | None, Option(metavar="FOLDER", help="Where the files go. Default: predictions/RUN of the project.")
     ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="auto: a GPU if there is one.")] = "auto",
+    device: Annotated[str, Option(metavar="auto|cpu|cuda", help="auto: a GPU if there is one.")] = "auto",
 ) -> None:
     """Label pictures by a trained run.
 
@@ -231,7 +224,7 @@ def predict(
 def tune(
     config: Config = "params.yaml",
     only: Annotated[
-        list[str] | None, typer.Option(metavar="METHOD ...", help="Train the trials of these, and write nothing.")
+        list[str] | None, Option(metavar="METHOD ...", help="Train the trials of these, and write nothing.")
     ] = None,
 ) -> None:
     """Choose coefficients on the hold-out: as many trials for every method, on a seed that is not reported.
@@ -287,15 +280,11 @@ def data_shapes() -> None:
 @data.command("fetch", cls=Command)
 def data_fetch(
     dataset: Annotated[
-        str, typer.Argument(metavar="DATASET", help="voc, sbd (masks for voc, which it needs), ade20k or cityscapes.")
+        str, Argument(metavar="DATASET", help="voc, sbd (masks for voc, which it needs), ade20k or cityscapes.")
     ],
-    to: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Default: $CISS_DATA, or data/ of the project.")
-    ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the archive, in FOLDER/downloads.")] = False,
-    address: Annotated[
-        str | None, typer.Option("--from", metavar="ADDRESS", help="Download the archive from there.")
-    ] = None,
+    to: Annotated[Path | None, Option(metavar="FOLDER", help="Default: $CISS_DATA, or data/ of the project.")] = None,
+    keep: Annotated[bool, Option("--keep", help="Keep the archive, in FOLDER/downloads.")] = False,
+    address: Annotated[str | None, Option("--from", metavar="ADDRESS", help="Download the archive from there.")] = None,
 ) -> None:
     """Download a real data set; a stopped download goes on where it was.
 
@@ -311,7 +300,7 @@ def data_fetch(
 
 @data.command("init", cls=Command)
 def data_init(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images and masks: data/leaves.")],
+    folder: Annotated[Path, Argument(metavar="FOLDER", help="A folder of images and masks: data/leaves.")],
 ) -> None:
     """Write dataset.yaml for a folder of images and masks of your own.
 
@@ -340,10 +329,10 @@ def source() -> None:
 
 @app.command(cls=Command)
 def execute(
-    notebook: Annotated[Path, typer.Argument(metavar="NOTEBOOK")],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Where the executed copy goes.")],
+    notebook: Annotated[Path, Argument(metavar="NOTEBOOK")],
+    output: Annotated[Path, Argument(metavar="OUTPUT", help="Where the executed copy goes.")],
     parameters: Annotated[
-        list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="A parameter; may be repeated.")
+        list[str] | None, Option("-p", metavar="NAME VALUE", help="A parameter; may be repeated.")
     ] = None,
 ) -> None:
     """For the pipeline: execute a notebook with parameters.
@@ -360,7 +349,7 @@ def execute(
 
 
 @app.command(cls=Command)
-def probe(benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK")], config: Config = "params.yaml") -> None:
+def probe(benchmark: Annotated[str, Argument(metavar="BENCHMARK")], config: Config = "params.yaml") -> None:
     """For the pipeline: what the networks before and after every increment see of the hold-out, into probes/.
 
     \b

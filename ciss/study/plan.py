@@ -112,6 +112,12 @@ def plan(document: CommentedMap, request: Request) -> CommentedMap:
             _add_runs(document, name, seed, steps, request)
     if not request.add:
         _remove_unused_variants(document, request.fresh)
+    _restore_comments(document, old)
+    return document
+
+
+def _restore_comments(document: CommentedMap, old: CommentedMap) -> None:
+    """Gives unchanged entries their comments back, and removes comments of entries that are gone."""
     for section in ABOUT:
         if old[section] and next(iter(old[section])) not in document[section]:  # a comment above it is the section's
             document[section].ca.comment = None
@@ -122,7 +128,6 @@ def plan(document: CommentedMap, request: Request) -> CommentedMap:
                 document[section].ca.items.pop(name, None)
             elif document[section][name] == old[section][name]:
                 document[section][name] = old[section][name]  # with its comment
-    return document
 
 
 def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, request: Request) -> None:
