@@ -39,7 +39,7 @@ from ciss.training.loop import USER_ERRORS, predecessor
 BINS = 10  # of the background's probability, equally wide from 0 to 1
 IMAGES = 200  # validation images looked at where there is no hold-out
 RULES = ("plop", "gsc", "mbs")  # whose labels for the background are judged, beside the teacher's plain argmax
-CODE = ("probe.py", *TRAINING_CODE, *INCREMENT_CODE, "methods")
+CODE = ("inspection/probe.py", *TRAINING_CODE, *INCREMENT_CODE, "methods")
 
 Probe = dict[str, np.ndarray]
 

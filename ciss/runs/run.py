@@ -18,17 +18,12 @@ from ciss.store import code as store_code
 from ciss.store.files import CheckpointError
 from ciss.store.weights import restore
 
-TRAINING_CODE = (  # with the method's own file the same as the stages' dependencies in dvc.yaml
-    "engine.py",
-    "batches.py",
-    "evaluation.py",
-    "inference.py",
-    "watch.py",
-    "runs.py",
+TRAINING_CODE = (
+    "training",
+    "runs",
+    "store",
     "config.py",
     "documents.py",
-    "results.py",
-    "checkpoint.py",
     "distributed.py",
     "metrics.py",
     "precision.py",
@@ -38,7 +33,7 @@ TRAINING_CODE = (  # with the method's own file the same as the stages' dependen
     "data",
 )
 PACE = ("workers", "cache")  # of `train`: they change no result
-INCREMENT_CODE = ("prototypes.py", "pseudo_labels.py")  # what a method may use once there is a teacher
+INCREMENT_CODE = ("labels",)  # what a method may use once there is a teacher
 
 
 @dataclass(frozen=True)
