@@ -28,7 +28,7 @@ from ciss.store.files import CheckpointError, Locked
 from ciss.store.weights import _open, _seal, load_weights, restore, save_weights
 from ciss.training import log as training_log
 from ciss.training import loop
-from ciss.training.log import CHECK_EVERY, DivergenceError, Watch
+from ciss.training.log import CHECK_EVERY, DivergenceError, LossLog
 from ciss.training.progress import Progress
 
 CLASSES = 9  # with the background; protocol 4-2 knows 5, then 7, then 9 of them
@@ -506,26 +506,26 @@ def test_weights_that_are_not_finite_are_not_kept(project, monkeypatch):
 def test_watch_looks_now_and_then(monkeypatch):
     looks, cpu = [], torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: looks.append(self.shape) or cpu(self))
-    watch, network = Watch(), nn.Linear(1, 1)
+    watch, network = LossLog(), nn.Linear(1, 1)
     for k in range(2 * training_log.CHECK_EVERY + 3):
-        watch.see({"a": torch.tensor(float(k)), "b": torch.tensor(1.0)}, ["x"])
+        watch.add({"a": torch.tensor(float(k)), "b": torch.tensor(1.0)}, ["x"])
         assert len(looks) == (k + 1) // training_log.CHECK_EVERY
-    means, rows = watch.epoch(network)
+    means, rows = watch.epoch_means(network)
     assert rows["columns"] == ["loss/a", "loss/b"] and rows["values"].shape == (2 * training_log.CHECK_EVERY + 3, 2)
     assert [shape[0] for shape in looks] == [training_log.CHECK_EVERY, training_log.CHECK_EVERY, 3]
     assert means == {"loss": 52.0, "loss/a": 51.0, "loss/b": 1.0}
-    watch.see({"a": torch.tensor(5.0), "b": torch.tensor(2.0)}, ["x"])
-    assert watch.epoch(network)[0] == {"loss": 7.0, "loss/a": 5.0, "loss/b": 2.0}, "each epoch by itself"
+    watch.add({"a": torch.tensor(5.0), "b": torch.tensor(2.0)}, ["x"])
+    assert watch.epoch_means(network)[0] == {"loss": 7.0, "loss/a": 5.0, "loss/b": 2.0}, "each epoch by itself"
 
 
 def test_watch_finds_the_batch():
-    watch, every = Watch(), CHECK_EVERY
+    watch, every = LossLog(), CHECK_EVERY
     for k in range(2 * every - 1):
-        watch.see({"a": torch.tensor(math.inf if k > every else 1.0)}, [f"image{k}"])
+        watch.add({"a": torch.tensor(math.inf if k > every else 1.0)}, [f"image{k}"])
     with pytest.raises(
         DivergenceError, match=rf"after {every + 2} batches of this epoch: a inf\. Images: image{every + 1}\."
     ):
-        watch.see({"a": torch.tensor(1.0)}, ["last"])
+        watch.add({"a": torch.tensor(1.0)}, ["last"])
 
 
 def test_the_loop_does_not_wait_for_the_device(project, monkeypatch):

@@ -12,7 +12,7 @@ from ciss.losses import compensation_weights, gradient_magnitude
 from ciss.methods import METHODS
 from ciss.runs.check import notices
 from ciss.study.presets import load
-from ciss.training.log import DivergenceError, Watch
+from ciss.training.log import DivergenceError, LossLog
 
 
 def benchmark(setting: str) -> Benchmark:
@@ -89,11 +89,11 @@ def test_notices_of_a_file_name_each_method_once():
 
 
 def diverged(*batches: dict[str, float]) -> str:
-    watch = Watch("shapes-s0-plop-1")
+    watch = LossLog("shapes-s0-plop-1")
     for number, losses in enumerate(batches):
-        watch.see({name: torch.tensor(value) for name, value in losses.items()}, [f"image{number}"])
+        watch.add({name: torch.tensor(value) for name, value in losses.items()}, [f"image{number}"])
     with pytest.raises(DivergenceError) as caught:
-        watch.look()
+        watch.check()
     return str(caught.value)
 
 

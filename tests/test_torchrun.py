@@ -249,7 +249,7 @@ def test_one_batch_of_both_halves_is_another_training(trained, make_project, alo
     both.document["benchmarks"][network]["train"] |= {"batch": 4, "accumulate": 1}
     both.prepare(network)
     gives(both, alone)
-    monkeypatch.setattr(loop, "_require_current", lambda *_: None)  # the same teacher, of other batches
+    monkeypatch.setattr(loop, "require_current", lambda *_: None)  # the same teacher, of other batches
     loop.train(both.run(name))
     assert distance(weights(both, name), weights(trained, name)) > 1e-5
 

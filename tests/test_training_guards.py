@@ -137,7 +137,7 @@ def test_a_step_of_one_image_is_refused_before_training(project, monkeypatch):
     index = run.index()
     one = replace(index, steps=[index.steps[0], index.steps[1][:1], *index.steps[2:]])
     monkeypatch.setattr(Run, "index", lambda _: one)
-    monkeypatch.setattr(loop, "_require_current", lambda *_: None)
+    monkeypatch.setattr(loop, "require_current", lambda *_: None)
     with pytest.raises(DataError) as caught:
         loop.train(run)
     said = str(caught.value)
@@ -177,7 +177,7 @@ def test_frozen_features_do_not_change_by_dropout(project, decoder):
     images = torch.randn(4, 3, 32, 32)
     first, second = (network(images).features for _ in range(2))
     assert not torch.equal(first, second), "without freezing they are noisy"
-    parameters = loop._trainable(Frozen(), network, project.run("tune-1"))
+    parameters = loop.choose_trainable(Frozen(), network, project.run("tune-1"))
     first, second = (network(images).features for _ in range(2))
     assert torch.equal(first, second)
     assert {id(p) for p in parameters} == {id(p) for p in network.parameters() if p.requires_grad}
@@ -187,7 +187,7 @@ def test_frozen_features_do_not_change_by_dropout(project, decoder):
 
 def test_methods_that_train_everything_keep_their_modes(project):
     network = set_norm_mode(create_network(Model(width=8, dropout=0.5), [5]), "batch")
-    loop._trainable(Finetune(), network, project.run("tune-1"))
+    loop.choose_trainable(Finetune(), network, project.run("tune-1"))
     assert all(module.training for module in network.modules())
 
 
@@ -206,8 +206,8 @@ def test_the_schedule_waits_for_an_update(project, monkeypatch):
         scale = 1e37 if len(rates) == 1 else 1e-6
         return {name: value * scale for name, value in found.items()}
 
-    optimisers, make = [], loop._optimiser
-    monkeypatch.setattr(loop, "_optimiser", lambda *a: optimisers.append(make(*a)) or optimisers[0])
+    optimisers, make = [], loop.make_optimiser
+    monkeypatch.setattr(loop, "make_optimiser", lambda *a: optimisers.append(make(*a)) or optimisers[0])
     monkeypatch.setattr(Finetune, "losses", overflowing)
     loop.train(project.run())
     assert len(rates) > 2
@@ -218,7 +218,7 @@ def test_the_rate_of_every_update_is_positive_and_ends_at_zero():
     options = config.Train(base=config.Phase(epochs=1, lr=1), increment=config.Phase(epochs=1, lr=1), crop=8, batch=1)
     for power in (0.9, 0.0, 2.5):
         optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-        schedule = loop._schedule(optimiser, 5, replace(options, power=power))
+        schedule = loop.make_schedule(optimiser, 5, replace(options, power=power))
         rates = []
         for _ in range(5):
             rates.append(schedule.get_last_lr()[0])

@@ -15,7 +15,7 @@ from ciss.runs import results as runs_results
 from ciss.runs import run as runs_run
 from ciss.runs.run import Run, resolve
 from ciss.training import loop
-from ciss.training.log import Watch
+from ciss.training.log import LossLog
 
 
 def note_methods(made: dict, replace=setattr) -> None:
@@ -67,9 +67,9 @@ def collect(rank: int) -> dict:
     centres.update(torch.full((1, 3, 1, 2), 1.0 + rank), torch.tensor([[[0, rank]]]))
     medians = EntropyMedians(2, 3, bins=4)
     medians.update(torch.zeros(1, 1, 2, dtype=torch.int64), torch.tensor([[[[0.0, 9.0]], [[0.0, -9.0 * rank]]]]))
-    watch = Watch()
-    watch.see({"a": torch.tensor(1.0 + rank)}, ["x"], {"b": torch.tensor(float("nan") if rank else 5.0)})
-    means, _ = watch.epoch(nn.Linear(1, 1))
+    log = LossLog()
+    log.add({"a": torch.tensor(1.0 + rank)}, ["x"], {"b": torch.tensor(float("nan") if rank else 5.0)})
+    means, _ = log.epoch_means(nn.Linear(1, 1))
     return {
         "centres": centres.all_reduce().state_dict(),
         "many": gathered(range(rank, 7, 2)).all_reduce().state_dict(),
@@ -121,7 +121,7 @@ def main() -> None:
 
     loop.evaluate, runs_results.write = evaluated, written
     # The test gives both trainings one teacher, made with another `accumulate`, which the engine would refuse.
-    loop._require_current = lambda *_: None
+    loop.require_current = lambda *_: None
     note_methods(made)
     settings = config.load("params.yaml")
     with distributed.session():

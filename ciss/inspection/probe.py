@@ -29,12 +29,12 @@ from ciss.protocol import VOID
 from ciss.runs import results as runs_results
 from ciss.runs import run as runs_run
 from ciss.runs.results import file_hash, save_arrays
-from ciss.runs.run import INCREMENT_CODE, TRAINING_CODE, Run, digest, load_network, resolve
+from ciss.runs.run import INCREMENT_CODE, TRAINING_CODE, Run, digest, load_network, predecessor, resolve
 from ciss.store import code as store_code
 from ciss.store.files import CheckpointError
 from ciss.training.batches import BatchMaker, prepare_method
 from ciss.training.evaluation import judge_labels, precision_of
-from ciss.training.loop import USER_ERRORS, predecessor
+from ciss.training.loop import USER_ERRORS
 
 BINS = 10  # of the background's probability, equally wide from 0 to 1
 IMAGES = 200  # validation images looked at where there is no hold-out
@@ -62,13 +62,13 @@ def probe(settings: Config, name: str, judged: dict[tuple, Probe] | None = None)
     index, device, options = run.index(), distributed.device(), run.settings.train
     torch.set_num_threads(options.threads)
     teacher, student = load_network(run.before, device), runs_run.load_network(run, device)
-    maker, precision = BatchMaker(run, index, teacher, device), precision_of(options, device)
+    maker, precision = BatchMaker(run, index, device), precision_of(options, device)
     split, numbers = ("train", index.holdout) if index.holdout else ("val", index.validation[run.step][:IMAGES])
     loader = evaluation_loader(run.settings, index, split, numbers, run.label_table(training=False))
     with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
         sums = Sums(1 + sum(len(group) for group in run.groups), data_set(index.dataset).background, device)
         for item in loader:
-            batch, truth = maker.hide(item, split)
+            batch, truth = maker.as_given(item, split)
             sums.add(teacher(batch.images), student(batch.images), truth)
         judged = {} if judged is None else judged
         place = (run.benchmark, run.seed, run.after, run.step)
@@ -83,7 +83,7 @@ def _judge(settings: Config, run: Run, teacher: Network, maker: BatchMaker, load
     for rule in RULES:
         methods[rule] = METHODS[rule](**settings.methods.get(rule, {}))
         prepare_method(methods[rule], run, index, teacher, maker)
-    counts = judge_labels(run, methods, teacher, (maker.hide(item, split) for item in loader))
+    counts = judge_labels(run, methods, teacher, (maker.as_given(item, split) for item in loader))
     return {f"labels_{rule}": found for rule, found in counts.items()}
 
 

@@ -17,9 +17,8 @@ from ciss.losses import compensation_weights, cross_entropy, gradient_magnitude
 from ciss.methods import Batch
 from ciss.methods.gsc import GSC
 from ciss.models import Network, Output
-from ciss.runs.run import Run
+from ciss.runs.run import Run, predecessor
 from ciss.store.weights import restore
-from ciss.training.loop import predecessor
 
 LOT = 16  # images of a batch; gradients by the parameters are of the first one
 MOMENTS = ("end of the step", "start of the step")

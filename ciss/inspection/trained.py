@@ -32,7 +32,7 @@ class Trained:
         self.precision = precision_of(run.settings.train, self.device)
         self.teacher = load_network(run.before, self.device) if run.after else None
         self.student = load_network(run, self.device)
-        self.maker = BatchMaker(run, self.index, self.teacher, self.device)
+        self.maker = BatchMaker(run, self.index, self.device)
         self._prepared = self.teacher is None  # without a teacher there is nothing to prepare
 
     def autocast(self) -> torch.autocast:
@@ -46,7 +46,7 @@ class Trained:
         self._prepare()
         run, truth = self.run, self.run.label_table(training=False)
         for item in evaluation_loader(run.settings, self.index, "train", numbers, truth):
-            batch, true = self.maker.hide(item)
+            batch, true = self.maker.as_given(item)
             with self.autocast():
                 old = self.teacher(batch.images) if self.teacher is not None else None
                 batch.labels = batch.given if old is None else self.method.labels(batch, old)

@@ -187,6 +187,11 @@ class Run:
         }
 
 
+def predecessor(run: Run) -> Path | None:
+    """The checkpoint of the run that a run continues."""
+    return run.folder.with_name(run.after) / "weights.safetensors" if run.after else None
+
+
 def load_network(run: Run, device: torch.device) -> Network:
     """A run's trained network, in evaluation mode. The encoder's starting weights are not needed.
 
