@@ -12,7 +12,7 @@ from ciss.inspection import lines as inspection_lines
 from ciss.inspection import step as inspection_step
 from ciss.inspection.lines import Explorer, Line
 from ciss.inspection.step import MOMENTS, layer_groups
-from ciss.inspection.trained import Trained, explain
+from ciss.inspection.trained import OpenedRun, explain
 from ciss.models import create_network
 from ciss.store.files import CheckpointError
 from ciss.training import loop
@@ -141,7 +141,7 @@ def test_an_image_alone_is_what_it_is_in_its_batch(explorer):
     line = explorer("mib-1").open("mib-1")
     step = line.at(1)
     for k in range(len(line.numbers)):
-        batch, truth, _ = next(step.trained.see([line.numbers[k]]))
+        batch, truth, _ = next(step.trained.learnt([line.numbers[k]]))
         assert (step.seen(k).truth == truth[0].numpy()).all()
         said = step.trained.student(batch.images).upsample(batch.size).softmax(dim=1)[0]
         assert step.seen(k).probabilities == pytest.approx(said.detach().numpy(), abs=1e-5)
@@ -211,7 +211,7 @@ def test_parameter_gradients_add_up(trained):
 def test_the_start_of_a_step_is_the_network_before_it_with_new_classes(explorer):
     line = explorer("mib-1").open("mib-1")
     step = line.at(1)
-    network, before = step.network(START), Trained(line.runs[0]).student
+    network, before = step.network(START), OpenedRun(line.runs[0]).student
     state = network.state_dict()
     for name, value in before.state_dict().items():
         if name != "decoder.classifier.groups.0.bias":  # shared with the new classes

@@ -347,13 +347,13 @@ def test_seldom_scored_and_stopped(make_project):
 def test_rules_are_judged_in_one_pass_as_alone(project):
     run = add(choose(project, "mask_transformer"), "mbs")
     index, teacher = run.index(), run.build_network(0).eval()
-    maker = loop.BatchMaker(run, index, teacher, torch.device("cpu"))
+    maker = loop.BatchMaker(run, index, torch.device("cpu"))
     loader = evaluation_loader(run.settings, index, "train", index.holdout, run.label_table(training=False))
     rules = {"some": MBS(threshold=0.4), "all": MBS(threshold=0.0), "none": MBS(labelling="none")}
-    together = loop.judge_labels(run, rules, teacher, map(maker.hide, loader))
+    together = loop.judge_labels(run, rules, teacher, map(maker.as_given, loader))
     assert list(together) == [*rules, "argmax"] and (together["none"][:, 1:] == 0).all()
     for name, rule in rules.items():
-        alone = loop.judge_labels(run, {"method": rule}, teacher, map(maker.hide, loader))
+        alone = loop.judge_labels(run, {"method": rule}, teacher, map(maker.as_given, loader))
         assert (alone["method"] == together[name]).all() and (alone["argmax"] == together["argmax"]).all()
     assert len({counts.tobytes() for counts in together.values()}) > 2
 

@@ -6,7 +6,9 @@ import re
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ciss import config
@@ -14,9 +16,9 @@ from ciss.config import ConfigError, Model
 from ciss.data import DataError, loaders
 from ciss.data import loaders as data_loaders
 from ciss.inspection import probe
-from ciss.inspection.trained import Trained
-from ciss.methods import Batch, Finetune, Frozen
-from ciss.models import create_encoder, create_network, needs_two_images, set_norm_mode
+from ciss.inspection.trained import OpenedRun
+from ciss.methods import METHODS, Batch, Finetune, Frozen
+from ciss.models import WeightsError, create_encoder, create_network, needs_two_images, set_norm_mode
 from ciss.runs import check as runs_check
 from ciss.runs import results as runs_results
 from ciss.runs import run as runs_run
@@ -36,8 +38,8 @@ def test_a_stale_teacher_is_refused(project):
     with pytest.raises(CheckpointError) as caught:
         loop.train(project.run("tune-1"))
     said = str(caught.value)
-    assert "base was trained with other values (benchmark.train.base.epochs 2, now 1)" in said
-    assert "dvc repro, or python -m ciss.engine base" in said
+    assert "base/weights.safetensors: made with other parameters (benchmark.train.base.epochs 2, now 1)" in said
+    assert "python -m ciss.engine base" in said
     assert not project.run("tune-1").results.exists()
     loop.train(project.run())
     loop.train(project.run("tune-1"))
@@ -57,8 +59,8 @@ def test_a_teacher_of_other_code_or_data_is_refused(project, monkeypatch, kind):
     loop.train(project.run())
     run = project.run("tune-1")
     if kind == "code":
-        digest = runs_run.source.digest
-        monkeypatch.setattr(runs_run.source, "digest", lambda *a: digest(*a)[::-1])
+        digest = runs_run.store_code.digest
+        monkeypatch.setattr(runs_run.store_code, "digest", lambda *a: digest(*a)[::-1])
     index = run.index()
     if kind == "data":
         monkeypatch.setattr(runs_run.Run, "index", lambda _: replace(index, fingerprint="0" * 64))
@@ -76,7 +78,47 @@ def test_analyses_refuse_networks_of_other_parameters(finished):
     with pytest.raises(CheckpointError, match=message):
         probe.probe(other, "tune-1")
     with pytest.raises(CheckpointError, match=message):
-        Trained(resolve(other, "tune-1"))
+        OpenedRun(resolve(other, "tune-1"))
+
+
+# --- the one way to open a trained run
+
+
+def test_a_trained_run_opens_without_the_encoders_weight_file(project, tmp_path):
+    """Nor does an increment need it, whose every weight comes from its predecessor."""
+    file = tmp_path / "encoder.safetensors"
+    save_file(timm.create_model("resnet10t").state_dict(), file)
+    released = METHODS["plop"].presets["released"]
+    project.document["methods"]["plop"] = {**released, "pod": 0.001}
+    project.document["chain"]["plop-1"] = {**project.document["chain"]["mib-1"], "method": "plop"}
+    project.set(
+        "benchmarks.tiny.model", {"encoder": "resnet10t", "output_stride": 16, "width": 8, "weights": str(file)}
+    )
+    project.set("train.base.epochs", 1)
+    project.set("train.increment.epochs", 1)
+    loop.train(project.run())
+    file.unlink()
+    with pytest.raises(WeightsError):
+        project.run().build_network()
+    loop.train(project.run("plop-1"))
+    opened = OpenedRun(project.run("plop-1"))
+    batch, _, teacher = next(opened.learnt(opened.index.holdout[:2]))
+    losses = opened.method.losses(opened.student(batch.images), teacher, batch)
+    assert losses["pod"].isfinite(), "the teacher's outputs have what this run's method reads"
+
+
+@pytest.mark.parametrize("encoder", ["resnet10t", "test_vit"])
+def test_random_numbers_do_not_depend_on_starting_weights(project, tmp_path, encoder):
+    """So that new classes start alike, whether the encoder's weight file was read before or not."""
+    file = tmp_path / "encoder.safetensors"
+    save_file(timm.create_model(encoder).state_dict(), file)
+    project.set("benchmarks.tiny.model", {"encoder": encoder, "output_stride": 16, "width": 8, "weights": str(file)})
+    states = []
+    for starting_weights in (True, False):
+        torch.manual_seed(0)
+        project.run("tune-1").build_network(0, starting_weights=starting_weights)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
 
 
 # --- batches of one image

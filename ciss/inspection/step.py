@@ -9,16 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from ciss import protocol
-from ciss.data.loaders import stable_seed
-from ciss.inspection.trained import Trained
+from ciss.inspection.trained import OpenedRun
 from ciss.labels.patches import patch_labels
 from ciss.labels.prototypes import ClassPrototypes
 from ciss.losses import compensation_weights, cross_entropy, gradient_magnitude
 from ciss.methods import Batch
 from ciss.methods.gsc import GSC
 from ciss.models import Network, Output
-from ciss.runs.run import Run, predecessor
-from ciss.store.weights import restore
+from ciss.runs.run import Run, starting_network
 
 LOT = 16  # images of a batch; gradients by the parameters are of the first one
 MOMENTS = ("end of the step", "start of the step")
@@ -48,13 +46,13 @@ class Step:
 
     def __init__(self, run: Run, numbers: list[int]):
         self.run, self.numbers = run, numbers
-        self.trained = Trained(run)
+        self.trained = OpenedRun(run)
         self.trained.student.requires_grad_(True)
         # outputs without what `upsample` keeps: full resolution is made again for the images that are looked at
         self.batches = [
             (batch, truth, old and replace(old, _full={}))
             for start in range(0, len(numbers), LOT)
-            for batch, truth, old in self.trained.see(numbers[start : start + LOT])
+            for batch, truth, old in self.trained.learnt(numbers[start : start + LOT])
         ]
         self.first_lot = sum(set(batch.ids) <= {self._id(n) for n in numbers[:LOT]} for batch, *_ in self.batches)
         place = {id_: (b, row) for b, (batch, *_) in enumerate(self.batches) for row, id_ in enumerate(batch.ids)}
@@ -298,14 +296,8 @@ class Step:
             raise ValueError(f"moment is {moment!r}. Use {' or '.join(map(repr, MOMENTS))}.")
         if moment == MOMENTS[0]:
             return self.trained.student
-        run, file = self.run, predecessor(self.run)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stable_seed("weights", run.seed, run.reached))  # as the engine starts
-            network = run.build_network(run.step - 1 if run.after else None)
-            if file is not None:
-                restore(network, file)
-                if run.new_classes:
-                    run.build_method().initialise(network, len(run.new_classes))
+            network = starting_network(self.run, self.run.build_method())
         return network.to(self.trained.device).eval()
 
 

@@ -18,22 +18,20 @@ class MemoryShort(Exception):
     """The device or the machine has no memory left; the message says what needs less."""
 
 
-def require_current(run: Run, index: Index, stored: dict) -> None:
-    """Raises CheckpointError for a predecessor that was trained with other values than are there now.
+def require_current(run: Run, index: Index) -> None:
+    """Raises CheckpointError for a predecessor of other code, data or teacher than are there now.
 
-    The result would otherwise name values that its teacher did not have. `stored`: the description in the predecessor's
-    checkpoint.
+    The result would otherwise name values that its teacher did not have. `load_network` compares the parameters.
     """
     before = run.before
     file = predecessor(run)
+    if results.weights_of(before) != results.file_hash(file):  # these are no results of this checkpoint
+        return
     earlier = predecessor(before)
-    different = before.differences(stored)
-    if not different and results.weights_of(before) == results.file_hash(file):  # else these are no results of it
-        there = earlier is None or earlier.is_file()
-        expected = before.identity(index.fingerprint, results.file_hash(earlier) if earlier and there else None)
-        kinds = ("code", "data", "teacher") if there else ("code", "data")
-        different = [line for line in results.outdated(before, expected) if line.startswith(kinds)]
-    if different:
+    there = earlier is None or earlier.is_file()
+    expected = before.identity(index.fingerprint, results.file_hash(earlier) if earlier and there else None)
+    kinds = ("code", "data", "teacher") if there else ("code", "data")
+    if different := [line for line in results.outdated(before, expected) if line.startswith(kinds)]:
         raise CheckpointError(
             f"{file}: {before.name} was trained with other values ({'; '.join(different)}). "
             f"Train it again first: dvc repro, or python -m ciss.engine {before.name}"

@@ -11,7 +11,6 @@ over pixels is one over the pixels of a process.
 """
 
 import argparse
-import copy
 import multiprocessing
 import os
 import sys
@@ -37,11 +36,11 @@ from ciss.runs import results as runs_results
 from ciss.runs import run as runs_run
 from ciss.runs.check import check
 from ciss.runs.results import finished, keep, recover, write
-from ciss.runs.run import Run, index_folder, predecessor, resolve
+from ciss.runs.run import Run, index_folder, load_network, predecessor, resolve, starting_network
 from ciss.runs.state import TrainingState
 from ciss.store import files
 from ciss.store.files import CheckpointError, Locked
-from ciss.store.weights import STATE_WEIGHTS, forget_state, load_state, restore, save_state
+from ciss.store.weights import STATE_WEIGHTS, forget_state, load_state, save_state
 from ciss.training.batches import BatchMaker, prepare_method, without_large_cache
 from ciss.training.checks import MemoryShort, explained_memory_errors, require_batch_statistics, require_current
 from ciss.training.evaluation import autocast, evaluate, judge_labels, precision_of, predict_samples, token_cosines
@@ -186,15 +185,11 @@ def prepare_training(run: Run, index: Index) -> Setup:
     if run.after and (notice := method.notice(run.settings)):
         distributed.say(f"{run.name}: {notice}.")
 
-    # The student starts as a copy of the teacher, grown by the new classes.
-    torch.manual_seed(stable_seed("weights", run.seed, run.reached))
     teacher = None
-    student = run.build_network(run.step - 1 if run.after else None)
     if run.after:
-        require_current(run, index, restore(student, predecessor(run)))
-        teacher = copy.deepcopy(student).to(device).eval().requires_grad_(False)
-        if run.new_classes:
-            method.initialise(student, len(run.new_classes))
+        require_current(run, index)
+        teacher = load_network(run.before, device, reader=run)
+    student = starting_network(run, method)
     student = set_norm_mode(student.to(device), run.phase.norm)
     parameters = choose_trainable(method, student, run)
     if options.channels_last:
