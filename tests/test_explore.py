@@ -159,6 +159,15 @@ def test_weights_are_the_methods_own_or_what_they_would_be(trained):
     assert gradients_by_step(table)["weight"].tolist() == pytest.approx([1, 1], abs=1e-4)
 
 
+def test_a_method_of_weights_of_its_own_is_asked(trained):
+    """GSC and MBS together weigh objects only, within bounds."""
+    step = trained("gsc_mbs-1", "gsc_mbs", **{"methods.gsc_mbs": {"clamp": [1.5, 1.5]}}).at(1)
+    assert step.own_weights
+    _, weights, labels = step.everywhere()
+    for weight, label in zip(weights, labels, strict=True):
+        assert (weight[label == 0] == 1).all() and (weight[(label > 0) & (label < 255)] == 1.5).all()
+
+
 def test_gradient_that_arrives_at_a_layer(explorer):
     """Of one place's features, by finite differences: the classifier is linear in them."""
     line = explorer("mib-1").open("mib-1")

@@ -177,14 +177,16 @@ def test_objects_are_weighed_and_the_background_is_not():
     """|G| is .2 and .4 on new pixels, .3 on average; .3 and .9 on an old class's, .6; the background is apart."""
     chances = [(0.1, 0.1, 0.8), (0.2, 0.2, 0.6), (0.2, 0.7, 0.1), (0.8, 0.1, 0.1), (0.3, 0.5, 0.2)]
     student, batch = line(chances, [0.0] * 5, [2, 2, 1, 1, 0], classes=(0, 0, 1))
-    found = GSCMBS().object_weights(student.logits, batch)
-    assert found[0, 0].tolist() == pytest.approx([2 / 3, 4 / 3, 0.5, 1.5, 1]) and batch.weights.equal(found)
+    found = GSCMBS().pixel_weights(student.logits, batch)
+    assert found[0, 0].tolist() == pytest.approx([2 / 3, 4 / 3, 0.5, 1.5, 1])
+    batch.log_weights(found, background=False)
+    assert batch.weights.equal(found)
     assert batch.labels[0, 0].tolist() == [2, 2, 1, 1, 0] and batch.logs["weight/largest"].item() == pytest.approx(1.5)
-    with_background = GSCMBS(background_weight="mean", clamp=None).object_weights(
+    with_background = GSCMBS(background_weight="mean", clamp=None).pixel_weights(
         student.logits, batch
     )  # .3, .9, .7: .6333
     assert with_background[0, 0].tolist() == pytest.approx([2 / 3, 4 / 3, 9 / 19, 27 / 19, 21 / 19])
-    halved = GSCMBS(exponent=0.5).object_weights(student.logits, batch)[0, 0]
+    halved = GSCMBS(exponent=0.5).pixel_weights(student.logits, batch)[0, 0]
     assert halved[0] == pytest.approx(2 * 0.2**0.5 / (0.2**0.5 + 0.4**0.5))
 
 

@@ -17,6 +17,7 @@ from ciss.data import DataError, loaders
 from ciss.data import loaders as data_loaders
 from ciss.inspection import probe
 from ciss.inspection.trained import OpenedRun
+from ciss.losses import compensation_weights
 from ciss.methods import METHODS, Batch, Finetune, Frozen
 from ciss.models import WeightsError, create_encoder, create_network, needs_two_images, set_norm_mode
 from ciss.runs import check as runs_check
@@ -200,7 +201,8 @@ def test_gradients_are_logged_with_more_domains_than_channels():
     student.logits = logits
     steps = torch.zeros(3, dtype=torch.int64)
     batch = Batch(logits, labels, labels, ["a"], 7, 3, steps, torch.arange(0))
-    weights = batch.compensate(logits)
+    weights = compensation_weights(logits, labels, steps)
+    batch.log_weights(weights)
     assert torch.equal(weights, (labels != 255).float())
     batch.log_gradients(student)
     assert [name for name in batch.logs if name.startswith("gradient/step")] == ["gradient/step0"]
@@ -222,9 +224,12 @@ def test_frozen_features_do_not_change_by_dropout(project, decoder):
     parameters = loop.choose_trainable(Frozen(), network, project.run("tune-1"))
     first, second = (network(images).features for _ in range(2))
     assert torch.equal(first, second)
+    network.train()
+    assert torch.equal(first, network(images).features), "freezing survives train()"
     assert {id(p) for p in parameters} == {id(p) for p in network.parameters() if p.requires_grad}
     classifier = network.decoder.classifier if decoder == "deeplabv3" else network.decoder
     assert classifier.training, "what learns stays in training mode"
+    assert not any(m.training for m in network.modules() if isinstance(m, nn.BatchNorm2d))
 
 
 def test_methods_that_train_everything_keep_their_modes(project):

@@ -11,7 +11,6 @@ from ciss.labels.entropy import EntropyMedians
 from ciss.labels.prototypes import ClassPrototypes
 from ciss.methods import GSC, Batch
 from ciss.models import Output
-from ciss.runs import results as runs_results
 from ciss.runs import run as runs_run
 from ciss.runs.run import Run, resolve
 from ciss.training import loop
@@ -55,7 +54,7 @@ def compensate(rank: int, world: int, **coefficients) -> dict:
     batch = Batch(features, given, given, [], 1, 3, torch.tensor([0, 0, 0, 1, 1]), torch.tensor([3, 4]))
     batch.labels = method.labels(batch, old)
     new = output(classifier(features))
-    weights = method.weights(new.upsample(batch.size), batch)
+    weights = method.pixel_weights(new.upsample(batch.size), batch)
     sum(method.losses(new, old, batch).values()).backward()
     gradient = torch.cat([parameter.grad.flatten() for parameter in classifier.parameters()])
     return {"weights": weights, "gradient": distributed.all_sum(gradient) / world}
@@ -106,7 +105,7 @@ def talk(rank: int) -> dict:
 
 
 def main() -> None:
-    evaluate, write, made = loop.evaluate, runs_results.write, {}
+    evaluate, write, made = loop.evaluate, loop.write, {}
 
     def evaluated(run, network, loader):
         total = evaluate(run, network, loader)
@@ -119,7 +118,7 @@ def main() -> None:
         Path(f"{run.name}-written-{distributed.rank()}").touch()
         write(run, *arguments)
 
-    loop.evaluate, runs_results.write = evaluated, written
+    loop.evaluate, loop.write = evaluated, written
     # The test gives both trainings one teacher, made with another `accumulate`, which the engine would refuse.
     loop.require_current = lambda *_: None
     Run.differences = lambda *_: []

@@ -14,7 +14,6 @@ from ciss.labels.patches import patch_labels
 from ciss.labels.prototypes import ClassPrototypes
 from ciss.losses import compensation_weights, cross_entropy, gradient_magnitude
 from ciss.methods import Batch
-from ciss.methods.gsc import GSC
 from ciss.models import Network, Output
 from ciss.runs.run import Run, starting_network
 
@@ -50,7 +49,7 @@ class Step:
         self.trained.student.requires_grad_(True)
         # outputs without what `upsample` keeps: full resolution is made again for the images that are looked at
         self.batches = [
-            (batch, truth, old and replace(old, _full={}))
+            (batch, truth, old and old.without_cache())
             for start in range(0, len(numbers), LOT)
             for batch, truth, old in self.trained.learnt(numbers[start : start + LOT])
         ]
@@ -82,7 +81,12 @@ class Step:
     @property
     def own_weights(self) -> bool:
         """Whether the method weighs pixels itself; otherwise they weigh what they would with GSC's defaults."""
-        return isinstance(self.trained.method, GSC)
+        batch = self.batches[0][0]
+        return self._weights(self._forward(MOMENTS[0], batch).upsample(batch.size), batch) is not None
+
+    def _weights(self, logits: Tensor, batch: Batch) -> Tensor | None:
+        """The method's own; None where it has none, as in a base step."""
+        return self.trained.method.pixel_weights(logits, batch) if self.trained.teacher is not None else None
 
     def seen(self, image: int, moment: str = MOMENTS[0]) -> Seen:
         """An image by its place among the line's."""
@@ -99,9 +103,8 @@ class Step:
         for batch, _, _ in self.batches:
             output = self._forward(moment, batch)
             logits = output.upsample(batch.size)
-            if self.own_weights and self.trained.teacher is not None:
-                weights = self.trained.method.weights(logits, batch)
-            else:
+            weights = self._weights(logits, batch)
+            if weights is None:
                 weights = compensation_weights(logits, batch.labels, batch.class_steps)
             found.append((gradient_magnitude(logits, batch.labels), weights, output.logits))
             self._filled.append(output.filled)
@@ -176,7 +179,7 @@ class Step:
                 output = self._forward(moment, batch)
                 losses = self._parts(output, batch, truth)
                 with self.trained.autocast():
-                    teacher = old and replace(old, _full={})
+                    teacher = old and old.without_cache()
                     own = self.trained.method.losses(output, teacher, replace(batch, logs={}))
             yield losses | {f"{name} (method)": value for name, value in own.items()}
 
@@ -273,7 +276,8 @@ class Step:
         batch, _, old = self.batches[number]
         if old is None:
             return {}
-        teacher, student = replace(old, _full={}), replace(self._outputs[number], _full={})
+        teacher = old.without_cache()
+        student = self._outputs[number].without_cache()
         with self.trained.autocast():
             maps = self.trained.method.maps(student, teacher, replace(batch, logs={}))
         return {name: _array(values[row]) for name, values in maps.items()}

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -26,11 +25,6 @@ from ciss.runs.run import Run, digest, resolve
 from ciss.runs.state import TrainingState
 from ciss.store import files
 from ciss.store.weights import save_weights
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 VERSIONS = ("torch", "torchvision", "timm", "numpy")
 
@@ -140,7 +134,7 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, state: Tra
         "training_seconds": state.training_seconds,
         "preparation_seconds": state.preparation_seconds,
         "wall_seconds": state.wall_seconds,
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": state.peak_memory_bytes,
         "parameters": sum(p.numel() for p in network.parameters()),
         "log": state.log,
         "identity": identity,
@@ -198,19 +192,6 @@ def device_name() -> str:
         name = f"{facts['model name']} (family {facts['cpu family']}, model {facts['model']})"
     vectors = torch.backends.cpu.get_cpu_capability()  # what the kernels use, AVX2 or AVX512, say
     return f"{name}, {vectors}, {torch.get_num_threads()} threads"
-
-
-def peak_memory() -> int:
-    """Bytes: the GPU's peak, or the process's resident peak on a CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    if resource is None:
-        import psutil
-
-        memory = psutil.Process().memory_info()
-        return getattr(memory, "peak_wset", memory.rss)  # Windows has the first
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def read(run: Run) -> dict:

@@ -20,7 +20,8 @@ class TrainingState:
     cosines: list[tuple[float, Tensor]] = field(default_factory=list)  # epochs, (N,C) of `evaluation.token_cosines`
     label_counts: dict[str, np.ndarray] = field(default_factory=dict)  # (T,K+1) each, of `evaluation.judge_labels`
     preparation_seconds: float = 0.0  # of `before_step`
-    training_seconds: float = 0.0  # of `before_step` and all epochs
+    training_seconds: float = 0.0  # of `before_step` and all epochs, without scoring
+    peak_memory_bytes: int | None = None  # of the epochs, without scoring; None: not measured on this system
 
     # --- known after the last epoch
     confusion: Tensor | None = None  # (T,T) on the validation images

@@ -1,7 +1,7 @@
 """Batches as methods see them, and the pass over the data that prepares a method."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,8 +11,10 @@ from ciss import distributed, documents, protocol
 from ciss.data import Index, Loader, statistics_loader, training_loader
 from ciss.data.loaders import available_memory, cache_size, stable_seed
 from ciss.methods import Batch, Method
-from ciss.models import Network
+from ciss.models import Network, Output
 from ciss.runs.run import Run
+
+IMAGES = "images"  # the number of images of a batch, beside the counts of `Method.normalisers`
 
 
 class BatchMaker:
@@ -60,6 +62,38 @@ class BatchMaker:
             class_steps=self.class_steps,
             new_classes=self.new_classes,
         )
+
+
+@dataclass
+class LossWeights:
+    """What the losses of one batch are multiplied by: see `loss_weights`."""
+
+    weights: dict[str, Tensor]  # by loss; under IMAGES: for those that `Method.normalisers` does not name
+
+    def apply(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value * self.weights.get(name, self.weights[IMAGES]) for name, value in losses.items()}
+
+
+@torch.no_grad()
+def loss_weights(
+    method: Method, teacher_outputs: Sequence[Output | None], batches: Sequence[Batch]
+) -> list["LossWeights"] | None:
+    """What the losses of each batch are multiplied by, so that their mean over batches is that of one large batch.
+
+    w_b = B n_b / sum_b n_b, where n_b are the elements of batch b (see `Method.normalisers`) and B the batches of the
+    update in all processes. None for an update of one batch.
+    """
+    if len(batches) * distributed.world() == 1:
+        return None
+    counts = []
+    for output, batch in zip(teacher_outputs, batches, strict=True):
+        images = torch.tensor(float(len(batch.images)), device=batch.labels.device)
+        counts.append({IMAGES: images, **method.normalisers(output, batch)})
+    names = list(counts[0])
+    table = torch.stack([torch.stack([count[name].double() for name in names]) for count in counts])  # (batches, names)
+    total = distributed.all_sum(table.sum(dim=0)).clamp(min=1)
+    table = (table * len(batches) * distributed.world() / total).float()
+    return [LossWeights(dict(zip(names, row, strict=True))) for row in table]
 
 
 def prepare_method(

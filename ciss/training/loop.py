@@ -6,8 +6,8 @@
 A run reads the checkpoint of the run it continues `after`, trains, and leaves `runs/<benchmark>/<run>/` (weights,
 losses) and `results/<benchmark>/<run>/` (scores, confusion matrices, curves, sample predictions).
 
-Several processes see one batch each, and their gradients are averaged: as one process does with `accumulate`. A mean
-over pixels is one over the pixels of a process.
+Several processes see one batch each, as one process does one after the other with `accumulate`. Losses are means over
+the whole update, accumulated batches and all processes included: see `Method.normalisers`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from ciss.config import Config, ConfigError
 from ciss.data import DataError, Index, Loader, evaluation_loader, prepare, training_loader
 from ciss.data.loaders import stable_seed
 from ciss.methods import Batch, Method
-from ciss.models import Network, WeightsError, set_norm_mode
+from ciss.models import Network, Output, WeightsError, set_norm_mode
 from ciss.runs import results as runs_results
 from ciss.runs import run as runs_run
 from ciss.runs.check import check
@@ -41,11 +41,12 @@ from ciss.runs.state import TrainingState
 from ciss.store import files
 from ciss.store.files import CheckpointError, Locked
 from ciss.store.weights import STATE_WEIGHTS, forget_state, load_state, save_state
-from ciss.training.batches import BatchMaker, prepare_method, without_large_cache
+from ciss.training.batches import BatchMaker, loss_weights, prepare_method, without_large_cache
 from ciss.training.checks import MemoryShort, explained_memory_errors, require_batch_statistics, require_current
 from ciss.training.evaluation import autocast, evaluate, judge_labels, precision_of, predict_samples, token_cosines
 from ciss.training.log import DivergenceError, LossLog
-from ciss.training.optimisation import choose_trainable, make_optimiser, make_schedule
+from ciss.training.meter import Meter
+from ciss.training.optimisation import choose_trainable, guarded_step, make_optimiser, make_schedule
 from ciss.training.progress import Progress
 
 USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, Locked, OSError, ValueError)
@@ -150,7 +151,7 @@ class Setup:
     device: torch.device
     precision: torch.dtype
     method: Method
-    teacher: Network | None  # the predecessor's network, frozen; None in the base step and in joint training
+    teacher: Network | None  # the predecessor's network, frozen; None where the method uses none
     student: Network
     forward: nn.Module  # the student, compiled or distributed
     loader: Loader  # training batches, labels as this step sees them
@@ -188,7 +189,8 @@ def prepare_training(run: Run, index: Index) -> Setup:
     teacher = None
     if run.after:
         require_current(run, index)
-        teacher = load_network(run.before, device, reader=run)
+        if method.uses_teacher:
+            teacher = load_network(run.before, device, reader=run)
     student = starting_network(run, method)
     student = set_norm_mode(student.to(device), run.phase.norm)
     parameters = choose_trainable(method, student, run)
@@ -263,7 +265,7 @@ def prepare_step(setup: Setup, state: TrainingState) -> None:
     state.training_seconds = state.preparation_seconds
     if state.preparation_seconds > 0.1:  # a pass over the data
         distributed.say(f"{setup.run.name}: prepared from the step's images; {state.preparation_seconds:.1f} s")
-    if setup.index.holdout and type(setup.method).labels is not Method.labels:
+    if setup.index.holdout and setup.teacher is not None and type(setup.method).labels is not Method.labels:
         pairs = map(setup.batches.as_given, setup.holdout)
         state.label_counts = judge_labels(setup.run, {"method": setup.method}, setup.teacher, pairs)
 
@@ -279,54 +281,73 @@ def score_holdout(setup: Setup, state: TrainingState, epochs: float) -> None:
 
 
 def train_epoch(setup: Setup, state: TrainingState, log: LossLog, progress: Progress) -> float:
-    """Trains for one epoch and adds it to the state. Returns its seconds."""
+    """Trains for one epoch and adds it to the state. Returns its seconds, without scoring."""
     run = setup.run
     options = run.settings.train
     torch.manual_seed(stable_seed("epoch", run.seed, run.step, state.epoch, distributed.rank()))
     scored = {max(1, round(point * setup.updates)) for point in options.curve}  # updates to score the hold-out after
-    clock = time.perf_counter()
     done = state.epoch * setup.updates
+    meter = Meter(setup.device)
+    meter.start()
     batches = setup.batches.read(setup.loader, state.epoch)
     for update in zip(*[batches] * setup.per_update, strict=True):
+        rate = setup.schedule.get_last_lr()[-1]  # before the schedule goes on to the next update's
         train_update(setup, update, log)
         progress.update()
         done += 1
         if done in scored and done % setup.updates:
-            score_holdout(setup, state, done / setup.updates)
+            with meter.paused():
+                score_holdout(setup, state, done / setup.updates)
     means, rows = log.epoch_means(setup.student)
-    seconds = time.perf_counter() - clock
+    meter.stop()
     state.epoch += 1
-    state.training_seconds += seconds
+    state.training_seconds += meter.seconds
+    if meter.peak_bytes is not None:
+        state.peak_memory_bytes = max(state.peak_memory_bytes or 0, meter.peak_bytes)
     state.trace.append(rows)
-    state.log.append({"epoch": state.epoch, "updates": done, "lr": setup.schedule.get_last_lr()[-1], **means})
+    state.log.append({"epoch": state.epoch, "updates": done, "lr": rate, **means})
     if state.epoch % options.curve_every == 0 or state.epoch == run.phase.epochs or done in scored:
         score_holdout(setup, state, float(state.epoch))
-    return seconds
+    return meter.seconds
 
 
 def train_update(setup: Setup, batches: Sequence[Batch], log: LossLog) -> None:
-    """One step of the optimiser by the mean gradient of some batches, and of all processes."""
-    for number, batch in enumerate(batches, start=1):
+    """One step of the optimiser by some batches of every process, as by one large batch."""
+    teacher_outputs = [label_batch(setup, batch) for batch in batches]
+    weights = loss_weights(setup.method, teacher_outputs, batches)
+    broken = torch.zeros((), device=setup.device)  # batches with a loss that is not finite
+    for number, (batch, old) in enumerate(zip(batches, teacher_outputs, strict=True)):
         if distributed.world() > 1:  # DDP averages gradients in the update's last batch only
-            setup.forward.require_backward_grad_sync = number == len(batches)
+            setup.forward.require_backward_grad_sync = number == len(batches) - 1
         with setup.autocast():
-            with torch.no_grad():
-                old = setup.teacher(batch.images) if setup.teacher is not None else None
             new = setup.forward(batch.images)
-        if old is not None:
-            batch.labels = setup.method.labels(batch, old)
         losses = setup.method.losses(new, old, batch)
-        if old is not None:
+        if weights is not None:
+            losses = weights[number].apply(losses)
+        if setup.run.after:
             batch.log_gradients(new)
-        setup.scaler.scale(sum(losses.values()) / len(batches)).backward()
+        total = sum(losses.values())
+        setup.scaler.scale(total / len(batches)).backward()
+        broken += ~torch.stack([value.detach() for value in losses.values()]).isfinite().all()
         log.add(losses, batch.ids, batch.logs)
     scale = setup.scaler.get_scale()
-    setup.scaler.step(setup.optimiser)
+    # An update with a loss that is not finite is left out, in every process; the log's next check ends the training.
+    guarded_step(setup.optimiser, setup.scaler, distributed.all_sum(broken) == 0)
     setup.scaler.update()
     setup.optimiser.zero_grad(set_to_none=True)
     # float16: gradients that overflow give no update but a lower scale, and the learning rate waits.
     if setup.scaler.get_scale() >= scale:
         setup.schedule.step()
+
+
+def label_batch(setup: Setup, batch: Batch) -> Output | None:
+    """Runs the teacher and sets the labels that the method learns. Returns the teacher's output."""
+    if setup.teacher is None:
+        return None
+    with torch.no_grad(), setup.autocast():
+        output = setup.teacher(batch.images)
+    batch.labels = setup.method.labels(batch, output)
+    return output if setup.per_update == 1 else output.without_cache()  # outputs of a whole update are kept
 
 
 # --- Part 4: finish. The last epoch is the result: nothing is selected on the reported images.
@@ -335,7 +356,6 @@ def train_update(setup: Setup, batches: Sequence[Batch], log: LossLog) -> None:
 def finish(setup: Setup, state: TrainingState) -> None:
     """Scores the trained student on the validation images."""
     run = setup.run
-    setup.method.after_step(setup.student)
     images = setup.index.validation[-1 if run.joint else run.step]
     loader = evaluation_loader(run.settings, setup.index, "val", images, run.label_table(training=False))
     state.confusion = evaluate(run, setup.student, loader)
