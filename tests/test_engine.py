@@ -239,6 +239,28 @@ def test_log(finished):
     assert "second" not in (run.folder / "log.json").read_text(), "times would change the bytes"
 
 
+# --- a trial
+
+
+@pytest.mark.parametrize("name", ["base", "mib-1", "all"])
+def test_a_trial_keeps_nothing(project, monkeypatch, capsys, name):
+    loop.train(project.run())
+    before = sorted(file for file in project.folder.rglob("*") if file.name != "params.yaml")
+    seen = spy(monkeypatch, METHODS[project.run(name).code])
+    read = []
+    monkeypatch.setattr(
+        runs_results, "read", lambda run, original=runs_results.read: read.append(original(run)) or read[0]
+    )
+    loop.train(project.run(name), trial=True)
+    assert len(seen) <= 2, "updates of one batch"
+    assert [row["epoch"] for row in read[0]["log"]] == [1]
+    assert (
+        read[0]["scores"].keys() >= {"all", "old", "new"} and read[0]["samples"] and len(read[0]["curve_epochs"]) >= 2
+    )
+    assert before == sorted(file for file in project.folder.rglob("*") if file.name != "params.yaml")
+    assert "Nothing is kept" in capsys.readouterr().out
+
+
 # --- the same every time
 
 
@@ -789,9 +811,12 @@ def test_what_a_step_sees(project, monkeypatch, name, labels, new, old, steps):
 def test_a_teacher_runs_only_for_methods_that_use_one(project, monkeypatch):
     loop.train(project.run())
     load, loaded = loop.load_network, []
-    monkeypatch.setattr(
-        loop, "load_network", lambda run, *a, **k: loaded.append(k["reader"].name) or load(run, *a, **k)
-    )
+
+    def noted(run, device, *, reader):
+        loaded.append(reader.name)
+        return load(run, device, reader=reader)
+
+    monkeypatch.setattr(loop, "load_network", noted)
     seen = spy(monkeypatch)
     for name in ("tune-1", "mib-1"):
         loop.train(project.run(name))

@@ -14,6 +14,7 @@ import argparse
 import multiprocessing
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -48,6 +49,7 @@ from ciss.training.log import DivergenceError, LossLog
 from ciss.training.meter import Meter
 from ciss.training.optimisation import choose_trainable, guarded_step, make_optimiser, make_schedule
 from ciss.training.progress import Progress
+from ciss.training.trial import trial_index, trial_run
 
 USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, Locked, OSError, ValueError)
 
@@ -58,13 +60,18 @@ STATE = "state.safetensors"  # in a run's folder `resume`
 RUN_ERRORS = (*USER_ERRORS, DivergenceError, MemoryShort, distributed.Lost, distributed.WorkerError)
 
 
-def train(run: Run) -> Path:
+def train(run: Run, *, trial: bool = False) -> Path:
     """Trains a run, or continues it where it stopped. Returns its folder.
+
+    `trial`: two updates and every score in a temporary folder, in one process; nothing is kept.
 
     Raises: DivergenceError for a loss that is not finite (the last good epoch is kept), Locked when another process
     trains this run, CheckpointError for a missing or foreign predecessor, DataError for changed or broken data,
     DiskFull and MemoryShort for what the machine lacks, WorkerError for `train.processes` that end badly.
     """
+    if trial:
+        _try(run)
+        return run.folder
     processes = run.settings.train.processes
     if processes > 1 and not distributed.started():
         distributed.launch(processes, "ciss.training.loop", run.name, "--config", run.config)
@@ -89,6 +96,17 @@ def train(run: Run) -> Path:
                 keep(run, identity)
                 forget_state(run.resume / STATE)
     return run.folder
+
+
+def _try(run: Run) -> None:
+    """Trains for two updates, and reads back all that it left."""
+    index = trial_index(run, run.index())
+    with tempfile.TemporaryDirectory() as folder:
+        trial = trial_run(run, Path(folder))
+        with explained_memory_errors(run):
+            _train(trial, index, _identity(trial, index))
+        score = runs_results.read(trial)["scores"]["all"]
+        print(f"{run.name}: the trial ended well; all its files were written and read (mIoU {score}). Nothing is kept.")
 
 
 def complete(settings: Config, names: Iterable[str] | None = None) -> None:
