@@ -1,8 +1,10 @@
 """One run: what it leaves, that it is the same each time, that it survives being stopped, and the loop's arithmetic."""
 
+import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -19,16 +21,16 @@ from torch import nn
 
 from ciss import cli, config
 from ciss.data import Index, evaluation_loader
-from ciss.methods import Finetune, MiB
+from ciss.methods import METHODS, Finetune, MiB
 from ciss.runs import results as runs_results
 from ciss.runs.results import ARRAYS, class_names
-from ciss.runs.run import index_folder
+from ciss.runs.run import Run, index_folder
 from ciss.store import weights as store_weights
 from ciss.store.files import CheckpointError, Locked
 from ciss.store.weights import _open, _seal, load_weights, restore, save_weights
 from ciss.training import log as training_log
 from ciss.training import loop
-from ciss.training.log import CHECK_EVERY, DivergenceError, Watch
+from ciss.training.log import CHECK_EVERY, DivergenceError, LossLog
 from ciss.training.progress import Progress
 
 CLASSES = 9  # with the background; protocol 4-2 knows 5, then 7, then 9 of them
@@ -235,6 +237,28 @@ def test_log(finished):
     assert result["images"] == len(run.images(run.index()))
     assert result["classes"] == ["background", *(class_names("shapes", run.groups)[1:])]
     assert "second" not in (run.folder / "log.json").read_text(), "times would change the bytes"
+
+
+# --- a trial
+
+
+@pytest.mark.parametrize("name", ["base", "mib-1", "all"])
+def test_a_trial_keeps_nothing(project, monkeypatch, capsys, name):
+    loop.train(project.run())
+    before = sorted(file for file in project.folder.rglob("*") if file.name != "params.yaml")
+    seen = spy(monkeypatch, METHODS[project.run(name).code])
+    read = []
+    monkeypatch.setattr(
+        runs_results, "read", lambda run, original=runs_results.read: read.append(original(run)) or read[0]
+    )
+    loop.train(project.run(name), trial=True)
+    assert len(seen) <= 2, "updates of one batch"
+    assert [row["epoch"] for row in read[0]["log"]] == [1]
+    assert (
+        read[0]["scores"].keys() >= {"all", "old", "new"} and read[0]["samples"] and len(read[0]["curve_epochs"]) >= 2
+    )
+    assert before == sorted(file for file in project.folder.rglob("*") if file.name != "params.yaml")
+    assert "Nothing is kept" in capsys.readouterr().out
 
 
 # --- the same every time
@@ -502,6 +526,29 @@ def test_a_loss_that_is_not_finite(make_project, monkeypatch):
     assert distance(weights(whole.run()), weights(run)) == 0, "the kept epoch is a good one"
 
 
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(project, monkeypatch):
+    """Its update is left out on the device; those that follow until the next check are taken."""
+    states, original = [], Finetune.losses
+    students = []
+    prepare = loop.prepare_training
+    monkeypatch.setattr(loop, "prepare_training", lambda *a: students.append(prepare(*a)) or students[-1])
+
+    def losses(self, student, teacher, batch):
+        setup = students[-1]
+        momentum = [state["momentum_buffer"].clone() for state in setup.optimiser.state.values()]
+        states.append([p.detach().clone() for p in setup.student.parameters()] + momentum)
+        (term,) = original(self, student, teacher, batch).values()
+        return {"cross_entropy": term * (math.nan if len(states) in (1, 3) else 1)}
+
+    monkeypatch.setattr(Finetune, "losses", losses)
+    with pytest.raises(DivergenceError):
+        loop.train(project.run())
+    count = len(states[0])
+    same = [all(torch.equal(a, b) for a, b in zip(x, y, strict=False)) for x, y in itertools.pairwise(states)]
+    assert same == [True, False, True]
+    assert all(value.isfinite().all() for state in states for value in state) and count == len(states[1]) // 2
+
+
 def test_weights_that_are_not_finite_are_not_kept(project, monkeypatch):
     """The last update of an epoch is seen by no loss of that epoch."""
     seen, original = [], Finetune.losses
@@ -522,26 +569,26 @@ def test_weights_that_are_not_finite_are_not_kept(project, monkeypatch):
 def test_watch_looks_now_and_then(monkeypatch):
     looks, cpu = [], torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: looks.append(self.shape) or cpu(self))
-    watch, network = Watch(), nn.Linear(1, 1)
+    watch, network = LossLog(), nn.Linear(1, 1)
     for k in range(2 * training_log.CHECK_EVERY + 3):
-        watch.see({"a": torch.tensor(float(k)), "b": torch.tensor(1.0)}, ["x"])
+        watch.add({"a": torch.tensor(float(k)), "b": torch.tensor(1.0)}, ["x"])
         assert len(looks) == (k + 1) // training_log.CHECK_EVERY
-    means, rows = watch.epoch(network)
+    means, rows = watch.epoch_means(network)
     assert rows["columns"] == ["loss/a", "loss/b"] and rows["values"].shape == (2 * training_log.CHECK_EVERY + 3, 2)
     assert [shape[0] for shape in looks] == [training_log.CHECK_EVERY, training_log.CHECK_EVERY, 3]
     assert means == {"loss": 52.0, "loss/a": 51.0, "loss/b": 1.0}
-    watch.see({"a": torch.tensor(5.0), "b": torch.tensor(2.0)}, ["x"])
-    assert watch.epoch(network)[0] == {"loss": 7.0, "loss/a": 5.0, "loss/b": 2.0}, "each epoch by itself"
+    watch.add({"a": torch.tensor(5.0), "b": torch.tensor(2.0)}, ["x"])
+    assert watch.epoch_means(network)[0] == {"loss": 7.0, "loss/a": 5.0, "loss/b": 2.0}, "each epoch by itself"
 
 
 def test_watch_finds_the_batch():
-    watch, every = Watch(), CHECK_EVERY
+    watch, every = LossLog(), CHECK_EVERY
     for k in range(2 * every - 1):
-        watch.see({"a": torch.tensor(math.inf if k > every else 1.0)}, [f"image{k}"])
+        watch.add({"a": torch.tensor(math.inf if k > every else 1.0)}, [f"image{k}"])
     with pytest.raises(
         DivergenceError, match=rf"after {every + 2} batches of this epoch: a inf\. Images: image{every + 1}\."
     ):
-        watch.see({"a": torch.tensor(1.0)}, ["last"])
+        watch.add({"a": torch.tensor(1.0)}, ["last"])
 
 
 def test_the_loop_does_not_wait_for_the_device(project, monkeypatch):
@@ -576,15 +623,8 @@ def test_the_loop_does_not_wait_for_the_device(project, monkeypatch):
 
 
 def test_accumulated_batches_are_one_batch(make_project, monkeypatch):
-    """Each image has its own number of valid pixels, and a loss is a mean over a batch's pixels: with borders ignored
-    a mean of means is another number. Without ignored pixels the two are the same."""
-
-    def everywhere(self, student, teacher, batch):
-        labels = batch.labels.where(batch.labels < 255, 0)
-        return {"cross_entropy": nn.functional.cross_entropy(student.upsample(batch.size), labels)}
-
-    monkeypatch.setattr(Finetune, "losses", everywhere)
-    found, lots = [], []
+    """Each image has its own number of valid pixels, and a loss is a mean over the pixels of the whole update."""
+    found, logs, lots = [], [], []
     for place, batch, accumulate in (("one", 8, 1), ("two", 4, 2)):
         project = make_project(place)
         project.set("train.base.norm", "frozen")
@@ -594,11 +634,56 @@ def test_accumulated_batches_are_one_batch(make_project, monkeypatch):
             seen = spy(patch)
             loop.train(project.run())
         found.append(weights(project.run()))
+        logs.append([row["loss"] for row in runs_results.read(project.run())["log"]])
         ids = [i for _, _, batch, _ in seen for i in batch.ids]
+        valid = {int((batch.labels != 255).sum()) for _, _, batch, _ in seen}
+        assert len(valid) > 1, "a mean of means is another number"
         lots.append([sorted(ids[k : k + 8]) for k in range(0, len(ids), 8)])
         assert [row["updates"] for row in runs_results.read(project.run())["log"]] == [2, 4]
     assert lots[0] == lots[1], "the same images in each update"
     assert 0 < distance(*found) < 1e-6
+    assert logs[0] == pytest.approx(logs[1], rel=1e-6)
+
+
+# The group means of GSC's compensation are those of a batch: it is tested without, and by itself in test_loss_weights.
+ACCUMULATED = {
+    "finetune": {},
+    "frozen": {"cross_entropy": "unbiased", "distillation": 1.0},
+    "mib": {},
+    "mib-released": {"divisor": "all"},
+    "plop": {"pod": 0.001},
+    "gsc": {"pod": 0.001, "compensation": False, "sharp_where": "background"},
+    "mbs": {"threshold": 0.3, "ignored": "left_out"},
+    "gsc_mbs": {"compensation": False, "soft": 0.3, "sharp": 0.1},
+}
+
+
+def test_accumulated_batches_are_one_batch_for_every_method(make_project, monkeypatch):
+    monkeypatch.setattr(Run, "differences", lambda *_: [])  # one teacher for both, of other batches
+    monkeypatch.setattr(loop, "require_current", lambda *_: None)
+    assert {name.partition("-")[0] for name in ACCUMULATED} == set(METHODS) - {"joint"}
+    projects = []
+    for place, batch, accumulate in (("one", 4, 1), ("two", 2, 2)):
+        project = make_project(place)
+        project.set("train.increment", {"epochs": 2, "lr": 0.01, "norm": "frozen"})
+        project.set("train.batch", batch)
+        project.set("train.accumulate", accumulate)
+        project.set("methods", {"joint": {}, "mib": {}, **ACCUMULATED})
+        for name in ACCUMULATED:
+            step = {"benchmark": "tiny", "method": name, "seed": 0, "after": "base", "step": 1}
+            project.document["chain"][f"{name}-1"] = step
+        projects.append(project)
+    loop.train(projects[0].run())
+    shutil.copytree(projects[0].folder / "runs" / "tiny" / "base", projects[1].folder / "runs" / "tiny" / "base")
+    for name in ACCUMULATED:
+        found, logs = [], []
+        for project in projects:
+            run = project.run(f"{name}-1")
+            loop.train(run)
+            found.append(weights(run))
+            logs.append([row["loss"] for row in runs_results.read(run)["log"]])
+        assert distance(*found) < 1e-6, name
+        assert logs[0] == pytest.approx(logs[1], rel=1e-5), name
 
 
 def test_an_epoch_shorter_than_an_update_still_learns(project):
@@ -621,9 +706,8 @@ def test_learning_rates(project, monkeypatch, schedule):
     loop.train(project.run())
     factors = [(1 - k / 8) ** 0.9 if schedule == "poly" else 1 for k in range(8)]  # 4 updates an epoch
     np.testing.assert_allclose(used, [[0.005 * f, 0.05 * f] for f in factors], rtol=1e-12)
-    assert runs_results.read(project.run())["log"][0]["lr"] == pytest.approx(
-        0.05 * (0.5**0.9 if schedule == "poly" else 1)
-    )
+    log = runs_results.read(project.run())["log"]
+    assert [row["lr"] for row in log] == [used[3][1], used[7][1]], "that of the epoch's last update"
 
 
 def test_optimiser(project, monkeypatch):
@@ -669,7 +753,7 @@ def test_the_base_step_learns_everything(finished):
 
 
 def test_hooks_in_their_order(project, monkeypatch):
-    """initialise, before_step (the step's batches, the frozen teacher), labels and losses, after_step."""
+    """initialise, before_step (the step's batches, the frozen teacher), labels and losses."""
     called, labels = [], []
 
     def before_step(self, batches, teacher, previous):
@@ -681,20 +765,15 @@ def test_hooks_in_their_order(project, monkeypatch):
         assert not teacher.logits.requires_grad
         return batch.given.clone().fill_(6)
 
-    def after_step(self, network):
-        called.append(("after_step", network))
-        with torch.no_grad():
-            network.decoder.classifier.groups[1].bias.fill_(3)
-
     initialise = Finetune.initialise
     loop.train(project.run())
     monkeypatch.setattr(Finetune, "initialise", lambda *a: called.append(("initialise", a)) or initialise(*a))
     monkeypatch.setattr(Finetune, "before_step", before_step)
     monkeypatch.setattr(Finetune, "labels", relabel)
-    monkeypatch.setattr(Finetune, "after_step", after_step)
+    monkeypatch.setattr(Finetune, "uses_teacher", True)
     seen = spy(monkeypatch)
     loop.train(project.run("tune-1"))
-    assert [name for name, _ in called] == ["initialise", "before_step", "after_step"]
+    assert [name for name, _ in called] == ["initialise", "before_step"]
     assert called[0][1][2] == 2
     name, teacher, images = called[1][1]
     assert (name, images) == ("Finetune", len(project.run().index().steps[1])), "every image, not one batch of four"
@@ -706,12 +785,12 @@ def test_hooks_in_their_order(project, monkeypatch):
     base = weights(project.run())
     assert distance(base, teacher.state_dict()) == 0
     assert not teacher.training and not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
-    assert (weights(project.run("tune-1"))["decoder.classifier.groups.1.bias"] == 3).all()
 
 
 def test_the_student_starts_as_the_teacher(project, monkeypatch):
     """The same images give the same old logits before the first update."""
     project.set("train.increment.norm", "frozen")
+    monkeypatch.setattr(Finetune, "uses_teacher", True)
     loop.train(project.run())
     seen = spy(monkeypatch)
     loop.train(project.run("tune-1"))
@@ -743,6 +822,35 @@ def test_what_a_step_sees(project, monkeypatch, name, labels, new, old, steps):
     index = project.run().index()
     held = {index.ids["train"][i] for i in index.holdout}
     assert not held & {i for _, _, batch, _ in seen for i in batch.ids}, "the hold-out is never trained on"
+
+
+def test_a_teacher_runs_only_for_methods_that_use_one(project, monkeypatch):
+    loop.train(project.run())
+    load, loaded = loop.load_network, []
+
+    def noted(run, device, *, reader):
+        loaded.append(reader.name)
+        return load(run, device, reader=reader)
+
+    monkeypatch.setattr(loop, "load_network", noted)
+    seen = spy(monkeypatch)
+    for name in ("tune-1", "mib-1"):
+        loop.train(project.run(name))
+    assert loaded == ["mib-1"] and all(teacher is None for _, teacher, _, _ in seen)
+    assert {batch.old_channels for _, _, batch, _ in seen} == {5}
+    log = runs_results.read(project.run("tune-1"))["log"][0]
+    assert {"gradient/background", "gradient/step0", "gradient/step1"} <= log.keys(), "logged all the same"
+
+
+def test_scoring_is_outside_the_training_clock(project, monkeypatch):
+    evaluate = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *a: time.sleep(0.5) or evaluate(*a))
+    started = time.perf_counter()
+    loop.train(project.run())
+    wall = time.perf_counter() - started
+    result = runs_results.read(project.run())
+    points = len(result["curve_epochs"])
+    assert points == 4 and result["training_seconds"] < wall - 0.5 * points
 
 
 def test_eight_images_are_learnt_by_heart(project):

@@ -12,7 +12,7 @@ from ciss.inspection import lines as inspection_lines
 from ciss.inspection import step as inspection_step
 from ciss.inspection.lines import Explorer, Line
 from ciss.inspection.step import MOMENTS, layer_groups
-from ciss.inspection.trained import Trained, explain
+from ciss.inspection.trained import OpenedRun, explain
 from ciss.models import create_network
 from ciss.store.files import CheckpointError
 from ciss.training import loop
@@ -139,7 +139,7 @@ def test_an_image_alone_is_what_it_is_in_its_batch(explorer):
     line = explorer("mib-1").open("mib-1")
     step = line.at(1)
     for k in range(len(line.numbers)):
-        batch, truth, _ = next(step.trained.see([line.numbers[k]]))
+        batch, truth, _ = next(step.trained.learnt([line.numbers[k]]))
         assert (step.seen(k).truth == truth[0].numpy()).all()
         said = step.trained.student(batch.images).upsample(batch.size).softmax(dim=1)[0]
         assert step.seen(k).probabilities == pytest.approx(said.detach().numpy(), abs=1e-5)
@@ -155,6 +155,15 @@ def test_weights_are_the_methods_own_or_what_they_would_be(trained):
     table = gradients_by_class(*other.everywhere(), other.introduced, range(other.channels))
     assert not other.own_weights
     assert gradients_by_step(table)["weight"].tolist() == pytest.approx([1, 1], abs=1e-4)
+
+
+def test_a_method_of_weights_of_its_own_is_asked(trained):
+    """GSC and MBS together weigh objects only, within bounds."""
+    step = trained("gsc_mbs-1", "gsc_mbs", **{"methods.gsc_mbs": {"clamp": [1.5, 1.5]}}).at(1)
+    assert step.own_weights
+    _, weights, labels = step.everywhere()
+    for weight, label in zip(weights, labels, strict=True):
+        assert (weight[label == 0] == 1).all() and (weight[(label > 0) & (label < 255)] == 1.5).all()
 
 
 def test_gradient_that_arrives_at_a_layer(explorer):
@@ -209,7 +218,7 @@ def test_parameter_gradients_add_up(trained):
 def test_the_start_of_a_step_is_the_network_before_it_with_new_classes(explorer):
     line = explorer("mib-1").open("mib-1")
     step = line.at(1)
-    network, before = step.network(START), Trained(line.runs[0]).student
+    network, before = step.network(START), OpenedRun(line.runs[0]).student
     state = network.state_dict()
     for name, value in before.state_dict().items():
         if name != "decoder.classifier.groups.0.bias":  # shared with the new classes

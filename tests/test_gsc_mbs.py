@@ -174,14 +174,16 @@ def test_objects_are_weighed_and_the_background_is_not():
     """|G| is .2 and .4 on new pixels, .3 on average; .3 and .9 on an old class's, .6; the background is apart."""
     chances = [(0.1, 0.1, 0.8), (0.2, 0.2, 0.6), (0.2, 0.7, 0.1), (0.8, 0.1, 0.1), (0.3, 0.5, 0.2)]
     student, batch = line(chances, [0.0] * 5, [2, 2, 1, 1, 0], classes=(0, 0, 1))
-    found = GSCMBS().object_weights(student.logits, batch)
-    assert found[0, 0].tolist() == pytest.approx([2 / 3, 4 / 3, 0.5, 1.5, 1]) and batch.weights.equal(found)
+    found = GSCMBS().pixel_weights(student.logits, batch)
+    assert found[0, 0].tolist() == pytest.approx([2 / 3, 4 / 3, 0.5, 1.5, 1])
+    batch.log_weights(found, background=False)
+    assert batch.weights.equal(found)
     assert batch.labels[0, 0].tolist() == [2, 2, 1, 1, 0] and batch.logs["weight/largest"].item() == pytest.approx(1.5)
-    with_background = GSCMBS(background_weight="mean", clamp=None).object_weights(
+    with_background = GSCMBS(background_weight="mean", clamp=None).pixel_weights(
         student.logits, batch
     )  # .3, .9, .7: .6333
     assert with_background[0, 0].tolist() == pytest.approx([2 / 3, 4 / 3, 9 / 19, 27 / 19, 21 / 19])
-    halved = GSCMBS(exponent=0.5).object_weights(student.logits, batch)[0, 0]
+    halved = GSCMBS(exponent=0.5).pixel_weights(student.logits, batch)[0, 0]
     assert halved[0] == pytest.approx(2 * 0.2**0.5 / (0.2**0.5 + 0.4**0.5))
 
 
@@ -343,13 +345,13 @@ def test_seldom_scored_and_stopped(make_project):
 def test_rules_are_judged_in_one_pass_as_alone(project):
     run = add(choose(project, "mask_transformer"), "mbs")
     index, teacher = run.index(), run.build_network(0).eval()
-    maker = loop.BatchMaker(run, index, teacher, torch.device("cpu"))
+    maker = loop.BatchMaker(run, index, torch.device("cpu"))
     loader = evaluation_loader(run.settings, index, "train", index.holdout, run.label_table(training=False))
     rules = {"some": MBS(threshold=0.4), "all": MBS(threshold=0.0), "none": MBS(labelling="none")}
-    together = loop.judge_labels(run, rules, teacher, map(maker.hide, loader))
+    together = loop.judge_labels(run, rules, teacher, map(maker.as_given, loader))
     assert list(together) == [*rules, "argmax"] and (together["none"][:, 1:] == 0).all()
     for name, rule in rules.items():
-        alone = loop.judge_labels(run, {"method": rule}, teacher, map(maker.hide, loader))
+        alone = loop.judge_labels(run, {"method": rule}, teacher, map(maker.as_given, loader))
         assert (alone["method"] == together[name]).all() and (alone["argmax"] == together["argmax"]).all()
     assert len({counts.tobytes() for counts in together.values()}) > 2
 

@@ -326,7 +326,7 @@ def test_gates():
     assert found["two_stage"].equal(torch.where(background & certain, plain, found["none"]))
     assert found["entropy"].equal(torch.where(background & ~certain, 255, found["none"]))
     student = output(OLD + NEW)
-    factor, weights = adaptive_factor(batch.given, batch.labels), method.weights(full(student.logits), batch)
+    factor, weights = adaptive_factor(batch.given, batch.labels), method.pixel_weights(full(student.logits), batch)
     assert (factor < 1).all(), "PLOP's factor, where pixels are ignored"
     loss = method.losses(student, teacher, batch)["compensated"]
     torch.testing.assert_close(loss, cross_entropy(full(student.logits), batch.labels, weights=factor * weights))
@@ -335,12 +335,12 @@ def test_gates():
 def test_global_statistics_add_the_other_processes(monkeypatch):
     """Another process with as many pixels of three times the gradient: twice the mean, half the weight."""
     student, _, batch = prepared(GSC())
-    alone = GSC().weights(full(student.logits), batch)
+    alone = GSC().pixel_weights(full(student.logits), batch)
     monkeypatch.setattr(distributed, "all_sum", lambda sums: sums * torch.tensor([[4.0], [2.0]]))
-    together = GSC(statistics="global").weights(full(student.logits), batch)
+    together = GSC(statistics="global").pixel_weights(full(student.logits), batch)
     old = batch.labels < OLD
     torch.testing.assert_close(together[old], alone[old] / 2)
-    assert GSC().weights(full(student.logits), batch).equal(alone), "the default asks nobody"
+    assert GSC().pixel_weights(full(student.logits), batch).equal(alone), "the default asks nobody"
 
 
 # --- logs
@@ -378,7 +378,7 @@ def test_quantiles_are_of_old_pixels():
     batch.labels = torch.full((2, 64, 64), OLD)
     batch.labels[:, :32] = 1
     weights = torch.where(batch.labels == 1, torch.arange(64.0), 1e6)
-    batch.log_weights(weights, batch.labels)
+    batch.log_weights(weights)
     columns = torch.arange(0, 64, 8.0)
     assert batch.logs["weight/median"].item() == pytest.approx(columns.median().item() + 4)
     assert batch.logs["weight/q05"].item() == pytest.approx(torch.quantile(columns.repeat(8), 0.05).item())

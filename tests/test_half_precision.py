@@ -12,7 +12,7 @@ from ciss.labels.entropy import EntropyMedians, confident, entropy_labels, norma
 from ciss.labels.patches import patch_weights
 from ciss.labels.prototypes import ClassPrototypes, distance_weights
 from ciss.labels.relabelling import argmax_labels, relabel_background, reweighted_labels
-from ciss.labels.selective import selective_labels, selective_pseudo_labels
+from ciss.labels.selective import selective_pseudo_labels
 from ciss.models import Output
 
 LARGE = 6e4  # float16 ends at 65504
@@ -52,10 +52,13 @@ LOSSES = {
         ((LOGITS, GIVEN), {"weights": large(B, H, W).abs(), "divisor": "all"}),
     ],
     "gradient_magnitude": [((LOGITS, GIVEN), {"exponent": e, "logarithm": e != 1}) for e in (0.5, 1.0, 2.0)],
-    "guided_distillation": [
-        ((-LOGITS.abs(), TEACHER.float().softmax(1).half(), GIVEN), {"where": where}) for where in (None, GIVEN != 255)
+    "label_guided_distillation": [
+        ((LOGITS, TEACHER, GIVEN), {}),
+        *(
+            ((-LOGITS.abs(), TEACHER.float().softmax(1).half(), GIVEN), {"where": where, "probabilities": True})
+            for where in (None, GIVEN != 255)
+        ),
     ],
-    "label_guided_distillation": [((LOGITS, TEACHER, GIVEN), {})],
     "local_pod": [((FEATURES, TEACHER_FEATURES), {})],
     "negative_log_likelihood": [((LOGITS, GIVEN), {})],
     "orthogonality": [((large(C, 300), FRESH), {})],
@@ -108,7 +111,7 @@ LABELS += [
     (confident, (TEACHER, torch.full((K,), 0.5)), {}),
     (entropy_labels, (GIVEN, TEACHER, torch.full((K,), 0.5)), {}),
     (selective_pseudo_labels, (GIVEN, TEACHER), {}),
-    (selective_labels, (GIVEN, TEACHER.float().softmax(1).half()), {}),
+    (selective_pseudo_labels, (GIVEN, TEACHER.float().softmax(1).half()), {"probabilities": True}),
     (patch_weights, (GIVEN, TEACHER, FRESH), {}),
     (entropy_medians, (TEACHER,), {}),
     (class_prototypes, (FEATURES,), {}),

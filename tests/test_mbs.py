@@ -33,6 +33,7 @@ from ciss.runs import results as runs_results
 from ciss.runs.check import check
 from ciss.runs.results import read
 from ciss.runs.run import class_groups, index_folder
+from ciss.store import weights as store_weights
 from ciss.study import presets
 from ciss.training import loop
 
@@ -226,7 +227,7 @@ def test_the_label_of_a_patch():
     for rule, expected in (("top_left", 0.0), ("majority", 1.0)):
         student, teacher, batch = step(method := MBS(patch_label=rule))
         batch.labels = labels
-        assert method.weights(teacher, batch).eq(expected).all()
+        assert method.patch_weights(teacher, batch).eq(expected).all()
         losses = method.losses(student, teacher, batch)
         close(losses["patches"], expected * F.mse_loss(student.features, teacher.features))
         assert batch.logs["patch/weight"] == expected
@@ -242,7 +243,7 @@ def test_patches_of_a_filled_image_are_those_of_the_network():
     batch.labels = torch.full((2, *size), OLD)
     batch.labels[:, 16:32, 64:] = 1  # the patch of row 1 and column 4
     for rule in ("top_left", "majority"):
-        weights = MBS(patch_label=rule).weights(teacher, batch)
+        weights = MBS(patch_label=rule).patch_weights(teacher, batch)
         assert weights.nonzero().tolist() == [[0, 1, 4], [1, 1, 4]] and weights.sum() == 2
 
 
@@ -391,7 +392,7 @@ def test_what_mbs_logs():
     assert logs["background/ignored"] == pytest.approx(mean((batch.labels == 255)[background]))
     shares = [value for name, value in logs.items() if name.startswith("background/")]
     assert sum(shares) == pytest.approx(1) and min(shares) > 0
-    assert logs["patch/weight"] == pytest.approx(mean(method.weights(teacher, batch)))
+    assert logs["patch/weight"] == pytest.approx(mean(method.patch_weights(teacher, batch)))
     tokens = student.class_tokens
     cosines = [[F.cosine_similarity(tokens[new], other, dim=0).item() for other in tokens] for new in (3, 4)]
     assert logs["cosine/background"] == pytest.approx((cosines[0][0] + cosines[1][0]) / 2, abs=1e-6)
@@ -568,7 +569,7 @@ def check_explanation(run, patches):
     found, width = explain(run, images), run.settings.model.width
     assert found.tokens.shape == (9, width) and found.tokens.dtype == np.float32
     student = run.build_network()
-    loop.checkpoint.restore(student, run.folder / "weights.safetensors")
+    store_weights.restore(student, run.folder / "weights.safetensors")
     expected = student.eval()(torch.zeros(1, 3, 32, 32)).class_tokens.detach().numpy()
     assert np.array_equal(found.tokens, expected)
     assert list(found.maps) == ["an old class, by teacher", "patch weight"]

@@ -13,7 +13,6 @@ from ciss.labels.patches import patch_labels, patch_weights
 from ciss.labels.selective import selective_pseudo_labels
 from ciss.losses import (
     adaptive_feature_distillation,
-    guided_distillation,
     label_guided_distillation,
     orthogonality,
     output_distillation,
@@ -112,7 +111,7 @@ def test_published_label_guided_distillation(case, dtype):
     found = label_guided_distillation(student, teacher, labels)
     same(found, loss)
     same(gradient(found, student), grad)
-    known = guided_distillation(student.log_softmax(dim=1), teacher.softmax(dim=1), labels)
+    known = label_guided_distillation(student.log_softmax(dim=1), teacher.softmax(dim=1), labels, probabilities=True)
     same(known, loss)
     same(gradient(known, student), grad)
 
@@ -338,7 +337,7 @@ def test_label_guided_distillation_agrees_with_loops_over_pixels(old, channels):
     loss = label_guided_distillation(logits, teacher, labels)
     same(loss.detach(), expected.detach())
     same(gradient(loss, logits), gradient(expected, logits))
-    known = guided_distillation(logits.log_softmax(dim=1), teacher.softmax(dim=1), labels)
+    known = label_guided_distillation(logits.log_softmax(dim=1), teacher.softmax(dim=1), labels, probabilities=True)
     same(known.detach(), expected.detach())
 
 
@@ -391,15 +390,15 @@ def test_label_guided_distillation_is_a_mean_over_pixels():
 def test_guided_distillation_of_chosen_pixels():
     log_p, teacher = random(2, 5, 3, 4).log_softmax(dim=1), random(2, 3, 3, 4, seed=1).softmax(dim=1)
     labels, where = random_labels(5, 2, 3, 4), torch.zeros(2, 3, 4, dtype=torch.bool)
-    everything = guided_distillation(log_p, teacher, labels)
-    same(guided_distillation(log_p, teacher, labels, where=~where), everything)
+    everything = label_guided_distillation(log_p, teacher, labels, probabilities=True)
+    same(label_guided_distillation(log_p, teacher, labels, where=~where, probabilities=True), everything)
     first = torch.tensor([True, False])[:, None, None].expand(2, 3, 4)
     same(
-        guided_distillation(log_p, teacher, labels, where=first),
-        guided_distillation(log_p[:1], teacher[:1], labels[:1]),
+        label_guided_distillation(log_p, teacher, labels, where=first, probabilities=True),
+        label_guided_distillation(log_p[:1], teacher[:1], labels[:1], probabilities=True),
     )
     log_p.requires_grad_()
-    nothing = guided_distillation(log_p, teacher, labels, where=where)
+    nothing = label_guided_distillation(log_p, teacher, labels, where=where, probabilities=True)
     assert nothing.item() == 0 and gradient(nothing, log_p).eq(0).all()
 
 
@@ -602,7 +601,9 @@ LOSSES = {
         tokens_of(z[:, :OLD]), tokens_of(t), patch_weights(y, t, torch.tensor([3, 4])).flatten(1)
     ),
     "guided": lambda z, t, y: label_guided_distillation(z, t, y),
-    "guided(known)": lambda z, t, y: guided_distillation(z.log_softmax(dim=1), t.softmax(dim=1), y, where=y != 1),
+    "guided(known)": lambda z, t, y: label_guided_distillation(
+        z.log_softmax(dim=1), t.softmax(dim=1), y, where=y != 1, probabilities=True
+    ),
     "orthogonality": lambda z, t, y: orthogonality(z[0].flatten(1), torch.tensor([3, 4])),
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -633,7 +634,9 @@ def test_weights_and_labels_are_constants():
     assert not patch_weights(torch.zeros(1, 2, 2, dtype=torch.int64), teacher, NEW).requires_grad
     probabilities = random(1, 3, 2, 2).softmax(dim=1).requires_grad_()
     log_p = random(1, 4, 2, 2).log_softmax(dim=1).requires_grad_()
-    guided_distillation(log_p, probabilities, torch.zeros(1, 2, 2, dtype=torch.int64)).backward()
+    label_guided_distillation(
+        log_p, probabilities, torch.zeros(1, 2, 2, dtype=torch.int64), probabilities=True
+    ).backward()
     assert probabilities.grad is None or probabilities.grad.eq(0).all()
 
 

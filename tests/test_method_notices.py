@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from ciss import config
-from ciss.config import Benchmark, Phase, Train
+from ciss.config import Benchmark, ConfigError, Phase, Train
 from ciss.losses import compensation_weights, gradient_magnitude
 from ciss.methods import METHODS
-from ciss.runs.check import notices
+from ciss.runs.check import check, notices
 from ciss.study.presets import load
-from ciss.training.log import DivergenceError, Watch
+from ciss.training.log import DivergenceError, LossLog
 
 
 def benchmark(setting: str) -> Benchmark:
@@ -25,8 +25,8 @@ def benchmark(setting: str) -> Benchmark:
 @pytest.mark.parametrize(
     ("name", "coefficients", "words"),
     [
-        ("gsc", {}, ["every weight of the gradient compensation is 1", "Set relabelling to none"]),
-        ("gsc", {"relabelling": "none"}, ["Set compensation to false, or new_weight to mean"]),
+        ("gsc", {}, ["Set relabelling to none"]),
+        ("gsc", {"relabelling": "none"}, []),
         ("gsc", {"compensation": False}, ["Set relabelling to none"]),
         ("gsc", {"compensation": False, "relabelling": "none"}, []),
         ("gsc", {"new_weight": "mean", "relabelling": "none"}, []),
@@ -45,6 +45,35 @@ def test_methods_say_what_does_not_work_on_domains(name, coefficients, words):
     assert (notice is None) == (not words)
     for word in words:
         assert word in notice
+
+
+@pytest.mark.parametrize(
+    ("method", "coefficients", "refused"),
+    [
+        ("gsc", {}, True),
+        ("gsc-clamped", {"clamp": [0.5, 5.0]}, True),
+        ("gsc", {"compensation": False}, False),
+        ("gsc", {"new_weight": "mean"}, False),
+        ("gsc_mbs", {}, False),
+        ("gsc_mbs-new-one", {"new_weight": "one"}, True),
+    ],
+)
+@pytest.mark.parametrize("setting", ["domain", "overlapped"])
+def test_compensation_without_new_classes_is_refused(project, method, coefficients, refused, setting):
+    """Every weight would be 1, silently."""
+    project.document["methods"][method] = coefficients
+    project.document["chain"] = {"one": {**project.document["chain"]["mib-1"], "method": method}}
+    project.document["ends"] = {}
+    project.set("benchmarks.tiny.setting", setting)
+    try:
+        check(project.config)
+        found = ""
+    except ConfigError as error:
+        found = str(error)
+    line = f"params.yaml: methods.{method}.compensation: on tiny, no class is new in the domain setting"
+    assert (line in found) == (refused and setting == "domain")
+    if line in found:
+        assert f"Set `compensation: false`, or `new_weight: mean`, under methods.{method}." in found
 
 
 @pytest.mark.parametrize(("new_weight", "constant"), [("one", True), ("mean", False)])
@@ -85,15 +114,15 @@ def test_notices_of_a_file_name_each_method_once():
     )
     lines = notices(settings)
     assert len(lines) == 1
-    assert lines[0].startswith("b, gsc: no class is new in the domain setting")
+    assert lines[0].startswith("b, gsc: in the domain setting the background is labelled as such")
 
 
 def diverged(*batches: dict[str, float]) -> str:
-    watch = Watch("shapes-s0-plop-1")
+    watch = LossLog("shapes-s0-plop-1")
     for number, losses in enumerate(batches):
-        watch.see({name: torch.tensor(value) for name, value in losses.items()}, [f"image{number}"])
+        watch.add({name: torch.tensor(value) for name, value in losses.items()}, [f"image{number}"])
     with pytest.raises(DivergenceError) as caught:
-        watch.look()
+        watch.check()
     return str(caught.value)
 
 

@@ -180,7 +180,6 @@ def test_a_new_method_is_a_class_and_a_line(monkeypatch):
         losses[strength] = method.losses(student.train()(batch.images), old, batch)
         sum(losses[strength].values()).backward()
         assert all(p.grad is not None for p in student.parameters())
-        method.after_step(student)
     assert losses[3.0].keys() == {"cross_entropy", "drift"} and losses[3.0]["drift"] > 0
     torch.testing.assert_close(2 * losses[3.0]["drift"], losses[6.0]["drift"])
 
@@ -197,7 +196,6 @@ def test_hooks_do_nothing_by_default():
     given = batch.given.clone()
     batch.labels = torch.zeros_like(batch.labels)
     assert method.labels(batch, output(OLD)) is batch.given and batch.given.equal(given)
-    assert method.after_step(student) is None
     assert all(grown[name].equal(value) for name, value in student.state_dict().items())
 
 

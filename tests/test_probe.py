@@ -13,7 +13,6 @@ from ciss.inspection import probe
 from ciss.runs.results import read
 from ciss.store.files import CheckpointError
 from ciss.store.weights import restore
-from ciss.training import evaluation as training_evaluation
 from ciss.training import loop
 
 BINS = probe.BINS
@@ -114,9 +113,7 @@ def test_the_file_says_which_coefficients_the_rules_have(finished, seen):
 
 def test_rules_are_judged_once_for_runs_with_one_teacher(finished, monkeypatch):
     calls, real = [], probe.judge_labels
-    monkeypatch.setattr(
-        training_evaluation, "judge_labels", lambda run, *rest: calls.append(run.name) or real(run, *rest)
-    )
+    monkeypatch.setattr(probe, "judge_labels", lambda run, *rest: calls.append(run.name) or real(run, *rest))
     judged: dict = {}
     first, second = (probe.probe(finished.config, name, judged) for name in ("mib-1", "tune-1"))
     assert calls == ["mib-1"]
@@ -140,7 +137,7 @@ def test_without_a_hold_out_validation_images(project, monkeypatch):
         ids.extend(name for batch, _ in pairs for name in batch.ids)
         return real(run, methods, teacher, pairs)
 
-    monkeypatch.setattr(training_evaluation, "judge_labels", judge)
+    monkeypatch.setattr(probe, "judge_labels", judge)
     assert 2 * 64 * 64 < probe.probe(project.config, "mib-1")["background"].sum() < 3 * 64 * 64, "three, without void"
     index = run.index()
     assert len(index.validation[1]) > 3

@@ -10,7 +10,7 @@ from ciss import distributed
 from ciss.config import Phase, Train
 from ciss.data import DataError, statistics_loader
 from ciss.data.transforms import StatisticsResize, statistics_size
-from ciss.inspection.trained import Trained
+from ciss.inspection.trained import OpenedRun
 from ciss.methods import GSC, GSCMBS, PLOP, Finetune
 from ciss.training import loop
 
@@ -41,7 +41,7 @@ class Recorder(Finetune):
 def test_every_image_of_a_step_is_read_once(finished, batch, seed):
     run = changed(finished.run("tune-2"), seed, batch=batch)
     index, method = run.index(), Recorder()
-    maker = loop.BatchMaker(run, index, None, CPU)
+    maker = loop.BatchMaker(run, index, CPU)
     loop.prepare_method(method, run, index, None, maker)
     assert method.now == [index.ids["train"][number] for number in index.steps[2]]
     assert method.earlier == [index.ids["train"][number] for number in index.steps[1]]
@@ -75,13 +75,13 @@ METHODS = [
 def test_statistics_do_not_depend_on_order_seed_or_training_batches(finished, method):
     run = finished.run("mib-1")
     index = run.index()
-    teacher = Trained(run).teacher
+    teacher = OpenedRun(run).teacher
     backwards = replace(index, steps=[images[::-1] for images in index.steps])
     found = []
     for other, order in ((run, index), (run, backwards), (changed(run, 7, batch=3, flip=True, transpose=True), index)):
         own = replace(method)
         with torch.no_grad():
-            loop.prepare_method(own, other, order, teacher, loop.BatchMaker(other, order, teacher, CPU))
+            loop.prepare_method(own, other, order, teacher, loop.BatchMaker(other, order, CPU))
         found.append(own.state_dict())
     assert found[0]
     for state in found[1:]:
@@ -99,7 +99,7 @@ def test_an_epoch_of_training_batches_is_a_switch(finished):
         other = changed(run, seed, batch=count - 1)
         method = Recorder()
         method.statistics_from = "epoch"
-        loop.prepare_method(method, other, index, None, loop.BatchMaker(other, index, None, CPU))
+        loop.prepare_method(method, other, index, None, loop.BatchMaker(other, index, CPU))
         assert len(method.now) == count - 1
         seen.append(method.now)
     assert seen[0] != seen[1]

@@ -6,7 +6,9 @@ import re
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from ciss import config
@@ -14,9 +16,10 @@ from ciss.config import ConfigError, Model
 from ciss.data import DataError, loaders
 from ciss.data import loaders as data_loaders
 from ciss.inspection import probe
-from ciss.inspection.trained import Trained
-from ciss.methods import Batch, Finetune, Frozen
-from ciss.models import create_encoder, create_network, needs_two_images, set_norm_mode
+from ciss.inspection.trained import OpenedRun
+from ciss.losses import compensation_weights
+from ciss.methods import METHODS, Batch, Finetune, Frozen
+from ciss.models import WeightsError, create_encoder, create_network, needs_two_images, set_norm_mode
 from ciss.runs import check as runs_check
 from ciss.runs import results as runs_results
 from ciss.runs import run as runs_run
@@ -37,8 +40,8 @@ def test_a_stale_teacher_is_refused(project):
     with pytest.raises(CheckpointError) as caught:
         loop.train(project.run("tune-1"))
     said = str(caught.value)
-    assert "base was trained with other values (benchmark.train.base.epochs 2, now 1)" in said
-    assert "dvc repro, or ciss train base" in said
+    assert "base/weights.safetensors: made with other parameters (benchmark.train.base.epochs 2, now 1)" in said
+    assert "ciss train base" in said
     assert not project.run("tune-1").results.exists()
     loop.train(project.run())
     loop.train(project.run("tune-1"))
@@ -77,7 +80,47 @@ def test_analyses_refuse_networks_of_other_parameters(finished):
     with pytest.raises(CheckpointError, match=message):
         probe.probe(other, "tune-1")
     with pytest.raises(CheckpointError, match=message):
-        Trained(resolve(other, "tune-1"))
+        OpenedRun(resolve(other, "tune-1"))
+
+
+# --- the one way to open a trained run
+
+
+def test_a_trained_run_opens_without_the_encoders_weight_file(project, tmp_path):
+    """Nor does an increment need it, whose every weight comes from its predecessor."""
+    file = tmp_path / "encoder.safetensors"
+    save_file(timm.create_model("resnet10t").state_dict(), file)
+    released = METHODS["plop"].presets["released"]
+    project.document["methods"]["plop"] = {**released, "pod": 0.001}
+    project.document["chain"]["plop-1"] = {**project.document["chain"]["mib-1"], "method": "plop"}
+    project.set(
+        "benchmarks.tiny.model", {"encoder": "resnet10t", "output_stride": 16, "width": 8, "weights": str(file)}
+    )
+    project.set("train.base.epochs", 1)
+    project.set("train.increment.epochs", 1)
+    loop.train(project.run())
+    file.unlink()
+    with pytest.raises(WeightsError):
+        project.run().build_network()
+    loop.train(project.run("plop-1"))
+    opened = OpenedRun(project.run("plop-1"))
+    batch, _, teacher = next(opened.learnt(opened.index.holdout[:2]))
+    losses = opened.method.losses(opened.student(batch.images), teacher, batch)
+    assert losses["pod"].isfinite(), "the teacher's outputs have what this run's method reads"
+
+
+@pytest.mark.parametrize("encoder", ["resnet10t", "test_vit"])
+def test_random_numbers_do_not_depend_on_starting_weights(project, tmp_path, encoder):
+    """So that new classes start alike, whether the encoder's weight file was read before or not."""
+    file = tmp_path / "encoder.safetensors"
+    save_file(timm.create_model(encoder).state_dict(), file)
+    project.set("benchmarks.tiny.model", {"encoder": encoder, "output_stride": 16, "width": 8, "weights": str(file)})
+    states = []
+    for starting_weights in (True, False):
+        torch.manual_seed(0)
+        project.run("tune-1").build_network(0, starting_weights=starting_weights)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
 
 
 # --- batches of one image
@@ -138,7 +181,7 @@ def test_a_step_of_one_image_is_refused_before_training(project, monkeypatch):
     index = run.index()
     one = replace(index, steps=[index.steps[0], index.steps[1][:1], *index.steps[2:]])
     monkeypatch.setattr(Run, "index", lambda _: one)
-    monkeypatch.setattr(loop, "_require_current", lambda *_: None)
+    monkeypatch.setattr(loop, "require_current", lambda *_: None)
     with pytest.raises(DataError) as caught:
         loop.train(run)
     said = str(caught.value)
@@ -159,7 +202,8 @@ def test_gradients_are_logged_with_more_domains_than_channels():
     student.logits = logits
     steps = torch.zeros(3, dtype=torch.int64)
     batch = Batch(logits, labels, labels, ["a"], 7, 3, steps, torch.arange(0))
-    weights = batch.compensate(logits)
+    weights = compensation_weights(logits, labels, steps)
+    batch.log_weights(weights)
     assert torch.equal(weights, (labels != 255).float())
     batch.log_gradients(student)
     assert [name for name in batch.logs if name.startswith("gradient/step")] == ["gradient/step0"]
@@ -178,17 +222,20 @@ def test_frozen_features_do_not_change_by_dropout(project, decoder):
     images = torch.randn(4, 3, 32, 32)
     first, second = (network(images).features for _ in range(2))
     assert not torch.equal(first, second), "without freezing they are noisy"
-    parameters = loop._trainable(Frozen(), network, project.run("tune-1"))
+    parameters = loop.choose_trainable(Frozen(), network, project.run("tune-1"))
     first, second = (network(images).features for _ in range(2))
     assert torch.equal(first, second)
+    network.train()
+    assert torch.equal(first, network(images).features), "freezing survives train()"
     assert {id(p) for p in parameters} == {id(p) for p in network.parameters() if p.requires_grad}
     classifier = network.decoder.classifier if decoder == "deeplabv3" else network.decoder
     assert classifier.training, "what learns stays in training mode"
+    assert not any(m.training for m in network.modules() if isinstance(m, nn.BatchNorm2d))
 
 
 def test_methods_that_train_everything_keep_their_modes(project):
     network = set_norm_mode(create_network(Model(width=8, dropout=0.5), [5]), "batch")
-    loop._trainable(Finetune(), network, project.run("tune-1"))
+    loop.choose_trainable(Finetune(), network, project.run("tune-1"))
     assert all(module.training for module in network.modules())
 
 
@@ -207,8 +254,8 @@ def test_the_schedule_waits_for_an_update(project, monkeypatch):
         scale = 1e37 if len(rates) == 1 else 1e-6
         return {name: value * scale for name, value in found.items()}
 
-    optimisers, make = [], loop._optimiser
-    monkeypatch.setattr(loop, "_optimiser", lambda *a: optimisers.append(make(*a)) or optimisers[0])
+    optimisers, make = [], loop.make_optimiser
+    monkeypatch.setattr(loop, "make_optimiser", lambda *a: optimisers.append(make(*a)) or optimisers[0])
     monkeypatch.setattr(Finetune, "losses", overflowing)
     loop.train(project.run())
     assert len(rates) > 2
@@ -219,7 +266,7 @@ def test_the_rate_of_every_update_is_positive_and_ends_at_zero():
     options = config.Train(base=config.Phase(epochs=1, lr=1), increment=config.Phase(epochs=1, lr=1), crop=8, batch=1)
     for power in (0.9, 0.0, 2.5):
         optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-        schedule = loop._schedule(optimiser, 5, replace(options, power=power))
+        schedule = loop.make_schedule(optimiser, 5, replace(options, power=power))
         rates = []
         for _ in range(5):
             rates.append(schedule.get_last_lr()[0])

@@ -19,7 +19,6 @@ from ciss.runs import results as runs_results
 from ciss.runs.results import device_name, read, read_end
 from ciss.store import files
 from ciss.store.files import CheckpointError, DiskFull
-from ciss.training import evaluation as training_evaluation
 from ciss.training import loop
 from ciss.training.loop import MemoryShort
 
@@ -59,7 +58,7 @@ def test_a_method_goes_on_with_its_state(make_project, monkeypatch, name):
                 loop.train(run)
             assert kept_epoch(run) == 1
             monkeypatch.setattr(kind, "before_step", None)
-            monkeypatch.setattr(training_evaluation, "judge_labels", None)
+            monkeypatch.setattr(loop, "judge_labels", None)
         loop.train(run)
         labels = runs_results.read(run)["labels"]
         found.append({**left_by(run), "labels": {name: counts.tolist() for name, counts in labels.items()}})

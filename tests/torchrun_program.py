@@ -11,11 +11,10 @@ from ciss.labels.entropy import EntropyMedians
 from ciss.labels.prototypes import ClassPrototypes
 from ciss.methods import GSC, Batch
 from ciss.models import Output
-from ciss.runs import results as runs_results
 from ciss.runs import run as runs_run
 from ciss.runs.run import Run, resolve
 from ciss.training import loop
-from ciss.training.log import Watch
+from ciss.training.log import LossLog
 
 
 def note_methods(made: dict, replace=setattr) -> None:
@@ -55,7 +54,7 @@ def compensate(rank: int, world: int, **coefficients) -> dict:
     batch = Batch(features, given, given, [], 1, 3, torch.tensor([0, 0, 0, 1, 1]), torch.tensor([3, 4]))
     batch.labels = method.labels(batch, old)
     new = output(classifier(features))
-    weights = method.weights(new.upsample(batch.size), batch)
+    weights = method.pixel_weights(new.upsample(batch.size), batch)
     sum(method.losses(new, old, batch).values()).backward()
     gradient = torch.cat([parameter.grad.flatten() for parameter in classifier.parameters()])
     return {"weights": weights, "gradient": distributed.all_sum(gradient) / world}
@@ -67,9 +66,9 @@ def collect(rank: int) -> dict:
     centres.update(torch.full((1, 3, 1, 2), 1.0 + rank), torch.tensor([[[0, rank]]]))
     medians = EntropyMedians(2, 3, bins=4)
     medians.update(torch.zeros(1, 1, 2, dtype=torch.int64), torch.tensor([[[[0.0, 9.0]], [[0.0, -9.0 * rank]]]]))
-    watch = Watch()
-    watch.see({"a": torch.tensor(1.0 + rank)}, ["x"], {"b": torch.tensor(float("nan") if rank else 5.0)})
-    means, _ = watch.epoch(nn.Linear(1, 1))
+    log = LossLog()
+    log.add({"a": torch.tensor(1.0 + rank)}, ["x"], {"b": torch.tensor(float("nan") if rank else 5.0)})
+    means, _ = log.epoch_means(nn.Linear(1, 1))
     return {
         "centres": centres.all_reduce().state_dict(),
         "many": gathered(range(rank, 7, 2)).all_reduce().state_dict(),
@@ -106,7 +105,7 @@ def talk(rank: int) -> dict:
 
 
 def main() -> None:
-    evaluate, write, made = loop.evaluate, runs_results.write, {}
+    evaluate, write, made = loop.evaluate, loop.write, {}
 
     def evaluated(run, network, loader):
         total = evaluate(run, network, loader)
@@ -119,9 +118,10 @@ def main() -> None:
         Path(f"{run.name}-written-{distributed.rank()}").touch()
         write(run, *arguments)
 
-    loop.evaluate, runs_results.write = evaluated, written
+    loop.evaluate, loop.write = evaluated, written
     # The test gives both trainings one teacher, made with another `accumulate`, which the engine would refuse.
-    loop._require_current = lambda *_: None
+    loop.require_current = lambda *_: None
+    Run.differences = lambda *_: []
     note_methods(made)
     settings = config.load("params.yaml")
     with distributed.session():

@@ -15,9 +15,8 @@ from ciss.runs import check as runs_check
 from ciss.runs import run as runs_run
 from ciss.runs.check import check
 from ciss.runs.results import class_names
-from ciss.runs.run import index_folder, resolve
+from ciss.runs.run import index_folder, predecessor, resolve
 from ciss.training import loop
-from ciss.training.loop import predecessor
 
 IMAGES = 32
 SMALL = 2000  # training images: steps of so few are opened at once, so that nobody waits for them later

@@ -23,7 +23,7 @@ from ciss.models import Network
 from ciss.runs import run as runs_run
 from ciss.runs.run import Run, resolve
 from ciss.store.files import CheckpointError, write_bytes
-from ciss.training.evaluation import precision_of
+from ciss.training.evaluation import autocast, precision_of
 from ciss.training.inference import predict
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".jp2"}  # in folders
@@ -34,7 +34,7 @@ class PictureTooLarge(Exception):
 
 
 def load_network(run: Run, device: torch.device) -> Network:
-    """`runs.load_network` in the memory format of the training."""
+    """`runs.run.load_network`, in the memory format of the training and of its evaluation."""
     network = runs_run.load_network(run, device)
     if run.settings.train.channels_last:
         network.to(memory_format=torch.channels_last)
@@ -51,7 +51,7 @@ def label(run: Run, network: Network, picture: np.ndarray) -> np.ndarray:
     precision = precision_of(train, device)
     try:
         images = torch.from_numpy(picture).permute(2, 0, 1)[None]
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        with autocast(device, precision):
             images = run.normalise(images, device)
             labels = predict(network, images, options, train.crop)
         positions = labels[0].to(torch.uint8).cpu().numpy()

@@ -14,24 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ciss import config, distributed, paths
+from ciss import config, paths
 from ciss.config import Config
-from ciss.data import Loader, data_set, evaluation_loader
+from ciss.data import data_set
+from ciss.inspection.trained import OpenedRun
 from ciss.labels.patches import patch_labels
 from ciss.labels.prototypes import ClassPrototypes
 from ciss.losses import gradient_magnitude
 from ciss.methods import METHODS
-from ciss.models import Network, Output
+from ciss.models import Output
 from ciss.protocol import VOID
 from ciss.runs import results as runs_results
 from ciss.runs import run as runs_run
 from ciss.runs.results import file_hash, save_arrays
-from ciss.runs.run import Run, digest, load_network, resolve
+from ciss.runs.run import Run, digest, predecessor, resolve
 from ciss.store import code as store_code
 from ciss.store.files import CheckpointError
-from ciss.training.batches import BatchMaker, prepare_method
-from ciss.training.evaluation import judge_labels, precision_of
-from ciss.training.loop import USER_ERRORS, predecessor
+from ciss.training.evaluation import judge_labels
+from ciss.training.loop import USER_ERRORS
 
 BINS = 10  # of the background's probability, equally wide from 0 to 1
 IMAGES = 200  # validation images looked at where there is no hold-out
@@ -55,32 +55,29 @@ def probe(settings: Config, name: str, judged: dict[tuple, Probe] | None = None)
     run = resolve(settings, name)
     if run.after is None:
         raise ValueError(f"{name} continues no run: there is no teacher. Name an increment.")
-    index, device, options = run.index(), distributed.device(), run.settings.train
-    torch.set_num_threads(options.threads)
-    teacher, student = load_network(run.before, device), runs_run.load_network(run, device)
-    maker, precision = BatchMaker(run, index, teacher, device), precision_of(options, device)
+    torch.set_num_threads(run.settings.train.threads)
+    opened = OpenedRun(run)
+    index = opened.index
     split, numbers = ("train", index.holdout) if index.holdout else ("val", index.validation[run.step][:IMAGES])
-    loader = evaluation_loader(run.settings, index, split, numbers, run.label_table(training=False))
-    with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
-        sums = Sums(1 + sum(len(group) for group in run.groups), data_set(index.dataset).background, device)
-        for item in loader:
-            batch, truth = maker.hide(item, split)
-            sums.add(teacher(batch.images), student(batch.images), truth)
-        judged = {} if judged is None else judged
-        place = (run.benchmark, run.seed, run.after, run.step)
-        if place not in judged:
-            judged[place] = _judge(settings, run, teacher, maker, loader, split)
+    sums = Sums(1 + sum(len(group) for group in run.groups), data_set(index.dataset).background, opened.device)
+    with torch.no_grad(), opened.autocast():
+        for batch, truth in opened.given(numbers, split):
+            sums.add(opened.teacher(batch.images), opened.student(batch.images), truth)
+    judged = {} if judged is None else judged
+    place = (run.benchmark, run.seed, run.after, run.step)
+    if place not in judged:
+        judged[place] = _judge(settings, opened, numbers, split)
     return sums.arrays() | judged[place]
 
 
-def _judge(settings: Config, run: Run, teacher: Network, maker: BatchMaker, loader: Loader, split: str) -> Probe:
-    """Every rule's labels from one teacher against the truth. `split`: of the loader's images."""
-    index, methods = run.index(), {}
-    for rule in RULES:
-        methods[rule] = METHODS[rule](**settings.methods.get(rule, {}))
-        prepare_method(methods[rule], run, index, teacher, maker)
-    counts = judge_labels(run, methods, teacher, (maker.hide(item, split) for item in loader))
-    return {f"labels_{rule}": found for rule, found in counts.items()}
+def _judge(settings: Config, opened: OpenedRun, numbers: list[int], split: str) -> Probe:
+    """Every rule's labels from one teacher against the truth. `numbers`, `split`: of the images."""
+    methods = {rule: METHODS[rule](**settings.methods.get(rule, {})) for rule in RULES}
+    for method in methods.values():
+        opened.prepare(method)
+    with torch.no_grad(), opened.autocast():
+        counts = judge_labels(opened.run, methods, opened.teacher, opened.given(numbers, split))
+    return {f"labels_{rule}": matrix for rule, matrix in counts.items()}
 
 
 @dataclass

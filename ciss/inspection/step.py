@@ -9,17 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ciss import protocol
-from ciss.data.loaders import stable_seed
-from ciss.inspection.trained import Trained
+from ciss.inspection.trained import OpenedRun
 from ciss.labels.patches import patch_labels
 from ciss.labels.prototypes import ClassPrototypes
 from ciss.losses import compensation_weights, cross_entropy, gradient_magnitude
 from ciss.methods import Batch
-from ciss.methods.gsc import GSC
 from ciss.models import Network, Output
-from ciss.runs.run import Run
-from ciss.store.weights import restore
-from ciss.training.loop import predecessor
+from ciss.runs.run import Run, starting_network
 
 LOT = 16  # images of a batch; gradients by the parameters are of the first one
 MOMENTS = ("end of the step", "start of the step")
@@ -49,13 +45,13 @@ class Step:
 
     def __init__(self, run: Run, numbers: list[int]):
         self.run, self.numbers = run, numbers
-        self.trained = Trained(run)
+        self.trained = OpenedRun(run)
         self.trained.student.requires_grad_(True)
         # outputs without what `upsample` keeps: full resolution is made again for the images that are looked at
         self.batches = [
-            (batch, truth, old and replace(old, _full={}))
+            (batch, truth, old and old.without_cache())
             for start in range(0, len(numbers), LOT)
-            for batch, truth, old in self.trained.see(numbers[start : start + LOT])
+            for batch, truth, old in self.trained.learnt(numbers[start : start + LOT])
         ]
         self.first_lot = sum(set(batch.ids) <= {self._id(n) for n in numbers[:LOT]} for batch, *_ in self.batches)
         place = {id_: (b, row) for b, (batch, *_) in enumerate(self.batches) for row, id_ in enumerate(batch.ids)}
@@ -85,7 +81,12 @@ class Step:
     @property
     def own_weights(self) -> bool:
         """Whether the method weighs pixels itself; otherwise they weigh what they would with GSC's defaults."""
-        return isinstance(self.trained.method, GSC)
+        batch = self.batches[0][0]
+        return self._weights(self._forward(MOMENTS[0], batch).upsample(batch.size), batch) is not None
+
+    def _weights(self, logits: Tensor, batch: Batch) -> Tensor | None:
+        """The method's own; None where it has none, as in a base step."""
+        return self.trained.method.pixel_weights(logits, batch) if self.trained.teacher is not None else None
 
     def seen(self, image: int, moment: str = MOMENTS[0]) -> Seen:
         """An image by its place among the line's."""
@@ -102,9 +103,8 @@ class Step:
         for batch, _, _ in self.batches:
             output = self._forward(moment, batch)
             logits = output.upsample(batch.size)
-            if self.own_weights and self.trained.teacher is not None:
-                weights = self.trained.method.weights(logits, batch)
-            else:
+            weights = self._weights(logits, batch)
+            if weights is None:
                 weights = compensation_weights(logits, batch.labels, batch.class_steps)
             found.append((gradient_magnitude(logits, batch.labels), weights, output.logits))
             self._filled.append(output.filled)
@@ -179,7 +179,7 @@ class Step:
                 output = self._forward(moment, batch)
                 losses = self._parts(output, batch, truth)
                 with self.trained.autocast():
-                    teacher = old and replace(old, _full={})
+                    teacher = old and old.without_cache()
                     own = self.trained.method.losses(output, teacher, replace(batch, logs={}))
             yield losses | {f"{name} (method)": value for name, value in own.items()}
 
@@ -276,7 +276,8 @@ class Step:
         batch, _, old = self.batches[number]
         if old is None:
             return {}
-        teacher, student = replace(old, _full={}), replace(self._outputs[number], _full={})
+        teacher = old.without_cache()
+        student = self._outputs[number].without_cache()
         with self.trained.autocast():
             maps = self.trained.method.maps(student, teacher, replace(batch, logs={}))
         return {name: _array(values[row]) for name, values in maps.items()}
@@ -299,14 +300,8 @@ class Step:
             raise ValueError(f"moment is {moment!r}. Use {' or '.join(map(repr, MOMENTS))}.")
         if moment == MOMENTS[0]:
             return self.trained.student
-        run, file = self.run, predecessor(self.run)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stable_seed("weights", run.seed, run.reached))  # as the engine starts
-            network = run.build_network(run.step - 1 if run.after else None)
-            if file is not None:
-                restore(network, file)
-                if run.new_classes:
-                    run.build_method().initialise(network, len(run.new_classes))
+            network = starting_network(self.run, self.run.build_method())
         return network.to(self.trained.device).eval()
 
 

@@ -1,5 +1,4 @@
-"""A finished run opened again: its networks and its method, and what the method sees in training images: labels before
-and after, and the method's own maps."""
+"""A finished run, opened again: its networks, its method, and images as its step saw them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,54 +9,67 @@ from torch import Tensor
 
 from ciss import distributed
 from ciss.data import evaluation_loader
-from ciss.methods import Batch
+from ciss.methods import Batch, Method
 from ciss.models import Output
 from ciss.runs.run import Run, load_network
 from ciss.training.batches import BatchMaker, prepare_method
-from ciss.training.evaluation import precision_of
+from ciss.training.evaluation import autocast, precision_of
 
 
-class Trained:
-    """A finished run in memory, in evaluation mode: the network after it (`student`), the one it continues (`teacher`;
-    None for a base or joint run), and its method, which prepares itself anew (prototypes, thresholds), as it did at the
-    start of the step.
+class OpenedRun:
+    """A finished run in memory: the trained network (`student`), the one it continues (`teacher`; None for a base or
+    joint run) and its method. Networks are frozen and in evaluation mode.
 
     Raises CheckpointError for a run or predecessor that is missing or was made with other parameters, DataError for
     data that are not prepared.
     """
 
     def __init__(self, run: Run):
-        self.run, self.index, self.device = run, run.index(), distributed.device()
-        self.method = run.build_method()
+        self.run = run
+        self.index = run.index()
+        self.device = distributed.device()
         self.precision = precision_of(run.settings.train, self.device)
-        self.teacher = load_network(run.before, self.device) if run.after else None
+        self.method = run.build_method()
+        self.teacher = load_network(run.before, self.device, reader=run) if run.after else None
         self.student = load_network(run, self.device)
-        self.maker = BatchMaker(run, self.index, self.teacher, self.device)
-        self._prepared = self.teacher is None  # without a teacher there is nothing to prepare
+        self.maker = BatchMaker(run, self.index, self.device)
+        self._prepared = False
 
     def autocast(self) -> torch.autocast:
         """The precision of the training."""
-        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+        return autocast(self.device, self.precision)
+
+    def given(self, numbers: list[int], split: str = "train") -> Iterator[tuple[Batch, Tensor]]:
+        """Images with the labels that the step is given, in batches of `evaluation.batch` images of one size.
+
+        Args: numbers, split: of the index. Returns: batches, each with its true labels (B,H,W).
+        """
+        truth = self.run.label_table(training=False)
+        for item in evaluation_loader(self.run.settings, self.index, split, numbers, truth):
+            yield self.maker.as_given(item, split)
 
     @torch.no_grad()
-    def see(self, numbers: list[int]) -> Iterator[tuple[Batch, Tensor, Output | None]]:
-        """Training images (`numbers` of the index) as the step learns them, those of one size together in batches of
-        `evaluation.batch`: the batch with the method's labels, true labels (B,H,W), and the teacher's output."""
-        self._prepare()
-        run, truth = self.run, self.run.label_table(training=False)
-        for item in evaluation_loader(run.settings, self.index, "train", numbers, truth):
-            batch, true = self.maker.hide(item)
-            with self.autocast():
-                old = self.teacher(batch.images) if self.teacher is not None else None
-                batch.labels = batch.given if old is None else self.method.labels(batch, old)
-            yield batch, true, old
+    def learnt(self, numbers: list[int], split: str = "train") -> Iterator[tuple[Batch, Tensor, Output | None]]:
+        """Images with the labels that the method learns.
 
-    def _prepare(self) -> None:
-        if self._prepared:
-            return
+        Args: numbers, split: of the index. Returns: batches, each with its true labels (B,H,W) and the teacher's
+        output.
+        """
+        if self.teacher is not None and not self._prepared:
+            self.prepare(self.method)
+            self._prepared = True
+        for batch, truth in self.given(numbers, split):
+            with self.autocast():
+                output = self.teacher(batch.images) if self.teacher is not None else None
+                if output is not None:
+                    batch.labels = self.method.labels(batch, output)
+            yield batch, truth, output
+
+    @torch.no_grad()
+    def prepare(self, method: Method) -> None:
+        """Collects what a method needs at the start of this step, such as prototypes and thresholds."""
         with self.autocast():
-            prepare_method(self.method, self.run, self.index, self.teacher, self.maker)
-        self._prepared = True
+            prepare_method(method, self.run, self.index, self.teacher, self.maker)
 
 
 @dataclass
@@ -65,7 +77,7 @@ class Explanation:
     """Lists with an array for each image. Labels (H,W) are positions, 255 is ignored; maps (.,.) are float32, some on
     a coarser grid."""
 
-    given: list[np.ndarray] = field(default_factory=list)  # as the step is told
+    given: list[np.ndarray] = field(default_factory=list)  # as the step is given them
     labels: list[np.ndarray] = field(default_factory=list)  # as the method learns them
     truth: list[np.ndarray] = field(default_factory=list)
     maps: dict[str, list[np.ndarray]] = field(default_factory=dict)
@@ -80,18 +92,25 @@ def explain(run: Run, numbers: list[int]) -> Explanation:
     """
     if run.after is None:
         raise ValueError(f"{run.name} continues no run: there is no teacher to explain. Name an increment.")
-    trained, found = Trained(run), Explanation()
+    opened = OpenedRun(run)
+    explanation = Explanation()
     for number in numbers:  # one by one: their sizes may differ
-        for batch, true, old in trained.see([number]):
-            with trained.autocast():
-                new = trained.student(batch.images)
-                maps = trained.method.maps(new, old, batch)
-            found.tokens = new.class_tokens.float().cpu().numpy()
-            for labels, into in ((batch.given, found.given), (batch.labels, found.labels), (true, found.truth)):
-                into.append(labels[0].cpu().numpy().astype(np.uint8))
+        for batch, truth, teacher in opened.learnt([number]):
+            with opened.autocast():
+                student = opened.student(batch.images)
+                maps = opened.method.maps(student, teacher, batch)
+            explanation.tokens = student.class_tokens.float().cpu().numpy()
+            explanation.given.append(_labels(batch.given))
+            explanation.labels.append(_labels(batch.labels))
+            explanation.truth.append(_labels(truth))
             for name, values in maps.items():
-                found.maps.setdefault(name, []).append(values[0].float().cpu().numpy())
-    return found
+                explanation.maps.setdefault(name, []).append(values[0].float().cpu().numpy())
+    return explanation
+
+
+def _labels(labels: Tensor) -> np.ndarray:
+    """Of the only image of a batch, uint8."""
+    return labels[0].cpu().numpy().astype(np.uint8)
 
 
 def telling_images(run: Run, count: int, among: list[int] | None = None) -> list[int]:

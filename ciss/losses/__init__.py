@@ -3,7 +3,6 @@
 from ciss.losses.compensation import compensation_weights, gradient_magnitude, sum_by_step, weigh_by_step
 from ciss.losses.cross_entropy import cross_entropy, negative_log_likelihood, unbiased_cross_entropy
 from ciss.losses.distillation import (
-    guided_distillation,
     label_guided_distillation,
     output_distillation,
     unbiased_distillation,
@@ -17,7 +16,6 @@ __all__ = [
     "compensation_weights",
     "cross_entropy",
     "gradient_magnitude",
-    "guided_distillation",
     "label_guided_distillation",
     "local_pod",
     "negative_log_likelihood",

@@ -57,6 +57,7 @@ def compensation_weights(
     logarithm: bool = False,
     new: Literal["one", "mean"] = "one",
     clamp: tuple[float, float] | None = None,
+    background: bool = True,
     reduce: Callable[[Tensor], Tensor] | None = None,
     ignore_index: int = IGNORE,
 ) -> Tensor:
@@ -66,16 +67,20 @@ def compensation_weights(
     background's is 0), its maximum is the current step. Old pixels: own gradient over the mean gradient of the old
     pixels of their step (`per_step`), or summed over the unions of the steps up to s = 1, 2, ... that hold them
     (`cumulative`), or over all old pixels (`together`). New pixels: 1, or own over mean gradient of the new ones.
-    `reduce` adds sums and counts over processes; without it the means are this batch's.
+    Without `background` its pixels weigh 1 and count in no group. `reduce` adds sums and counts over processes; without
+    it the means are this batch's.
 
     Sources: GSC's abstract; per step as KBK and HFC, cumulative as the code of FISS and LGA, together as GLFC.
     """
+    apart = torch.zeros_like(labels, dtype=torch.bool) if background else labels == 0
+    labels = labels.masked_fill(apart, ignore_index)
     size = gradient_magnitude(
         logits, labels, probability=probability, exponent=exponent, logarithm=logarithm, ignore_index=ignore_index
     )
-    return weigh_by_step(
+    weights = weigh_by_step(
         size, labels, class_steps, grouping=grouping, new=new, clamp=clamp, reduce=reduce, ignore_index=ignore_index
     )
+    return weights.masked_fill(apart, 1)
 
 
 @torch.no_grad()

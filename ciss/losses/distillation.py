@@ -40,37 +40,33 @@ def unbiased_distillation(logits: Tensor, teacher_logits: Tensor, *, alpha: floa
 
 
 def label_guided_distillation(
-    logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, ignore_index: int = IGNORE
+    logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    *,
+    where: Tensor | None = None,
+    probabilities: bool = False,
+    ignore_index: int = IGNORE,
 ) -> Tensor:
     """Distillation that gives the teacher's background to the new class where the label says so (MBS, eq. 7).
 
     Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), K <= C, labels (B,H,W) int64 -> scalar. `labels` are those the
-    data gives, before any pseudo label: from K on they are new. Mean over all pixels, ignored ones too, and over the C
-    channels, as in the published code. Its closed form needs one gather and no loop over labels.
+    data gives, before any pseudo label: from K on they are new. Mean over all pixels, ignored ones too, or over those
+    of `where` (B,H,W), and over the C channels, as in the published code. Its closed form needs one gather and no loop
+    over labels. `probabilities`: in the place of the logits stand the log-softmax of the student's and the softmax of
+    the teacher's.
     """
-    _old_channels(logits, teacher_logits)
-    log_p = at_least_float32(logits).log_softmax(dim=1)
-    target = at_least_float32(teacher_logits.detach()).softmax(dim=1)
-    return guided_distillation(log_p, target, labels, ignore_index=ignore_index)
-
-
-def guided_distillation(
-    log_probabilities: Tensor,
-    teacher_probabilities: Tensor,
-    labels: Tensor,
-    *,
-    where: Tensor | None = None,
-    ignore_index: int = IGNORE,
-) -> Tensor:
-    """`label_guided_distillation` of probabilities that are known already; mean over the pixels of `where` (B,H,W)."""
-    old = _old_channels(log_probabilities, teacher_probabilities)
-    log_probabilities = at_least_float32(log_probabilities)
-    target = at_least_float32(teacher_probabilities.detach())
+    old = _old_channels(logits, teacher_logits)
+    log_p = at_least_float32(logits)
+    target = at_least_float32(teacher_logits.detach())
+    if not probabilities:
+        log_p = log_p.log_softmax(dim=1)
+        target = target.softmax(dim=1)
     new = (labels >= old) & (labels != ignore_index)
     # L = -1/(N C) sum_i [ sum_{1 <= c < K} p'_c log s_c + p'_0 log s_{y or 0} ],   y or 0: the label where it is new
-    own = log_probabilities.gather(1, torch.where(new, labels, 0)[:, None])
+    own = log_p.gather(1, torch.where(new, labels, 0)[:, None])
     if where is None:
-        kept = (target[:, 1:] * log_probabilities[:, 1:old]).sum() + (target[:, :1] * own).sum()
-        return -kept / log_probabilities.numel()
-    kept = (target[:, 1:] * log_probabilities[:, 1:old]).sum(dim=1) + (target[:, :1] * own)[:, 0]
-    return -(kept * where).sum() / (where.sum() * log_probabilities.shape[1]).clamp(min=1)
+        kept = (target[:, 1:] * log_p[:, 1:old]).sum() + (target[:, :1] * own).sum()
+        return -kept / log_p.numel()
+    kept = (target[:, 1:] * log_p[:, 1:old]).sum(dim=1) + (target[:, :1] * own)[:, 0]
+    return -(kept * where).sum() / (where.sum() * log_p.shape[1]).clamp(min=1)

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from ciss.config import STRICT, Benchmark
-from ciss.losses import compensation_weights, gradient_magnitude, pod_distillation, sum_by_step
+from ciss.losses import gradient_magnitude, pod_distillation, sum_by_step
 from ciss.models import Network, Output
 from ciss.models.encoders import activation_problem
 from ciss.protocol import VOID as IGNORE
@@ -31,7 +31,7 @@ class Batch:
     old_channels: int  # K: the teacher's channels, background included; 0 at step 0
     class_steps: Tensor  # (C,) int64: the step that introduced each channel
     new_classes: Tensor  # 1-D int64: positions of this step's classes
-    weights: Tensor | None = None  # (B,H,W): what a method multiplies each pixel's cross-entropy by; for the log
+    weights: Tensor | None = None  # (B,H,W): what `Method.pixel_weights` gave to `losses`; for the log
     logs: dict[str, Tensor] = field(default_factory=dict)  # scalars for the log; NaN where there is nothing to say
 
     @property
@@ -75,50 +75,51 @@ class Batch:
         none hides in the background, its own."""
         return self.old_channels if len(self.new_classes) else 1
 
-    def compensate(self, logits: Tensor, background: bool = True, **options: Any) -> Tensor:
-        """Compensation weights (B,H,W) of `labels` by the gradients of logits (B,C,H,W), kept and logged. Without
-        `background` its pixels weigh 1, count in no group and are not logged. Options: see `compensation_weights`.
-
-        In the domain setting every class is of step 0, so no pixel is old, and every weight is 1 (with `new: mean`: by
-        the pixel's own gradient). The method then trains without compensation, with the same logs.
-        """
-        apart = torch.zeros_like(self.labels, dtype=torch.bool) if background else self.labels == 0
-        labels = self.labels.masked_fill(apart, IGNORE)
-        weights = compensation_weights(logits, labels, self.class_steps, **options)
-        self.weights = weights.masked_fill(apart, 1)
-        self.log_weights(self.weights, labels)
-        return self.weights
-
     @torch.no_grad()
-    def log_weights(self, weights: Tensor, labels: Tensor) -> None:
-        """Logs quantiles of the weights (B,H,W) of pixels whose labels (B,H,W) are old, by every eighth pixel of every
-        eighth row; the largest by all of them."""
-        old = (labels < self.old_channels) & (labels != IGNORE)
+    def log_weights(self, weights: Tensor | None, background: bool = True) -> None:
+        """Keeps a method's pixel weights (B,H,W) for `log_gradients`, and logs quantiles of those of old pixels, by
+        every eighth pixel of every eighth row; the largest by all of them. `background`: whether it is among them."""
+        self.weights = weights
+        if weights is None:
+            return
+        old = (self.labels < self.old_channels) & (self.labels != IGNORE)
+        if not background:
+            old &= self.labels != 0
         picked = torch.where(old, weights, torch.nan)[:, ::8, ::8].flatten()
-        shares = torch.arange(1, 20, 9, device=picked.device) / 20  # made there, so that nobody waits
+        shares = torch.arange(1, 20, 9, device=picked.device) / 20  # made on the device, so that the host does not wait
         low, middle, high = torch.nanquantile(picked, shares.to(picked.dtype))
         self.logs |= {"weight/q05": low, "weight/median": middle, "weight/q95": high}
         self.logs["weight/largest"] = torch.where(old, weights, 0).amax()
 
 
+# In a domain every class is of step 0, so no pixel is old.
+NOTHING_TO_COMPENSATE = (
+    "methods.compensation",
+    "no class is new in the domain setting, so every weight of the gradient compensation is 1. Set `compensation: "
+    "false`, or `new_weight: mean`",
+)
 # Every pixel of a domain has its true label.
 TRUE_BACKGROUND = "in the domain setting the background is labelled as such, and pseudo-labels replace it"
 
 
 class Method:
     """The hooks, each with the default of plain training. Order in a step: initialise, before_step, then for every
-    batch labels and losses, at the end after_step."""
+    batch labels and losses."""
 
     sees_all: ClassVar[bool] = False  # joint training: every class at once, with all labels
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # named coefficients: `name-preset` under methods
     usual: ClassVar[bool] = True  # planned when no methods are named
+    # Whether the hooks below read the teacher. Without it the teacher is not run: they get None, and `labels` is not
+    # called. A method may decide by its coefficients.
+    uses_teacher = True
     decoder: ClassVar[str | None] = None  # the one it was published on; tables call it "(adapted)" on another
     # What `before_step` reads: every image of the step once, or an epoch of training batches. A method with such
     # statistics may make it a coefficient.
     statistics_from = "images"
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
-        """A key of the benchmark under which the method is not what it says, and why with the remedy; or None."""
+        """A key of the benchmark, or `methods.NAME` for a coefficient, under which the method is not what it says, and
+        why with the remedy; or None."""
 
     def notice(self, benchmark: Benchmark) -> str | None:
         """What the method does not do, or does otherwise, on this benchmark, with the remedy; printed before training.
@@ -155,15 +156,29 @@ class Method:
         return batch.given
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        """Named scalars; the engine adds them up. `teacher` is None at step 0."""
+        """Named scalars, which are added up. Each is a mean, see `normalisers`. `teacher` is None at step 0."""
         raise NotImplementedError(f"{type(self).__name__} defines no losses.")
+
+    def pixel_weights(self, logits: Tensor, batch: Batch) -> Tensor | None:
+        """What an incremental step multiplies each pixel's cross-entropy by, (B,H,W); None: every pixel weighs 1.
+
+        Args: logits: the student's, (B,C,H,W), at full resolution; batch: with the labels that the method learns.
+        Asked by the method's losses, which log it, and by whoever draws weights.
+        """
+        return None
+
+    def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        """Number of elements of a batch that each loss of `losses` is a mean over, by name, after `labels`.
+
+        With several batches in an update, accumulated or of several processes, the loop weighs each batch's loss by
+        its share of them: the update is then that of one large batch. A loss that is not named is a mean over images.
+        A value may be 0; the loss is 0 then.
+        """
+        return {"cross_entropy": (batch.labels != IGNORE).sum()}
 
     def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """Named maps (B,.,.) for the figures: what the method sees in an image, after `labels`."""
         return {}
-
-    def after_step(self, network: Network) -> None:
-        """A last change to the trained network."""
 
     def state_dict(self) -> dict[str, Any]:
         """What the method keeps beside its coefficients, such as prototypes: plain values and tensors, the same in

@@ -1,5 +1,7 @@
 """Fine-tuning: cross-entropy on the new labels and nothing else: the lower bound, and every base step."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from ciss.losses import cross_entropy
@@ -9,5 +11,7 @@ from ciss.models import Output
 
 @coefficients
 class Finetune(Method):
+    uses_teacher: ClassVar[bool] = False
+
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         return {"cross_entropy": cross_entropy(student.upsample(batch.size), batch.labels)}

@@ -33,6 +33,10 @@ class Frozen(Balanced):
     rows: Literal["all", "new"] = "all"
     distillation: NonNegativeFloat = 0.0  # weight of MiB's
 
+    @property
+    def uses_teacher(self) -> bool:
+        return self.distillation > 0
+
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
         if benchmark.train.increment.norm != "frozen":
             return "train.increment.norm", "other statistics than `frozen` ones move the features that shall not change"
@@ -45,7 +49,7 @@ class Frozen(Balanced):
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         logits = student.upsample(batch.size)
-        if teacher is None or self.cross_entropy == "plain":
+        if batch.old_channels == 0 or self.cross_entropy == "plain":
             losses = {"cross_entropy": cross_entropy(logits, batch.labels)}
         else:
             losses = {"cross_entropy": unbiased_cross_entropy(logits, batch.labels, batch.folded)}

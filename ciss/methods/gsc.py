@@ -12,8 +12,8 @@ Known differences from the released code of PLOP and FISS, whose distillation of
 * Their encoder and decoder differ, see `ciss.methods.plop`.
 
 In the domain setting no class is new. All pixels are then one group, that of the current step, and weigh 1
-(`new_weight: one`): there is nothing to compensate. `new_weight: mean` weighs each by its gradient over the mean of
-all. `GSC.notice` says so before training.
+(`new_weight: one`): there is nothing to compensate, and such a parameter file is refused. `new_weight: mean` weighs
+each by its gradient over the mean of all.
 """
 
 from collections.abc import Iterable
@@ -29,10 +29,10 @@ from ciss.labels.entropy import EntropyMedians, adaptive_factor, confident, entr
 from ciss.labels.patches import patch_labels
 from ciss.labels.prototypes import ClassPrototypes, Scaling, Unseen, distance_weights
 from ciss.labels.relabelling import Resolution, argmax_labels, relabel_background
-from ciss.losses import cross_entropy, gradient_magnitude, sharp_loss, soft_relation_loss
+from ciss.losses import compensation_weights, cross_entropy, gradient_magnitude, sharp_loss, soft_relation_loss
 from ciss.losses.compensation import Grouping, Probability
 from ciss.losses.relations import Target
-from ciss.methods.base import TRUE_BACKGROUND, Batch, Host, Statistics, coefficients
+from ciss.methods.base import NOTHING_TO_COMPENSATE, TRUE_BACKGROUND, Batch, Host, Statistics, coefficients
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
 
@@ -108,15 +108,12 @@ class GSC(Host):
     def notice(self, benchmark: Benchmark) -> str | None:
         if benchmark.setting != "domain":
             return None
-        remarks = []
-        if self.compensation and self.new_weight == "one":
-            remarks.append(
-                "no class is new in the domain setting, so every weight of the gradient compensation is 1. "
-                "Set compensation to false, or new_weight to mean"
-            )
-        if self.relabelling != "none":
-            remarks.append(f"{TRUE_BACKGROUND}. Set relabelling to none")
-        return "; ".join(remarks) or None
+        return f"{TRUE_BACKGROUND}. Set relabelling to none" if self.relabelling != "none" else None
+
+    def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
+        if benchmark.setting == "domain" and self.compensation and self.new_weight == "one":
+            return NOTHING_TO_COMPENSATE
+        return super().unsuited(benchmark)
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """Prototypes of the old classes, and medians of the teacher's uncertainty if something asks for them."""
@@ -203,7 +200,10 @@ class GSC(Host):
             return {"cross_entropy": cross_entropy(logits, batch.labels)}
         batch.log_labels()
         # L_GC = 1/N sum_i nu_b w_i CE_i;   nu_b is 1 where no pixel of the background is ignored
-        weights = adaptive_factor(batch.given, batch.labels) * self.weights(logits, batch)
+        weights = self.pixel_weights(logits, batch)
+        batch.log_weights(weights)
+        factor = adaptive_factor(batch.given, batch.labels)
+        weights = factor if weights is None else factor * weights
         losses = {"compensated": cross_entropy(logits, batch.labels, weights=weights, divisor=self.divisor)}
         if self.soft:
             target = self.soft_target
@@ -213,20 +213,37 @@ class GSC(Host):
             losses["sharp"] = self.sharp * sharp_loss(logits, where=self._sharp_pixels(batch, teacher))
         return losses | self.host_losses(student, teacher)
 
+    def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        """The mean gradients of the compensation stay those of a batch (`statistics`: of a process, or of all)."""
+        if teacher is None:
+            return super().normalisers(teacher, batch)
+        counts = {}
+        if self.divisor == "valid":
+            counts["compensated"] = (batch.labels != IGNORE).sum()
+        pixels = self._sharp_pixels(batch, teacher)
+        if pixels is not None:
+            counts["sharp"] = pixels.sum()
+        return counts
+
     def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         logits = student.upsample(batch.size)
-        maps = {"gradient": gradient_magnitude(logits, batch.labels), "weight": self.weights(logits, batch)}
+        maps = {"gradient": gradient_magnitude(logits, batch.labels)}
+        weights = self.pixel_weights(logits, batch)
+        if weights is not None:
+            maps["weight"] = weights
         if self.relabelling == "prototypes":
             maps["old, by distance"] = 1 - self.distances(teacher)[:, 0]
             maps["old, by teacher"] = 1 - teacher.upsample(batch.size).softmax(dim=1)[:, 0]
         return maps
 
-    def weights(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Compensation weights (B,H,W), or ones; logs them."""
+    def pixel_weights(self, logits: Tensor, batch: Batch) -> Tensor | None:
+        """The compensation weights."""
         if not self.compensation:
-            return torch.ones_like(logits[:, 0])
-        return batch.compensate(
+            return None
+        return compensation_weights(
             logits,
+            batch.labels,
+            batch.class_steps,
             probability=self.probability,
             exponent=batch.old_channels / batch.channels if self.exponent == "old_share" else self.exponent,
             logarithm=self.logarithm,

@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn, where
 
-from ciss.config import rising
+from ciss.config import Benchmark, rising
 from ciss.labels.patches import patch_labels
 from ciss.labels.prototypes import ClassPrototypes, Scaling
 from ciss.labels.relabelling import relabel_background
-from ciss.losses import cross_entropy, sharp_loss, soft_relation_loss
-from ciss.methods.base import Batch, Statistics, coefficients
+from ciss.losses import compensation_weights, cross_entropy, sharp_loss, soft_relation_loss
+from ciss.methods.base import NOTHING_TO_COMPENSATE, Batch, Statistics, coefficients
 from ciss.methods.mbs import MBS
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
@@ -62,6 +62,11 @@ class GSCMBS(MBS):
     sharp: NonNegativeFloat = 0.0  # GSC: 0.1
     guided: bool = True  # where the label is new, the teacher's background is no relation
 
+    def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
+        if benchmark.setting == "domain" and self.compensation and self.new_weight == "one":
+            return NOTHING_TO_COMPENSATE
+        return super().unsuited(benchmark)
+
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """Prototypes of the old classes, of the decoder's features, where MBS is sure of them."""
         if self.doubtful == "ignored":
@@ -100,13 +105,27 @@ class GSCMBS(MBS):
         if not self.compensation:
             return super().classification(student, teacher, batch)
         logits = student.upsample(batch.size)
-        weights = self.object_weights(logits, batch)
+        weights = self.pixel_weights(logits, batch)
+        batch.log_weights(weights, background=self.background_weight == "mean")
         return {"compensated": cross_entropy(logits, batch.labels, weights=weights)}
 
-    def object_weights(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Compensation weights (B,H,W)."""
-        grouped, options = self.background_weight == "mean", {"exponent": self.exponent, "new": self.new_weight}
-        return batch.compensate(logits, background=grouped, clamp=self.clamp, **options)
+    def pixel_weights(self, logits: Tensor, batch: Batch) -> Tensor | None:
+        """The compensation weights."""
+        if not self.compensation:
+            return None
+        return compensation_weights(
+            logits,
+            batch.labels,
+            batch.class_steps,
+            exponent=self.exponent,
+            new=self.new_weight,
+            clamp=self.clamp,
+            background=self.background_weight == "mean",
+        )
+
+    def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        counts = super().normalisers(teacher, batch)
+        return {**counts, "compensated": counts["cross_entropy"]}
 
     def preservation(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         losses, logits = super().preservation(student, teacher, batch), student.upsample(batch.size)
@@ -119,6 +138,5 @@ class GSCMBS(MBS):
 
     def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         maps = super().maps(student, teacher, batch)
-        if self.compensation:
-            maps["weight"] = self.object_weights(student.upsample(batch.size), batch)
-        return maps
+        weights = self.pixel_weights(student.upsample(batch.size), batch)
+        return maps if weights is None else {**maps, "weight": weights}

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from ciss.config import Benchmark
 from ciss.labels.patches import PatchRule, patch_labels, patch_weights
-from ciss.labels.selective import selective_labels
+from ciss.labels.selective import selective_pseudo_labels
 from ciss.losses import (
     adaptive_feature_distillation,
     cross_entropy,
-    guided_distillation,
+    label_guided_distillation,
     negative_log_likelihood,
     orthogonality,
     output_distillation,
@@ -91,8 +91,13 @@ class MBS(Balanced):
     def labels(self, batch: Batch, teacher: Output) -> Tensor:
         if self.labelling == "none":
             return batch.given
-        probabilities = teacher.probabilities(batch.size)
-        return selective_labels(batch.given, probabilities, threshold=self.threshold, selective=self.selective)
+        return selective_pseudo_labels(
+            batch.given,
+            teacher.probabilities(batch.size),
+            threshold=self.threshold,
+            selective=self.selective,
+            probabilities=True,
+        )
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         if teacher is None:
@@ -109,7 +114,7 @@ class MBS(Balanced):
         losses, log_p = {}, student.log_probabilities(batch.size)
         if self.features != "none" and self.patches:
             new, old = (output.features.flatten(2).transpose(1, 2) for output in (student, teacher))
-            weights = self.weights(teacher, batch).flatten(1)
+            weights = self.patch_weights(teacher, batch).flatten(1)
             batch.logs["patch/weight"] = weights.mean()
             losses["patches"] = self.patches * adaptive_feature_distillation(new, old, weights)
         if self.class_features:
@@ -118,7 +123,8 @@ class MBS(Balanced):
             losses["class_features"] = self.class_features * adaptive_feature_distillation(new, old, alike)
         if self.outputs == "label_guided" and self.distillation:
             where = batch.given != IGNORE if self.ignored == "left_out" else None
-            guided = guided_distillation(log_p, teacher.probabilities(batch.size), batch.given, where=where)
+            target = teacher.probabilities(batch.size)
+            guided = label_guided_distillation(log_p, target, batch.given, where=where, probabilities=True)
             losses["distillation"] = self.distillation * guided
         elif self.outputs == "plain" and self.distillation:
             # of log-probabilities as of logits: the softmax is over the old channels alone
@@ -129,7 +135,17 @@ class MBS(Balanced):
         self._log_cosines(student.class_tokens, batch)
         return losses
 
-    def weights(self, teacher: Output, batch: Batch) -> Tensor:
+    def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        counts = super().normalisers(teacher, batch)
+        if teacher is None:
+            return counts
+        if self.features != "none" and self.patches:
+            counts["patches"] = (self.patch_weights(teacher, batch) > 0).sum()
+        if self.outputs == "label_guided" and self.ignored == "left_out":
+            counts["distillation"] = (batch.given != IGNORE).sum()
+        return counts
+
+    def patch_weights(self, teacher: Output, batch: Batch) -> Tensor:
         """Weight (B,h,w) of each patch's features."""
         grid = teacher.logits.shape[-2:]
         if self.features != "adaptive":
@@ -141,7 +157,7 @@ class MBS(Balanced):
     def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         return {
             "an old class, by teacher": 1 - teacher.probabilities(batch.size)[:, 0],
-            "patch weight": self.weights(teacher, batch),
+            "patch weight": self.patch_weights(teacher, batch),
         }
 
     @torch.no_grad()

@@ -42,3 +42,7 @@ class MiB(Balanced):
             "distillation": self.distillation
             * unbiased_distillation(logits, teacher.upsample(batch.size), alpha=self.alpha),
         }
+
+    def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        all_pixels = teacher is not None and self.divisor == "all"
+        return {} if all_pixels else super().normalisers(teacher, batch)

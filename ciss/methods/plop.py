@@ -82,3 +82,6 @@ class PLOP(Host):
         factor = adaptive_factor(batch.given, batch.labels, variant=self.variant) if self.pseudo_labels else 1.0
         segmentation = cross_entropy(logits, batch.labels, weights=factor, divisor="all")
         return {"cross_entropy": segmentation, **self.host_losses(student, teacher)}
+
+    def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        return super().normalisers(teacher, batch) if teacher is None else {}  # over all pixels

@@ -1,7 +1,7 @@
 """One network interface for every method: what a forward pass gives, whatever encoder and decoder made it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -41,6 +41,10 @@ class Output:
         """Their logarithm, (B,C,H,W)."""
         return self._once("log_probabilities", size, lambda size: self._upsample(size).log_softmax(dim=1))
 
+    def without_cache(self) -> "Output":
+        """The same output without the full-resolution maps that it keeps."""
+        return replace(self, _full={})
+
     def covered_by(self, size: tuple[int, int]) -> tuple[int, int]:
         """What the grid stands for when the image is drawn at a size."""
         if self.filled is None:
@@ -65,13 +69,26 @@ class Network(nn.Module):
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module):
         super().__init__()
-        self.encoder, self.decoder = encoder, decoder
+        self.encoder = encoder
+        self.decoder = decoder
         self.returns_before_activation = False
+        self.frozen: list[nn.Module] = []  # modules that stay in evaluation mode
 
     def return_before_activation(self) -> None:
         """From now on, outputs have `before_activation`. Raises ValueError, see `split_activations` of the encoder."""
         self.encoder.split_activations()
         self.returns_before_activation = True
+
+    def freeze(self, modules: Iterable[nn.Module]) -> None:
+        """Puts modules into evaluation mode; they stay in it after `train()`."""
+        self.frozen += modules
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Network":
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     def forward(self, images: Tensor) -> Output:
         """images (B,3,H,W), normalised -> Output."""
@@ -125,7 +142,7 @@ def needs_two_images(model: Model, crop: int) -> str | None:
     return None
 
 
-def set_norm_mode(network: nn.Module, norm: str) -> nn.Module:
+def set_norm_mode(network: Network, norm: str) -> Network:
     """Training mode with the normalisation of a phase: `batch` statistics, `sync` across processes, or `frozen` ones.
 
     Frozen: statistics stay as they are, scale and shift still learn. Sync needs CUDA and is `batch` without it. Returns
@@ -138,7 +155,5 @@ def set_norm_mode(network: nn.Module, norm: str) -> nn.Module:
         network = convert_sync_batchnorm(network)
     network.train()
     if norm == "frozen":
-        for module in network.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        network.freeze(m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
     return network

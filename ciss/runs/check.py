@@ -68,6 +68,14 @@ def _unsuited(config: Config, run: Increment) -> tuple[str, str] | None:
         return None
 
 
+def _unsuited_message(file: str, run: Increment, key: str, reason: str) -> str:
+    """`key`: of the benchmark, or `methods.NAME` for a coefficient; see `Method.unsuited`."""
+    if key.startswith("methods."):
+        place = f"methods.{run.method}.{key.removeprefix('methods.')}"
+        return f"{file}: {place}: on {run.benchmark}, {reason}, under methods.{run.method}."
+    return f"{file}: benchmarks.{run.benchmark}.{key}: for {run.method}, {reason}. Change it."
+
+
 def notices(config: Config) -> list[str]:
     """What methods do not do, or do otherwise, on the benchmarks of their runs: one line for each pair of both."""
     pairs = dict.fromkeys((run.method, run.benchmark) for run in config.chain.values())
@@ -129,8 +137,7 @@ def _problems(config: Config) -> Iterator[str]:
             last = counts[run.benchmark] - 1
             yield f"{config.file}: chain.{name}.step: {run.step}, but {run.benchmark} ends with step {last}. Remove it."
         if unsuited := _unsuited(config, run):
-            place = f"{config.file}: benchmarks.{run.benchmark}.{unsuited[0]}"
-            yield f"{place}: for {run.method}, {unsuited[1]}. Change it."
+            yield _unsuited_message(config.file, run, *unsuited)
         if sees_all(run.method):
             yield f"{config.file}: chain.{name}.method: {run.method} sees all classes at once. Name it under joints."
     for part in ("bases", "joints"):

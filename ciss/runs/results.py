@@ -6,10 +6,9 @@ import json
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -17,19 +16,15 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ciss import distributed, documents, metrics
 from ciss.config import Config
 from ciss.data import Index, data_set
 from ciss.runs.run import Run, digest, resolve
+from ciss.runs.state import TrainingState
 from ciss.store import files
 from ciss.store.weights import save_weights
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 ARRAYS = ("confusion.npz", "curves.npz", "samples.npz", "trace.npz", "labels.npz", "tokens.npz")  # beside result.json
 CODE = "code.txt"  # which code a training depends on, a line for each definition
@@ -127,24 +122,7 @@ def weights_of(run: Run) -> str | None:
         return None
 
 
-@dataclass
-class Record:
-    """What a training leaves to be written down. T classes of the benchmark, K of the teacher."""
-
-    log: list[dict]  # one row an epoch
-    curve: list[tuple[float, Tensor]]  # epochs into the step, (T,T) on the hold-out
-    cosines: list[tuple[float, Tensor]]  # epochs into the step, `evaluation.token_cosines`
-    trace: list[dict]  # `Watch.epoch`'s numbers, an epoch each
-    labels: dict[str, np.ndarray]  # `evaluation.judge_labels`; empty for methods that keep the labels as given
-    confusion: Tensor  # (T,T) on the validation images
-    samples: dict[str, np.ndarray]  # predictions (H,W) uint8 by image id
-    seconds: float  # of training and `before_step`
-    preparation_seconds: float  # of `before_step` alone
-    wall: float
-    precision: torch.dtype
-
-
-def write(run: Run, network: nn.Module, identity: dict, index: Index, record: Record) -> None:
+def write(run: Run, network: nn.Module, identity: dict, index: Index, state: TrainingState) -> None:
     """Puts both folders in place, each whole, where older ones stay until then.
 
     `runs/`: weights.safetensors and log.json, free of times, so that the same training leaves the same bytes and
@@ -153,7 +131,7 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, record: Re
     samples.npz (predictions by image id), trace.npz (columns, values (N,columns), a row a batch), labels.npz (pseudo
     labels against the truth), tokens.npz (epochs (Q,), cosines (Q,N,C) of the N new class tokens to all).
     """
-    log, confusion = record.log, record.confusion
+    confusion = state.confusion
     sizes, dataset = [len(group) for group in run.groups], data_set(index.dataset)
     convention = metrics.conventions(dataset.background)["ciss"]
     result = {
@@ -170,25 +148,25 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, record: Re
         "classes": class_names(index.dataset, run.groups),
         "pixels": [index.pixels.get(str(c), 0) for c in [0, *(c for group in run.groups for c in group)]],
         "images": len(run.images(index)),
-        "pseudo_labels": {name: _plain(metrics.label_scores(matrix)) for name, matrix in record.labels.items()},
-        "training_seconds": record.seconds,
-        "preparation_seconds": record.preparation_seconds,
-        "wall_seconds": record.wall,
-        "peak_memory_bytes": peak_memory(),
+        "pseudo_labels": {name: _plain(metrics.label_scores(matrix)) for name, matrix in state.label_counts.items()},
+        "training_seconds": state.training_seconds,
+        "preparation_seconds": state.preparation_seconds,
+        "wall_seconds": state.wall_seconds,
+        "peak_memory_bytes": state.peak_memory_bytes,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "log": log,
+        "log": state.log,
         "identity": identity,
         "key": digest(identity),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
         "device": device_name(),
-        "precision": str(record.precision).removeprefix("torch."),
+        "precision": state.precision,
         "processes": distributed.world(),
     }
-    epochs = np.array([epoch for epoch, _ in record.curve])
-    matrices = np.array([matrix.numpy() for _, matrix in record.curve], np.int64).reshape(-1, *confusion.shape)
+    epochs = np.array([epoch for epoch, _ in state.curve])
+    matrices = np.array([matrix.numpy() for _, matrix in state.curve], np.int64).reshape(-1, *confusion.shape)
     with _replacing(run.folder) as trained, _replacing(run.results) as scored:
         save_weights(trained / "weights.safetensors", network, run.description())
-        files.write_text(trained / "log.json", json.dumps(log, indent=1))
+        files.write_text(trained / "log.json", json.dumps(state.log, indent=1))
         result["weights"] = file_hash(trained / "weights.safetensors")
         files.write_text(scored / "result.json", json.dumps(result, indent=1))
         files.write_text(scored / CODE, run.training_code().listing())
@@ -196,12 +174,12 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, record: Re
         save_arrays(scored / "curves.npz", epochs=epochs, confusions=matrices)
         save_arrays(
             scored / "tokens.npz",
-            epochs=np.array([epoch for epoch, _ in record.cosines]),
-            cosines=np.array([cosines.numpy() for _, cosines in record.cosines], np.float32),
+            epochs=np.array([epoch for epoch, _ in state.cosines]),
+            cosines=np.array([cosines.numpy() for _, cosines in state.cosines], np.float32),
         )
-        save_arrays(scored / "samples.npz", **record.samples)
-        save_arrays(scored / "trace.npz", **_trace(record.trace))
-        save_arrays(scored / "labels.npz", **record.labels)
+        save_arrays(scored / "samples.npz", **state.samples)
+        save_arrays(scored / "trace.npz", **_trace(state.trace))
+        save_arrays(scored / "labels.npz", **state.label_counts)
 
 
 def _trace(epochs: list[dict]) -> dict[str, np.ndarray]:
@@ -235,23 +213,10 @@ def device_name() -> str:
     return f"{name}, {vectors}, {torch.get_num_threads()} threads"
 
 
-def peak_memory() -> int:
-    """Bytes: the GPU's peak, or the process's resident peak on a CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    if resource is None:
-        import psutil
-
-        memory = psutil.Process().memory_info()
-        return getattr(memory, "peak_wset", memory.rss)  # Windows has the first
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
-
-
 def read(run: Run) -> dict:
     """result.json with the method's title, whether it sees all classes at once (`joint`), and the arrays confusion,
-    curve_epochs, curve_confusions, token_epochs, token_cosines, samples, trace (by column) and labels (see `Record`)
-    added. Raises CheckpointError.
+    curve_epochs, curve_confusions, token_epochs, token_cosines, samples, trace (by column) and labels (by name) added.
+    See `TrainingState`. Raises CheckpointError.
 
     Of a data set without a background class, the matrices leave unlabelled pixels (true position 0) out;
     `confusion_all` has them, for conventions that score them."""

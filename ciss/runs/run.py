@@ -12,6 +12,7 @@ from ciss import config as configuration
 from ciss import data, distributed, documents, paths, protocol
 from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
 from ciss.data import Index
+from ciss.data.loaders import stable_seed
 from ciss.methods import Method, code_of, method_class
 from ciss.models import Network, WeightsError, create_network, needs_two_images
 from ciss.store import code as store_code
@@ -96,10 +97,16 @@ class Run:
     def build_method(self) -> Method:
         return method_class(self.code)(**self.coefficients)
 
-    def build_network(self, steps: int | None = None) -> Network:
-        """The network after `steps` increments (default: this run's), with the encoder's starting weights."""
-        groups = self.channel_groups[: None if steps is None else steps + 1]
-        network = create_network(self.settings.model, groups, weight_file(self.settings))
+    def build_network(self, steps: int | None = None, *, starting_weights: bool = True) -> Network:
+        """The untrained network.
+
+        Args: steps: increments whose classes it has (default: this run's); starting_weights: whether the encoder gets
+        those of `model.weights` or `model.pretrained`. Without them no file is needed, and the same random numbers are
+        drawn.
+        """
+        model = self.settings.model if starting_weights else replace(self.settings.model, pretrained=False)
+        file = weight_file(self.settings) if starting_weights else None
+        network = create_network(model, self.channel_groups[: None if steps is None else steps + 1], file)
         if self.build_method().needs_before_activation:
             network.return_before_activation()
         return network
@@ -174,22 +181,45 @@ class Run:
         return store_code.training_code(store_code.read(paths.project()), (self.code,), self.settings.dataset)
 
 
-def load_network(run: Run, device: torch.device) -> Network:
-    """A run's trained network, in evaluation mode. The encoder's starting weights are not needed.
+def predecessor(run: Run) -> Path | None:
+    """The checkpoint of the run that a run continues."""
+    return run.folder.with_name(run.after) / "weights.safetensors" if run.after else None
 
-    Raises CheckpointError where there is none, and where it was made with other parameters than the run has now.
+
+def load_network(run: Run, device: torch.device, *, reader: Run | None = None) -> Network:
+    """A run's trained network, frozen and in evaluation mode: the one way to open a checkpoint.
+
+    The encoder's weight file is not needed, nor is network access.
+
+    Args: reader: the run whose method reads the network's outputs (default: the run itself). Raises: CheckpointError
+    where there is no checkpoint, and where it was made with other parameters than the run has now.
     """
-    file, train = run.folder / "weights.safetensors", f"ciss train {run.name}"
+    file = run.folder / "weights.safetensors"
+    command = f"ciss train {run.name}"
     if run.config != "params.yaml":
-        train += f" --config {run.config}"
+        command += f" --config {run.config}"
     if not file.is_file():
-        raise CheckpointError(f"{file}: {run.name} is not trained yet. Train it: dvc repro, or {train}")
-    network = create_network(replace(run.settings.model, pretrained=False), run.channel_groups)
+        raise CheckpointError(f"{file}: {run.name} is not trained yet. Train it: dvc repro, or {command}")
+    network = (reader or run).build_network(run.reached, starting_weights=False)
     if different := run.differences(restore(network, file)):
         raise CheckpointError(
-            f"{file}: made with other parameters ({'; '.join(different)}). Restore them, or train it again: {train}"
+            f"{file}: made with other parameters ({'; '.join(different)}). Restore them, or train it again: {command}"
         )
     return network.to(device).eval().requires_grad_(False)
+
+
+def starting_network(run: Run, method: Method) -> Network:
+    """The network at the start of a run's training, on the CPU; seeds torch's random numbers.
+
+    In an incremental step: the predecessor's network, grown by the new classes as the method does it.
+    """
+    torch.manual_seed(stable_seed("weights", run.seed, run.reached))
+    if run.after is None:
+        return run.build_network()
+    network = load_network(run.before, torch.device("cpu"), reader=run).requires_grad_(True)
+    if run.new_classes:
+        method.initialise(network, len(run.new_classes))
+    return network
 
 
 def digest(document: object) -> str:

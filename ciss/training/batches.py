@@ -1,7 +1,7 @@
-"""From a loader's bytes to what methods see, and the pass over the data that prepares a method."""
+"""Batches as methods see them, and the pass over the data that prepares a method."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,37 +11,45 @@ from ciss import distributed, documents, protocol
 from ciss.data import Index, Loader, statistics_loader, training_loader
 from ciss.data.loaders import available_memory, cache_size, stable_seed
 from ciss.methods import Batch, Method
-from ciss.models import Network
+from ciss.models import Network, Output
 from ciss.runs.run import Run
+
+IMAGES = "images"  # the number of images of a batch, beside the counts of `Method.normalisers`
 
 
 class BatchMaker:
-    """Turns a loader's bytes into what methods see, on the device."""
+    """Makes batches as methods see them, on the device, from what a loader reads."""
 
-    def __init__(self, run: Run, index: Index, teacher: Network | None, device: torch.device):
+    def __init__(self, run: Run, index: Index, device: torch.device):
         steps = torch.as_tensor(protocol.class_steps(run.groups[: run.reached + 1]), dtype=torch.int64)
         self.class_steps = (torch.zeros_like(steps) if run.joint else steps).to(device)
         first = run.old_channels if run.after else 1
         self.new_classes = torch.arange(first, sum(run.channel_groups), device=device)
-        self.step, self.old_channels = run.step, first if teacher is not None else 0
-        self.run, self.ids, self.device = run, index.ids, device
+        self.run = run
+        self.ids = index.ids
+        self.device = device
+        self.step = run.step
+        self.old_channels = first if run.after else 0
         raw = [0, *(c for group in run.groups for c in group)]
-        seen = np.arange(256)
-        seen[: len(raw)] = run.label_table(training=True)[raw]
-        self.seen = torch.from_numpy(seen).to(device)  # true position -> label as the step is told
+        given = np.arange(256)
+        given[: len(raw)] = run.label_table(training=True)[raw]
+        self.given = torch.from_numpy(given).to(device)  # true position -> label that the step is given
 
     def read(self, loader: Loader, epoch: int | None = None) -> Iterator[Batch]:
-        """Batches of a loader; `epoch`: which shuffle of a training loader."""
+        """Batches of a loader. `epoch`: of a training loader, which shuffle."""
         if epoch is not None:
             loader.batch_sampler.epoch = epoch
         for images, labels, numbers in loader:
             yield self._batch(images, labels.to(self.device, non_blocking=True).long(), numbers)
 
-    def hide(self, item: tuple[Tensor, Tensor, Tensor], split: str = "train") -> tuple[Batch, Tensor]:
-        """A batch with true labels (B,H,W) as the step would be told it, and the truth. `split`: of the images."""
+    def as_given(self, item: tuple[Tensor, Tensor, Tensor], split: str = "train") -> tuple[Batch, Tensor]:
+        """A batch with the labels that the step is given, and the true ones (B,H,W).
+
+        Args: item: images, true labels and image numbers, as an evaluation loader reads them; split: of these images.
+        """
         images, truth, numbers = item
         truth = truth.to(self.device).long()
-        return self._batch(images, self.seen[truth], numbers, split), truth
+        return self._batch(images, self.given[truth], numbers, split), truth
 
     def _batch(self, images: Tensor, labels: Tensor, numbers: Tensor, split: str = "train") -> Batch:
         return Batch(
@@ -56,6 +64,38 @@ class BatchMaker:
         )
 
 
+@dataclass
+class LossWeights:
+    """What the losses of one batch are multiplied by: see `loss_weights`."""
+
+    weights: dict[str, Tensor]  # by loss; under IMAGES: for those that `Method.normalisers` does not name
+
+    def apply(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value * self.weights.get(name, self.weights[IMAGES]) for name, value in losses.items()}
+
+
+@torch.no_grad()
+def loss_weights(
+    method: Method, teacher_outputs: Sequence[Output | None], batches: Sequence[Batch]
+) -> list["LossWeights"] | None:
+    """What the losses of each batch are multiplied by, so that their mean over batches is that of one large batch.
+
+    w_b = B n_b / sum_b n_b, where n_b are the elements of batch b (see `Method.normalisers`) and B the batches of the
+    update in all processes. None for an update of one batch.
+    """
+    if len(batches) * distributed.world() == 1:
+        return None
+    counts = []
+    for output, batch in zip(teacher_outputs, batches, strict=True):
+        images = torch.tensor(float(len(batch.images)), device=batch.labels.device)
+        counts.append({IMAGES: images, **method.normalisers(output, batch)})
+    names = list(counts[0])
+    table = torch.stack([torch.stack([count[name].double() for name in names]) for count in counts])  # (batches, names)
+    total = distributed.all_sum(table.sum(dim=0)).clamp(min=1)
+    table = (table * len(batches) * distributed.world() / total).float()
+    return [LossWeights(dict(zip(names, row, strict=True))) for row in table]
+
+
 def prepare_method(
     method: Method, run: Run, index: Index, teacher: Network, batches: BatchMaker, cache: dict | None = None
 ) -> None:
@@ -65,7 +105,7 @@ def prepare_method(
     training batches (`epoch`). `cache`: decoded images of this step, by number.
     """
 
-    def read(step: int, cache: dict | None) -> Iterator[Batch]:  # opens no file before it is asked for a batch
+    def read(step: int, cache: dict | None) -> Iterator[Batch]:  # opens no file before the first batch is read
         at = replace(run, step=step)
         table = at.label_table(training=True)
         if method.statistics_from == "images":
@@ -79,7 +119,8 @@ def prepare_method(
 
 def without_large_cache(run: Run, index: Index) -> Run:
     """The run, without `train.cache` where it would take more than half of the memory; results do not change by it."""
-    train, free = run.settings.train, available_memory()
+    train = run.settings.train
+    free = available_memory()
     needed = cache_size(run.settings, index, [*run.images(index), *index.holdout])
     if not train.cache or distributed.of_first(lambda: needed <= free / 2):
         return run

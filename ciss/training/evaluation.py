@@ -60,12 +60,14 @@ def judge_labels(
     (B,H,W). Returns, under the methods' names and `argmax`, (T,K+1) int64 counts of the pixels given as background:
     rows true classes, columns labels, the last one ignored.
     """
-    classes, device = 1 + sum(len(group) for group in run.groups), next(teacher.parameters()).device
-    precision, columns = precision_of(run.settings.train, device), run.old_channels + 1
-    # made first: a process may have no batch, and has to add nothing then
+    classes = 1 + sum(len(group) for group in run.groups)
+    device = next(teacher.parameters()).device
+    precision = precision_of(run.settings.train, device)
+    columns = run.old_channels + 1
+    # Zeros first: a process without a batch adds nothing.
     counts = {name: torch.zeros(classes, columns, dtype=torch.int64, device=device) for name in (*methods, "argmax")}
     for batch, truth in pairs:
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        with autocast(device, precision):
             output = teacher(batch.images)
         found = {name: method.labels(batch, output) for name, method in methods.items()}
         found["argmax"] = output.upsample(batch.size).argmax(dim=1)
@@ -99,10 +101,11 @@ def _evaluating(network: Network) -> Iterator[None]:
 
 def _predict(run: Run, network: Network, loader: Loader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Labels and predictions (B,H,W) and image numbers, batch by batch."""
-    options, device = run.settings.train, next(network.parameters()).device
+    options = run.settings.train
+    device = next(network.parameters()).device
     precision = precision_of(options, device)
     for images, labels, numbers in loader:
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        with autocast(device, precision):
             images = run.normalise(images, device)
             predictions = predict(network, images, run.settings.evaluation, options.crop)
         yield labels.to(device).long(), predictions, numbers
@@ -111,6 +114,11 @@ def _predict(run: Run, network: Network, loader: Loader) -> Iterator[tuple[Tenso
 def precision_of(options: Train, device: torch.device) -> torch.dtype:
     """The precision of a training on a device; see `automatic_precision` for `auto`."""
     return automatic_precision(device) if options.precision == "auto" else getattr(torch, options.precision)
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Forward passes in this precision; off for float32."""
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
 
 
 def automatic_precision(device: torch.device) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""What is seen of a training while it runs: losses and a method's own numbers, and whether they are still finite."""
+"""The losses of a training and a method's own numbers, and the check that they are finite."""
 
 import torch
 from torch import Tensor, nn
@@ -6,54 +6,62 @@ from torch import Tensor, nn
 from ciss import distributed
 
 UNWEIGHTED = ("cross_entropy", "compensated")  # losses without a coefficient
-CHECK_EVERY = 50  # batches between two looks: looking waits for the device
+CHECK_EVERY = 50  # batches between two checks: a check waits for the device
 
 
 class DivergenceError(Exception):
     """A loss or weight that is not a finite number; the message gives the terms and the images."""
 
 
-class Watch:
-    """Collects losses and logs on the device and looks at them now and then. `run`: whose they are, for the message."""
+class LossLog:
+    """Collects losses and logs on the device, and checks now and then that the losses are finite.
+
+    Args: run: name of the run, for the message.
+    """
 
     def __init__(self, run: str = "a run"):
         self.run = run
-        self.terms: list[Tensor] = []
-        self.rows: list[Tensor] = []  # those looked at
-        self.ids: list[list[str]] = []
-        self.names: list[str] = []
-        self.logs: list[str] = []
+        self.names: list[str] = []  # of the losses
+        self.logs: list[str] = []  # names of the method's own numbers
+        self.unchecked: list[Tensor] = []  # one row per batch, on the device
+        self.ids: list[list[str]] = []  # image ids of the unchecked batches
+        self.checked: list[Tensor] = []  # on the CPU
 
-    def see(self, losses: dict[str, Tensor], ids: list[str], logs: dict[str, Tensor] | None = None) -> None:
-        """Notes a batch. All batches of an epoch have the same losses and logs; a log may be NaN, a loss may not."""
-        self.names, self.logs = list(losses), list(logs or {})
+    def add(self, losses: dict[str, Tensor], ids: list[str], logs: dict[str, Tensor] | None = None) -> None:
+        """Adds a batch. All batches of an epoch have the same losses and logs; a log may be NaN, a loss may not.
+
+        Raises: DivergenceError, see `check`.
+        """
+        self.names = list(losses)
+        self.logs = list(logs or {})
         values = [*losses.values(), *(logs or {}).values()]
-        self.terms.append(torch.stack([value.detach().float() for value in values]))
+        self.unchecked.append(torch.stack([value.detach().float() for value in values]))
         self.ids.append(ids)
-        if len(self.terms) >= CHECK_EVERY:
-            self.look()
+        if len(self.unchecked) >= CHECK_EVERY:
+            self.check()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Raises DivergenceError for the first batch with a loss that is not finite."""
-        if not self.terms:
+        if not self.unchecked:
             return
-        terms = torch.stack(self.terms).cpu()
-        losses = terms[:, : len(self.names)]
+        rows = torch.stack(self.unchecked).cpu()
+        losses = rows[:, : len(self.names)]
         bad = (~losses.isfinite()).any(dim=1).nonzero()
         if len(bad):
             first = int(bad[0, 0])
             values = ", ".join(f"{n} {v:.4g}" for n, v in zip(self.names, losses[first].tolist(), strict=True))
-            batch = sum(len(rows) for rows in self.rows) + first + 1
+            batch = sum(len(earlier) for earlier in self.checked) + first + 1
+            history = torch.cat([*self.checked, rows])[:batch, : len(self.names)]
             raise DivergenceError(
                 f"{self.run}: the loss is not finite after {batch} batches of this epoch: {values}. "
-                f"Images: {', '.join(self.ids[first])}. The last finished epoch is kept. "
-                f"{self._remedy(torch.cat([*self.rows, terms])[:batch, : len(self.names)])}"
+                f"Images: {', '.join(self.ids[first])}. The last finished epoch is kept. {self._remedy(history)}"
             )
-        self.rows.append(terms)
-        self.terms, self.ids = [], []
+        self.checked.append(rows)
+        self.unchecked = []
+        self.ids = []
 
     def _remedy(self, losses: Tensor) -> str:
-        """What to change after losses (batches, terms), of which the last batch's are the first that are not finite.
+        """What to change after losses (batches, terms), of which the last batch is the first that is not finite.
 
         The cause is the term that was the largest in the batch before, or the first broken one of the first batch.
         """
@@ -61,31 +69,36 @@ class Watch:
             cause = self.names[int(losses[-2].argmax())]
             history = f"The largest loss of the batch before was {cause}, {losses[-2].max():.4g}. "
         else:
-            cause, history = self.names[int((~losses[-1].isfinite()).int().argmax())], ""
+            cause = self.names[int((~losses[-1].isfinite()).int().argmax())]
+            history = ""
         if cause in UNWEIGHTED:
             return f"{history}Lower train.*.lr, or look at these images."
         coefficients = "the coefficients pod and pod_outputs" if cause == "pod" else f"the coefficient of {cause}"
         return f"{history}Lower {coefficients} under `methods` or train.*.lr, or look at these images."
 
-    def epoch(self, network: nn.Module) -> tuple[dict[str, float], dict]:
-        """Means of the epoch over all processes, and this process's own numbers: `columns`, losses first, and `values`
-        (batches, columns). Then a fresh start.
+    def epoch_means(self, network: nn.Module) -> tuple[dict[str, float], dict]:
+        """Ends an epoch: its means, and the numbers of every batch.
 
-        Logs that are NaN are left out of their mean. Raises DivergenceError also for broken weights.
+        Logs that are NaN are left out of their mean.
+
+        Returns: means over the batches of all processes; this process's `columns`, losses first, and `values`
+        (batches, columns). Raises: DivergenceError, also for weights that are not finite.
         """
-        self.look()
-        # the last update of an epoch is seen by no loss
+        self.check()
+        # The last update of an epoch enters no loss of this epoch.
         broken = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
         if broken:
             raise DivergenceError(
                 f"the losses are finite, but {len(broken)} weights are not after this epoch, {broken[0]} first. "
                 "The last finished epoch is kept. Lower train.*.lr."
             )
-        rows = torch.cat(self.rows)
-        sums, counts = rows.double().nansum(dim=0), (~rows.isnan()).sum(dim=0).double()
+        rows = torch.cat(self.checked)
+        self.checked = []
+        sums = rows.double().nansum(dim=0)
+        counts = (~rows.isnan()).sum(dim=0).double()
         sums, counts = distributed.total(torch.stack([sums, counts]))
-        means = [None if n == 0 else value for n, value in zip(counts.tolist(), (sums / counts).tolist(), strict=True)]
-        self.rows = []
+        values = zip(counts.tolist(), (sums / counts).tolist(), strict=True)
+        means = [None if count == 0 else value for count, value in values]
         columns = [*(f"loss/{name}" for name in self.names), *self.logs]
-        means_by_name = dict(zip(columns, means, strict=True))
-        return {"loss": sum(means[: len(self.names)]), **means_by_name}, {"columns": columns, "values": rows}
+        row = {"loss": sum(means[: len(self.names)]), **dict(zip(columns, means, strict=True))}
+        return row, {"columns": columns, "values": rows}

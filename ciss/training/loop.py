@@ -6,64 +6,71 @@
 A run reads the checkpoint of the run it continues `after`, trains, and leaves `runs/<benchmark>/<run>/` (weights,
 losses) and `results/<benchmark>/<run>/` (scores, confusion matrices, curves, sample predictions).
 
-Several processes see one batch each, and their gradients are averaged: as one process does with `accumulate`. A mean
-over pixels is one over the pixels of a process.
+Several processes see one batch each, as one process does one after the other with `accumulate`. Losses are means over
+the whole update, accumulated batches and all processes included: see `Method.normalisers`.
 """
 
-import copy
 import multiprocessing
 import os
-import re
 import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ciss import config, distributed
-from ciss.config import Config, ConfigError, Phase, Train
-from ciss.data import DataError, Index, evaluation_loader, prepare, training_loader
+from ciss.config import Config, ConfigError
+from ciss.data import DataError, Index, Loader, evaluation_loader, prepare, training_loader
 from ciss.data.loaders import stable_seed
-from ciss.methods import Method
-from ciss.models import Network, WeightsError, set_norm_mode
+from ciss.methods import Batch, Method
+from ciss.models import Network, Output, WeightsError, set_norm_mode
 from ciss.runs import results as runs_results
 from ciss.runs import run as runs_run
 from ciss.runs.check import check
-from ciss.runs.results import Record, file_hash, finished, keep, outdated, recover, weights_of, write
-from ciss.runs.run import Run, index_folder, lone_image, resolve
+from ciss.runs.results import finished, keep, recover, write
+from ciss.runs.run import Run, index_folder, load_network, predecessor, resolve, starting_network
+from ciss.runs.state import TrainingState
 from ciss.store import files
 from ciss.store.files import CheckpointError, Locked
-from ciss.store.weights import STATE_WEIGHTS, forget_state, load_state, restore, save_state
-from ciss.training.batches import BatchMaker, prepare_method, without_large_cache
-from ciss.training.evaluation import evaluate, judge_labels, precision_of, predict_samples, token_cosines
-from ciss.training.log import DivergenceError, Watch
+from ciss.store.weights import STATE_WEIGHTS, forget_state, load_state, save_state
+from ciss.training.batches import BatchMaker, loss_weights, prepare_method, without_large_cache
+from ciss.training.checks import MemoryShort, explained_memory_errors, require_batch_statistics, require_current
+from ciss.training.evaluation import autocast, evaluate, judge_labels, precision_of, predict_samples, token_cosines
+from ciss.training.log import DivergenceError, LossLog
+from ciss.training.meter import Meter
+from ciss.training.optimisation import choose_trainable, guarded_step, make_optimiser, make_schedule
 from ciss.training.progress import Progress
+from ciss.training.trial import trial_index, trial_run
 
 USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, Locked, OSError, ValueError)
 
 STATE = "state.safetensors"  # in a run's folder `resume`
 
 
-class MemoryShort(Exception):
-    """The device or the machine has no memory left; the message says what needs less."""
-
-
 # one message each, and no traceback
 RUN_ERRORS = (*USER_ERRORS, DivergenceError, MemoryShort, distributed.Lost, distributed.WorkerError)
 
 
-def train(run: Run) -> Path:
+def train(run: Run, *, trial: bool = False) -> Path:
     """Trains a run, or continues it where it stopped. Returns its folder.
+
+    `trial`: two updates and every score in a temporary folder, in one process; nothing is kept.
 
     Raises: DivergenceError for a loss that is not finite (the last good epoch is kept), Locked when another process
     trains this run, CheckpointError for a missing or foreign predecessor, DataError for changed or broken data,
     DiskFull and MemoryShort for what the machine lacks, WorkerError for `train.processes` that end badly.
     """
+    if trial:
+        _try(run)
+        return run.folder
     processes = run.settings.train.processes
     if processes > 1 and not distributed.started():
         distributed.launch(processes, "ciss", "train", run.name, "--config", run.config)
@@ -77,7 +84,7 @@ def train(run: Run) -> Path:
         identity = _identity(run, index)
         distributed.agree(identity, run.name)
         lock = files.exclusive(run.resume / "lock", run.name) if distributed.is_main() else nullcontext()
-        with lock, _memory(run):
+        with lock, explained_memory_errors(run):
             if distributed.of_first(lambda: runs_results.finished(run, identity) or recover(run, identity)):
                 distributed.say(f"{run.name}: trained already with these parameters, code and data; nothing to do.")
             else:
@@ -88,6 +95,17 @@ def train(run: Run) -> Path:
                 keep(run, identity)
                 forget_state(run.resume / STATE)
     return run.folder
+
+
+def _try(run: Run) -> None:
+    """Trains for two updates, and reads back all that it left."""
+    index = trial_index(run, run.index())
+    with tempfile.TemporaryDirectory() as folder:
+        trial = trial_run(run, Path(folder))
+        with explained_memory_errors(run):
+            _train(trial, index, _identity(trial, index))
+        score = runs_results.read(trial)["scores"]["all"]
+        print(f"{run.name}: the trial ended well; all its files were written and read (mIoU {score}). Nothing is kept.")
 
 
 def complete(settings: Config, names: Iterable[str] | None = None) -> None:
@@ -118,234 +136,254 @@ def train_all(settings: Config, names: Iterable[str] | None = None) -> None:
 
 
 def _train(run: Run, index: Index, identity: dict) -> None:
-    options, phase, started = run.settings.train, run.phase, time.perf_counter()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(stable_seed("weights", run.seed, run.reached))
-    device, method = distributed.device(), run.build_method()
-    if run.after and (notice := method.notice(run.settings)):
-        distributed.say(f"{run.name}: {notice}.")
-    precision = precision_of(options, device)
-
-    # --- networks: the teacher is the predecessor; the student starts as its copy, grown by the new classes
-    teacher, student = None, run.build_network(run.step - 1 if run.after else None)
-    if run.after:
-        _require_current(run, index, restore(student, predecessor(run)))
-        teacher = copy.deepcopy(student).to(device).eval().requires_grad_(False)
-        if run.new_classes:
-            method.initialise(student, len(run.new_classes))
-    student = set_norm_mode(student.to(device), phase.norm)
-    parameters = _trainable(method, student, run)
-    if options.channels_last:
-        student.to(memory_format=torch.channels_last)
-        teacher = teacher and teacher.to(memory_format=torch.channels_last)
-
-    # --- data: labels as this step sees them; a hold-out with all labels
-    run = without_large_cache(run, index)
-    seen, truth = run.label_table(training=True), run.label_table(training=False)
-    loader = training_loader(run.settings, index, run.images(index), seen, stable_seed("data", run.seed, run.step))
-    if lone_image(run.settings, phase, loader.batch_sampler.smallest):
-        raise DataError(_lone_image(run, len(run.images(index))))
-    holdout = evaluation_loader(run.settings, index, "train", index.holdout, truth)
-    batches = BatchMaker(run, index, teacher, device)
-
-    # --- an update takes `accumulate` batches, or the whole epoch where that is shorter
-    per_update = min(options.accumulate, len(loader))
-    updates = len(loader) // per_update  # in an epoch
-    optimiser = _optimiser(parameters, student, phase, options)
-    schedule = _schedule(optimiser, updates * phase.epochs, options)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-    forward = torch.compile(student) if options.compile else student
-    if distributed.world() > 1:
-        forward = DistributedDataParallel(forward)
-
-    # --- go on where a stopped training left off, or prepare the method
-    file, shared = run.resume / STATE, {**identity, "processes": distributed.world()}
-    parts = {"student": student, "optimiser": optimiser, "schedule": schedule, "scaler": scaler, "method": method}
-    if distributed.is_main():  # the state before and after an epoch, and the result
-        weights = sum(value.nbytes for value in student.state_dict().values())
-        files.require_space(run.resume, STATE_WEIGHTS * weights)
-    past = load_state(file, shared, parts, device)
-    distributed.agree(past["epoch"] if past else 0, "epochs to continue after")
-    if past:
-        distributed.say(f"{run.name}: continuing after epoch {past['epoch']} of {phase.epochs}.")
-    else:
-        past = {"epoch": 0, "log": [], "trace": [], "made": {}, "prepared": 0.0, "seconds": 0.0}
-        past |= {"curve": [], "cosines": []}
-        if teacher is not None:
-            clock = time.perf_counter()
-            with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                cache = None if options.workers else loader.dataset.cache  # shared within one process only
-                prepare_method(method, run, index, teacher, batches, cache)
-            past["seconds"] = past["prepared"] = time.perf_counter() - clock
-            if past["prepared"] > 0.1:  # a pass over the data, not nothing
-                distributed.say(f"{run.name}: prepared from the step's images; {past['prepared']:.1f} s")
-            if index.holdout and type(method).labels is not Method.labels:
-                past["made"] = judge_labels(run, {"method": method}, teacher, map(batches.hide, holdout))
-    first, log, trace = past["epoch"], past["log"], past["trace"]
-
-    def look(epochs: float) -> None:
-        past["cosines"].append((epochs, token_cosines(student, len(batches.new_classes))))
-        if index.holdout:
-            past["curve"].append((epochs, evaluate(run, student, holdout)))
-
-    if not past["cosines"]:
-        look(0.0)
-    marks = {max(1, round(point * updates)) for point in options.curve}  # updates after which the network is looked at
-    watch = Watch(run.name)
-
-    with Progress(run.name, phase.epochs, updates, first, enabled=distributed.is_main()) as progress:
-        for epoch in range(first, phase.epochs):
-            torch.manual_seed(stable_seed("epoch", run.seed, run.step, epoch, distributed.rank()))
-            clock, done = time.perf_counter(), epoch * updates
-            for k, batch in enumerate(batches.read(loader, epoch), start=1):
-                completes = k % per_update == 0  # an update; until then DDP need not average the gradients
-                if distributed.world() > 1:
-                    forward.require_backward_grad_sync = completes
-                with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                    with torch.no_grad():
-                        old = teacher(batch.images) if teacher is not None else None
-                    new = forward(batch.images)
-                if old is not None:
-                    batch.labels = method.labels(batch, old)
-                losses = method.losses(new, old, batch)
-                if old is not None:
-                    batch.log_gradients(new)
-                scaler.scale(sum(losses.values()) / per_update).backward()
-                watch.see(losses, batch.ids, batch.logs)
-                if completes:
-                    scale = scaler.get_scale()
-                    scaler.step(optimiser)
-                    scaler.update()
-                    optimiser.zero_grad(set_to_none=True)
-                    # float16: gradients that overflow give no update, but a lower scale
-                    if scaler.get_scale() >= scale:
-                        schedule.step()
-                    progress.update()
-                    done += 1
-                    if done in marks and done % updates:
-                        look(done / updates)
-            means, rows = watch.epoch(student)
-            trace.append(rows)
-            seconds = time.perf_counter() - clock
-            past["seconds"] += seconds
-            log.append({"epoch": epoch + 1, "updates": done, "lr": schedule.get_last_lr()[-1], **means})
-            if (epoch + 1) % options.curve_every == 0 or epoch + 1 == phase.epochs or done in marks:
-                look(float(epoch + 1))
-            past["epoch"] = epoch + 1
+    """Trains one run in four parts: prepare, resume, one epoch at a time, finish."""
+    started = time.perf_counter()
+    setup = prepare_training(run, index)
+    file = run.resume / STATE
+    shared = {**identity, "processes": distributed.world()}
+    state = resume(setup, file, shared)
+    log = LossLog(run.name)
+    with Progress(run.name, run.phase.epochs, setup.updates, state.epoch, enabled=distributed.is_main()) as progress:
+        while state.epoch < run.phase.epochs:
+            seconds = train_epoch(setup, state, log, progress)
             if distributed.is_main():
-                save_state(file, shared, parts, past)
-            progress.epoch(log[-1], seconds)  # said when it is kept
-
-    # --- the last epoch is the result: nothing is selected on the reported images
-    method.after_step(student)
-    scored = index.validation[-1 if run.joint else run.step]
-    confusion = evaluate(run, student, evaluation_loader(run.settings, index, "val", scored, truth))
-    samples = predict_samples(run, student, index)
+                save_state(file, shared, setup.stateful(), vars(state))
+            progress.epoch(state.log[-1], seconds)  # after the state is saved: what is shown is kept
+    finish(setup, state)
     if distributed.is_main():
-        wall = time.perf_counter() - started
-        record = Record(
-            log=log,
-            curve=past["curve"],
-            cosines=past["cosines"],
-            trace=trace,
-            labels=past["made"],
-            confusion=confusion,
-            samples=samples,
-            seconds=past["seconds"],
-            preparation_seconds=past["prepared"],
-            wall=wall,
-            precision=precision,
-        )
-        write(run, student, identity, index, record)
+        state.wall_seconds = time.perf_counter() - started
+        write(run, setup.student, identity, index, state)
     distributed.barrier()
 
 
-def predecessor(run: Run) -> Path | None:
-    return run.folder.with_name(run.after) / "weights.safetensors" if run.after else None
+# --- Part 1: prepare. Networks, data and optimiser, the same whether the training is new or continues.
 
 
-def _require_current(run: Run, index: Index, stored: dict) -> None:
-    """Raises CheckpointError for a predecessor that was trained with other values than are there now: the result would
-    name values that its teacher did not have. `stored`: the description in the predecessor's checkpoint."""
-    before = run.before
-    different = before.differences(stored)
-    file, earlier = predecessor(run), predecessor(before)
-    if not different and weights_of(before) == file_hash(file):  # else these results are of others
-        there = earlier is None or earlier.is_file()
-        wanted = before.identity(index.fingerprint, runs_results.file_hash(earlier) if earlier and there else None)
-        kinds = ("code", "data", "teacher") if there else ("code", "data")
-        different = [line for line in outdated(before, wanted) if line.startswith(kinds)]
-    if different:
-        raise CheckpointError(
-            f"{file}: {before.name} was trained with other values ({'; '.join(different)}). "
-            f"Train it again first: dvc repro, or ciss train {before.name}"
-        )
+@dataclass
+class Setup:
+    """What a training works with."""
+
+    run: Run
+    index: Index
+    device: torch.device
+    precision: torch.dtype
+    method: Method
+    teacher: Network | None  # the predecessor's network, frozen; None where the method uses none
+    student: Network
+    forward: nn.Module  # the student, compiled or distributed
+    loader: Loader  # training batches, labels as this step sees them
+    holdout: Loader  # hold-out images with all labels
+    batches: BatchMaker
+    per_update: int  # batches of this process in one update
+    updates: int  # in one epoch
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the networks' forward passes. Losses are computed outside of it, in float32."""
+        return autocast(self.device, self.precision)
+
+    def stateful(self) -> dict[str, Any]:
+        """What is saved with `TrainingState` and restored by `load_state`."""
+        names = ("student", "optimiser", "schedule", "scaler", "method")
+        return {name: getattr(self, name) for name in names}
 
 
-def _lone_image(run: Run, images: int) -> str:
-    name, layer = (
-        "increment" if run.after else "base",
-        runs_run.needs_two_images(run.settings.model, run.settings.train.crop),
+def prepare_training(run: Run, index: Index) -> Setup:
+    """Builds what a training works with.
+
+    Raises: CheckpointError for a missing or outdated predecessor, DataError for batches that cannot be normalised.
+    """
+    options = run.settings.train
+    device = distributed.device()
+    method = run.build_method()
+    precision = precision_of(options, device)
+    torch.set_num_threads(options.threads)
+    if run.after and (notice := method.notice(run.settings)):
+        distributed.say(f"{run.name}: {notice}.")
+
+    teacher = None
+    if run.after:
+        require_current(run, index)
+        if method.uses_teacher:
+            teacher = load_network(run.before, device, reader=run)
+    student = starting_network(run, method)
+    student = set_norm_mode(student.to(device), run.phase.norm)
+    parameters = choose_trainable(method, student, run)
+    if options.channels_last:
+        student.to(memory_format=torch.channels_last)
+        if teacher is not None:
+            teacher.to(memory_format=torch.channels_last)
+
+    run = without_large_cache(run, index)
+    seed = stable_seed("data", run.seed, run.step)
+    table = run.label_table(training=True)
+    loader = training_loader(run.settings, index, run.images(index), table, seed)
+    require_batch_statistics(run, len(run.images(index)), loader.batch_sampler.smallest)
+
+    # An epoch with fewer batches than `accumulate` is one update.
+    per_update = min(options.accumulate, len(loader))
+    updates = len(loader) // per_update
+    optimiser = make_optimiser(parameters, student, run.phase, options)
+    forward = torch.compile(student) if options.compile else student
+    return Setup(
+        run=run,
+        index=index,
+        device=device,
+        precision=precision,
+        method=method,
+        teacher=teacher,
+        student=student,
+        forward=DistributedDataParallel(forward) if distributed.world() > 1 else forward,
+        loader=loader,
+        holdout=evaluation_loader(run.settings, index, "train", index.holdout, run.label_table(training=False)),
+        batches=BatchMaker(run, index, device),
+        per_update=per_update,
+        updates=updates,
+        optimiser=optimiser,
+        schedule=make_schedule(optimiser, updates * run.phase.epochs, options),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
     )
-    across = f" in {distributed.world()} processes" if distributed.world() > 1 else ""
-    return (
-        f"{run.name}: step {run.step} has {images} training image(s), and with train.batch {run.settings.train.batch}"
-        f"{across} a batch of one image, which has no batch statistics in {layer}. "
-        f"Set benchmarks.{run.benchmark}.train.{name}.norm: frozen, or change train.batch."
-    )
+
+
+# --- Part 2: resume. Continue after the last finished epoch, or prepare the method and score the untrained student.
+
+
+def resume(setup: Setup, file: Path, shared: dict) -> TrainingState:
+    """The state of a stopped training, its parts restored, or that of a new one.
+
+    Args: file: where the state is saved; shared: what the stopped training must have in common with this one.
+    """
+    run = setup.run
+    if distributed.is_main():  # room for the state before and after an epoch, and for the result
+        weights = sum(value.nbytes for value in setup.student.state_dict().values())
+        files.require_space(run.resume, STATE_WEIGHTS * weights)
+    values = load_state(file, shared, setup.stateful(), setup.device)
+    distributed.agree(values["epoch"] if values else 0, "epochs to continue after")
+    if values:
+        distributed.say(f"{run.name}: continuing after epoch {values['epoch']} of {run.phase.epochs}.")
+        return TrainingState(**values)
+    state = TrainingState()
+    if run.after:
+        prepare_step(setup, state)
+    score_holdout(setup, state, 0.0)
+    return state
+
+
+def prepare_step(setup: Setup, state: TrainingState) -> None:
+    """The method's pass over the data before an incremental step, and the count of its labels on the hold-out."""
+    clock = time.perf_counter()
+    # The decoded images can be shared with the training only within one process.
+    cache = None if setup.run.settings.train.workers else setup.loader.dataset.cache
+    with torch.no_grad(), setup.autocast():
+        prepare_method(setup.method, setup.run, setup.index, setup.teacher, setup.batches, cache)
+    state.preparation_seconds = time.perf_counter() - clock
+    state.training_seconds = state.preparation_seconds
+    if state.preparation_seconds > 0.1:  # a pass over the data
+        distributed.say(f"{setup.run.name}: prepared from the step's images; {state.preparation_seconds:.1f} s")
+    if setup.index.holdout and setup.teacher is not None and type(setup.method).labels is not Method.labels:
+        pairs = map(setup.batches.as_given, setup.holdout)
+        state.label_counts = judge_labels(setup.run, {"method": setup.method}, setup.teacher, pairs)
+
+
+def score_holdout(setup: Setup, state: TrainingState, epochs: float) -> None:
+    """Adds a point to the curves. `epochs`: of this step, so far."""
+    state.cosines.append((epochs, token_cosines(setup.student, len(setup.batches.new_classes))))
+    if setup.index.holdout:
+        state.curve.append((epochs, evaluate(setup.run, setup.student, setup.holdout)))
+
+
+# --- Part 3: one epoch.
+
+
+def train_epoch(setup: Setup, state: TrainingState, log: LossLog, progress: Progress) -> float:
+    """Trains for one epoch and adds it to the state. Returns its seconds, without scoring."""
+    run = setup.run
+    options = run.settings.train
+    torch.manual_seed(stable_seed("epoch", run.seed, run.step, state.epoch, distributed.rank()))
+    scored = {max(1, round(point * setup.updates)) for point in options.curve}  # updates to score the hold-out after
+    done = state.epoch * setup.updates
+    meter = Meter(setup.device)
+    meter.start()
+    batches = setup.batches.read(setup.loader, state.epoch)
+    for update in zip(*[batches] * setup.per_update, strict=True):
+        rate = setup.schedule.get_last_lr()[-1]  # before the schedule goes on to the next update's
+        train_update(setup, update, log)
+        progress.update()
+        done += 1
+        if done in scored and done % setup.updates:
+            with meter.paused():
+                score_holdout(setup, state, done / setup.updates)
+    means, rows = log.epoch_means(setup.student)
+    meter.stop()
+    state.epoch += 1
+    state.training_seconds += meter.seconds
+    if meter.peak_bytes is not None:
+        state.peak_memory_bytes = max(state.peak_memory_bytes or 0, meter.peak_bytes)
+    state.trace.append(rows)
+    state.log.append({"epoch": state.epoch, "updates": done, "lr": rate, **means})
+    if state.epoch % options.curve_every == 0 or state.epoch == run.phase.epochs or done in scored:
+        score_holdout(setup, state, float(state.epoch))
+    return meter.seconds
+
+
+def train_update(setup: Setup, batches: Sequence[Batch], log: LossLog) -> None:
+    """One step of the optimiser by some batches of every process, as by one large batch."""
+    teacher_outputs = [label_batch(setup, batch) for batch in batches]
+    weights = loss_weights(setup.method, teacher_outputs, batches)
+    broken = torch.zeros((), device=setup.device)  # batches with a loss that is not finite
+    for number, (batch, old) in enumerate(zip(batches, teacher_outputs, strict=True)):
+        if distributed.world() > 1:  # DDP averages gradients in the update's last batch only
+            setup.forward.require_backward_grad_sync = number == len(batches) - 1
+        with setup.autocast():
+            new = setup.forward(batch.images)
+        losses = setup.method.losses(new, old, batch)
+        if weights is not None:
+            losses = weights[number].apply(losses)
+        if setup.run.after:
+            batch.log_gradients(new)
+        total = sum(losses.values())
+        setup.scaler.scale(total / len(batches)).backward()
+        broken += ~torch.stack([value.detach() for value in losses.values()]).isfinite().all()
+        log.add(losses, batch.ids, batch.logs)
+    scale = setup.scaler.get_scale()
+    # An update with a loss that is not finite is left out, in every process; the log's next check ends the training.
+    guarded_step(setup.optimiser, setup.scaler, distributed.all_sum(broken) == 0)
+    setup.scaler.update()
+    setup.optimiser.zero_grad(set_to_none=True)
+    # float16: gradients that overflow give no update but a lower scale, and the learning rate waits.
+    if setup.scaler.get_scale() >= scale:
+        setup.schedule.step()
+
+
+def label_batch(setup: Setup, batch: Batch) -> Output | None:
+    """Runs the teacher and sets the labels that the method learns. Returns the teacher's output."""
+    if setup.teacher is None:
+        return None
+    with torch.no_grad(), setup.autocast():
+        output = setup.teacher(batch.images)
+    batch.labels = setup.method.labels(batch, output)
+    return output if setup.per_update == 1 else output.without_cache()  # outputs of a whole update are kept
+
+
+# --- Part 4: finish. The last epoch is the result: nothing is selected on the reported images.
+
+
+def finish(setup: Setup, state: TrainingState) -> None:
+    """Scores the trained student on the validation images."""
+    run = setup.run
+    images = setup.index.validation[-1 if run.joint else run.step]
+    loader = evaluation_loader(run.settings, setup.index, "val", images, run.label_table(training=False))
+    state.confusion = evaluate(run, setup.student, loader)
+    state.samples = predict_samples(run, setup.student, setup.index)
+    state.precision = str(setup.precision).removeprefix("torch.")
 
 
 def _identity(run: Run, index: Index) -> dict:
     """What a finished or stopped training must share to count as this one."""
     file = predecessor(run)
     return run.identity(index.fingerprint, runs_results.file_hash(file) if file else None)
-
-
-@contextmanager
-def _memory(run: Run) -> Iterator[None]:
-    """Says what to do when there is no memory left."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", reason):
-            raise
-        raise MemoryShort(
-            f"{run.name}: no memory left ({reason[:200]}). The last finished epoch is kept. Free some and run the same "
-            "command again; or lower train.batch and raise train.accumulate, which starts the run anew."
-        ) from None
-
-
-def _trainable(method: Method, student: Network, run: Run) -> list[nn.Parameter]:
-    """Everything at the base step; in an increment what the method says. Modules that do not learn evaluate."""
-    parameters = list(method.trainable(student) if run.after else student.parameters())
-    chosen = {id(p) for p in parameters}
-    for parameter in student.parameters():
-        parameter.requires_grad_(id(parameter) in chosen)
-    for module in student.modules():  # dropout and drop path of what does not learn would still change its features
-        own = list(module.parameters())
-        if own and not any(parameter.requires_grad for parameter in own):
-            module.eval()
-    return parameters
-
-
-def _optimiser(parameters: list[nn.Parameter], student: Network, phase: Phase, options: Train) -> torch.optim.SGD:
-    """The encoder may learn at a pace of its own."""
-    inside = {id(p) for p in student.encoder.parameters()}
-    encoder, rest = ([p for p in parameters if (id(p) in inside) == own] for own in (True, False))
-    return torch.optim.SGD(
-        [{"params": encoder, "lr": phase.lr * options.encoder_lr}, {"params": rest}],
-        lr=phase.lr,
-        momentum=options.momentum,
-        nesterov=options.momentum > 0,
-        weight_decay=options.weight_decay,
-    )
-
-
-def _schedule(optimiser: torch.optim.Optimizer, total: int, options: Train) -> torch.optim.lr_scheduler.LambdaLR:
-    """By update k of `total`: constant, or poly: lr_k = lr (1 - k / total)^power."""
-    poly = options.schedule == "poly"
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: (1 - k / total) ** options.power if poly else 1.0)
 
 
 def main(name: str, config_file: str) -> None:

@@ -1,4 +1,4 @@
-"""Progress of a training: a bar with the remaining time on a terminal, one line an epoch elsewhere."""
+"""Progress of a training: a bar on a terminal, one line per epoch elsewhere."""
 
 import sys
 import time
@@ -9,11 +9,18 @@ AFFECTS_RESULTS = False  # a change here trains nothing again, see store/code
 
 
 class Progress:
-    """Counts updates; `enabled` in one process only."""
+    """Shows updates and epochs.
+
+    Args: epochs, updates: of the training, and of one epoch; first: epochs that were finished before; enabled: in one
+    process only.
+    """
 
     def __init__(self, name: str, epochs: int, updates: int, first: int, enabled: bool = True):
-        self.name, self.epochs, self.enabled = name, epochs, enabled
-        self.first, self.started = first, time.perf_counter()
+        self.name = name
+        self.epochs = epochs
+        self.first = first
+        self.enabled = enabled
+        self.started = time.perf_counter()
         terminal = enabled and sys.stderr.isatty()
         self.bar = tqdm(total=epochs * updates, initial=first * updates, desc=name, unit="update", disable=not terminal)
 
@@ -27,17 +34,14 @@ class Progress:
         self.bar.update()
 
     def epoch(self, row: dict, seconds: float) -> None:
-        """One line: epoch, losses, its seconds and those that remain."""
-        terms = ", ".join(
-            f"{name.removeprefix('loss/')} {value:.3f}" for name, value in row.items() if name.startswith("loss/")
-        )
+        """Shows one row of the log: its losses, the epoch's seconds and those that remain."""
+        losses = [f"{name.removeprefix('loss/')} {row[name]:.3f}" for name in row if name.startswith("loss/")]
         if not self.enabled:
             return
         if not self.bar.disable:
-            self.bar.set_postfix_str(terms)
+            self.bar.set_postfix_str(", ".join(losses))
             return
-        done = row["epoch"] - self.first
-        left = (time.perf_counter() - self.started) / done * (self.epochs - row["epoch"])
-        print(
-            f"{self.name}: epoch {row['epoch']}/{self.epochs}: {terms}; {seconds:.1f} s, {left:.0f} s left", flush=True
-        )
+        per_epoch = (time.perf_counter() - self.started) / (row["epoch"] - self.first)
+        left = per_epoch * (self.epochs - row["epoch"])
+        times = f"{seconds:.1f} s, {left:.0f} s left"
+        print(f"{self.name}: epoch {row['epoch']}/{self.epochs}: {', '.join(losses)}; {times}", flush=True)

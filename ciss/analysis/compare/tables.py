@@ -51,7 +51,8 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
 
     preparation_seconds: what passes over the data before the steps took, part of training_seconds, those of the
     method's own steps; base_seconds: of the base step that it continues. peak_memory_mib (MiB): the largest of its own
-    runs. parameters: of the last network. undefined: sentences that say why scores of the row are NaN.
+    runs, NaN where it is not measured. parameters: of the last network. undefined: sentences that say why numbers of
+    the row are NaN.
 
     order: raw class ids of each step. configuration, code, data: hashes, shortened, of all parameters but order and
     seed, of the code that trains, of images and masks; weights: the last checkpoint's. versions, device, arithmetic
@@ -75,7 +76,7 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
                 "preparation_seconds": sum(result["preparation_seconds"] for result in own),
                 "training_seconds": sum(result["training_seconds"] for result in own),
                 "base_seconds": sum(r["training_seconds"] for r in results if not any(r is mine for mine in own)),
-                "peak_memory_mib": max(result["peak_memory_bytes"] for result in own) / 2**20,
+                "peak_memory_mib": max(_number(result["peak_memory_bytes"]) for result in own) / 2**20,
                 "parameters": last["parameters"],
                 "undefined": " ".join(score_reasons(results)),
                 **_provenance(results),

@@ -1,0 +1,30 @@
+"""The state of one training: saved after every epoch, and what its results are written from."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+
+@dataclass
+class TrainingState:
+    """What a training has done so far. T classes of the benchmark, K of the teacher, C of the student, N new ones.
+
+    `training.loop` changes it, `store.weights.save_state` saves its fields, and `results.write` writes them down.
+    """
+
+    epoch: int = 0  # finished epochs
+    log: list[dict] = field(default_factory=list)  # one row per epoch
+    trace: list[dict] = field(default_factory=list)  # columns and values of every batch, one entry per epoch
+    curve: list[tuple[float, Tensor]] = field(default_factory=list)  # epochs, (T,T) confusion matrix of the hold-out
+    cosines: list[tuple[float, Tensor]] = field(default_factory=list)  # epochs, (N,C) of `evaluation.token_cosines`
+    label_counts: dict[str, np.ndarray] = field(default_factory=dict)  # (T,K+1) each, of `evaluation.judge_labels`
+    preparation_seconds: float = 0.0  # of `before_step`
+    training_seconds: float = 0.0  # of `before_step` and all epochs, without scoring
+    peak_memory_bytes: int | None = None  # of the epochs, without scoring; None: not measured on this system
+
+    # --- known after the last epoch
+    confusion: Tensor | None = None  # (T,T) on the validation images
+    samples: dict[str, np.ndarray] = field(default_factory=dict)  # predictions (H,W) uint8 by image id
+    wall_seconds: float = 0.0  # of the process that finished the training
+    precision: str = "float32"

@@ -1,0 +1,70 @@
+"""What a training refuses before it starts, and how it explains that memory ran out."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ciss import distributed
+from ciss.data import DataError, Index
+from ciss.models import needs_two_images
+from ciss.runs import results
+from ciss.runs.run import Run, lone_image, predecessor
+from ciss.store.files import CheckpointError
+
+
+class MemoryShort(Exception):
+    """The device or the machine has no memory left; the message says what needs less."""
+
+
+def require_current(run: Run, index: Index) -> None:
+    """Raises CheckpointError for a predecessor of other code, data or teacher than are there now.
+
+    The result would otherwise name values that its teacher did not have. `load_network` compares the parameters.
+    """
+    before = run.before
+    file = predecessor(run)
+    if results.weights_of(before) != results.file_hash(file):  # these are no results of this checkpoint
+        return
+    earlier = predecessor(before)
+    there = earlier is None or earlier.is_file()
+    expected = before.identity(index.fingerprint, results.file_hash(earlier) if earlier and there else None)
+    kinds = ("code", "data", "teacher") if there else ("code", "data")
+    if different := [line for line in results.outdated(before, expected) if line.startswith(kinds)]:
+        raise CheckpointError(
+            f"{file}: {before.name} was trained with other values ({'; '.join(different)}). "
+            f"Train it again first: dvc repro, or ciss train {before.name}"
+        )
+
+
+def require_batch_statistics(run: Run, images: int, smallest: int) -> None:
+    """Raises DataError where a batch of one image cannot be normalised.
+
+    Args: images: training images of the step; smallest: images in the smallest batch.
+    """
+    if not lone_image(run.settings, run.phase, smallest):
+        return
+    phase = "increment" if run.after else "base"
+    layer = needs_two_images(run.settings.model, run.settings.train.crop)
+    across = f" in {distributed.world()} processes" if distributed.world() > 1 else ""
+    raise DataError(
+        f"{run.name}: step {run.step} has {images} training image(s), and with train.batch {run.settings.train.batch}"
+        f"{across} a batch of one image, which has no batch statistics in {layer}. "
+        f"Set benchmarks.{run.benchmark}.train.{phase}.norm: frozen, or change train.batch."
+    )
+
+
+@contextmanager
+def explained_memory_errors(run: Run) -> Iterator[None]:
+    """Raises MemoryShort, which says what to do, where there is no memory left."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", reason):
+            raise
+        raise MemoryShort(
+            f"{run.name}: no memory left ({reason[:200]}). The last finished epoch is kept. Free some and run the same "
+            "command again; or lower train.batch and raise train.accumulate, which starts the run anew."
+        ) from None
