@@ -168,11 +168,13 @@ def train(
     runs: Annotated[list[str] | None, RunName] = None,
     config: Config = "params.yaml",
     jobs: Annotated[int | None, Option(metavar="N", help="Runs at a time. Default: one per GPU, or one.")] = None,
+    trial: Annotated[bool, Option("--try", help="Two updates and all scores of one run; nothing is kept.")] = False,
 ) -> None:
     """Train runs of params.yaml: one in this process, several each in a process of its own, without a name all.
 
     \b
     ciss train shapes-s0-mib-1        # one run
+    ciss train shapes-s0-mib-1 --try  # does everything once, in a folder that is thrown away
     ciss train --jobs 2               # all runs, two at a time; then: dvc repro
     torchrun --standalone --nproc-per-node 2 -m ciss train shapes-s0    # one run on two GPUs
 
@@ -181,10 +183,12 @@ def train(
     with it what continues it; all others go on. Ctrl-C stops all; the same command goes on after the last finished
     epoch of each. Set train.threads=1 in the plan for several runs on the cores of one machine.
     """
+    if trial and (jobs is not None or len(runs or []) != 1):
+        raise typer.BadParameter("name one run, without --jobs", param_hint="--try")
     if runs and len(runs) == 1 and jobs is None:
         from ciss.training import loop
 
-        loop.main(runs[0], config)
+        loop.main(runs[0], config, trial)
     else:
         from ciss.study import launch
 

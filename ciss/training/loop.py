@@ -50,11 +50,8 @@ from ciss.training.optimisation import choose_trainable, guarded_step, make_opti
 from ciss.training.progress import Progress
 from ciss.training.trial import trial_index, trial_run
 
-USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, Locked, OSError, ValueError)
-
 STATE = "state.safetensors"  # in a run's folder `resume`
-
-
+USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, Locked, OSError, ValueError)
 # one message each, and no traceback
 RUN_ERRORS = (*USER_ERRORS, DivergenceError, MemoryShort, distributed.Lost, distributed.WorkerError)
 
@@ -109,11 +106,7 @@ def _try(run: Run) -> None:
 
 
 def complete(settings: Config, names: Iterable[str] | None = None) -> None:
-    """Prepares the data and trains the runs that are missing or outdated, with what they continue, if the file says
-    `complete: true`. Without it, the caller's reading names what is missing.
-
-    `names`: default all runs.
-    """
+    """`train_all` if the file says `complete: true`. Without it, the caller's reading names what is missing."""
     if settings.complete:
         train_all(settings, names)
 
@@ -386,13 +379,13 @@ def _identity(run: Run, index: Index) -> dict:
     return run.identity(index.fingerprint, runs_results.file_hash(file) if file else None)
 
 
-def main(name: str, config_file: str) -> None:
+def main(name: str, config_file: str, trial: bool = False) -> None:
     """Trains one run of a parameter file. Exits with a message where it fails, and with 130 after Ctrl-C."""
     try:
         with distributed.session():
             settings = config.load(config_file)
             check(settings)
-            train(runs_run.resolve(settings, name))
+            train(runs_run.resolve(settings, name), trial=trial)
     except RUN_ERRORS as error:
         distributed.leave(f"error: {error}")
     except KeyboardInterrupt:
