@@ -209,7 +209,8 @@ mib & $\mathbf{0.2}$ \\
 
 
 FORGETTING, BACKGROUND = (f"benchmarks/two/{name}/{name}.png" for name in ("forgetting", "background"))
-COST = "compare/cost.png"
+OF_FORGETTING, OF_BACKGROUND = "benchmarks/two/forgetting", "benchmarks/two/background"
+COST, TABLES = "compare/cost.png", "compare/tables.tex"
 
 
 @pytest.fixture(scope="module")
@@ -298,24 +299,24 @@ def output(**values) -> Callable[[Path], None]:
     (table("compare/runs.csv", lambda t: t[:1]), r"runs\.csv: no row for the ends \['two-s0-mib'\]"),
     (table("compare/methods.csv", lambda t: t[:1]), r"methods\.csv: no row for the methods \['mib'\]"),
     (table("compare/cost.csv", lambda t: t.replace("mib", "lwf")), r"cost\.csv: rows of methods that were not planned"),
-    (table("compare/runs.csv", lambda t: t.assign(all=[0.5, np.nan])), r"runs\.csv: all is empty in 1 rows .* end two-s0-mib"),
+    (table("compare/runs.csv", lambda t: t.assign(all=[0.5, np.nan])), r"runs\.csv: all is empty in 1 rows .* two-s0-mib"),
     (table("compare/cost.csv", lambda t: t.assign(base_seconds=np.inf)), r"cost\.csv: base_seconds is empty in 2 rows"),
-    (table("benchmarks/two/forgetting/pace.csv", lambda t: t.assign(iou=np.nan)), r"two/pace\.csv: iou is empty in 2 rows"),
-    (table("benchmarks/two/forgetting/pace.csv", lambda t: t[:0]), r"two/pace\.csv: no rows$"),
-    (table("benchmarks/two/background/background.csv", lambda t: t[:1]), r"two/background\.csv: no row for \['two-s0-mib'\]"),
-    (table("benchmarks/two/forgetting/gradients.csv", lambda t: t.assign(value=np.nan)), r"gradients\.csv: no gradient of two-s0-finetune"),
-    (table("benchmarks/two/background/label_rules.csv", lambda t: t.drop(columns="rule")), r"label_rules\.csv: has the columns"),
+    (table(f"{OF_FORGETTING}/pace.csv", lambda t: t.assign(iou=np.nan)), r"two/pace\.csv: iou is empty in 2 rows"),
+    (table(f"{OF_FORGETTING}/pace.csv", lambda t: t[:0]), r"two/pace\.csv: no rows$"),
+    (table(f"{OF_BACKGROUND}/background.csv", lambda t: t[:1]), r"two/background\.csv: no row for \['two-s0-mib'\]"),
+    (table(f"{OF_FORGETTING}/gradients.csv", lambda t: t.assign(value=np.nan)), r"no gradient of two-s0-finetune"),
+    (table(f"{OF_BACKGROUND}/label_rules.csv", lambda t: t.drop(columns="rule")), r"label_rules\.csv: has the columns"),
     (edit("report.html", lambda text: text.replace('id="two"', "")), r"report\.html: the link #two leads nowhere"),
     (edit("report.html", lambda text: text + '<img src="x.png">'), r"the link x\.png leads out of the page"),
     (edit("report.html", lambda text: text + "<h3 id='two'>"), r"the anchor #two stands twice"),
     (edit("report.html", lambda text: text.replace("<td>mib</td>", "")), r"report\.html: does not name \['mib'\]"),
     (edit("report.html", lambda text: text + "<td>nan</td>"), r"report\.html: a table shows NaN"),
-    (edit("compare/tables.tex", lambda text: text.replace(r"$0.1$ \\", r"$0.1$ & 3 \\")), r"3 cells in a table of 2"),
-    (edit("compare/tables.tex", lambda text: text.replace("0.2}", "0.2")), r"tables\.tex: \d+ opening and \d+ closing braces"),
-    (edit("compare/tables.tex", lambda text: text.replace(r"\end{table}", "")), r"tables\.tex: \['table'\] are not closed"),
-    (edit("compare/tables.tex", lambda text: text + text), r"the label tab:two-methods stands 2 times"),
-    (edit("compare/tables.tex", lambda text: text.replace("mib", "gsc_mbs")), r"_, # or nan outside of mathematics"),
-    (edit("compare/tables.tex", lambda text: text.replace("mib", "lwf")), r"tables\.tex: no row for \['mib'\]"),
+    (edit(TABLES, lambda text: text.replace(r"$0.1$ \\", r"$0.1$ & 3 \\")), r"3 cells in a table of 2"),
+    (edit(TABLES, lambda text: text.replace("0.2}", "0.2")), r"tables\.tex: \d+ opening and \d+ closing braces"),
+    (edit(TABLES, lambda text: text.replace(r"\end{table}", "")), r"tables\.tex: \['table'\] are not closed"),
+    (edit(TABLES, lambda text: text + text), r"the label tab:two-methods stands 2 times"),
+    (edit(TABLES, lambda text: text.replace("mib", "gsc_mbs")), r"_, # or nan outside of mathematics"),
+    (edit(TABLES, lambda text: text.replace("mib", "lwf")), r"tables\.tex: no row for \['mib'\]"),
     (edit("metrics.json", lambda text: text.replace("mib", "lwf")), r"metrics\.json: no scores of \['mib'\]"),
     (output(output_type="error", ename="KeyError", evalue="'step'"), r"6_compare\.ipynb, cell 0: KeyError: 'step'"),
     (output(output_type="stream", name="stderr", text="x.py:1: RuntimeWarning: mean of empty slice\n"), "RuntimeWarn"),
@@ -344,7 +345,7 @@ def test_an_empty_table_needs_a_reason_and_a_sentence(sample):
     )
     (sample / "reports" / "benchmarks/two/forgetting/pace.png").write_bytes(SENTENCE)
     assert check.failures(sample, 0, "") == []
-    table("benchmarks/two/forgetting/gradients.csv", lambda t: t[:0])(sample)
+    table(f"{OF_FORGETTING}/gradients.csv", lambda t: t[:0])(sample)
     assert check.failures(sample, 0, "") == ["two/gradients.csv: no rows"]
 
 
