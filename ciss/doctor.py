@@ -393,7 +393,6 @@ def main(config_file: str) -> NoReturn:
 
 
 if __name__ == "__main__":  # the name before `ciss doctor`
-    from ciss.cli import main as run_command
+    from ciss import old_names
 
-    print("python -m ciss.doctor is now: ciss doctor", file=sys.stderr)
-    run_command(["doctor", *sys.argv[1:]])
+    exec(old_names.program("ciss.doctor", "doctor"))

@@ -25,6 +25,12 @@ if __name__ == "__main__":  # not in a loader process, which runs the program of
 """
 
 
+def program(name: str, new: str) -> CodeType:
+    """What `python -m NAME` runs: the command `new`, named in one line."""
+    notice = f"python -m {name.removesuffix('.__main__')} is now: ciss {new}"
+    return compile(PROGRAM.format(notice=notice, new=new), name, "exec")
+
+
 class OldNames:
     """A finder and loader of the modules that `python -m` asks for; it knows no module that can be imported."""
 
@@ -35,9 +41,7 @@ class OldNames:
 
     @staticmethod
     def get_code(name: str) -> CodeType:
-        new = NEW[name.removeprefix("ciss.")]
-        notice = f"python -m {name.removesuffix('.__main__')} is now: ciss {new}"
-        return compile(PROGRAM.format(notice=notice, new=new), name, "exec")
+        return program(name, NEW[name.removeprefix("ciss.")])
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> None:

@@ -13,6 +13,7 @@ PACKAGE = paths.project() / "ciss"
 ROOMS = (
     "__main__",
     "cli",
+    "arguments",
     "study",
     "doctor",
     "analysis",
@@ -31,9 +32,6 @@ ROOMS = (
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60  # lines
 ALLOWED: dict[str, int] = {  # lines of functions that are still longer; none is added, none grows
     "data.sets.own.load": 65,
-    "study.plan.main": 87,
-    "study.plan.plan": 65,
-    "training.loop._train": 141,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
