@@ -21,7 +21,31 @@ def background_findings(
     """
     if rates.empty:
         return f"**{name}**: there is no background shift. {empty['steps']}"
-    lost = rates.groupby("method", sort=False)["old_to_background"].mean().dropna().sort_values(kind="stable")
+    said = _lost(name, rates, errors)
+    old = _means(belief[belief["kind"] == "old"], "probability")
+    if len(old):
+        said.append(f"On old objects the background gets a probability {_range(old, 2, 'from', 'of')}.")
+    wrong = _means(calibration, "error_truth")
+    if len(wrong):
+        said.append(f"That probability is off by {_range(wrong, 3)} on average (expected calibration error).")
+    means = rules.groupby("rule", sort=False)[["precision", "recall"]].mean()
+    scores, unused = means.dropna(), list(means.index[means["precision"].isna()])
+    if len(scores) > 1:
+        said.append(f"From the same teachers, {_rules(scores, _join(scores.index) if unused else '')}.")
+        if unused:
+            label = "label" if len(unused) > 1 else "labels"
+            said.append(f"{_join(unused)} {label} no pixel as an old class.")
+    return _warned(" ".join(said), empty)
+
+
+def _means(table: pd.DataFrame, column: str) -> pd.Series:
+    """The mean of a column for each method, from the lowest to the highest; methods without a value are left out."""
+    return table.groupby("method", sort=False)[column].mean().dropna().sort_values(kind="stable")
+
+
+def _lost(name: str, rates: pd.DataFrame, errors: pd.DataFrame) -> list[str]:
+    """Which pixels the background and the new classes take after the last step."""
+    lost = _means(rates, "old_to_background")
     said = []
     if len(lost):
         head = f"**{name}** ({_seeds(rates)}): after the last step"
@@ -39,7 +63,7 @@ def background_findings(
             )
             lose = "lose" if _tied(shares, 0, 1) else "loses"
             said[0] += f"; {_names(shares, 0, 1)} {lose} least, {_percent(lost.iloc[0])}." if len(lost) > 1 else "."
-        swallowed = rates.groupby("method", sort=False)["background_to_new"].mean().dropna().sort_values(kind="stable")
+        swallowed = _means(rates, "background_to_new")
         if len(swallowed) == 1 or _equal(100 * swallowed, 1):
             where = "every method" if len(swallowed) > 1 else swallowed.index[0]
             said.append(f"New classes take {_percent(swallowed.iloc[-1])} of the background in {where}.")
@@ -52,26 +76,7 @@ def background_findings(
             said.append(f"Of the background's errors in {worst}, {_percent(shares.max())} are {shares.idxmax()}.")
     else:
         said.append(f"**{name}** ({_seeds(rates)}): no pixel of an old class was scored.")
-    old = (
-        belief[belief["kind"] == "old"]
-        .groupby("method", sort=False)["probability"]
-        .mean()
-        .dropna()
-        .sort_values(kind="stable")
-    )
-    if len(old):
-        said.append(f"On old objects the background gets a probability {_range(old, 2, 'from', 'of')}.")
-    wrong = calibration.groupby("method", sort=False)["error_truth"].mean().dropna().sort_values(kind="stable")
-    if len(wrong):
-        said.append(f"That probability is off by {_range(wrong, 3)} on average (expected calibration error).")
-    means = rules.groupby("rule", sort=False)[["precision", "recall"]].mean()
-    scores, unused = means.dropna(), list(means.index[means["precision"].isna()])
-    if len(scores) > 1:
-        said.append(f"From the same teachers, {_rules(scores, _join(scores.index) if unused else '')}.")
-        if unused:
-            label = "label" if len(unused) > 1 else "labels"
-            said.append(f"{_join(unused)} {label} no pixel as an old class.")
-    return _warned(" ".join(said), empty)
+    return said
 
 
 def _rules(scores: pd.DataFrame, some: str = "") -> str:
