@@ -102,7 +102,7 @@ def test_the_index_comes_back_as_it_was(ready, tmp_path):
     index = ready(make())
     assert Index.load(tmp_path / "index") == index
     assert Index.load(tmp_path / "index", make(train__batch=9)) == index
-    assert os.listdir(tmp_path / "index") == ["index.json"]
+    assert sorted(os.listdir(tmp_path / "index")) == ["code.txt", "index.json"]
 
 
 def test_the_index_says_what_is_in_the_files(ready, sets):

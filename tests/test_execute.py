@@ -128,12 +128,11 @@ def test_what_is_no_notebook_is_one_message(text, tmp_path, monkeypatch):
     assert str(stopped.value).count("\n") == 1
 
 
-def test_a_misspelt_parameter_is_one_message_before_anything_runs(tmp_path, monkeypatch):
+def test_a_misspelt_parameter_is_one_message_before_anything_runs(tmp_path):
     """It would be set and not used: the notebook would run its default, which is another configuration."""
     notebook, copy = paths.project() / "notebooks" / "3_increment.ipynb", tmp_path / "copy.ipynb"
-    monkeypatch.setattr(sys, "argv", ["ciss.study.execute", str(notebook), str(copy), "-p", "confg", "params.yaml"])
     with pytest.raises(SystemExit) as stopped:
-        execute.main()
+        cli.main(["execute", str(notebook), str(copy), "-p", "confg", "params.yaml"])
     assert str(stopped.value) == f"error: {notebook}: no parameter 'confg'. Did you mean 'config'?"
     assert not copy.exists()
 

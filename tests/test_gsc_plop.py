@@ -29,7 +29,6 @@ from ciss.losses import (
 )
 from ciss.methods import GSC, METHODS, PLOP, Finetune, code_of
 from ciss.runs import results as runs_results
-from ciss.training import evaluation as training_evaluation
 from ciss.training import loop
 from ciss.training.evaluation import judge_labels
 
@@ -487,10 +486,10 @@ def test_a_stopped_gsc_run_ends_as_one_that_was_not(steps, monkeypatch):
             raise KeyboardInterrupt
         return evaluate(*arguments)
 
-    monkeypatch.setattr(training_evaluation, "evaluate", killed)
+    monkeypatch.setattr(loop, "evaluate", killed)
     with pytest.raises(KeyboardInterrupt):
         loop.train(steps.run("gsc-1"))
-    monkeypatch.setattr(training_evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     loop.train(steps.run("gsc-1"))
     assert all(value.equal(whole[name]) for name, value in load_file(run.folder / "weights.safetensors").items())
     assert (run.folder / "log.json").read_text() == log

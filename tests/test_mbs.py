@@ -601,7 +601,7 @@ def test_a_shuffled_class_order_trains(steps):
         loop.train(run := steps.run(name))
     assert run.groups == [[7, 3, 8, 1], [6, 2], [5, 4]]
     result = read(run)
-    assert result["classes"][1:5] == [loop.results.class_names("shapes", [[c]])[1] for c in (7, 3, 8, 1)]
+    assert result["classes"][1:5] == [runs_results.class_names("shapes", [[c]])[1] for c in (7, 3, 8, 1)]
     assert all(np.isfinite(result["trace"][f"loss/{term}"]).all() for term in TERMS)
     # every class of the step is named by the labels that the loader gives
     truth = evaluation_loader(run.settings, run.index(), "train", run.images(run.index()), run.label_table(True))

@@ -390,9 +390,9 @@ def test_a_comment_and_a_function_beside_change_nothing(root):
         ("methods/__init__.py", '"finetune", "joint"', '"joint", "finetune"', set()),
         ("training/progress.py", "unit=", "initial=0, unit=", set()),
         ("data/sets/ade20k.py", "wall, building", "building, wall", set()),
-        ("study/report/markup.py", "image/png", "image/gif", {"report"}),
+        ("study/report/markup.py", 'format="svg"', 'format="png"', {"report"}),
         ("inspection/probe.py", "BINS = 10", "BINS = 11", {"probe"}),
-        ("doctor/base.py", "import", "import os\nimport", set()),
+        ("doctor.py", "import warnings", "import os\nimport warnings", set()),
     ],
 )
 def test_an_edit_changes_what_reaches_it(root, name, old, new, wanted):
@@ -480,7 +480,7 @@ def test_write_follows_the_tree(root):
 def test_a_mistake_is_named_and_nothing_is_written(root):
     shutil.rmtree(root / ".source")
     edit(root, "training/log.py", "CHECK_EVERY = 50", "CHECK_EVERY = 50\nif x")
-    command = [sys.executable, str(Path(store_code.__file__))]
+    command = [sys.executable, "-m", "ciss", "source"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
     assert result.returncode == 1

@@ -14,7 +14,6 @@ from torch import nn
 from ciss import config
 from ciss.config import ConfigError, Model
 from ciss.data import DataError, loaders
-from ciss.data import loaders as data_loaders
 from ciss.inspection import probe
 from ciss.inspection.trained import OpenedRun
 from ciss.losses import compensation_weights
@@ -28,6 +27,7 @@ from ciss.runs.results import read
 from ciss.runs.run import Run, resolve
 from ciss.store.code import Closure
 from ciss.store.files import CheckpointError
+from ciss.training import batches as training_batches
 from ciss.training import loop
 
 # --- a teacher of other values
@@ -287,13 +287,13 @@ def test_a_cache_that_does_not_fit_is_left_out(project, monkeypatch, capsys):
     four = replace(run.settings, train=replace(run.settings.train, workers=4))
     assert loaders.cache_size(four, index, images) == 4 * len(images) * 4 * 64 * 64, "each process has its own"
     make = loop.training_loader
-    monkeypatch.setattr(data_loaders, "training_loader", lambda *a: loaded.append(make(*a)) or loaded[-1])
-    monkeypatch.setattr(data_loaders, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64 - 1)
+    monkeypatch.setattr(loop, "training_loader", lambda *a: loaded.append(make(*a)) or loaded[-1])
+    monkeypatch.setattr(training_batches, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64 - 1)
     loop.train(run)
     assert "train.cache would take" in capsys.readouterr().out and loaded[-1].dataset.cache is None
     assert read(run)["identity"]["parameters"] == json.loads(json.dumps(run.description()))
     project.set("train.base.epochs", 1)
-    monkeypatch.setattr(data_loaders, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64)
+    monkeypatch.setattr(training_batches, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64)
     loop.train(project.run())
     assert "train.cache" not in capsys.readouterr().out and loaded[-1].dataset.cache
 

@@ -112,7 +112,7 @@ def load(path: Path | None = None) -> list[Result]:
     Raises ConfigError naming file and entry for what is missing, unknown or of the wrong type.
     """
     if path is None:
-        places = [folder / "reports" / "published.yaml" for folder in (paths.project(), Path(__file__).parents[1])]
+        places = [folder / "reports" / "published.yaml" for folder in (paths.project(), Path(__file__).parents[3])]
         path = next((place for place in places if place.is_file()), places[0])
     file = path.name
     if not path.is_file():
