@@ -614,3 +614,9 @@ def test_a_comment_above_the_first_benchmark_goes_with_it(planned):
     assert "  # my drawings\n  shapes:" in planned.text
     planned("voc8", "--methods", "finetune")
     assert "my drawings" not in planned.text and "voc8:" in planned.text
+
+
+def test_an_old_name_of_a_variant(planned):
+    out = planned("voc8", "--methods", "gsc-paper", "--seeds", "0", "--no-joint")
+    assert out.startswith("gsc-paper is now called gsc-source: ")
+    assert [run.method for run in planned.config.chain.values()] == 4 * ["gsc-source"]

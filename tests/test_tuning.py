@@ -206,13 +206,15 @@ def test_the_study_takes_what_was_chosen(planned):
     """Of every method the coefficients of its best trial, as committed; those that are not named are the defaults."""
     planned("voc8")
     table, preset = committed_trials(), presets.load("voc8")
-    assert set(table["code"]) | {"gsc-paper"} == set(preset["runs"]["methods"])
+    assert set(table["code"]) | {"gsc-source"} == set(preset["runs"]["methods"])
     for code, trials in table.groupby("code"):
         assert trials["chosen"].tolist() == (trials["mean"] == trials["mean"].max()).tolist()
         chosen = json.loads(trials[trials["chosen"]]["coefficients"].item())
         assert json.loads(json.dumps(preset["methods"].get(code, {}))) == chosen, code
     planned("voc8", "--preset", "tuning", "--methods", "gsc-1", "--add")
-    assert planned.config.methods["gsc-paper"] == planned.config.methods["gsc-1"], "the first trial is the paper's"
+    assert planned.config.methods["gsc-source"] == planned.config.methods["gsc-1"], (
+        "the first trial has the coefficients of the sources"
+    )
 
 
 @pytest.mark.parametrize("dataset", ["shapes", "voc8"])

@@ -22,6 +22,7 @@ from ciss.store import files
 from ciss.study import plan_check
 from ciss.study.presets import load, presets
 
+RENAMED = {"gsc-paper": "gsc-source"}  # variants of presets: old name -> present name
 HEADER = (
     "The only place for numbers. Written by `ciss plan`, made to be edited: comments survive the next plan.\n"
     "Every key is checked before anything runs: ciss plan --check"
@@ -314,6 +315,7 @@ def main(request: Request) -> None:
         request.protocol = request.protocol or _preset(request)["protocol"]
         request.setting = request.setting or _preset(request)["setting"]
         named = request.methods is not None
+        request.methods = _present_names(request.methods)
         next_command = _unnamed(request)
         unknown = [method for method in request.methods if code_of(method) not in INCREMENTAL]
         if unknown:
@@ -332,6 +334,14 @@ def main(request: Request) -> None:
         print(f"{request.output}: {', '.join(settings.benchmarks)}; {runs_planned}. Next: {first}{next_command}")
     except (ConfigError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
+
+
+def _present_names(methods: list[str] | None) -> list[str] | None:
+    """Method sections by their present names. Prints a line for each old name."""
+    for method in methods or []:
+        if method in RENAMED:
+            print(f"{method} is now called {RENAMED[method]}: its coefficients are those of GSC's sources.")
+    return methods and [RENAMED.get(method, method) for method in methods]
 
 
 def _planned(request: Request) -> str:
