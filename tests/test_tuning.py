@@ -213,7 +213,8 @@ def test_the_study_takes_what_was_chosen(planned):
         assert json.loads(json.dumps(preset["methods"].get(code, {}))) == chosen, code
     planned("voc8", "--preset", "tuning", "--methods", "gsc-1", "--add")
     assert planned.config.methods["gsc-source"] == planned.config.methods["gsc-1"], (
-        "the first trial has the coefficients of the sources"
+    first = planned.config.methods["gsc-1"]  # the first trial
+    assert planned.config.methods["gsc-source"] == first, "both have the coefficients of the sources"
     )
 
 
