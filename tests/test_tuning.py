@@ -212,10 +212,8 @@ def test_the_study_takes_what_was_chosen(planned):
         chosen = json.loads(trials[trials["chosen"]]["coefficients"].item())
         assert json.loads(json.dumps(preset["methods"].get(code, {}))) == chosen, code
     planned("voc8", "--preset", "tuning", "--methods", "gsc-1", "--add")
-    assert planned.config.methods["gsc-source"] == planned.config.methods["gsc-1"], (
     first = planned.config.methods["gsc-1"]  # the first trial
     assert planned.config.methods["gsc-source"] == first, "both have the coefficients of the sources"
-    )
 
 
 @pytest.mark.parametrize("dataset", ["shapes", "voc8"])
