@@ -44,7 +44,7 @@ def raising(*_, **__):
     raise Stop
 
 
-def interrupted(*_):
+def interrupted(*_, **__):
     raise KeyboardInterrupt
 
 
@@ -112,6 +112,7 @@ def test_documented_files(finished):
         run = finished.run(name)
         assert sorted(file.name for file in run.folder.iterdir()) == ["log.json", "weights.safetensors"]
         assert sorted(file.name for file in run.results.iterdir()) == [
+            "code.txt",
             "confusion.npz",
             "curves.npz",
             "labels.npz",
@@ -402,7 +403,7 @@ def test_a_result_file_that_is_gone_or_cut_off_is_put_back(project, monkeypatch)
     run = project.run()
     loop.train(run)
     whole = {name: (run.results / name).read_bytes() for name in ARRAYS}
-    assert sorted([*whole, "result.json"]) == sorted(file.name for file in run.results.iterdir())
+    assert sorted([*whole, "code.txt", "result.json"]) == sorted(file.name for file in run.results.iterdir())
     monkeypatch.setattr(loop, "_train", None)
     for name, content in whole.items():
         for damaged in (None, b"", content[:-9]):

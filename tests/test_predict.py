@@ -437,7 +437,7 @@ def test_the_command(shuffled, tmp_path):
 
 def test_help_says_what_is_written(capsys):
     assert failing("--help") == 0
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     assert all(word in shown for word in ("RUN", "IMAGE", "--out", "--config", "_overlay.png", "raw class ids"))
 
 

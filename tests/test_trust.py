@@ -17,7 +17,7 @@ from ciss.distributed import WorkerError
 from ciss.methods import GSC, METHODS, Finetune
 from ciss.runs import results as runs_results
 from ciss.runs.results import device_name, read, read_end
-from ciss.store import files
+from ciss.store import files, weights
 from ciss.store.files import CheckpointError, DiskFull
 from ciss.training import loop
 from ciss.training.loop import MemoryShort
@@ -132,7 +132,7 @@ def test_results_of_another_teacher_are_not_read(project):
     file = project.run("tune-1").results / "result.json"
     text = file.read_text()
     file.write_text(text.replace(json.loads(text)["weights"], "f" * 64))
-    with pytest.raises(CheckpointError, match="tune-2: continues another training of tune-1.*engine tune-2$"):
+    with pytest.raises(CheckpointError, match="tune-2: continues another training of tune-1.*ciss train tune-2$"):
         runs_results.read_end(project.config, "tune")
 
 
@@ -229,7 +229,7 @@ def test_a_finished_training_survives_the_pipeline(project, monkeypatch, capsys,
 
 def test_a_kill_after_the_result_leaves_nothing_behind(project, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(runs_results, "keep", interrupted)
+        patch.setattr(loop, "keep", interrupted)
         with pytest.raises(KeyboardInterrupt):
             loop.train(project.run())
     assert kept_epoch(project.run()) == 2
@@ -282,7 +282,8 @@ def test_a_disk_that_fills_up_leaves_the_epoch_before(make_project, monkeypatch,
 
     written: list = []
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_bytes", write)
+        for module in (files, weights):
+            patch.setattr(module, "write_bytes", write)
         with pytest.raises(DiskFull):
             loop.train(project.run())
     assert kept_epoch(project.run()) == (1 if moment == "an epoch" else 2)

@@ -153,7 +153,9 @@ def set_norm_mode(network: Network, norm: str) -> Network:
         from timm.layers import convert_sync_batchnorm
 
         network = convert_sync_batchnorm(network)
+    layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    network.frozen = [module for module in network.frozen if module not in layers]
     network.train()
     if norm == "frozen":
-        network.freeze(m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+        network.freeze(layers)
     return network
