@@ -402,3 +402,41 @@ def test_undefined_scores_have_a_reason(study):
     scores = runs[["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]]
     unexplained = runs[scores.isna().any(axis=1) & (runs["undefined"] == "")]
     assert unexplained.empty, unexplained["end"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("study", "end", "words"),
+    [
+        ("usual", "j", "Joint training has no steps: no forgetting"),
+        ("base only", "m", "The base step alone: no forgetting"),
+        ("no new class", "m", "No class counts as new"),
+        ("no old class in the images", "m", "No pixel of the validation set is a class that counts as old."),
+        ("nothing scored", "m", "No pixel of the validation set is a class that counts as new."),
+        ("a class without images", "m", "Not in the validation set: class 3."),
+        ("nothing scored", "j", "Not in the validation set: class 1, class 2, class 3"),
+    ],
+)
+def test_the_reason_is_the_right_one(study, end, words):
+    assert words in build(study).runs.set_index("end").loc[end, "undefined"]
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        ("usual", "Joint training has no steps, so it is left out."),
+        ("no background", "No pixel that is scored is background"),
+        ("a class without images", "Not in the validation set: class 3."),
+        ("no new class", "No step brings a new class, so nothing can be confused with one."),
+        ("two classes", "A step with a single new class has no angle between new class tokens."),
+        ("no old class in the images", "Recall needs a pixel of an old class"),
+        ("nothing scored", "Precision needs a pixel that a rule labels as an old class."),
+        ("no hold-out", "No hold-out set: the forgetting rate within a step and what it correlates with are not measured."),
+        ("two classes", "A rank correlation needs a step with at least three old classes"),
+        ("usual", "A class has no forgetting in the step that brings it"),
+        ("usual", "A method with one run has no standard deviation."),
+    ],
+)
+def test_the_tables_of_an_analysis_have_the_right_reason(study, words):
+    s = build(study)
+    sentences = [*analysis.forgetting_reasons(s.ends, s.correlations), *analysis.background_reasons(s.ends, s.rules)]
+    assert words in sentences or any(sentence.startswith(words) for sentence in sentences)
