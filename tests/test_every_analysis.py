@@ -430,7 +430,7 @@ def test_the_reason_is_the_right_one(study, end, words):
         ("two classes", "A step with a single new class has no angle between new class tokens."),
         ("no old class in the images", "Recall needs a pixel of an old class"),
         ("nothing scored", "Precision needs a pixel that a rule labels as an old class."),
-        ("no hold-out", "No hold-out set: the forgetting rate within a step and what it correlates with are not measured."),
+        ("no hold-out", "No hold-out set: the forgetting rate within a step and what it correlates with are not"),
         ("two classes", "A rank correlation needs a step with at least three old classes"),
         ("usual", "A class has no forgetting in the step that brings it"),
         ("usual", "A method with one run has no standard deviation."),
