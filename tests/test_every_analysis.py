@@ -440,3 +440,18 @@ def test_the_tables_of_an_analysis_have_the_right_reason(study, words):
     s = build(study)
     sentences = [*analysis.forgetting_reasons(s.ends, s.correlations), *analysis.background_reasons(s.ends, s.rules)]
     assert words in sentences or any(sentence.startswith(words) for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        ("no runs", "No run of this benchmark leads to a result."),
+        ("joint alone", "Joint training only: it has no incremental step."),
+        ("base only", "No incremental step follows the base step."),
+    ],
+)
+def test_findings_of_nothing_say_why(study, words):
+    s = build(study)
+    off = analysis.calibration_errors(s.calibration)
+    text = analysis.background_findings(s.name, s.rates, s.errors, s.belief, off, s.rules, s.empty)
+    assert text == f"**{s.name}**: there is no background shift. {words}"
