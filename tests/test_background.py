@@ -100,6 +100,11 @@ def test_calibration_error_with_and_without_future_classes(ends, probes):
     assert row["error_truth"] == pytest.approx((0.4 + 1.8) / 24)
 
 
+def test_without_pixels_the_calibration_error_is_undefined(ends, probes):
+    nothing = analysis.calibration_table(ends, probes).assign(pixels=0)
+    assert analysis.calibration_errors(nothing)[["error", "error_truth"]].isna().all(axis=None), "not a perfect 0"
+
+
 def test_empty_bins_say_nothing(ends):
     empty = probe(background=PIXELS * [0, 1], background_sums=SUMS * [0, 1])
     table = analysis.calibration_table({"e": ends["e"][:2]}, {"r-1": empty})

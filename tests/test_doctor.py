@@ -1,5 +1,6 @@
 """`python -m ciss.doctor`: a sound installation passes; each thing broken on purpose is found, with what to do."""
 
+import inspect
 import io
 import json
 import math
@@ -21,7 +22,7 @@ from ruamel.yaml import YAML
 
 from ciss import checkpoint, doctor, documents, paths
 from ciss.config import Model
-from ciss.data_notes import data_notes
+from ciss.data_notes import FETCH, data_notes
 from ciss.doctor import Setup, machine, software, storage, study
 from ciss.doctor.__main__ import main
 from ciss.methods import METHODS
@@ -102,6 +103,12 @@ def test_every_check_says_something_and_every_note_what_to_do(report):
     assert {line[:6] for line in findings} <= {"ok    ", "note  "}
     for line, after in pairwise(lines[:-1]):
         assert after.strip().startswith("-> ") == line.startswith("note"), line
+
+
+def test_every_check_is_made():
+    members = [member for module in (machine, software, storage, study) for member in vars(module).values()]
+    checks = {each for each in members if inspect.isgeneratorfunction(each) and not each.__name__.startswith("_")}
+    assert checks == set(doctor.CHECKS.values())
 
 
 def test_what_it_reports(report):
@@ -265,7 +272,8 @@ def test_no_dvc_or_no_git(made, monkeypatch):
     setup = made()
     assert "hardlink" in passes(software.dvc, setup)
     shutil.rmtree(setup.root / ".git")
-    assert "git init" in only(software.dvc, setup, "FAIL").remedy
+    remedy = only(software.dvc, setup, "FAIL").remedy
+    assert "git init" in remedy and "dvc config core.no_scm true" in remedy
     (setup.root / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")  # a release's archive
     passes(software.dvc, setup)
     (setup.root / ".dvc" / "config").write_text("")
@@ -273,6 +281,13 @@ def test_no_dvc_or_no_git(made, monkeypatch):
     assert "install git" in only(software.dvc, setup, "FAIL").remedy
     shutil.rmtree(setup.root / ".dvc")
     assert "dvc init" in only(software.dvc, setup, "FAIL").remedy
+
+
+def test_a_repository_of_another_user(made, monkeypatch):
+    refused = subprocess.CompletedProcess([], 128, "", "fatal: detected dubious ownership in repository at '/x'\n")
+    setup = made()
+    monkeypatch.setattr(software.subprocess, "run", lambda *_, **__: refused)
+    assert only(software.dvc, setup, "FAIL").remedy == f"git config --global --add safe.directory {setup.root}"
 
 
 def test_dvc_configured_badly(made, monkeypatch):
@@ -547,6 +562,8 @@ def test_data_that_are_not_there(made, monkeypatch, tiny_data):
     assert f"shapes: {tiny_data}/shapes, 24 training and 8 validation images" in text
     found = only(study.data, made(dataset="voc", protocol="15-1"), "FAIL")
     assert "no VOCdevkit" in found.text and "take tiny out of params.yaml" in found.remedy
+    found = doctor.findings(study.data, made(dataset="voc", protocol="15-1"))
+    assert not [f for f in found if "are not complete" in f.text], "said once"
 
 
 def test_prepared_data(project):
@@ -564,8 +581,10 @@ def test_data_that_are_not_the_presets(project, monkeypatch):
     project.set("benchmarks.tiny.expects", {"train": 10_582, "val": 8, "classes": 8})
     project.set("train.batch", 40)
     project.write()
+    monkeypatch.setitem(FETCH, ("shapes", "train"), "Run `python -m ciss.data fetch more`.")
     notes = [f for f in doctor.findings(study.data, Setup(project.folder)) if f.level == "note"]
     assert "tiny: This preset expects 10,582 training images; 24 were found." in notes[0].text
+    assert notes[0].remedy == "python -m ciss.data fetch more"
     assert notes[1].text.startswith("tiny: Step 0 has ") and "fewer than the 40 of an update" in notes[1].text
     shutil.rmtree(project.folder / "data")  # the index
     found = [f for f in doctor.findings(study.data, Setup(project.folder)) if f.level == "note"]

@@ -21,6 +21,8 @@ from ciss import analysis, published, report, viz
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.figure import Figure
 
 NAN = np.nan
@@ -352,6 +354,16 @@ def test_tables_keep_their_columns(study):
         assert table.dtypes.map(kind).to_dict() == usual.dtypes.map(kind).to_dict(), name
 
 
+def shows_data(ax: Axes) -> bool:
+    """Whether a number is drawn: what is NaN alone, and a line across the panel that has no name, is none."""
+    named = [line for line in ax.lines if line.get_transform() == ax.transData or line.get_label()[0] != "_"]
+    lines = [line.get_ydata() for line in named]
+    points = [points.get_offsets() for points in ax.collections if isinstance(points, PathCollection)]
+    cells = [cells.get_array() for cells in ax.collections if isinstance(cells, QuadMesh)]
+    drawn = any(np.isfinite(np.ma.filled(np.ma.asarray(each, float), NAN)).any() for each in [*lines, *points, *cells])
+    return drawn or bool(ax.patches or ax.images)
+
+
 FAST = ("no runs", "joint alone", "base only", "nothing scored", "no new class")
 
 
@@ -365,7 +377,7 @@ def test_no_figure_is_blank(study):
             figure.canvas.draw()
         for ax in figure.axes:
             if ax.axison:
-                assert ax.has_data() or ax.texts, f"{name}: an empty panel"
+                assert shows_data(ax) or ax.texts, f"{name}: an empty panel"
             elif ax.get_title() or ax is figure.axes[0]:
                 assert ax.texts or ax.patches, f"{name}: nothing says why the panel is empty"
         assert max(figure.get_size_inches()) * 160 < 2**16, f"{name}: too large to be saved"
@@ -402,3 +414,56 @@ def test_undefined_scores_have_a_reason(study):
     scores = runs[["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]]
     unexplained = runs[scores.isna().any(axis=1) & (runs["undefined"] == "")]
     assert unexplained.empty, unexplained["end"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("study", "end", "words"),
+    [
+        ("usual", "j", "Joint training has no steps: no forgetting"),
+        ("base only", "m", "The base step alone: no forgetting"),
+        ("no new class", "m", "No class counts as new"),
+        ("no old class in the images", "m", "No pixel of the validation set is a class that counts as old."),
+        ("nothing scored", "m", "No pixel of the validation set is a class that counts as new."),
+        ("a class without images", "m", "Not in the validation set: class 3."),
+        ("nothing scored", "j", "Not in the validation set: class 1, class 2, class 3"),
+    ],
+)
+def test_the_reason_is_the_right_one(study, end, words):
+    assert words in build(study).runs.set_index("end").loc[end, "undefined"]
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        ("usual", "Joint training has no steps, so it is left out."),
+        ("no background", "No pixel that is scored is background"),
+        ("a class without images", "Not in the validation set: class 3."),
+        ("no new class", "No step brings a new class, so nothing can be confused with one."),
+        ("two classes", "A step with a single new class has no angle between new class tokens."),
+        ("no old class in the images", "Recall needs a pixel of an old class"),
+        ("nothing scored", "Precision needs a pixel that a rule labels as an old class."),
+        ("no hold-out", "No hold-out set: the forgetting rate within a step and what it correlates with are not"),
+        ("two classes", "A rank correlation needs a step with at least three old classes"),
+        ("usual", "A class has no forgetting in the step that brings it"),
+        ("usual", "A method with one run has no standard deviation."),
+    ],
+)
+def test_the_tables_of_an_analysis_have_the_right_reason(study, words):
+    s = build(study)
+    sentences = [*analysis.forgetting_reasons(s.ends, s.correlations), *analysis.background_reasons(s.ends, s.rules)]
+    assert words in sentences or any(sentence.startswith(words) for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        ("no runs", "No run of this benchmark leads to a result."),
+        ("joint alone", "Joint training only: it has no incremental step."),
+        ("base only", "No incremental step follows the base step."),
+    ],
+)
+def test_findings_of_nothing_say_why(study, words):
+    s = build(study)
+    off = analysis.calibration_errors(s.calibration)
+    text = analysis.background_findings(s.name, s.rates, s.errors, s.belief, off, s.rules, s.empty)
+    assert text == f"**{s.name}**: there is no background shift. {words}"

@@ -42,7 +42,7 @@ def executed(tmp_path_factory):
             (folder / f"{kind}.ipynb").write_text(json.dumps(notebook))
         copy = f"out/{kind}.ipynb"
         command = [sys.executable, "-m", "ciss.execute", f"{kind}.ipynb", copy, "-p", "name", "you"]
-        variables = {**os.environ, "JUPYTER_DATA_DIR": str(folder / "user")}
+        variables = {**os.environ, "JUPYTER_DATA_DIR": str(folder / "user"), "JUPYTER_PREFER_ENV_PATH": "0"}
         environment = {"cwd": folder, "env": variables, "text": True}
         processes[kind] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **environment)
     found = {}

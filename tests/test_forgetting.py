@@ -282,6 +282,9 @@ def test_words_say_that_nothing_differs():
     table = ranks(("a", "gradient", 0.0, NAN, NAN), ("b", "gradient", 0.0, NAN, NAN))
     text = analysis.forgetting_findings("x", same, tied, table, NONE, EMPTY)
     assert "nothing goes with the pace within a step: every correlation is 0.00" in text
+    table = ranks(("a", "gradient", 0.5, NAN, NAN), ("b", "gradient", 0.501, NAN, NAN))
+    text = analysis.forgetting_findings("x", same, tied, table, NONE, EMPTY)
+    assert "its gradient before the step in every method (+0.50; one seed" in text
 
 
 def test_words_of_a_base_step_that_learnt_nothing():

@@ -182,6 +182,10 @@ def png(*colours: tuple[int, int, int]) -> bytes:
     return stream.getvalue()
 
 
+def embedded(picture: bytes) -> str:
+    return f'<img src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+
+
 GOOD = png((255, 255, 255), (0, 0, 0), (200, 30, 30))
 SENTENCE = sentence()
 GREY = png((255, 255, 255), (0, 0, 0))
@@ -242,8 +246,7 @@ def sound(tmp_path_factory) -> Path:
     cell = {"cell_type": "code", "source": "1", "outputs": [{"output_type": "stream", "name": "stdout", "text": "ok"}]}
     for name in ("two/4_forgetting", "two/5_background", "6_compare"):
         (reports / f"{name}.ipynb").write_text(json.dumps({"cells": [cell]}))
-    picture = f'<img src="data:image/png;base64,{base64.b64encode(GOOD).decode()}">'
-    text = f'<a href="#two">two</a><h2 id="two">two</h2>{picture}<td>finetune</td><td>mib</td>'
+    text = f'<a href="#two">two</a><h2 id="two">two</h2>{embedded(GOOD)}<td>finetune</td><td>mib</td>'
     (reports / "report.html").write_text(text)
     (reports / "tables.tex").write_text(TEX)
     (reports / "metrics.json").write_text(json.dumps({"methods": {name: {} for name in ends.values()}}))
@@ -291,6 +294,9 @@ def output(**values) -> Callable[[Path], None]:
     (table("runs.csv", lambda t: t[:1]), r"runs\.csv: no row for the ends \['two-s0-mib'\]"),
     (table("methods.csv", lambda t: t[:1]), r"methods\.csv: no row for the methods \['mib'\]"),
     (table("cost.csv", lambda t: t.replace("mib", "lwf")), r"cost\.csv: rows of methods that were not planned"),
+    (table("curves.csv", lambda t: t[:0]), r"curves\.csv: no rows$"),
+    (table("beside_published.csv", lambda t: t[:0]), r"beside_published\.csv: no rows, and neither 6_compare nor"),
+    (table("runs.csv", lambda t: t.assign(old=np.nan, undefined="")), r"scores of .* are NaN, and the column"),
     (table("runs.csv", lambda t: t.assign(all=[0.5, np.nan])), r"runs\.csv: all is empty in 1 rows .* end two-s0-mib"),
     (table("cost.csv", lambda t: t.assign(base_seconds=np.inf)), r"cost\.csv: base_seconds is empty in 2 rows"),
     (table("two/pace.csv", lambda t: t.assign(iou=np.nan)), r"two/pace\.csv: iou is empty in 2 rows"),
@@ -298,14 +304,20 @@ def output(**values) -> Callable[[Path], None]:
     (table("two/background.csv", lambda t: t[:1]), r"two/background\.csv: no row for \['two-s0-mib'\]"),
     (table("two/gradients.csv", lambda t: t.assign(value=np.nan)), r"gradients\.csv: no gradient of two-s0-finetune"),
     (table("two/label_rules.csv", lambda t: t.drop(columns="rule")), r"label_rules\.csv: has the columns"),
+    (table("two/label_rules.csv", lambda t: t.assign(step=2)), r"label_rules\.csv: no row for the steps \[1\]"),
+    (table("two/calibration.csv", lambda t: t.assign(pixels=0, new=np.nan)), r"calibration\.csv: has NaN, and"),
+    (table("two/background_errors.csv", lambda t: t.assign(share=np.nan)), r"a share of two-s0-mib, step 1 is NaN"),
     (edit("report.html", lambda text: text.replace('id="two"', "")), r"report\.html: the link #two leads nowhere"),
     (edit("report.html", lambda text: text + '<img src="x.png">'), r"the link x\.png leads out of the page"),
     (edit("report.html", lambda text: text + "<h3 id='two'>"), r"the anchor #two stands twice"),
     (edit("report.html", lambda text: text.replace("<td>mib</td>", "")), r"report\.html: does not name \['mib'\]"),
     (edit("report.html", lambda text: text + "<td>nan</td>"), r"report\.html: a table shows NaN"),
+    (edit("report.html", lambda text: text + embedded(BLANK)), r"report\.html: an embedded picture is blank"),
     (edit("tables.tex", lambda text: text.replace(r"$0.1$ \\", r"$0.1$ & 3 \\")), r"3 cells in a table of 2"),
     (edit("tables.tex", lambda text: text.replace("0.2}", "0.2")), r"tables\.tex: \d+ opening and \d+ closing braces"),
     (edit("tables.tex", lambda text: text.replace(r"\end{table}", "")), r"tables\.tex: \['table'\] are not closed"),
+    (edit("tables.tex", lambda text: text.replace(r"\begin{table}", "")), r"\\end\{table\} closes nothing"),
+    (edit("tables.tex", lambda text: text.replace("$0.1$", "$0.1")), r"tables\.tex: a \$ is not closed"),
     (edit("tables.tex", lambda text: text + text), r"the label tab:two-methods stands 2 times"),
     (edit("tables.tex", lambda text: text.replace("mib", "gsc_mbs")), r"_, # or nan outside of mathematics"),
     (edit("tables.tex", lambda text: text.replace("mib", "lwf")), r"tables\.tex: no row for \['mib'\]"),

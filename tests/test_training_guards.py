@@ -241,6 +241,15 @@ def test_a_cache_that_does_not_fit_is_left_out(project, monkeypatch, capsys):
     assert "train.cache" not in capsys.readouterr().out and loaded[-1].dataset.cache
 
 
+def test_a_container_has_less_memory_than_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(loaders, "Path", lambda *parts: tmp_path / parts[-1])
+    (tmp_path / "memory.max").write_text("5000\n")
+    (tmp_path / "memory.current").write_text("2000\n")
+    assert loaders.available_memory() == 3_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert loaders.available_memory() > 3_000
+
+
 # --- sizes
 
 

@@ -153,6 +153,8 @@ def group_panels(table: pd.DataFrame, methods: list[str], empty: str = NO_STEP) 
             look = {**mark(k), "ms": 5, "capsize": 3}
             bars = spread.fillna(0) if spread.notna().any() else None
             ax.errorbar(means.index, means, yerr=bars, **look)
+        if mine["iou"].isna().all():
+            ax.text(0.5, 0.5, "No IoU is defined.", transform=ax.transAxes, ha="center", va="center", fontsize=8.5)
         ax.set(ylim=(0, 1), title=method)
         step_ticks(ax, steps)
         ax.set_xlim(min(steps) - 0.3, max(steps) + 0.3)
