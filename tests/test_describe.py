@@ -130,3 +130,9 @@ def test_the_command(leaves, monkeypatch, capsys):
 def test_a_folder_that_no_plan_would_find(leaves, tmp_path):
     put(tmp_path / "elsewhere", "images", "masks", "a", [1, 2])
     assert "Put the folder elsewhere into data/ of the project" in describe(tmp_path / "elsewhere")
+
+
+def test_a_folder_whose_name_dvc_refuses(leaves):
+    put(leaves, "images/train", "masks/train", "a", [7, 9])
+    last = describe(leaves.rename(leaves.with_name("树叶"))).splitlines()[-1]
+    assert last.startswith("Next: rename the folder to letters from A to Z, digits, '-' and '_'; then give the classes")

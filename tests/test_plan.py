@@ -534,7 +534,8 @@ def test_further_orders_have_the_edited_schedule(planned):
 
 def test_trials_leave_with_their_plan(planned):
     """And the next command of a tuning is `ciss.tuning`. Numbers of one's own stay."""
-    assert planned("voc8", "--preset", "tuning").endswith("63 runs. Next: read the notes above, then: python -m ciss.tuning\n")
+    out = planned("voc8", "--preset", "tuning")
+    assert out.endswith("63 runs. Next: read the notes above, then: python -m ciss.tuning\n")
     planned.edit("  frozen-5:", "  mib-mine: {distillation: 3.0}\n  frozen-5:")
     planned.edit("mib-3: {distillation: 100.0,", "mib-3: {distillation: 99.0,")
     planned("shapes", "--methods", "mib")
