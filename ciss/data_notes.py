@@ -45,7 +45,7 @@ def data_notes(benchmark: Benchmark, index: Index, names: dict[int, str] | None 
             f"This preset expects {expects.classes} classes; the benchmark has {len(classes)}. "
             "Scores cannot be compared with the published ones."
         )
-    notes += _step_notes(benchmark, index)
+    notes += _step_notes(benchmark, index) + _scored_training_images(index)
     if benchmark.setting == "domain":
         notes += _absent("No training image contains", classes, index, "train", index.joint, names)
     else:
@@ -146,6 +146,24 @@ def _step_notes(benchmark: Benchmark, index: Index) -> list[str]:
                 f"update of {update}. Each epoch leaves out other ones."
             )
     return notes
+
+
+def _scored_training_images(index: Index) -> list[str]:
+    """A note on validation images that are training images too, by the content of image and mask, whatever their names.
+    In the domain setting both lists are the same, and its steps divide them."""
+    if index.selection.get("setting") == "domain":
+        return []
+    trained = set(index.digests.get("train", ()))
+    scored = [
+        name for name, digest in zip(index.ids["val"], index.digests.get("val", ()), strict=False) if digest in trained
+    ]
+    if not scored:
+        return []
+    images = "image is a training image" if len(scored) == 1 else "images are training images"
+    return [
+        f"{len(scored):,} validation {images} too, first {scored[0]}. Scores on training images are too high. "
+        "Leave such images out of the training images."
+    ]
 
 
 def _absent(

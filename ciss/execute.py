@@ -7,6 +7,8 @@ through. An error becomes one message, and the executed copy shows where it happ
 """
 
 import argparse
+import ast
+import json
 import logging
 import os
 import re
@@ -94,6 +96,17 @@ def execute(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
     )
 
 
+def parameter_names(notebook: Path) -> list[str]:
+    """The names that the notebook's cell of parameters sets; none where it has no such cell or cannot be read."""
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        sources = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
+        lines = [line for source in sources for line in ast.parse(source).body]
+    except (ValueError, SyntaxError, KeyError, TypeError, AttributeError, OSError):
+        return []  # papermill's own message says what is wrong
+    return [target.id for line in lines if isinstance(line, ast.Assign) for target in line.targets]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ciss.execute", description="Execute a notebook with parameters.")
     parser.add_argument("notebook", type=Path)
@@ -106,6 +119,12 @@ def main() -> None:
     logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # its errors arrive as exceptions, too
     if not arguments.notebook.is_file():
         sys.exit(f"error: {arguments.notebook}: there is no such notebook.")
+    known = parameter_names(arguments.notebook)
+    for name, _ in arguments.p:
+        if known and name not in known:
+            from ciss.documents import choose  # no stage waits for it
+
+            sys.exit(f"error: {arguments.notebook}: no parameter {name!r}. {choose(name, known)}")
     try:
         # in a thread: in the main one nbclient takes Ctrl-C for itself, and lets the notebook go on for seconds
         ThreadPoolExecutor(1).submit(execute, arguments.notebook, arguments.output, dict(arguments.p)).result()

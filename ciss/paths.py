@@ -41,12 +41,23 @@ def data_root(folder: str) -> Path:
     """
     roots = data_roots()
     for root in roots:
-        if (root / folder).exists():
+        if os.path.exists(root / folder):  # Path.exists raises where a folder may not be searched
             return root / folder
+    reasons = [f" ({reason})" for root in roots if (reason := _unreachable(root, folder))]
     raise FileNotFoundError(
-        f"no {folder} in {' or '.join(map(str, roots)) or 'any project'}: "
+        f"no {folder} in {' or '.join(map(str, roots)) or 'any project'}{''.join(reasons)}: "
         "set CISS_DATA to the folder that holds VOCdevkit/, ADEChallengeData2016/, cityscapes/ or CamVid/"
     )
+
+
+def _unreachable(root: Path, folder: str) -> str:
+    """Why a data set that may be there cannot be seen; empty without a reason."""
+    for place in (root, root / folder):
+        if os.path.islink(place) and not os.path.exists(place):
+            return f"{place} is a link to {os.readlink(place)}, which cannot be reached"
+    if os.path.isdir(root) and not os.access(root, os.X_OK):
+        return f"no permission to read {root}"
+    return ""
 
 
 def links(root: Path, runs: Iterable[tuple[str, str]] = ()) -> Iterator[tuple[str, str]]:

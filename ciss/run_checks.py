@@ -23,6 +23,15 @@ def check(config: Config) -> None:
         raise ConfigError("\n".join(problems))
 
 
+def benchmark_name(settings: Config, name: str = "") -> str:
+    """The name of a benchmark of the file; the first one if empty. Raises ConfigError for an unknown name."""
+    if name and name not in settings.benchmarks:
+        raise ConfigError(
+            f"{settings.file}: there is no benchmark {name!r}. {documents.choose(name, settings.benchmarks)}"
+        )
+    return name or next(iter(settings.benchmarks))
+
+
 def sees_all(method: str) -> bool:
     return code_of(method) in METHODS and METHODS[code_of(method)].sees_all
 

@@ -109,6 +109,22 @@ def test_thirty_one_images_in_batches_of_sixteen():
     assert epoch_images(benchmark(train={"batch": 8, "processes": 2}), 31) == 16
 
 
+def test_validation_images_that_are_training_images_too_are_named():
+    digests = {"train": list("abcdef"), "val": ["c", "x"]}  # the content of val0 is that of train2
+    assert notes(benchmark(), index(digests=digests)) == [
+        "1 validation image is a training image too, first val0. Scores on training images are too high. "
+        "Leave such images out of the training images."
+    ]
+    both = notes(benchmark(), index(digests={**digests, "val": ["c", "a"]}))[0]
+    assert both.startswith("2 validation images are training images too, first val0.")
+    assert notes(benchmark(), index(digests={**digests, "val": ["x", "y"]})) == []
+
+
+def test_in_the_domain_setting_both_lists_are_the_same():
+    found = index(digests={"train": list("abcdef"), "val": ["c", "x"]}, selection={"setting": "domain"})
+    assert not any("too high" in note for note in notes(benchmark(), found))
+
+
 def test_classes_that_lack_are_named():
     found = index(train=({1}, {1}, {2}, {2}, {1, 3}, {1, 3}), val=({1}, {3}), holdout=[0])
     assert notes(benchmark(), dataclasses.replace(found, steps=[[0, 1], [2, 3], [0, 1]])) == [

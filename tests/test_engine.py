@@ -365,6 +365,22 @@ def test_a_truncated_state_starts_afresh(make_project, capsys):
     assert left_by(project.run()) == left_by(whole.run())
 
 
+def test_a_result_file_that_is_gone_or_cut_off_is_put_back(project, monkeypatch):
+    """The reading says "Train it again": that command has to help, and need not train."""
+    run = project.run()
+    engine.train(run)
+    whole = {name: (run.results / name).read_bytes() for name in results.ARRAYS}
+    assert sorted([*whole, "result.json"]) == sorted(file.name for file in run.results.iterdir())
+    monkeypatch.setattr(engine, "_train", None)
+    for name, content in whole.items():
+        for damaged in (None, b"", content[:-9]):
+            (run.results / name).unlink()  # the kept file is the same one: a link
+            if damaged is not None:
+                (run.results / name).write_bytes(damaged)
+            engine.train(run)
+            assert (run.results / name).read_bytes() == content
+
+
 def test_a_finished_run_is_not_trained_again(project, capsys, monkeypatch):
     engine.train(project.run())
     before = {file: file.stat().st_mtime_ns for file in project.run().folder.iterdir()}

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from papermill.clientwrap import PapermillNotebookClient
 
-from ciss import execute
+from ciss import execute, paths
 
 HELLO = "print('hello', name, flush=True)\nprint('Executing is what I say')\n{'all': 0.5}"
 OURS = "class CheckpointError(Exception): pass\nraise CheckpointError('base: no such checkpoint. Train it: now')"
@@ -126,6 +126,21 @@ def test_what_is_no_notebook_is_one_message(text, tmp_path, monkeypatch):
         execute.main()
     assert str(stopped.value).startswith(f"error: {notebook}: cannot be executed: ")
     assert str(stopped.value).count("\n") == 1
+
+
+def test_a_misspelt_parameter_is_one_message_before_anything_runs(tmp_path, monkeypatch):
+    """It would be set and not used: the notebook would run its default, which is another configuration."""
+    notebook, copy = paths.project() / "notebooks" / "3_increment.ipynb", tmp_path / "copy.ipynb"
+    monkeypatch.setattr(sys, "argv", ["ciss.execute", str(notebook), str(copy), "-p", "confg", "params.yaml"])
+    with pytest.raises(SystemExit) as stopped:
+        execute.main()
+    assert str(stopped.value) == f"error: {notebook}: no parameter 'confg'. Did you mean 'config'?"
+    assert not copy.exists()
+
+
+def test_the_parameters_of_every_notebook_are_read():
+    for notebook in sorted((paths.project() / "notebooks").glob("*.ipynb")):
+        assert "config" in execute.parameter_names(notebook), notebook
 
 
 def test_a_kernel_that_does_not_start_is_one_message(tmp_path, monkeypatch):

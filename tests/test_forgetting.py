@@ -236,6 +236,16 @@ def test_words_say_which_classes_fade():
     assert text.endswith("No hold-out set.")
 
 
+def test_words_explain_a_forgetting_below_zero():
+    def words(a: float, dog: float) -> str:
+        lists = lost(a={"cat": 0.5, "dog": dog}, b={"cat": 0.2, "dog": 0.3})
+        return analysis.forgetting_findings("x", lists, summary(a=a, b=0.25), NONE, NONE, EMPTY)
+
+    assert "a least (-0.001). Below 0 the IoU has risen." in words(-0.001, 0.1)
+    assert "dog least (-0.300)" in words(0.3, -0.9) and "Below 0 the IoU has risen." in words(0.3, -0.9)
+    assert "Below 0" not in words(-0.0001, 0.1), "printed as 0.000"
+
+
 def test_words_do_not_choose_among_factors_that_disagree():
     table = ranks(("a", "gradient", 0.5, NAN, NAN), ("b", "gradient", -0.9, NAN, NAN))
     text = analysis.forgetting_findings("x", lost(a={"cat": 0.5}), summary(a=0.3), table, NONE, EMPTY)

@@ -1,5 +1,6 @@
 """Folders are found from wherever a notebook, a stage or a queued experiment runs."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,27 @@ def test_missing_data_names_places_and_remedy(project, tmp_path, monkeypatch):
     for part in ("cityscapes", tmp_path / "sets", project / "data", tmp_path / "origin" / "data", "set CISS_DATA"):
         assert str(part) in message
     assert len(message.splitlines()) == 1
+
+
+def test_a_link_to_data_that_are_away_is_named(project, tmp_path, monkeypatch):
+    """As of a disk that is not mounted."""
+    (project / "data").mkdir()
+    (project / "data" / "VOCdevkit").symlink_to(tmp_path / "disk")
+    with pytest.raises(FileNotFoundError, match=r"VOCdevkit is a link to .*disk, which cannot be reached\): set"):
+        paths.data_root("VOCdevkit")
+    (tmp_path / "disk").mkdir()
+    assert paths.data_root("VOCdevkit") == project / "data" / "VOCdevkit"
+
+
+def test_data_in_a_folder_that_may_not_be_searched(project, tmp_path, monkeypatch):
+    """Of another user: the operating system refuses to say what is in it. Root may, so that it is simulated."""
+    closed, exists = tmp_path / "closed", os.path.exists
+    closed.mkdir()
+    monkeypatch.setenv("CISS_DATA", str(closed))
+    monkeypatch.setattr(os.path, "exists", lambda path: Path(path).parent != closed and exists(path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(FileNotFoundError, match=f"no permission to read {closed}"):
+        paths.data_root("CamVid")
 
 
 RUNS = [("shapes", "shapes-s0")]

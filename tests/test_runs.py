@@ -28,6 +28,13 @@ def mistakes(project) -> list[str]:
     return str(caught.value).splitlines()
 
 
+def test_a_benchmark_by_name(project):
+    """The analyses of a misspelt one found no runs, and wrote empty tables and figures."""
+    assert run_checks.benchmark_name(project.config) == "tiny" == run_checks.benchmark_name(project.config, "tiny")
+    with pytest.raises(ConfigError, match=r"there is no benchmark 'tinny'. Did you mean 'tiny'\?$"):
+        run_checks.benchmark_name(project.config, "tinny")
+
+
 @pytest.mark.parametrize(
     ("name", "channels", "step", "reached", "phase", "after"),
     [

@@ -35,6 +35,8 @@ def forgetting_findings(
         said = [f"{head} {means.index[-1]} has forgotten most ({most} IoU, mean over old classes)"]
         said[0] += f", {means.index[0]} least ({_printed(means.iloc[0])})." if len(means) > 1 else "."
     classes = forgotten.groupby("class")["forgetting"].mean().dropna().sort_values()
+    if _printed(means.iloc[0]).startswith("-") or (len(classes) > 1 and _printed(classes.iloc[0]).startswith("-")):
+        said.append("Below 0 the IoU has risen.")
     if len(classes) > 1:
         over = "all methods" if len(means) > 1 else means.index[0]
         if _equal(classes):
