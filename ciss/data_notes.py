@@ -3,15 +3,18 @@
 They are printed before training (`ciss.plan --check`, `1_data`, the doctor) and stand beside the results.
 """
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from ciss import paths
 from ciss.config import Benchmark
-from ciss.data import shapes
+from ciss.data import own, shapes
 from ciss.data.index import Index
 from ciss.data.loaders import Shuffle
 from ciss.data.pictures import DataError
-from ciss.data.sets import data_set
+from ciss.data.scan import scan
+from ciss.data.sets import DATASETS, data_set
 
 NAMES_SHOWN = 8  # class names in one note
 LARGE_REMAINDER = 0.1  # share of a step's images that an epoch leaves out: larger ones are noted
@@ -34,6 +37,8 @@ def data_notes(benchmark: Benchmark, index: Index, names: dict[int, str] | None 
         names: raw class id -> name (default: those of the data set, which own data read from `dataset.yaml`).
 
     Returns: one sentence or two for each note, none for data as expected.
+
+    Raises: DataError if no validation image contains a class of the benchmark: no score would mean anything.
     """
     names = data_set(benchmark.dataset).classes if names is None else names
     classes = [c for group in index.groups for c in group]
@@ -45,15 +50,23 @@ def data_notes(benchmark: Benchmark, index: Index, names: dict[int, str] | None 
             f"This preset expects {expects.classes} classes; the benchmark has {len(classes)}. "
             "Scores cannot be compared with the published ones."
         )
-    notes += _step_notes(benchmark, index) + _scored_training_images(index)
+    notes += _step_notes(benchmark, index)
     if benchmark.setting == "domain":
         notes += _absent("No training image contains", classes, index, "train", index.joint, names)
     else:
         for step, (group, images) in enumerate(zip(index.groups, index.steps, strict=True)):
             notes += _absent(f"No training image of step {step} contains", group, index, "train", images, names)
+    if not benchmark.legacy_split:  # which has a note of its own
+        notes += _repeated(index)
     if index.holdout:
         end = "The hold-out set has no score for them."
         notes += _absent("No image of the hold-out set contains", classes, index, "train", index.holdout, names, end)
+    scored = {c for image in index.validation[-1] for c in index.classes["val"][image]}
+    if scored.isdisjoint(classes):
+        raise DataError(
+            f"{benchmark.dataset}: none of the {len(index.validation[-1])} validation images contains a class of the "
+            "benchmark, so no class can be scored. Check the masks of the validation images, or choose other classes."
+        )
     end = "Their IoU cannot be measured."
     notes += _absent("No validation image contains", classes, index, "val", index.validation[-1], names, end)
     return notes
@@ -115,7 +128,64 @@ def list_notes(benchmark: Benchmark) -> tuple[list[str], list[str]]:
     if benchmark.holdout >= train:
         why = f"limit leaves only {train}" if train < counts["train"] else f"there are only {train}"
         errors.append(f"holdout: {benchmark.holdout}, but {why} training images. Make it smaller.")
-    return errors, count_notes(benchmark, **counts)
+    return errors, count_notes(benchmark, **counts) + _unpaired(benchmark.dataset)
+
+
+def change_notes(benchmark: Benchmark, folder: Path) -> list[str]:
+    """Notes on data that changed since they were prepared, which DVC does not see.
+
+    `folder`: where the benchmark's index lies; without one there is nothing to compare.
+    """
+    try:
+        index = Index.load(folder, benchmark)
+    except DataError:
+        return []  # not prepared, or for other settings: DVC prepares it
+    dataset, again = data_set(benchmark.dataset), f"Run: dvc repro -f -s prepare@{folder.name}; then: dvc repro"
+    cache = folder.parents[1] / ".scan" / f"{dataset.folder[0]}.json"  # as in `ciss.data.prepare`
+    try:
+        for split, digests in index.digests.items():
+            pairs = index.pairs(split)
+            scanned = scan(pairs, dataset, split, cache) if cache.is_file() else []
+            changed = [pair for pair, s, old in zip(pairs, scanned, digests, strict=False) if s["digest"] != old]
+            if changed:
+                count = f"{len(changed)} of {len(pairs)} {split} images or their masks"
+                first = f"first: {changed[0].image}"
+                return [f"{count} changed since the data were prepared ({first}). {again}"]
+    except (FileNotFoundError, DataError) as error:
+        return [f"The data changed since they were prepared: {str(error).partition(' Run: ')[0]} {again}"]
+    return []
+
+
+def _unpaired(dataset: str) -> list[str]:
+    """Notes on images without a mask and masks without an image, in a data set of one's own."""
+    file = own.find(dataset)
+    if dataset in DATASETS or file is None:
+        return []
+    described = own.load(file).described
+    splits = ("train",) if described.share else ("train", "val")
+    pairs = [pair for split in splits for pair in data_set(dataset).pairs(file.parent, split)]
+    if described.share:
+        pairs += data_set(dataset).pairs(file.parent, "val")
+    used = {pair.mask for pair in pairs}
+    masks = set()
+    for split in splits:
+        for place, _, names in os.walk(file.parent / getattr(described, split).masks, followlinks=True):
+            visible = (name for name in names if not name.startswith(".") and Path(place).name[:1] != ".")
+            masks.update(Path(place, name) for name in visible if name.lower().endswith(".png"))
+    notes = []
+    if missing := [pair for pair in pairs if pair.mask not in masks and not pair.mask.is_file()]:
+        what = "1 image has" if len(missing) == 1 else f"{len(missing)} images have"
+        notes.append(
+            f"{what} no mask of the same name (first: {missing[0].image} needs {missing[0].mask}). Rename the masks, "
+            "or move the images away."
+        )
+    if unused := sorted(masks - used):
+        what = "1 mask is" if len(unused) == 1 else f"{len(unused)} masks are"
+        notes.append(
+            f"{what} not used, because no image of the same name is there (first: {unused[0]}). Images have to be "
+            f"{', '.join(sorted(own.SUFFIXES))} files: convert or rename them."
+        )
+    return notes
 
 
 def epoch_images(benchmark: Benchmark, images: int) -> int:
@@ -148,22 +218,23 @@ def _step_notes(benchmark: Benchmark, index: Index) -> list[str]:
     return notes
 
 
-def _scored_training_images(index: Index) -> list[str]:
-    """A note on validation images that are training images too, by the content of image and mask, whatever their names.
-    In the domain setting both lists are the same, and its steps divide them."""
-    if index.selection.get("setting") == "domain":
-        return []
-    trained = set(index.digests.get("train", ()))
-    scored = [
-        name for name, digest in zip(index.ids["val"], index.digests.get("val", ()), strict=False) if digest in trained
-    ]
-    if not scored:
-        return []
-    images = "image is a training image" if len(scored) == 1 else "images are training images"
-    return [
-        f"{len(scored):,} validation {images} too, first {scored[0]}. Scores on training images are too high. "
-        "Leave such images out of the training images."
-    ]
+def _repeated(index: Index) -> list[str]:
+    """Notes on images that are scored and, with the same content, trained on."""
+    digests, notes = index.digests, []
+    trained = {digests["train"][i]: index.ids["train"][i] for images in index.steps for i in images}
+    for kind, split, images in (
+        ("validation", "val", sorted({i for step in index.validation for i in step})),
+        ("hold-out", "train", index.holdout),
+    ):
+        ids = index.ids[split]
+        same = [i for i in images if trained.get(digests[split][i], ids[i]) != ids[i]]
+        if same:
+            first, partner = ids[same[0]], trained[digests[split][same[0]]]
+            notes.append(
+                f"{len(same)} of the {len(images)} {kind} images are trained on too: image and mask have the same "
+                f"content (first: {first}, as {partner}). Scores are too high. Remove these images from one of the two."
+            )
+    return notes
 
 
 def _absent(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ciss import checkpoint, config, paths, run_checks
 from ciss.config import ConfigError
-from ciss.data_notes import list_notes
+from ciss.data_notes import change_notes, list_notes
+from ciss.runs import index_folder
 
 
 def check(file: str) -> None:
@@ -18,6 +19,8 @@ def check(file: str) -> None:
     if links := list(paths.links(root, names)):
         raise ConfigError("\n".join(f"{problem}: {remedy}" for problem, remedy in links))
     notes = _data_notes(settings) + list(run_checks.notices(settings))
+    for name, benchmark in settings.benchmarks.items():
+        notes += [f"benchmarks.{name}: {note}" for note in change_notes(benchmark, index_folder(root, name))]
     if _of_the_pipeline(file):
         checkpoint.write_text(paths.project() / ".checked", "params.yaml was checked.\n")  # always the same bytes
         if unnamed := _unnamed_results(settings):

@@ -175,6 +175,21 @@ def test_words_name_who_loses_most():
     assert "the labels of mbs are the most precise (0.90, recall 0.30), those of argmax find most" in text
 
 
+def test_words_name_all_that_share_an_extreme():
+    """One of several equal methods is not called the worst; a rule without labels is not called as good as the rest."""
+    rates = rows("old_to_background", a=0.9, b=0.1, c=0.9, d=0.1).assign(background_to_new=[1.0, 1.0, 0.5, 0.5])
+    errors = rows("share", a=1.0).assign(error="old called background")
+    belief = rows("probability", a=0.2, b=0.7, c=0.2, d=0.3).assign(kind="old")
+    wrong = rows("error_truth", a=0.1, b=0.1, c=0.1, d=0.3)
+    rules = rows("precision", by="rule", argmax=0.0, plop=float("nan"), gsc=0.0, mbs=float("nan")).assign(recall=0.0)
+    text = analysis.background_findings("x", rates, errors, belief, wrong, rules, EMPTY)
+    assert "a and c lose most to the background, which takes 90.0 % of their old classes' pixels" in text
+    assert "; b and d lose least, 10.0 %." in text
+    assert "New classes take most of the background in a and b: 100.0 %." in text
+    assert "from 0.20 (a and c) to 0.70 (b)" in text and "0.100 (a, b and c) to 0.300 (d)" in text
+    assert "the labels of argmax and gsc are equally good (precision 0.00, recall 0.00). plop and mbs label no" in text
+
+
 def test_words_say_that_nothing_differs():
     rates = rows("old_to_background", a=0.0, b=0.0001).assign(background_to_new=[0.0, 0.0001])
     errors = rows("share", a=1.0, b=1.0).assign(error="new called background")

@@ -8,7 +8,7 @@ from test_presets import load
 
 from ciss import config, presets, runs
 from ciss.config import validate
-from ciss.data import Index
+from ciss.data import DataError, Index
 from ciss.data.loaders import Shuffle
 from ciss.data_notes import count_notes, data_notes, epoch_images
 
@@ -37,7 +37,7 @@ def index(train=({1}, {1}, {2}, {2}, {3}, {3}), val=({1, 2}, {3}), **changes) ->
         "ids": {split: [f"{split}{i}" for i in range(len(images))] for split, images in classes.items()},
         "classes": classes,
         "sizes": {},
-        "digests": {},
+        "digests": {split: [f"{split}{i}" for i in range(len(images))] for split, images in classes.items()},
         "pixels": {},
         "steps": steps,
         "joint": list(range(len(train))),
@@ -109,22 +109,6 @@ def test_thirty_one_images_in_batches_of_sixteen():
     assert epoch_images(benchmark(train={"batch": 8, "processes": 2}), 31) == 16
 
 
-def test_validation_images_that_are_training_images_too_are_named():
-    digests = {"train": list("abcdef"), "val": ["c", "x"]}  # the content of val0 is that of train2
-    assert notes(benchmark(), index(digests=digests)) == [
-        "1 validation image is a training image too, first val0. Scores on training images are too high. "
-        "Leave such images out of the training images."
-    ]
-    both = notes(benchmark(), index(digests={**digests, "val": ["c", "a"]}))[0]
-    assert both.startswith("2 validation images are training images too, first val0.")
-    assert notes(benchmark(), index(digests={**digests, "val": ["x", "y"]})) == []
-
-
-def test_in_the_domain_setting_both_lists_are_the_same():
-    found = index(digests={"train": list("abcdef"), "val": ["c", "x"]}, selection={"setting": "domain"})
-    assert not any("too high" in note for note in notes(benchmark(), found))
-
-
 def test_classes_that_lack_are_named():
     found = index(train=({1}, {1}, {2}, {2}, {1, 3}, {1, 3}), val=({1}, {3}), holdout=[0])
     assert notes(benchmark(), dataclasses.replace(found, steps=[[0, 1], [2, 3], [0, 1]])) == [
@@ -132,6 +116,28 @@ def test_classes_that_lack_are_named():
         "No image of the hold-out set contains: stem, flower. The hold-out set has no score for them.",
         "No validation image contains: stem. Their IoU cannot be measured.",
     ]
+
+
+def test_images_that_are_scored_and_trained_on_are_named():
+    """A copy has the same content under another name; it may be in the folders of both splits, or twice in one."""
+    found = index(
+        train=({1}, {1}, {2}, {2}, {3}, {3}, {1, 2, 3}),
+        digests={"train": ["a", "b", "c", "d", "e", "f", "b"], "val": ["x", "d"]},
+        holdout=[6],
+    )
+    steps = [[0, 1], [2, 3], [4, 5]]
+    assert notes(benchmark(), dataclasses.replace(found, steps=steps)) == [
+        "1 of the 2 validation images are trained on too: image and mask have the same content (first: val1, as "
+        "train3). Scores are too high. Remove these images from one of the two.",
+        "1 of the 1 hold-out images are trained on too: image and mask have the same content (first: train6, as "
+        "train1). Scores are too high. Remove these images from one of the two.",
+    ]
+
+
+@pytest.mark.parametrize("val", [(set(), set()), ({4},)], ids=["background alone", "other classes"])
+def test_validation_images_without_any_class_are_an_error(val):
+    with pytest.raises(DataError, match=f"^leaves: none of the {len(val)} validation images contains a class"):
+        notes(benchmark(), index(val=val))
 
 
 def test_domains_bring_no_classes():

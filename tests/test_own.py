@@ -15,6 +15,7 @@ from ciss import config, data, engine, paths, plan, protocol, results, run_check
 from ciss.config import ConfigError, validate
 from ciss.data import DataError, Index, data_set, prepare
 from ciss.data import scan as scanning
+from ciss.data_notes import change_notes, list_notes
 from ciss.methods import METHODS
 
 YAML = """
@@ -166,6 +167,55 @@ def test_a_number_without_a_class_is_foreign(garden):
     (garden / "dataset.yaml").write_text("classes: {1: leaf, 2: stem, 3: flower}\n")
     with pytest.raises(DataError, match=r"id 4 is no class of the data set \(0 to 3, or 255\)\. Correct the m"):
         data.scan.scan(data_set("garden").pairs(garden, "train"), data_set("garden"))
+
+
+def test_images_that_are_not_read_are_named(plot, garden, project):
+    """An image of another format, or of another name than its mask, is not trained on: its mask is left over."""
+    assert list_notes(benchmark(project)) == ([], [])
+    (garden / "images/train/spring/00.jpg").rename(garden / "images/train/spring/00.heic")
+    errors, (note,) = list_notes(benchmark(project))
+    assert errors == [] and note.startswith("1 mask is not used, because no image of the same name is there (first: ")
+    assert str(garden / "masks/train/spring/00.png") in note and ".webp files: convert or rename them." in note
+    (garden / "masks/train/spring/00.png").unlink()
+    for number in (3, 6):
+        (garden / f"masks/train/spring/{number:02d}.png").unlink()
+    _, (note,) = list_notes(benchmark(project))
+    assert note.startswith("2 images have no mask of the same name (first: ") and "03.jpg needs " in note
+
+
+@pytest.mark.parametrize("layout", ["one folder of masks", "share"])
+def test_masks_that_another_split_uses_are_no_surplus(plot, garden, project, layout):
+    text = {"share": "train: {images: images, masks: masks}\nshare: 0.2\n"}
+    text["one folder of masks"] = "".join(f"{s}: {{images: images/{s}, masks: masks}}\n" for s in ("train", "val"))
+    if layout != "share":
+        for split in ("train", "val"):
+            for mask in (garden / "masks" / split).rglob("*.png"):
+                target = garden / "masks" / mask.parent.name / f"{split}{mask.name}"
+                target.parent.mkdir(exist_ok=True)
+                image = garden / "images" / split / mask.parent.name / f"{mask.stem}.jpg"
+                image.rename(image.with_name(f"{split}{image.name}"))
+                mask.rename(target)
+    (garden / "dataset.yaml").write_text(YAML + text[layout])
+    assert list_notes(benchmark(project)) == ([], [])
+
+
+def test_the_check_names_data_that_changed_since(plot, garden, project, tmp_path):
+    """DVC sees no data set: after a finished study `dvc repro` says that all is up to date."""
+    folder, again = tmp_path / "data/index/plot", "Run: dvc repro -f -s prepare@plot; then: dvc repro"
+    settings = benchmark(project)
+    assert change_notes(settings, folder) == [], "not prepared"
+    prepare(settings, folder, progress=False)
+    assert change_notes(settings, folder) == []
+    paint(garden, "train/spring/00", [1, 2, 3], 99)
+    (note,) = change_notes(settings, folder)
+    assert note.startswith("1 of 20 train images or their masks changed since the data were prepared (first: ")
+    assert "spring/00.jpg). " in note and note.endswith(again)
+    paint(garden, "train/spring/77", [1], 7)
+    (note,) = change_notes(settings, folder)
+    assert "the list of train images changed. " in note and note.endswith(again) and note.count("Run:") == 1
+    (garden / "dataset.yaml").write_text(YAML.replace("leaf", "blade"))
+    (note,) = change_notes(settings, folder)
+    assert "dataset.yaml changed. " in note and note.endswith(again)
 
 
 def test_an_index_belongs_to_its_description(plot, garden, project, tmp_path):

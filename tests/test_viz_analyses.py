@@ -166,6 +166,12 @@ def test_gradients_by_step():
     draw(viz.gradient_panels(pulls()[:0], ["a"], 1))
 
 
+def test_equal_gradients_are_below_the_top_of_the_axis():
+    table = pulls()
+    figure = viz.gradient_panels(table.assign(value=0.9), ["a", "b"], int(table["step"].iloc[0]))
+    assert figure.axes[0].get_ylim() == pytest.approx((0, 0.945)), "no marker is cut"
+
+
 # --- background
 
 FLOWS = analysis.flows(np.array([[3, 1, 0], [1, 4, 1], [0, 2, 2]]), [[1], [2]], step=1)

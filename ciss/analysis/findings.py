@@ -8,6 +8,7 @@ WORDS = {
     "similarity": "its likeness to the nearest new class",
     "gradient": "its gradient before the step",
 }
+NAMED = 3  # methods or classes with the same value that a sentence names; of more it says how many
 
 
 def forgetting_findings(
@@ -25,16 +26,17 @@ def forgetting_findings(
     """
     if summary.empty:
         return f"**{name}**: nothing could be forgotten. {empty['steps']}"
-    means = summary.groupby("method", sort=False)["forgetting"].mean().dropna().sort_values()
+    means = summary.groupby("method", sort=False)["forgetting"].mean().dropna().sort_values(kind="stable")
     if means.empty:
         return f"**{name}** ({_seeds(summary)}): no old class has an IoU before and after."
     head, most = f"**{name}** ({_seeds(summary)}): after the last step", _printed(means.iloc[-1])
     if _equal(means):
         said = [f"{head} every method has forgotten {most} IoU (mean over old classes)."]
     else:
-        said = [f"{head} {means.index[-1]} has forgotten most ({most} IoU, mean over old classes)"]
-        said[0] += f", {means.index[0]} least ({_printed(means.iloc[0])})." if len(means) > 1 else "."
-    classes = forgotten.groupby("class")["forgetting"].mean().dropna().sort_values()
+        have = "have" if _tied(means, -1) else "has"
+        said = [f"{head} {_names(means, -1)} {have} forgotten most ({most} IoU, mean over old classes)"]
+        said[0] += f", {_names(means, 0)} least ({_printed(means.iloc[0])})." if len(means) > 1 else "."
+    classes = forgotten.groupby("class")["forgetting"].mean().dropna().sort_values(kind="stable")
     if _printed(means.iloc[0]).startswith("-") or (len(classes) > 1 and _printed(classes.iloc[0]).startswith("-")):
         said.append("Below 0 the IoU has risen.")
     if len(classes) > 1:
@@ -42,21 +44,22 @@ def forgetting_findings(
         if _equal(classes):
             said.append(f"Over {over}, every old class fades by {_printed(classes.iloc[-1])}.")
         else:
+            fade = "fade" if _tied(classes, -1) else "fades"
             said.append(
-                f"Over {over}, {classes.index[-1]} fades most ({_printed(classes.iloc[-1])}) and {classes.index[0]} "
-                f"least ({_printed(classes.iloc[0])})."
+                f"Over {over}, {_names(classes, -1)} {fade} most ({_printed(classes.iloc[-1])}) and "
+                f"{_names(classes, 0)} least ({_printed(classes.iloc[0])})."
             )
         if others := _worst_classes(forgotten, None if _equal(classes) else classes.index[-1]):
             said.append("But " + _join(f"{method} loses most on {chosen}" for method, chosen in others.items()) + ".")
-        spread = summary.groupby("method", sort=False)["spread"].mean().dropna().sort_values()
+        spread = summary.groupby("method", sort=False)["spread"].mean().dropna().sort_values(kind="stable")
         if _equal(spread):
             said.append(
                 f"The standard deviation of forgetting over old classes is {_printed(spread.iloc[-1])} in every method."
             )
         elif len(spread) > 1:
             said.append(
-                f"Old classes fade most unevenly in {spread.index[-1]} (standard deviation over classes "
-                f"{_printed(spread.iloc[-1])}), most evenly in {spread.index[0]} ({_printed(spread.iloc[0])})."
+                f"Old classes fade most unevenly in {_names(spread, -1)} (standard deviation over classes "
+                f"{_printed(spread.iloc[-1])}), most evenly in {_names(spread, 0)} ({_printed(spread.iloc[0])})."
             )
     return _warned(" ".join([*said, *_correlated(correlations, empty), *_unequal(gradients)]), empty)
 
@@ -140,7 +143,7 @@ def background_findings(
     """
     if rates.empty:
         return f"**{name}**: there is no background shift. {empty['steps']}"
-    lost = rates.groupby("method", sort=False)["old_to_background"].mean().dropna().sort_values()
+    lost = rates.groupby("method", sort=False)["old_to_background"].mean().dropna().sort_values(kind="stable")
     said = []
     if len(lost):
         head = f"**{name}** ({_seeds(rates)}): after the last step"
@@ -150,17 +153,20 @@ def background_findings(
                 f"{head} the background takes {_percent(lost.iloc[-1])} of the old classes' pixels in every method."
             )
         else:
+            shares = 100 * lost
+            lose, their = ("lose", "their") if _tied(shares, -1, 1) else ("loses", "its")
             said.append(
-                f"{head} {lost.index[-1]} loses most to the background, which takes {_percent(lost.iloc[-1])} of its "
-                "old classes' pixels"
+                f"{head} {_names(shares, -1, 1)} {lose} most to the background, which takes {_percent(lost.iloc[-1])} "
+                f"of {their} old classes' pixels"
             )
-            said[0] += f"; {lost.index[0]} loses least, {_percent(lost.iloc[0])}." if len(lost) > 1 else "."
-        swallowed = rates.groupby("method", sort=False)["background_to_new"].mean().dropna().sort_values()
+            lose = "lose" if _tied(shares, 0, 1) else "loses"
+            said[0] += f"; {_names(shares, 0, 1)} {lose} least, {_percent(lost.iloc[0])}." if len(lost) > 1 else "."
+        swallowed = rates.groupby("method", sort=False)["background_to_new"].mean().dropna().sort_values(kind="stable")
         if len(swallowed) == 1 or _equal(100 * swallowed, 1):
             where = "every method" if len(swallowed) > 1 else swallowed.index[0]
             said.append(f"New classes take {_percent(swallowed.iloc[-1])} of the background in {where}.")
         elif len(swallowed):
-            most = swallowed.index[-1]
+            most = _names(100 * swallowed, -1, 1)
             said.append(f"New classes take most of the background in {most}: {_percent(swallowed.iloc[-1])}.")
         worst = lost.index[-1]
         shares = errors[errors["method"] == worst].groupby("error")["share"].mean().dropna()
@@ -168,33 +174,44 @@ def background_findings(
             said.append(f"Of the background's errors in {worst}, {_percent(shares.max())} are {shares.idxmax()}.")
     else:
         said.append(f"**{name}** ({_seeds(rates)}): no pixel of an old class was scored.")
-    old = belief[belief["kind"] == "old"].groupby("method", sort=False)["probability"].mean().dropna().sort_values()
+    old = (
+        belief[belief["kind"] == "old"]
+        .groupby("method", sort=False)["probability"]
+        .mean()
+        .dropna()
+        .sort_values(kind="stable")
+    )
     if len(old):
         said.append(f"On old objects the background gets a probability {_range(old, 2, 'from', 'of')}.")
-    wrong = calibration.groupby("method", sort=False)["error_truth"].mean().dropna().sort_values()
+    wrong = calibration.groupby("method", sort=False)["error_truth"].mean().dropna().sort_values(kind="stable")
     if len(wrong):
         said.append(f"That probability is off by {_range(wrong, 3)} on average (expected calibration error).")
-    scores = rules.groupby("rule", sort=False)[["precision", "recall"]].mean().dropna()
+    means = rules.groupby("rule", sort=False)[["precision", "recall"]].mean()
+    scores, unused = means.dropna(), list(means.index[means["precision"].isna()])
     if len(scores) > 1:
-        said.append(f"From the same teachers, {_rules(scores)}.")
+        said.append(f"From the same teachers, {_rules(scores, _join(scores.index) if unused else '')}.")
+        if unused:
+            label = "label" if len(unused) > 1 else "labels"
+            said.append(f"{_join(unused)} {label} no pixel as an old class.")
     return _warned(" ".join(said), empty)
 
 
-def _rules(scores: pd.DataFrame) -> str:
-    """Which rule's labels are best; `scores`: precision and recall by rule."""
+def _rules(scores: pd.DataFrame, some: str = "") -> str:
+    """Which rule's labels are best; `scores`: precision and recall by rule, `some`: their names, if not all."""
+    every = some or "every rule"
     precision, recall = (_printed(scores[name].max(), 2) for name in ("precision", "recall"))
     precise, complete = scores["precision"].idxmax(), scores["recall"].idxmax()
     most_precise = f"the labels of {precise} are the most precise ({precision}"
     match _equal(scores["precision"], 2), _equal(scores["recall"], 2):
         case True, True:
-            return f"the labels of every rule are equally good (precision {precision}, recall {recall})"
+            return f"the labels of {every} are equally good (precision {precision}, recall {recall})"
         case True, False:
             return (
-                f"the labels of every rule have a precision of {precision}, those of {complete} find most of the old "
+                f"the labels of {every} have a precision of {precision}, those of {complete} find most of the old "
                 f"classes (recall {recall})"
             )
         case False, True:
-            return f"{most_precise}); the recall of every rule is {recall}"
+            return f"{most_precise}); the recall of {every} is {recall}"
     return (
         f"{most_precise}, recall {_printed(scores.loc[precise, 'recall'], 2)}), those of {complete} find most of the "
         f"old classes (recall {recall}, precision {_printed(scores.loc[complete, 'precision'], 2)})"
@@ -209,11 +226,24 @@ def _warned(findings: str, empty: dict[str, str]) -> str:
 def _range(values: pd.Series, digits: int, several: str = "", one: str = "") -> str:
     """The lowest and the highest of sorted values by method, after the word `several`; after `one` if equal."""
     low, high = (_printed(value, digits) for value in (values.iloc[0], values.iloc[-1]))
+    first, last = _names(values, 0, digits), _names(values, -1, digits)
     if len(values) == 1:
         return f"{one} {low} ({values.index[0]})".lstrip()
     if low == high:
         return f"{one} {low} in every method".lstrip()
-    return f"{several} {low} ({values.index[0]}) to {high} ({values.index[-1]})".lstrip()
+    return f"{several} {low} ({first}) to {high} ({last})".lstrip()
+
+
+def _tied(values: pd.Series, end: int, digits: int = 3) -> list[str]:
+    """The names whose value has the printed digits of the first (0) or last (-1) one, if there are several."""
+    names = [name for name, value in values.items() if _printed(value, digits) == _printed(values.iloc[end], digits)]
+    return names if len(names) > 1 else []
+
+
+def _names(values: pd.Series, end: int, digits: int = 3) -> str:
+    """The name of the first (0) or last (-1) of sorted values, with those tied with it to the printed digits."""
+    tied = _tied(values, end, digits) or [values.index[end]]
+    return _join(tied) if len(tied) <= NAMED else f"{len(tied)} of {len(values)}"
 
 
 def _equal(values: pd.Series, digits: int = 3) -> bool:

@@ -230,7 +230,7 @@ def gradient_panels(
             ax.text(0.5, 0.5, "no gradient was logged", transform=ax.transAxes, ha="center", va="center", fontsize=8.5)
     for ax in lowest(axes):
         ax.set_xlabel(f"epochs into step {step}")
-    axes[0].set_ylim(0, None)
+    axes[0].set_ylim(0, 1.05 * mine["value"].max() or 1)  # a margin of equal values would be none
     figure.supylabel("mean gradient magnitude", fontsize="medium")
     names = {"background": "background", "step0": "step 0, with background"}
     handles = [_line(k, names.get(group, f"step {group.removeprefix('step')}")) for k, group in enumerate(groups)]
