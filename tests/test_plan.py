@@ -620,3 +620,9 @@ def test_an_old_name_of_a_variant(planned):
     out = planned("voc8", "--methods", "gsc-paper", "--seeds", "0", "--no-joint")
     assert out.startswith("gsc-paper is now called gsc-source: ")
     assert [run.method for run in planned.config.chain.values()] == 4 * ["gsc-source"]
+
+
+def test_the_next_command_of_another_file(planned):
+    """`dvc repro` reads `params.yaml` only."""
+    assert "Next: ciss train --config other.yaml (the pipeline" in planned("shapes", "--output", "other.yaml")
+    assert planned("shapes", "--output", str(planned.file)).endswith("Next: dvc repro\n")

@@ -331,6 +331,9 @@ def main(request: Request) -> None:
         plan_check.print_notes(notes)
         runs_planned = plan_check.count(len(settings.runs()), "run")
         first = "read the notes above, then: " if notes else ""
+        if (paths.project() / request.output).resolve() != (paths.project() / "params.yaml").resolve():
+            command = "ciss train" if next_command == "dvc repro" else next_command
+            next_command = f"{command} --config {request.output} (the pipeline reads params.yaml only)"
         print(f"{request.output}: {', '.join(settings.benchmarks)}; {runs_planned}. Next: {first}{next_command}")
     except (ConfigError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
