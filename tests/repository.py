@@ -80,6 +80,8 @@ def numbers(files: dict[str, bytes]) -> dict:
                     values = arrays[part]
                     whole = repr((values.dtype, values.shape)).encode() + values.tobytes()
                     found[f"{name}:{part}"] = hashlib.sha256(whole).hexdigest()
+        elif name.endswith(".txt"):
+            found[name] = content.decode()
         else:
             values = json.loads(content)
             found |= {f"{name}:{k}": v for k, v in values.items() if not k.endswith(("_seconds", "_bytes"))}
