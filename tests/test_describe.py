@@ -133,3 +133,18 @@ def test_a_folder_whose_name_dvc_refuses(leaves):
     put(leaves, "images/train", "masks/train", "a", [7, 9])
     last = describe(leaves.rename(leaves.with_name("树叶"))).splitlines()[-1]
     assert last.startswith("Next: rename the folder to letters from A to Z, digits, '-' and '_'; then give the classes")
+
+
+@pytest.mark.parametrize("name", ["shapes", "voc"])
+def test_a_folder_with_the_name_of_a_known_data_set(leaves, name, capsys):
+    """`init` named a plan of the known data set as the next step, and the pipeline removed data/shapes to draw it."""
+    folder = leaves.rename(leaves.with_name(name))
+    put(folder, "images/train", "masks/train", "a", [1, 2])
+    with pytest.raises(DataError, match=f"{name} is the name of another data set, .* Rename the folder"):
+        describe(folder)
+    assert not (folder / "dataset.yaml").exists()
+
+    (folder / "dataset.yaml").write_text("classes: {1: leaf, 2: stem}\n")  # by hand
+    with pytest.raises(SystemExit, match=f"error: .*data/{name}: {name} is the name of another data set"):
+        cli.main(["plan", "shapes", "1-1"])
+    assert not (leaves.parents[1] / "params.yaml").exists()

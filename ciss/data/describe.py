@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ciss.data import pictures
 from ciss.data.pictures import DataError
+from ciss.data.sets import DATASETS
 from ciss.data.sets import own as sets_own
 from ciss.data.sets.own import FILE, find, is_name, load
 from ciss.store.files import write_text
@@ -33,17 +34,32 @@ class Values:
     colours: dict[int, list[int]]  # of palettes, where the masks have one
 
 
+def hidden() -> list[str]:
+    """A message for each folder with a description and the name of a known data set.
+
+    Every command would take the known one instead, and the pipeline draws into data/shapes.
+    """
+    return [_taken(found.parent) for name in DATASETS if (found := find(name))]
+
+
+def _taken(folder: Path) -> str:
+    name = folder.absolute().name
+    return f"{folder}: {name} is the name of another data set, which would be used. Rename the folder."
+
+
 def describe(folder: Path) -> str:
     """Writes `dataset.yaml` into a folder. Returns what was written and what to do next.
 
-    Raises: DataError for a folder without images and masks, masks that cannot be read, or a `dataset.yaml` that is
-    there already.
+    Raises: DataError for a folder with the name of a known data set, or without images and masks, masks that cannot
+    be read, or a `dataset.yaml` that is there already.
     """
     file = folder / FILE
     if file.exists():
         raise DataError(f"{file} exists and is not overwritten. Edit it, or move it away and run this again.")
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder. Name the folder that holds images and masks.")
+    if folder.absolute().name in DATASETS:
+        raise DataError(_taken(folder))
     folders = _folders(folder)
     masks = [mask for _, masks in folders.values() for mask in _masks(folder / masks)]
     if not masks:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ciss import config, paths
 from ciss.config import ConfigError
+from ciss.data.describe import hidden
 from ciss.data.notes import change_notes, list_notes
 from ciss.runs import check as runs_check
 from ciss.runs.check import notices
@@ -72,8 +73,9 @@ def _unnamed_results(settings: config.Config) -> list[Path]:
 
 
 def _data_notes(settings: config.Config) -> list[str]:
-    """Notes on the data of every benchmark. Raises ConfigError for a hold-out that the data cannot give."""
-    errors, notes = [], []
+    """Notes on the data of every benchmark. Raises ConfigError for a hold-out that the data cannot give,
+    and for own data under the name of a known data set."""
+    errors, notes = hidden(), []
     for name, benchmark in settings.benchmarks.items():
         own_errors, own_notes = list_notes(benchmark)
         errors += [f"{settings.file}: benchmarks.{name}.{error}" for error in own_errors]

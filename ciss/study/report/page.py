@@ -237,7 +237,10 @@ def _published(beside: pd.DataFrame, benchmark: Benchmark) -> str:
     rows = [["" if pd.isna(value) else _short(value) for value in row] for row in beside.itertuples(index=False)]
     text = {number for number, column in enumerate(beside.columns) if column in words}
     heads = [column.replace("_", " ") for column in beside.columns]
-    note = "In percent. Ours stand there only where convention and resolution are the same; differs: what else is not."
+    note = (
+        "In percent. Ours stand there only where the convention is the same and both were scored on centre crops, of "
+        "any size, or both on whole images; differs: what is not the same."
+    )
     return table(heads, rows, text=text) + paragraph(note, "note")
 
 
