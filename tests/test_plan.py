@@ -626,3 +626,18 @@ def test_the_next_command_of_another_file(planned):
     """`dvc repro` reads `params.yaml` only."""
     assert "Next: ciss train --config other.yaml (the pipeline" in planned("shapes", "--output", "other.yaml")
     assert planned("shapes", "--output", str(planned.file)).endswith("Next: dvc repro\n")
+
+
+def test_orders_bring_other_classes_in_some_step(planned):
+    """Of `6-2` there are 28 (which two classes come last); a shuffle within a step is no other order."""
+    planned("shapes", "6-2", "--orders", "28", "--methods", "mib", "--no-joint")
+    orders = [benchmark.order or tuple(range(1, 9)) for benchmark in planned.config.benchmarks.values()]
+    assert len({frozenset(order[6:]) for order in orders}) == 28
+    assert "has only 28 orders whose steps differ. Ask for at most 28." in planned.fails(
+        "shapes", "6-2", "--orders", "29"
+    )
+
+
+@pytest.mark.parametrize("words", [["--orders", "2"], ["--order", *"12345678"]])
+def test_domains_have_no_order_of_classes(planned, words):
+    assert f"{words[0]}: in the domain setting" in planned.fails("cityscapes", "11-5", "--setting", "domain", *words)

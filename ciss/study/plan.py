@@ -22,6 +22,7 @@ from ciss.store import files
 from ciss.study import plan_check
 from ciss.study.presets import load, presets
 
+ORDERS_TRIED = 1_000  # shuffles
 RENAMED = {"gsc-paper": "gsc-source"}  # variants of presets: old name -> present name
 HEADER = (
     "The only place for numbers. Written by `ciss plan`, made to be edited: comments survive the next plan.\n"
@@ -259,10 +260,36 @@ def _preset(request: Request) -> CommentedMap:
 
 
 def _orders(request: Request) -> list[list[int] | None]:
-    """Class orders: the one given or the benchmark's, then shuffled ones, the same for everybody."""
+    """Class orders: the one given or the benchmark's, then shuffled ones, the same for everybody.
+
+    No two bring the same classes in every step. Raises ConfigError where there are not so many, and in the domain
+    setting, whose steps bring images and no classes.
+    """
+    if request.setting == "domain" and (request.orders > 1 or request.order):
+        option = "--order" if request.order else "--orders"
+        raise ConfigError(f"{option}: in the domain setting no step brings classes, so their order changes nothing.")
+    orders = [request.order]
+    if request.orders == 1:
+        return orders
     classes = protocol.DATASETS.get(request.dataset) or data_set(request.dataset).order()
-    shuffled = [np.random.RandomState(n).permutation(classes).tolist() for n in range(1, request.orders)]
-    return [request.order, *shuffled]
+    contents = [_steps(request, list(classes))]
+    for seed in range(1, ORDERS_TRIED):
+        order = np.random.RandomState(seed).permutation(classes).tolist()
+        if (steps := _steps(request, order)) not in contents:
+            orders.append(order)
+            contents.append(steps)
+        if len(orders) == request.orders:
+            return orders
+    raise ConfigError(
+        f"--orders: {request.orders}, but {request.dataset} {request.protocol} has only {len(orders)} orders whose "
+        f"steps differ. Ask for at most {len(orders)}."
+    )
+
+
+def _steps(request: Request, order: list[int]) -> list[set[int]]:
+    """The classes of each step."""
+    groups = protocol.class_groups(request.dataset, request.protocol, order=order, classes=order)
+    return [set(group) for group in groups]
 
 
 def _assign(settings: CommentedMap, key: str, value) -> None:
