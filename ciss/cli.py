@@ -302,6 +302,18 @@ def data_fetch(
     commands.download(dataset, to, keep, address)
 
 
+@data.command("content", cls=Command)
+def data_content(benchmark: Annotated[str, Argument(metavar="BENCHMARK", help="On data of your own.")]) -> None:
+    """For the pipeline: write the hash of the images and masks of your own, .data/BENCHMARK.
+
+    \b
+    ciss data content leaves
+    """
+    from ciss.data import commands
+
+    commands.content(benchmark)
+
+
 @data.command("init", cls=Command)
 def data_init(
     folder: Annotated[Path, Argument(metavar="FOLDER", help="A folder of images and masks: data/leaves.")],

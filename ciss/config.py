@@ -47,7 +47,12 @@ NotNegative = Annotated[float, Field(ge=0)]
 Scale = Annotated[float, Field(gt=0, le=64)]
 
 NOTEBOOKS = {"1_data", "4_forgetting", "5_background"}  # of a benchmark, beside those of its runs
-RESERVED = {"benchmarks": {"benchmarks", "compare"}, "bases": NOTEBOOKS, "joints": NOTEBOOKS, "chain": NOTEBOOKS}
+RESERVED = {
+    "benchmarks": {"benchmarks", "checked", "compare"},
+    "bases": NOTEBOOKS,
+    "joints": NOTEBOOKS,
+    "chain": NOTEBOOKS,
+}
 
 JSON_WORDS = {  # pydantic speaks of JSON, the file is YAML
     "an object": "a section",
@@ -180,6 +185,7 @@ class Config:
     joints: dict[Name, Start] = Field(default_factory=dict)
     chain: dict[Name, Increment] = Field(default_factory=dict)
     ends: dict[Name, End] = Field(default_factory=dict)
+    own: list[Name] = Field(default_factory=list)  # benchmarks on data of one's own, whose images may change
     output: Text = "."  # where data, runs, results and reports go, relative to the project
     complete: bool = False  # notebooks train the runs they miss: for files of a few seconds
     file: str = Field(default="params.yaml", init=False)  # what errors name

@@ -9,6 +9,7 @@ AFFECTS_RESULTS = False  # a change here trains nothing again, see store/code
 
 OUTPUTS = (
     ".source",
+    ".data",
     "data",
     "data/shapes",
     "data/index",
@@ -71,6 +72,11 @@ def _unreachable(root: Path, folder: str) -> str:
     if os.path.isdir(root) and not os.access(root, os.X_OK):
         return f"no permission to read {root}"
     return ""
+
+
+def content_file(benchmark: str) -> Path:
+    """Where the pipeline keeps the content hash of a benchmark's own data, relative to the project."""
+    return Path(".data") / benchmark
 
 
 def links(root: Path, runs: Iterable[tuple[str, str]] = ()) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from ciss import cli, config, data, paths, protocol
 from ciss.config import ConfigError, validate
 from ciss.data import DataError, Index, data_set, prepare
 from ciss.data import scan as scanning
+from ciss.data.index import content_hash
 from ciss.data.notes import change_notes, list_notes
 from ciss.methods import METHODS
 from ciss.runs import results as runs_results
@@ -202,8 +203,7 @@ def test_masks_that_another_split_uses_are_no_surplus(plot, garden, project, lay
 
 
 def test_the_check_names_data_that_changed_since(plot, garden, project, tmp_path):
-    """DVC sees no data set: after a finished study `dvc repro` says that all is up to date."""
-    folder, again = tmp_path / "data/index/plot", "Run: dvc repro -f -s prepare@plot; then: dvc repro"
+    folder, again = tmp_path / "data/index/plot", "Run: dvc repro"
     settings = benchmark(project)
     assert change_notes(settings, folder) == [], "not prepared"
     prepare(settings, folder, progress=False)
@@ -218,6 +218,30 @@ def test_the_check_names_data_that_changed_since(plot, garden, project, tmp_path
     (garden / "dataset.yaml").write_text(YAML.replace("leaf", "blade"))
     (note,) = change_notes(settings, folder)
     assert "dataset.yaml changed. " in note and note.endswith(again)
+
+
+def test_the_content_hash_follows_what_images_and_description_mean(plot, garden, project, tmp_path):
+    folder, settings = tmp_path / "data/index/plot", benchmark(project)
+    index, first = prepare(settings, folder, progress=False), content_hash(settings, folder)
+    text = YAML.replace("  1: leaf", "  1: {name: leaf} # the largest") + "void: 255\n# a remark\n"
+    (garden / "dataset.yaml").write_text(text)
+    os.utime(garden / "images/train/spring/00.jpg")
+    assert content_hash(settings, folder) == first, "a comment, another form, a default, a time"
+    assert index.pairs("train") and change_notes(settings, folder) == []
+    assert prepare(settings, folder, progress=False) == index
+    hashes = {first}
+    for change in (
+        lambda: (garden / "dataset.yaml").write_text(text.replace("leaf", "blade")),
+        lambda: paint(garden, "train/spring/00", [1, 2, 3], 99),
+        lambda: paint(garden, "val/spring/00", [1, 2, 3], 99),
+        lambda: paint(garden, "train/spring/77", [1], 7),
+        lambda: (garden / "images/train/spring/77.jpg").rename(garden / "images/train/spring/78.jpg"),
+    ):
+        change()
+        if (renamed := garden / "images/train/spring/78.jpg").exists():
+            (garden / "masks/train/spring/77.png").rename(garden / f"masks/train/spring/{renamed.stem}.png")
+        hashes.add(content_hash(settings, folder))
+    assert len(hashes) == 6
 
 
 def test_an_index_belongs_to_its_description(plot, garden, project, tmp_path):
@@ -489,6 +513,7 @@ def test_the_recipe_for_own_data(leaves, monkeypatch, capsys, example):
     out = plan_command(monkeypatch, capsys, *command.split(), "--set", "model.pretrained=false")
     assert out.splitlines()[-1] == "params.yaml: leaves-1-1; 12 runs. Next: dvc repro"
     assert "note:" not in out
+    assert config.load().own == ["leaves-1-1"], "which makes DVC compare the images"
     assert "no error found" in plan_command(monkeypatch, capsys, "--check")
     settings = config.load().benchmarks["leaves-1-1"]
     index = prepare(settings, leaves.parent / "index" / "leaves", progress=False)
@@ -502,6 +527,30 @@ def test_the_recipe_for_own_data(leaves, monkeypatch, capsys, example):
 def test_the_readme_has_two_complete_examples_and_init():
     assert len(EXAMPLES) == 2 and "share:" in EXAMPLES[1] and "val:" in EXAMPLES[0]
     assert "ciss data init data/leaves" in RECIPE
+
+
+def test_own_data_that_the_pipeline_would_not_compare(leaves, monkeypatch, capsys):
+    (leaves / "dataset.yaml").write_text(EXAMPLES[0])
+    plan_command(monkeypatch, capsys, "leaves", "1-1", "--set", "model.pretrained=false")
+    for number in range(12):
+        for split in ("train", "val"):
+            paint(leaves, f"{split}/{number:02d}", [1 + number % 3], number)
+    file = leaves.parents[1] / "params.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("own: [leaves-1-1]", "own: []"))
+    with pytest.raises(SystemExit) as caught:
+        plan_command(monkeypatch, capsys, "--check")
+    assert str(caught.value) == (
+        "error: params.yaml: own: found [], but the benchmarks on data of your own are ['leaves-1-1']. "
+        "Write `own: [leaves-1-1]`."
+    )
+    (leaves.parents[1] / ".data").mkdir()
+    (leaves.parents[1] / ".data" / "other").touch()
+    file.write_text(text)
+    plan_command(monkeypatch, capsys, "--check")
+    assert [path.name for path in (leaves.parents[1] / ".data").iterdir()] == ["checked"]
+    plan_command(monkeypatch, capsys, "shapes")
+    assert config.load().own == []
 
 
 def test_a_plan_before_the_images_are_there(leaves, monkeypatch, capsys):

@@ -5,8 +5,10 @@ import json
 import resource
 from pathlib import Path
 
+import numpy as np
 import pytest
 import repository
+from PIL import Image
 from repository import run
 from ruamel.yaml import YAML
 
@@ -127,3 +129,33 @@ def test_the_whole_pipeline(study, tmp_path):
     log = clone / "ciss" / "training" / "log.py"
     log.write_text(log.read_text().replace("CHECK_EVERY = 50", "CHECK_EVERY = 51"))
     assert "base@shapes-s0" in changed(clone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_own_images_that_change_are_prepared_again(tmp_path):
+    folder = repository.make_code(tmp_path / "project")
+    leaves = folder / "data" / "leaves"
+    for split in ("train", "val"):
+        for number in range(8):
+            mask = np.zeros((32, 32), np.uint8)
+            mask[4:20, 4:20] = 1 + number % 2
+            for kind, array in (("images", mask * 90), ("masks", mask)):
+                file = leaves / kind / split / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).convert("RGB" if kind == "images" else "L").save(file)
+    (leaves / "dataset.yaml").write_text("classes: {1: leaf, 2: stem}\n")
+    small = ("model.encoder=ciss_tiny", "model.pretrained=false", "model.output_stride=4", "holdout=0")
+    repository.commit(folder, ("leaves", "1-1", "--name", "leaves", *(f"--set={value}" for value in small)))
+    assert "Running stage 'prepare@leaves'" in run(folder, "dvc", "repro", "prepare")
+    index = folder / "data" / "index" / "leaves" / "index.json"
+    first = index.read_bytes()
+
+    with open(leaves / "dataset.yaml", "a") as stream:
+        stream.write("# a comment\n")
+    again = run(folder, "dvc", "repro", "prepare")
+    assert "Running stage 'content@leaves'" in again and "Stage 'prepare@leaves' didn't change" in again
+
+    Image.fromarray(np.full((32, 32), 2, np.uint8)).save(leaves / "masks" / "train" / "0.png")
+    assert "Running stage 'prepare@leaves'" in run(folder, "dvc", "repro", "prepare")
+    assert index.read_bytes() != first

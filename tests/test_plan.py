@@ -408,7 +408,7 @@ def test_check_says_that_all_is_well(planned):
     assert planned("--check") == (
         "params.yaml: 1 benchmark, 12 runs, no error found. The first stage of `dvc repro` reads images and masks.\n"
     )
-    proof = planned.folder / ".checked"
+    proof = planned.folder / ".data" / "checked"
     first, inode = proof.read_bytes(), proof.stat().st_ino
     planned("shapes", "--seeds", "1")
     planned("--check")
@@ -432,7 +432,7 @@ def test_check_refuses_outputs_that_are_links(planned, tmp_path):
     (planned.folder / "runs").symlink_to(tmp_path / "scratch")
     message = planned.fails("--check")
     assert message.startswith(f"{planned.folder}/runs is a link to {tmp_path}/scratch, and DVC refuses")
-    assert not (planned.folder / ".checked").exists()
+    assert not (planned.folder / ".data" / "checked").exists()
 
 
 def results_of_other_runs(folder: Path) -> list[str]:
@@ -456,7 +456,7 @@ def test_check_deletes_nothing(planned):
     results_of_other_runs(planned.folder)
     before = planned.files()
     out = planned("--check")
-    assert {k: v for k, v in planned.files().items() if k.name != ".checked"} == before
+    assert {k: v for k, v in planned.files().items() if k.name != "checked"} == before
     assert (
         "note: 4 folders in results/ are ignored, because params.yaml does not name their runs (first: other/shapes-s0)"
         in out
@@ -584,7 +584,7 @@ def test_checking_another_file_forgets_nothing(planned):
     assert "102 runs" in planned("--check", "--output", "studies/other.yaml")
     assert planned.files() == before
     planned("--check", "--output", str(planned.file))
-    assert (planned.folder / ".checked").is_file()
+    assert (planned.folder / ".data" / "checked").is_file()
 
 
 def test_the_plan_leaves_the_document_alone():

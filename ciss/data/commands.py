@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ciss import paths
+from ciss import config, paths
 from ciss.data.describe import describe
 from ciss.data.fetch import CITYSCAPES, SOURCES, FetchError, default_root, fetch
+from ciss.data.index import content_hash
 from ciss.data.pictures import DataError
 from ciss.data.sets.shapes import write
-from ciss.store.files import CheckpointError
+from ciss.store.files import CheckpointError, write_text
 
 DOWNLOADS = (*SOURCES, "cityscapes")
 
@@ -37,6 +38,17 @@ def download(dataset: str, to: Path | None, keep: bool, address: str | None) -> 
         fetch(dataset, root, keep, address)
 
 
+def content(benchmark: str) -> None:
+    """Writes the content hash of a benchmark's own images and masks for the pipeline, which depends on it."""
+    with _explained():
+        settings = config.load()
+        if benchmark not in settings.benchmarks:
+            sys.exit(f"error: no benchmark {benchmark!r}. {config.choose(benchmark, settings.benchmarks)}")
+        index_folder = (paths.project() / settings.output).resolve() / "data" / "index" / benchmark
+        text = content_hash(settings.benchmarks[benchmark], index_folder)
+        write_text(paths.project() / paths.content_file(benchmark), f"{text}\n")
+
+
 def init(folder: Path) -> None:
     """Writes `dataset.yaml` for a folder of images and masks."""
     with _explained():
@@ -48,7 +60,7 @@ def _explained() -> Iterator[None]:
     """Exits with a message where a command fails."""
     try:
         yield
-    except (OSError, FetchError, CheckpointError, DataError) as error:
+    except (OSError, FetchError, CheckpointError, DataError, config.ConfigError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on")

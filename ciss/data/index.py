@@ -39,7 +39,7 @@ class Index:
     joint: list[int]  # training images of any class
     holdout: list[int]
     validation: list[list[int]]  # step -> validation images scored after it
-    description: str  # of a data set of one's own: sha256 of its `dataset.yaml`
+    description: str  # of a data set of one's own: sha256 of the values in its `dataset.yaml`
 
     def save(self, folder: Path) -> None:
         write_text(folder / "index.json", json.dumps(asdict(self), separators=(",", ":"), sort_keys=True))
@@ -84,13 +84,9 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
     set; ConfigError for a data set, protocol or order that do not fit each other.
     """
     groups, dataset = class_groups(benchmark), data_set(benchmark.dataset)
-    root, scans, found = dataset.root(), {}, {}
-    cache = folder.parents[1] / ".scan" / f"{dataset.folder[0]}.json"
+    root = dataset.root()
+    found, scans = _scanned(benchmark, folder, progress)
     for split in ("train", "val"):
-        found[split] = _pairs(dataset, benchmark.setting, split, benchmark.limit)
-        if len({pair.id for pair in found[split]}) < len(found[split]):
-            raise DataError(f"{root}: the list of {split} images names an image twice. Remove the repetition.")
-        scans[split] = scan(found[split], dataset, progress and split, cache)
         turned = [pair.image for pair, s in zip(found[split], scans[split], strict=True) if s["turned"]]
         if turned:
             note = f"{len(turned)} of {len(found[split])} {split} images have an EXIF tag that turns them"
@@ -131,6 +127,35 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
     code = store_code.dataset_code(store_code.read(paths.project()), benchmark.dataset)
     write_text(folder / "code.txt", code.listing())
     return index
+
+
+def content_hash(benchmark: Benchmark, folder: Path) -> str:
+    """sha256 over everything that the images, masks and `dataset.yaml` of a benchmark give to its index.
+
+    `folder`: where the index will lie. Raises what `prepare` raises for missing and broken files.
+    """
+    found, scans = _scanned(benchmark, folder, progress=True)
+    pairs = {split: [pair.id for pair in found[split]] for split in found}
+    digests = {split: [s["digest"] for s in scans[split]] for split in scans}
+    description = data_set(benchmark.dataset).description
+    return hashlib.sha256(json.dumps([pairs, digests, description]).encode()).hexdigest()
+
+
+def _scanned(
+    benchmark: Benchmark, folder: Path, progress: bool
+) -> tuple[dict[str, Sequence[Pair]], dict[str, list[dict]]]:
+    """The pairs of both splits, and what is in them (see `scan`)."""
+    dataset = data_set(benchmark.dataset)
+    cache = folder.parents[1] / ".scan" / f"{dataset.folder[0]}.json"
+    found, scans = {}, {}
+    for split in ("train", "val"):
+        found[split] = _pairs(dataset, benchmark.setting, split, benchmark.limit)
+        if len({pair.id for pair in found[split]}) < len(found[split]):
+            raise DataError(
+                f"{dataset.root()}: the list of {split} images names an image twice. Remove the repetition."
+            )
+        scans[split] = scan(found[split], dataset, progress and split, cache)
+    return found, scans
 
 
 def _pairs(dataset: DataSet, setting: str, split: str, limit: int) -> Sequence[Pair]:

@@ -133,7 +133,7 @@ def list_notes(benchmark: Benchmark) -> tuple[list[str], list[str]]:
 
 
 def change_notes(benchmark: Benchmark, folder: Path) -> list[str]:
-    """Notes on data that changed since they were prepared, which DVC does not see.
+    """Notes on data that changed since they were prepared. DVC sees this only of data of one's own.
 
     `folder`: where the benchmark's index lies; without one there is nothing to compare.
     """
@@ -141,7 +141,8 @@ def change_notes(benchmark: Benchmark, folder: Path) -> list[str]:
         index = Index.load(folder, benchmark)
     except DataError:
         return []  # not prepared, or for other settings: DVC prepares it
-    dataset, again = data_set(benchmark.dataset), f"Run: dvc repro -f -s prepare@{folder.name}; then: dvc repro"
+    dataset = data_set(benchmark.dataset)
+    again = "Run: dvc repro" if dataset.description else f"Run: dvc repro -f -s prepare@{folder.name}; then: dvc repro"
     cache = folder.parents[1] / ".scan" / f"{dataset.folder[0]}.json"  # as in `ciss.data.prepare`
     try:
         for split, digests in index.digests.items():

@@ -20,10 +20,9 @@ from ciss.methods import BROKEN, METHODS, code_of
 from ciss.runs import run as runs_run
 from ciss.store import files
 from ciss.study import plan_check
-from ciss.study.presets import load, presets
+from ciss.study.presets import load, present_names, presets
 
 ORDERS_TRIED = 1_000  # shuffles
-RENAMED = {"gsc-paper": "gsc-source"}  # variants of presets: old name -> present name
 HEADER = (
     "The only place for numbers. Written by `ciss plan`, made to be edited: comments survive the next plan.\n"
     "Every key is checked before anything runs: ciss plan --check"
@@ -38,6 +37,7 @@ ABOUT = {
     "chain": "every later step, naming the run it continues",
     "ends": "what the analyses compare",
 }
+OWN = "benchmarks on data of your own: `dvc repro` compares their images with those that it used before"
 
 
 @dataclass
@@ -112,6 +112,12 @@ def plan(document: CommentedMap, request: Request) -> CommentedMap:
         steps = runs_run.steps(config.validate(config.Benchmark, settings, "plan", place), f"plan: {place}")
         for seed in request.seeds:
             _add_runs(document, name, seed, steps, request)
+    own = [name for name, values in document["benchmarks"].items() if data_set(values["dataset"]).description]
+    if "own" not in document:
+        document["own"] = CommentedSeq()
+        document.yaml_set_comment_before_after_key("own", before=f"\n{OWN}")
+    if list(document["own"]) != own:
+        document["own"] = _flow(own)
     if not request.add:
         _remove_unused_variants(document, request.fresh)
     _restore_comments(document, old)
@@ -342,7 +348,7 @@ def main(request: Request) -> None:
         request.protocol = request.protocol or _preset(request)["protocol"]
         request.setting = request.setting or _preset(request)["setting"]
         named = request.methods is not None
-        request.methods = _present_names(request.methods)
+        request.methods = present_names(request.methods)
         next_command = _unnamed(request)
         unknown = [method for method in request.methods if code_of(method) not in INCREMENTAL]
         if unknown:
@@ -364,14 +370,6 @@ def main(request: Request) -> None:
         print(f"{request.output}: {', '.join(settings.benchmarks)}; {runs_planned}. Next: {first}{next_command}")
     except (ConfigError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-
-
-def _present_names(methods: list[str] | None) -> list[str] | None:
-    """Method sections by their present names. Prints a line for each old name."""
-    for method in methods or []:
-        if method in RENAMED:
-            print(f"{method} is now called {RENAMED[method]}: its coefficients are those of GSC's sources.")
-    return methods and [RENAMED.get(method, method) for method in methods]
 
 
 def _planned(request: Request) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ciss import config, paths
 from ciss.config import ConfigError
+from ciss.data import data_set
 from ciss.data.describe import hidden
 from ciss.data.notes import change_notes, list_notes
 from ciss.runs import check as runs_check
@@ -28,7 +29,7 @@ def check(file: str) -> None:
     for name, benchmark in settings.benchmarks.items():
         notes += [f"benchmarks.{name}: {note}" for note in change_notes(benchmark, index_folder(root, name))]
     if _of_the_pipeline(file):
-        files.write_text(paths.project() / ".checked", "params.yaml was checked.\n")  # always the same bytes
+        _write_checked(settings)
         if unnamed := _unnamed_results(settings):
             notes.append(
                 f"{len(unnamed)} folders in results/ are ignored, because {file} does not name their runs (first: "
@@ -58,6 +59,27 @@ def main(file: str, action: Callable[[str], None]) -> None:
         action(file)
     except (ConfigError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
+
+
+def _write_checked(settings: config.Config) -> None:
+    """Writes the output of the stage `check`, always the same bytes. Removes the content hashes of other benchmarks.
+    Raises ConfigError for a list `own` with which DVC would not see that images changed."""
+    own = own_benchmarks(settings)
+    if own != settings.own:
+        raise ConfigError(
+            f"{settings.file}: own: found {settings.own}, but the benchmarks on data of your own are {own}. "
+            f"Write `own: [{', '.join(own)}]`."
+        )
+    folder = paths.project() / paths.content_file("")
+    for file in folder.glob("*"):
+        if file.name not in own:
+            file.unlink()
+    files.write_text(folder / "checked", "params.yaml was checked.\n")
+
+
+def own_benchmarks(settings: config.Config) -> list[str]:
+    """Names of the benchmarks whose data set has a `dataset.yaml`."""
+    return [name for name, benchmark in settings.benchmarks.items() if data_set(benchmark.dataset).description]
 
 
 def _of_the_pipeline(file: str) -> bool:

@@ -22,7 +22,7 @@ class DataSet:
     draw: Callable[[Path], None] | None = None  # makes the data set where it is missing
     background: bool = True  # 0 is a class of its own, and not only what has no label
     domains: tuple[str, ...] = ()  # in their usual order of arrival; empty: as the images are sorted
-    description: str = ""  # sha256 of the file that describes a data set of one's own
+    description: str = ""  # of a data set of one's own: sha256 of the values in its `dataset.yaml`
 
     def root(self) -> Path:
         """Absolute folder of the data set. Raises FileNotFoundError with the places looked at and the remedy."""

@@ -11,8 +11,10 @@ within a folder of images are domains: one city, one camera, one season each.
 """
 
 import hashlib
+import json
 import os
 import re
+from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -196,6 +198,6 @@ def load(file: Path) -> Own:
         classes={0: "background", **names},
         palette=colours,
         background=not shift and described.void != 0,
-        digest=hashlib.sha256(file.read_bytes()).hexdigest(),
+        digest=hashlib.sha256(json.dumps(asdict(described), sort_keys=True).encode()).hexdigest(),
         ids=ids.tobytes(),
     )

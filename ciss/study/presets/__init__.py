@@ -6,6 +6,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 FOLDER = Path(__file__).parent
+RENAMED = {"gsc-paper": "gsc-source"}  # variants: old name -> present name
 
 
 def presets() -> dict[str, Path]:
@@ -37,3 +38,11 @@ def _change(document: CommentedMap, changes: CommentedMap) -> None:
         document.ca.items.pop(key, None)
         if key in changes.ca.items:
             document.ca.items[key] = changes.ca.items[key]
+
+
+def present_names(methods: list[str] | None) -> list[str] | None:
+    """Method sections by their present names. Prints a line for each old name."""
+    for method in methods or []:
+        if method in RENAMED:
+            print(f"{method} is now called {RENAMED[method]}: its coefficients are those of GSC's sources.")
+    return methods and [RENAMED.get(method, method) for method in methods]
