@@ -40,6 +40,7 @@ def test_every_stage_has_one_code_dependency(tmp_path):
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     assert stages.pop("source")["outs"] == [".source"]
     used = set()
+    del stages["content"]  # which runs every time
     for name, stage in stages.items():
         (code,) = (dep for dep in stage.get("do", stage)["deps"] if dep.startswith(".source/"))
         for method in METHODS:

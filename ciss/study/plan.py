@@ -112,16 +112,20 @@ def plan(document: CommentedMap, request: Request) -> CommentedMap:
         steps = runs_run.steps(config.validate(config.Benchmark, settings, "plan", place), f"plan: {place}")
         for seed in request.seeds:
             _add_runs(document, name, seed, steps, request)
-    own = [name for name, values in document["benchmarks"].items() if data_set(values["dataset"]).description]
-    if "own" not in document:
-        document["own"] = CommentedSeq()
-        document.yaml_set_comment_before_after_key("own", before=f"\n{OWN}")
-    if list(document["own"]) != own:
-        document["own"] = _flow(own)
+    _list_own_data(document)
     if not request.add:
         _remove_unused_variants(document, request.fresh)
     _restore_comments(document, old)
     return document
+
+
+def _list_own_data(document: CommentedMap) -> None:
+    """Lists the benchmarks on data of one's own, so that the pipeline compares their images."""
+    own = [name for name, values in document["benchmarks"].items() if data_set(values["dataset"]).description]
+    if "own" not in document:
+        document.yaml_set_comment_before_after_key("own", before=f"\n{OWN}")
+    if document.get("own") != own:
+        document["own"] = _flow(own)
 
 
 def _restore_comments(document: CommentedMap, old: CommentedMap) -> None:
@@ -145,16 +149,8 @@ def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, req
         after = base
         for step in range(1, steps):
             run = f"{base}-{method}-{step}"
-            document["chain"][run] = _flow(
-                {
-                    "after": after,
-                    "method": method,
-                    "code": code_of(method),
-                    "step": step,
-                    "benchmark": benchmark,
-                    "seed": seed,
-                }
-            )
+            values = {"method": method, "code": code_of(method), "step": step, "benchmark": benchmark, "seed": seed}
+            document["chain"][run] = _flow({"after": after, **values})
             after = run
         document["ends"][f"{base}-{method}"] = _flow({"run": after, "benchmark": benchmark})
     if request.joint:
