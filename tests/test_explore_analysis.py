@@ -11,7 +11,6 @@ from ciss.analysis.exploring.prototypes import (
     distances,
     drift_table,
     nearest_confusions,
-    neighbour_chances,
     principal_components,
     projection_table,
     relabel_table,
@@ -128,20 +127,6 @@ def test_points_that_do_not_spread(points):
     assert not exploring_prototypes.tsne(points).any()
 
 
-def test_chances_of_equally_far_neighbours():
-    triangle = np.eye(3)
-    assert neighbour_chances(triangle, 2) == pytest.approx((1 - np.eye(3)) / 6)
-
-
-def test_chances_have_the_perplexity_asked_for():
-    # three points on a line, 1 and 2 apart: p_{1|0} / p_{2|0} = e^{beta (9 - 1)}, and 2^H is the perplexity
-    chances = neighbour_chances(np.array([[0.0], [1.0], [3.0]]), 1.5)
-    assert chances.sum() == pytest.approx(1) and (chances == chances.T).all() and not np.diag(chances).any()
-    share = 0.8599  # solves -p log p - (1 - p) log(1 - p) = log 1.5
-    assert -share * np.log(share) - (1 - share) * np.log(1 - share) == pytest.approx(np.log(1.5), abs=1e-3)
-    assert chances[0, 2] == pytest.approx((1 - share + 1 - share) / 6, abs=1e-3), "far for both of them"
-
-
 def test_tsne_keeps_neighbours_together():
     rng = np.random.default_rng(0)
     points = np.concatenate([rng.normal(size=(30, 10)), rng.normal(size=(30, 10)) + 8])
@@ -151,23 +136,6 @@ def test_tsne_keeps_neighbours_together():
     assert ((apart.argmin(axis=1) < 30) == (np.arange(60) < 30)).all()
     assert np.array_equal(placed, exploring_prototypes.tsne(points)), "the same picture again"
     assert np.linalg.norm(placed[:30].mean(axis=0) - placed[30:].mean(axis=0)) > 2 * placed[:30].std()
-
-
-def test_tsne_follows_its_gradient():
-    """The divergence falls, to less than where the components were."""
-    rng = np.random.default_rng(1)
-    points = rng.normal(size=(40, 5))
-    wanted = neighbour_chances(points, 39 / 3)
-
-    def divergence(placed: np.ndarray) -> float:
-        kernel = 1 / (1 + ((placed[:, None] - placed) ** 2).sum(axis=2))
-        np.fill_diagonal(kernel, 0)
-        chances = kernel / kernel.sum()
-        kept = wanted > 0
-        return float((wanted[kept] * np.log(wanted[kept] / chances[kept])).sum())
-
-    start, _ = exploring_prototypes.principal_components(points)
-    assert divergence(exploring_prototypes.tsne(points)) < 0.7 * divergence(start)
 
 
 def test_pixels_and_prototypes_in_one_plane():

@@ -13,78 +13,46 @@ FATES = ("given", "background, rightly", "old class, found", "old class, missed"
 
 
 def principal_components(points: np.ndarray, components: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Points (N,D) along their directions of largest variance: coordinates (N,components), centred, and the share of
-    the variance that each direction has; 0 where there are fewer directions, or none has any.
+    """Principal components of points.
 
-    The sign is such that the largest entry of a direction is positive, so that the same points give the same picture.
+    The largest entry of each direction is positive, so that the same points give the same figure.
+
+    Args:
+        points: (N,D).
+        components: number of directions.
+
+    Returns: centred coordinates (N,components), and the share of the variance that each direction has. Both are 0 for
+    directions that do not exist and for points that are all equal.
     """
+    from sklearn.decomposition import PCA
+
     points = np.asarray(points, float)
-    centred = points - points.mean(axis=0)
-    _, values, directions = np.linalg.svd(centred, full_matrices=False)
-    largest = np.abs(directions).argmax(axis=1)
-    directions = directions * np.where(directions[np.arange(len(directions)), largest] < 0, -1, 1)[:, None]
-    found = min(components, len(directions))
-    coordinates, shares = np.zeros((len(points), components)), np.zeros(components)
-    coordinates[:, :found] = centred @ directions[:found].T
-    if total := (values**2).sum():
-        shares[:found] = values[:found] ** 2 / total
+    coordinates = np.zeros((len(points), components))
+    shares = np.zeros(components)
+    directions = min(components, *points.shape)
+    if (points != points[0]).any():
+        pca = PCA(directions, svd_solver="full")
+        coordinates[:, :directions] = pca.fit_transform(points)
+        shares[:directions] = pca.explained_variance_ratio_
     return coordinates, shares
 
 
-def neighbour_chances(points: np.ndarray, perplexity: float) -> np.ndarray:
-    """t-SNE's joint probabilities (N,N) of points (N,D): symmetric, diagonal 0, sum 1.
+def tsne(points: np.ndarray, *, perplexity: float = 20.0) -> np.ndarray:
+    """t-SNE (van der Maaten & Hinton 2008) of a few hundred points (N,D): coordinates (N,2).
 
-    Every point's normal distribution is as wide as gives it `perplexity` neighbours (2 to its entropy in bits).
+    It starts from the principal components, so that the same points give the same figure. Near points stay near. Sizes
+    of clusters and distances between them mean nothing. `perplexity` is at most a third of the number of points. Of
+    fewer than four points, and of points that are all equal, the principal components are returned.
     """
-    points = np.asarray(points, float)
-    squared = (points**2).sum(axis=1)
-    distances = np.maximum(squared[:, None] + squared - 2 * points @ points.T, 0)
-    np.fill_diagonal(distances, np.inf)
-    distances -= distances.min(axis=1, keepdims=True)
-    low, high = np.full(len(points), -np.inf), np.full(len(points), np.inf)
-    mean = np.where(np.isfinite(distances), distances, 0).mean()
-    scale = np.full(len(points), 1 / mean if mean > 0 else 1.0)
-    for _ in range(50):
-        # p_{j|i} = exp(-beta_i d_ij) / sum_k exp(-beta_i d_ik);   H_i = log sum_k exp(.) + beta_i E[d_ij]
-        chances = np.exp(-distances * scale[:, None])
-        total = chances.sum(axis=1)
-        means = (np.where(np.isfinite(distances), distances, 0) * chances).sum(axis=1) / total
-        wide = np.log(total) + scale * means > np.log(perplexity)
-        low, high = np.where(wide, scale, low), np.where(wide, high, scale)
-        middle = np.where(np.isinf(low), high / 2, (low + high) / 2)
-        scale = np.where(np.isinf(high), low * 2, middle)
-        scale = np.clip(scale, 1e-12, 1e12)
-    chances /= chances.sum(axis=1, keepdims=True)
-    return (chances + chances.T) / (2 * len(points))
+    from sklearn.manifold import TSNE
 
-
-def tsne(points: np.ndarray, *, perplexity: float = 20.0, iterations: int = 300) -> np.ndarray:
-    """t-SNE (van der Maaten & Hinton 2008), exact, for a few hundred points (N,D): coordinates (N,2).
-
-    Starts from the principal components, so that the same points give the same picture. Near points stay near; sizes
-    of clusters and distances between them say nothing. `perplexity` is at most a third of the points. Fewer than four
-    points are left to the principal components.
-    """
     start, _ = principal_components(points)
     spread = start[:, 0].std()
     if len(start) < 4 or not spread > 0:
         return start
-    wanted = neighbour_chances(points, min(perplexity, (len(start) - 1) / 3)).astype(np.float32)
-    placed = (1e-2 * start / spread).astype(np.float32)
-    moved, gains = np.zeros_like(placed), np.ones_like(placed)
-    rate = max(len(placed) / 12 / 4, 10.0)  # as scikit-learn sets it
-    for k in range(iterations):
-        pull = 12 if k < 80 else 1  # clusters find each other first
-        # q_ij ~ 1 / (1 + |y_i - y_j|^2);   dC/dy_i = 4 sum_j (p_ij - q_ij)(y_i - y_j) / (1 + |y_i - y_j|^2)
-        squared = (placed**2).sum(axis=1)
-        kernel = 1 / (1 + np.maximum(squared[:, None] + squared - 2 * placed @ placed.T, 0))
-        np.fill_diagonal(kernel, 0)
-        force = (pull * wanted - kernel / kernel.sum()) * kernel
-        gradient = 4 * (force.sum(axis=1)[:, None] * placed - force @ placed)
-        gains = np.maximum(np.where(gradient * moved < 0, gains + 0.2, gains * 0.8), 0.01)
-        moved = (0.5 if k < 80 else 0.8) * moved - rate * gains * gradient
-        placed = placed + moved
-    return (placed - placed.mean(axis=0)).astype(float)
+    perplexity = min(perplexity, (len(start) - 1) / 3)
+    model = TSNE(perplexity=perplexity, init=1e-4 * start / spread, method="exact", max_iter=400)
+    return model.fit_transform(np.asarray(points, float)).astype(float)
 
 
 def projection_table(
