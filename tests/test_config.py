@@ -187,7 +187,11 @@ def test_a_mistake_in_a_benchmark(document, key, value, words):
     ("key", "value", "line"),
     [
         ("benchmark", {}, "benchmark: unknown key. Did you mean 'benchmarks'?"),
-        ("file", 1, "file: unknown key. There are: bases, benchmarks, chain, complete, ends, joints, methods, output, own."),
+        (
+            "file",
+            1,
+            "file: unknown key. There are: bases, benchmarks, chain, complete, ends, joints, methods, output, own.",
+        ),
         ("bases", ..., "bases: this key is missing. Add it."),
         ("benchmarks", [], "benchmarks: found [], but it should be a section."),
         ("bases.s0.seeds", 1, "bases.s0.seeds: unknown key. Did you mean 'seed'?"),
