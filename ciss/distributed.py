@@ -1,4 +1,4 @@
-"""One process, or several started by `torchrun`: the same calls."""
+"""One process, or several started by `torchrun`: the same functions for both."""
 
 import json
 import os
@@ -15,77 +15,78 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# How long a process waits for the others before it calls them lost. The longest time between two meetings is a pass
-# over the data through a teacher or an evaluation on the slowest node; what one process does alone, writing, is short.
+# How long a process waits for the others. The longest wait is one pass over the data through a teacher, or an
+# evaluation, on the slowest node.
 TIMEOUT = timedelta(minutes=30)
-GRACE = 20.0  # seconds in which torchrun sees a process die and ends the others, also on a busy machine
-_board: dist.Store | None = None  # where messages are noted that a process has given; torchrun's own
+GRACE = 20.0  # seconds in which torchrun notices a dead process and ends the others, also on a busy machine
+_store: dist.Store | None = None  # torchrun's; holds the error messages that a process has printed
 
 
 class Lost(Exception):
-    """Another process ended or hangs: it, or torchrun, says why."""
+    """Another process ended or hangs. Its own message, or torchrun's, gives the reason."""
 
 
 class WorkerError(Exception):
-    """A process that `launch` started ended badly: its message."""
+    """The error message of a process that `launch` started."""
 
 
 class Disagreement(ValueError):
-    """Processes of one training differ in what must be equal; the message names processes and values."""
+    """Processes of one training have different values. The message names processes and values."""
 
 
 def device() -> torch.device:
-    """This process's device: its own GPU under torchrun, the first one alone, or the CPU."""
+    """The device of this process: under torchrun its own GPU, else the first GPU, or the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
 
-def started() -> bool:
-    """Whether torchrun, or whoever sets its variables, started this process."""
+def under_torchrun() -> bool:
+    """Whether torchrun, or a program that sets its variables, started this process."""
     return "WORLD_SIZE" in os.environ
 
 
 def launch(processes: int, *command: str) -> None:
-    """`python -m COMMAND` in several processes of this machine, through torchrun; what they say is printed here.
+    """Runs `python -m COMMAND` in several processes of this machine, by torchrun, and prints their output.
 
-    Not by a fork: this process, a notebook's, may hold a GPU. Raises WorkerError when they end badly.
+    A fork would copy the GPU memory of this process, such as a notebook's. Raises WorkerError if a process fails.
     """
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    line = [sys.executable, "-u", "-m", *torchrun, "-m", *command]
-    said: list[str] = []
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    torchrun = "-u -m torch.distributed.run --standalone --nproc-per-node".split()
+    arguments = [sys.executable, *torchrun, str(processes), "-m", *command]
+    lines: list[str] = []
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
-            for text in process.stdout:
-                said.append(text)
-                print(text, end="", flush=True)
+            for line in process.stdout:
+                lines.append(line)
+                print(line, end="", flush=True)
         except BaseException:
-            process.terminate()  # torchrun ends its processes; with them goes the lock
+            process.terminate()  # torchrun ends its processes, which releases the lock of the run
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE)
             raise
     if process.returncode:
-        errors = [text.partition(" error: ")[2] for text in said if " error: " in text and text.startswith("process ")]
-        raise WorkerError("".join(errors).strip() or "".join(said[-20:]) or f"exit status {process.returncode}")
+        errors = [line.partition(" error: ")[2] for line in lines if line.startswith("process ")]
+        raise WorkerError("".join(errors).strip() or "".join(lines[-20:]) or f"exit status {process.returncode}")
 
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Joins the processes that torchrun started; does nothing without it, nor inside of another session.
+    """Joins the processes that torchrun started. Without torchrun, or inside another session, it does nothing.
 
-    Not to be repeated by one program: the second time, processes may find the addresses of the first. Put one session
-    around several trainings. Raises Lost where another process ended, or did not come to a meeting within TIMEOUT.
+    A program has one session, around all its trainings: in a second one, processes may find the addresses of the
+    first. Raises Lost if another process ended, or did not answer within TIMEOUT.
     """
-    global _board
-    if not started() or dist.is_initialized():
+    global _store
+    if not under_torchrun() or dist.is_initialized():
         yield
         return
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(device())
-    _board, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    backend, store = "nccl" if cuda else "gloo", dist.PrefixStore("group", _board)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
+    _store, rank, world = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    group_store = dist.PrefixStore("group", _store)
+    backend = "nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=group_store, rank=rank, world_size=world, timeout=TIMEOUT)
     try:
         try:
             yield
@@ -95,11 +96,11 @@ def session() -> Iterator[None]:
         reason = str(error).partition("\n")[0]
         if not isinstance(error, dist.DistError) and "gloo" not in reason:
             raise
-        time.sleep(GRACE)  # torchrun calls the first to end the cause, and stops the others meanwhile
+        time.sleep(GRACE)  # torchrun names the process that ends first as the cause, and stops the others meanwhile
         minutes = f"{TIMEOUT.total_seconds() / 60:g} minutes"
         raise Lost(
-            f"another process ended, or did not answer for {minutes}: its own message or torchrun's says why. "
-            f"The same command goes on after the last finished epoch. ({reason})"
+            f"another process ended, or did not answer for {minutes}: see its own message or torchrun's. "
+            f"Run the same command to continue after the last finished epoch. ({reason})"
         ) from None
 
 
@@ -132,47 +133,50 @@ def total(tensor: Tensor) -> Tensor:
     return all_sum(tensor.to(device())).cpu() if dist.is_initialized() else tensor
 
 
-def share(tensors: Iterable[Tensor]) -> None:
-    """Gives every process the first one's values, in place."""
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Gives every process the values of rank 0, in place."""
     if dist.is_initialized():
         for tensor in tensors:
             dist.broadcast(tensor, src=0)
 
 
-def union(found: dict) -> dict:
-    """The dictionaries of all processes in one."""
+def broadcast_result(function: Callable[[], Any]) -> Any:
+    """The result of the function on rank 0, for all: files may differ between nodes, and change meanwhile."""
     if not dist.is_initialized():
-        return found
-    parts: list = [None] * world()
-    dist.all_gather_object(parts, found)
-    return {key: value for part in parts for key, value in part.items()}
+        return function()
+    result = [function() if is_main() else None]
+    dist.broadcast_object_list(result, src=0)
+    return result[0]
 
 
-def of_first(question: Callable[[], Any]) -> Any:
-    """The first process's answer, for all: what files say may differ between nodes, and change in between."""
+def gather(value: Any) -> list:
+    """The values of all processes, by rank."""
     if not dist.is_initialized():
-        return question()
-    answer = [question() if is_main() else None]
-    dist.broadcast_object_list(answer, src=0)
-    return answer[0]
+        return [value]
+    values: list = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
 
 
-def agree(value: Any, what: str) -> None:
-    """Makes sure that all processes have the same value: plain, as JSON has them, sections in sections too.
+def gather_dict(values: dict) -> dict:
+    """The dictionaries of all processes, merged."""
+    return {key: value for part in gather(values) for key, value in part.items()}
 
-    Raises Disagreement, in every process, naming what differs: for sections the keys, with dots.
+
+def check_equal(value: Any, name: str) -> None:
+    """Checks that all processes have the same value: one that JSON can hold, also nested.
+
+    Raises Disagreement in every process; the message names the dotted keys that differ.
     """
-    if not dist.is_initialized():
-        return
-    found: list = [None] * world()
-    dist.all_gather_object(found, (platform.node(), dict(_flat(value, what))))
+    nodes = gather((platform.node(), dict(_flat(value, name))))
     lines = []
-    for key in dict.fromkeys(key for _, values in found for key in values):
-        holders: dict[str, list[str]] = {}
-        for number, (node, values) in enumerate(found):
-            holders.setdefault(values.get(key, "nothing"), []).append(f"{number} on {node}")
-        if len(holders) > 1:
-            lines.append(f"{key}: " + "; ".join(f"{v} in process {', '.join(who)}" for v, who in holders.items()))
+    for key in dict.fromkeys(key for _, values in nodes for key in values):
+        processes: dict[str, list[str]] = {}  # by value
+        for number, (node, values) in enumerate(nodes):
+            processes.setdefault(values.get(key, "nothing"), []).append(f"{number} on {node}")
+        if len(processes) > 1:
+            text = "; ".join(f"{value} in process {', '.join(numbers)}" for value, numbers in processes.items())
+            lines.append(f"{key}: {text}")
     if lines:
         differences = "\n".join(lines)
         raise Disagreement(
@@ -190,21 +194,21 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
         yield name, json.dumps(value)
 
 
-def say(text: str) -> None:
-    """Prints in one process only."""
+def log(text: str) -> None:
+    """Prints on rank 0 only."""
     if is_main():
         print(text, flush=True)
 
 
-def leave(text: str) -> NoReturn:
-    """Ends this process with an error message: of several processes by name, and what several say is said once."""
+def exit_process(text: str) -> NoReturn:
+    """Exits with an error message. Of several processes the message names one, and equal messages appear once."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         sys.exit(text)
     first = True
-    with suppress(RuntimeError):  # without torchrun, better twice than not at all
-        first = _board is None or _board.add(f"said/{text}", 1) == 1
+    with suppress(RuntimeError):  # without torchrun, a message may appear twice
+        first = _store is None or _store.add(f"message/{text}", 1) == 1
     if first:
-        who = f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} on {platform.node()}"
-        sys.stderr.write(f"{who}: {text.strip()}\n")  # at once, so that others do not write in between
+        process = f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']} on {platform.node()}"
+        sys.stderr.write(f"{process}: {text.strip()}\n")  # in one write, so that lines of others do not mix in
         sys.stderr.flush()
     sys.exit(1)

@@ -26,10 +26,10 @@ def test_one_process_needs_no_group(monkeypatch, capsys):
         value = torch.tensor([1.0, 2.0])
         assert distributed.all_sum(value) is value
         assert distributed.total(value).tolist() == [1, 2]
-        assert distributed.union({1: 2}) == {1: 2}
-        distributed.share([value])
+        assert distributed.gather_dict({1: 2}) == {1: 2}
+        distributed.broadcast([value])
         distributed.barrier()
-        distributed.say("hello")
+        distributed.log("hello")
     assert value.tolist() == [1, 2]
     assert capsys.readouterr().out == "hello\n"
 
@@ -45,7 +45,7 @@ def test_the_group_is_left_after_an_error(monkeypatch):
             assert distributed.world() == 1
         assert torch.distributed.is_initialized(), "the inner one does not end it"
         assert distributed.total(torch.tensor([3.0])).tolist() == [3]
-        assert distributed.union({1: 2}) == {1: 2}
+        assert distributed.gather_dict({1: 2}) == {1: 2}
     assert not torch.distributed.is_initialized()
     with pytest.raises(KeyError), distributed.session():
         raise KeyError
@@ -169,12 +169,12 @@ def test_shares_of_an_evaluation(world, batch, sizes, crop):
 def second_of_two(monkeypatch):
     for name, value in {"WORLD_SIZE": "2", "RANK": "1"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(distributed, "_board", torch.distributed.HashStore())
+    monkeypatch.setattr(distributed, "_store", torch.distributed.HashStore())
 
 
 def left(capsys, text: str) -> str:
     with pytest.raises(SystemExit) as end:
-        distributed.leave(text)
+        distributed.exit_process(text)
     assert end.value.code == 1
     return capsys.readouterr().err
 
@@ -194,7 +194,7 @@ def test_without_the_others_an_error_is_said_anyway(second_of_two, capsys, monke
             raise torch.distributed.DistNetworkError("Connection reset by peer")
 
     for board in (Gone(), None):
-        monkeypatch.setattr(distributed, "_board", board)
+        monkeypatch.setattr(distributed, "_store", board)
         assert "error: mine" in left(capsys, "error: mine")
 
 
@@ -202,7 +202,7 @@ def test_one_process_just_says_it(monkeypatch):
     for value in ("1", None):
         monkeypatch.setenv("WORLD_SIZE", value) if value else monkeypatch.delenv("WORLD_SIZE")
         with pytest.raises(SystemExit, match="^error: mine$"):
-            distributed.leave("error: mine")
+            distributed.exit_process("error: mine")
 
 
 def test_an_error_of_ones_own_stays_what_it_is(monkeypatch):
@@ -223,14 +223,14 @@ def test_an_error_of_ones_own_stays_what_it_is(monkeypatch):
 
 def test_alone_there_is_nothing_to_agree_on(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    distributed.agree({"any": "thing"}, "run")
-    assert distributed.of_first(lambda: "mine") == "mine"
+    distributed.check_equal({"any": "thing"}, "run")
+    assert distributed.broadcast_result(lambda: "mine") == "mine"
 
 
 def test_processes_agree_before_they_train(project, monkeypatch, capsys):
     """On the run before anything is done, on the epoch before the first; and the first says whether it is done."""
     asked, train = [], Finetune.losses
-    monkeypatch.setattr(distributed, "agree", lambda value, what: asked.append((what, value)))
+    monkeypatch.setattr(distributed, "check_equal", lambda value, what: asked.append((what, value)))
     monkeypatch.setattr(Finetune, "losses", lambda *arguments: asked.append("batch") or train(*arguments))
     run = project.run()
     loop.train(run)
@@ -240,7 +240,7 @@ def test_processes_agree_before_they_train(project, monkeypatch, capsys):
     assert same == read(run)["identity"]
     shutil.rmtree(run.results)  # on this node
     shutil.rmtree(run.resume / "finished")
-    monkeypatch.setattr(distributed, "of_first", lambda question: not question())
+    monkeypatch.setattr(distributed, "broadcast_result", lambda question: not question())
     monkeypatch.setattr(runs_results, "keep", lambda *_: None)
     loop.train(run)
     assert "nothing to do" in capsys.readouterr().out and not run.results.exists()

@@ -312,7 +312,7 @@ def test_processes_of_the_parameter_file(project, capfd):
 
 def test_another_number_of_processes_than_asked_for(project, monkeypatch):
     project.set("train.processes", 2)
-    monkeypatch.setattr("ciss.distributed.started", lambda: True)
+    monkeypatch.setattr("ciss.distributed.under_torchrun", lambda: True)
     monkeypatch.setattr("ciss.distributed.session", nullcontext)
     with pytest.raises(ConfigError, match="train.processes is 2, but there are 1. Make them equal"):
         loop.train(project.run())

@@ -89,18 +89,18 @@ def gathered(batches) -> ClassPrototypes:
 
 def talk(rank: int) -> dict:
     """What the processes tell each other before they train."""
-    said = {"first": distributed.of_first(lambda: f"the answer of {rank}")}
-    distributed.agree({"same": 1, "in": {"side": [1, 2]}}, "run")
+    said = {"first": distributed.broadcast_result(lambda: f"the answer of {rank}")}
+    distributed.check_equal({"same": 1, "in": {"side": [1, 2]}}, "run")
     for name, value in {
         "plain": rank,
         "sections": {"train": {"batch": 2 + rank, "crop": 32}, "key": "abc"},
         "missing": {"train": {"batch": 2, **({"crop": 32} if rank else {})}},
     }.items():
         try:
-            distributed.agree(value, "run")
+            distributed.check_equal(value, "run")
         except ValueError as error:
             said[name] = str(error)
-    distributed.agree("as before", "run")  # nobody is left behind
+    distributed.check_equal("as before", "run")  # nobody is left behind
     return said
 
 

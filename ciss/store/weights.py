@@ -94,10 +94,10 @@ def load_state(file: Path, identity: dict, parts: dict[str, Any], device: torch.
     except FileNotFoundError:
         return None
     except DAMAGED as error:
-        distributed.say(f"{file}: cannot be continued ({_short(error)}); starting afresh.")
+        distributed.log(f"{file}: cannot be continued ({_short(error)}); starting afresh.")
         return None
     if different := documents.differences(found, identity):
-        distributed.say(f"{file}: begun with other values ({'; '.join(different)}); starting afresh.")
+        distributed.log(f"{file}: begun with other values ({'; '.join(different)}); starting afresh.")
         return None
     for name, part in parts.items():
         part.load_state_dict(states[name])

@@ -122,9 +122,9 @@ def without_large_cache(run: Run, index: Index) -> Run:
     train = run.settings.train
     free = available_memory()
     needed = cache_size(run.settings, index, [*run.images(index), *index.holdout])
-    if not train.cache or distributed.of_first(lambda: needed <= free / 2):
+    if not train.cache or distributed.broadcast_result(lambda: needed <= free / 2):
         return run
-    distributed.say(
+    distributed.log(
         f"{run.name}: train.cache would take {documents.size(needed)} in {max(1, train.workers)} loader process(es), "
         f"but {documents.size(free)} of memory are free. Images are read every epoch. Lower train.workers."
     )

@@ -39,7 +39,7 @@ def predict_samples(run: Run, network: Network, index: Index) -> dict[str, np.nd
     with _evaluating(network):
         for _, predictions, numbers in _predict(run, network, loader):
             found |= zip(numbers.tolist(), predictions.to(torch.uint8).cpu().numpy(), strict=True)
-    found = distributed.union(found)
+    found = distributed.gather_dict(found)
     return {index.ids["val"][number]: found[number] for number in images}
 
 
@@ -90,7 +90,7 @@ def sample_images(run: Run, index: Index) -> list[int]:
 def _evaluating(network: Network) -> Iterator[None]:
     """Evaluation mode, with one process's running statistics in all; afterwards every layer's mode is as before."""
     modes = [(module, module.training) for module in network.modules()]
-    distributed.share(network.buffers())
+    distributed.broadcast(network.buffers())
     network.eval()
     try:
         yield

@@ -69,7 +69,7 @@ def train(run: Run, *, trial: bool = False) -> Path:
         _try(run)
         return run.folder
     processes = run.settings.train.processes
-    if processes > 1 and not distributed.started():
+    if processes > 1 and not distributed.under_torchrun():
         distributed.launch(processes, "ciss", "train", run.name, "--config", run.config)
         return run.folder
     with distributed.session():
@@ -77,16 +77,16 @@ def train(run: Run, *, trial: bool = False) -> Path:
             raise ConfigError(f"train.processes is {processes}, but there are {distributed.world()}. Make them equal.")
         index = run.index()
         if run.after:  # on a node without it, a message there would leave the others waiting
-            distributed.agree(predecessor(run).is_file(), f"{predecessor(run).relative_to(run.root)} is there")
+            distributed.check_equal(predecessor(run).is_file(), f"{predecessor(run).relative_to(run.root)} is there")
         identity = _identity(run, index)
-        distributed.agree(identity, run.name)
+        distributed.check_equal(identity, run.name)
         lock = files.exclusive(run.resume / "lock", run.name) if distributed.is_main() else nullcontext()
         with lock, explained_memory_errors(run):
-            if distributed.of_first(lambda: runs_results.finished(run, identity) or recover(run, identity)):
-                distributed.say(f"{run.name}: trained already with these parameters, code and data; nothing to do.")
+            if distributed.broadcast_result(lambda: runs_results.finished(run, identity) or recover(run, identity)):
+                distributed.log(f"{run.name}: trained already with these parameters, code and data; nothing to do.")
             else:
                 if different := runs_results.outdated(run, identity):
-                    distributed.say(f"{run.name}: trained before with other values ({'; '.join(different)}); again.")
+                    distributed.log(f"{run.name}: trained before with other values ({'; '.join(different)}); again.")
                 _train(run, index, identity)
             if distributed.is_main():
                 keep(run, identity)
@@ -124,7 +124,7 @@ def train_all(settings: Config, names: Iterable[str] | None = None) -> None:
         prepare(settings.benchmarks[benchmark], index_folder(jobs[0].root, benchmark), progress=False)
     for job in jobs:
         identity = _identity(job, job.index())
-        if not distributed.of_first(lambda job=job, identity=identity: finished(job, identity)):
+        if not distributed.broadcast_result(lambda job=job, identity=identity: finished(job, identity)):
             train(job)
 
 
@@ -194,7 +194,7 @@ def prepare_training(run: Run, index: Index) -> Setup:
     precision = precision_of(options, device)
     torch.set_num_threads(options.threads)
     if run.after and (notice := method.notice(run.settings)):
-        distributed.say(f"{run.name}: {notice}.")
+        distributed.log(f"{run.name}: {notice}.")
 
     teacher = None
     if run.after:
@@ -253,9 +253,9 @@ def resume(setup: Setup, file: Path, shared: dict) -> TrainingState:
         weights = sum(value.nbytes for value in setup.student.state_dict().values())
         files.require_space(run.resume, STATE_WEIGHTS * weights)
     values = load_state(file, shared, setup.stateful(), setup.device)
-    distributed.agree(values["epoch"] if values else 0, "epochs to continue after")
+    distributed.check_equal(values["epoch"] if values else 0, "epochs to continue after")
     if values:
-        distributed.say(f"{run.name}: continuing after epoch {values['epoch']} of {run.phase.epochs}.")
+        distributed.log(f"{run.name}: continuing after epoch {values['epoch']} of {run.phase.epochs}.")
         return TrainingState(**values)
     state = TrainingState()
     if run.after:
@@ -274,7 +274,7 @@ def prepare_step(setup: Setup, state: TrainingState) -> None:
     state.preparation_seconds = time.perf_counter() - clock
     state.training_seconds = state.preparation_seconds
     if state.preparation_seconds > 0.1:  # a pass over the data
-        distributed.say(f"{setup.run.name}: prepared from the step's images; {state.preparation_seconds:.1f} s")
+        distributed.log(f"{setup.run.name}: prepared from the step's images; {state.preparation_seconds:.1f} s")
     if setup.index.holdout and setup.teacher is not None and type(setup.method).labels is not Method.labels:
         pairs = map(setup.batches.as_given, setup.holdout)
         state.label_counts = judge_labels(setup.run, {"method": setup.method}, setup.teacher, pairs)
@@ -387,7 +387,7 @@ def main(name: str, config_file: str, trial: bool = False) -> None:
             check(settings)
             train(runs_run.resolve(settings, name), trial=trial)
     except RUN_ERRORS as error:
-        distributed.leave(f"error: {error}")
+        distributed.exit_process(f"error: {error}")
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
             print("\nStopped. The same command goes on after the last finished epoch.", file=sys.stderr, flush=True)
@@ -395,4 +395,4 @@ def main(name: str, config_file: str, trial: bool = False) -> None:
             loader.terminate()
         os._exit(130)  # all is written and unlocked; taking torch down would keep the terminal waiting
     except Exception:  # whole and once, where several processes write to one terminal
-        distributed.leave(traceback.format_exc())
+        distributed.exit_process(traceback.format_exc())
