@@ -1,101 +1,29 @@
-"""A tiny project for tests that train: 24 drawn images, networks of width 8, epochs of a fraction of a second."""
+"""Fixtures of several rooms: tiny projects, trained runs, data sets, a repository whose pipeline has run."""
 
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
-import repository
 import timm
 import torch
-from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
 import ciss
 import ciss.models.tiny  # timm knows it from here on
-from ciss import config
-from ciss.data import prepare
 from ciss.data.sets import shapes as sets_shapes
-from ciss.runs.run import Run, index_folder, resolve
 from ciss.training import loop
+from tests.helpers import repository
+from tests.helpers.gardens import GARDEN, SEASONS, paint
+from tests.helpers.plans import Plans
+from tests.helpers.project import Project, environment, make
 
 # A shell that starts tests in the background has them ignore Ctrl-C, and with them all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["CISS_CONNECT_SECONDS"] = "0"  # no test asks whether the server of pretrained weights answers
 torch.set_num_threads(1)
-
-DOCUMENT = {
-    "benchmarks": {
-        "tiny": {
-            "dataset": "shapes",
-            "protocol": "4-2",
-            "setting": "overlapped",
-            "holdout": 4,
-            "model": {"width": 8, "atrous_rates": [1]},
-            "train": {
-                "base": {"epochs": 2, "lr": 0.05},
-                "increment": {"epochs": 2, "lr": 0.02},
-                "crop": 32,
-                "batch": 4,
-                "threads": 1,
-                "cache": True,
-                "curve": [0.5, 1],
-            },
-            "evaluation": {"size": "full", "batch": 3, "samples": 2},
-        }
-    },
-    "methods": {"finetune": {}, "joint": {}, "mib": {"distillation": 10.0}},
-    "bases": {"base": {"benchmark": "tiny", "method": "finetune", "seed": 0}},
-    "joints": {"all": {"benchmark": "tiny", "method": "joint", "seed": 0}},
-    "chain": {
-        "tune-1": {"benchmark": "tiny", "method": "finetune", "seed": 0, "after": "base", "step": 1},
-        "tune-2": {"benchmark": "tiny", "method": "finetune", "seed": 0, "after": "tune-1", "step": 2},
-        "mib-1": {"benchmark": "tiny", "method": "mib", "seed": 0, "after": "base", "step": 1},
-    },
-    "ends": {"tune": {"run": "tune-2", "benchmark": "tiny"}},
-}
-
-
-class Project:
-    """A folder that is a project, and its parameters. `set` takes dotted keys: set("methods.mib.distillation", 1.0)."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.document = folder, deepcopy(DOCUMENT)
-        folder.mkdir(parents=True)
-        (folder / "dvc.yaml").touch()
-
-    def set(self, key: str, value) -> None:
-        *parents, last = key.replace("train.", "benchmarks.tiny.train.", key.startswith("train.")).split(".")
-        section = self.document
-        for parent in parents:
-            section = section[parent]
-        section[last] = value
-
-    @property
-    def config(self) -> config.Config:
-        return config.parse(self.document)
-
-    def run(self, name: str = "base") -> Run:
-        """Enters the folder: what a run is called does not say which project it is of."""
-        os.chdir(self.folder)
-        return resolve(self.config, name)
-
-    def prepare(self, name: str = "tiny") -> None:
-        prepare(self.config.benchmarks[name], index_folder(self.folder, name), progress=False)
-
-    def write(self) -> None:
-        YAML().dump(self.document, self.folder / "params.yaml")
-
-    def command(self, *arguments: str, **options) -> subprocess.Popen:
-        """A process in the project, with the parameters as they are now."""
-        self.write()
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([sys.executable, *arguments], cwd=self.folder, **(pipes | options))
 
 
 @pytest.fixture(autouse=True)
@@ -120,26 +48,6 @@ def frozen_code(tmp_path_factory) -> Path:
     return package
 
 
-@contextmanager
-def environment(tiny_data: Path):
-    """One thread, the tiny data, and nothing of what started the tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CISS_DATA", str(tiny_data))
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            patch.setenv(name, "1")
-        for name in ("DVC_ROOT", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
-            patch.delenv(name, raising=False)
-        yield patch
-
-
-def make(folder: Path, frozen_code: Path, patch: pytest.MonkeyPatch) -> Project:
-    made = Project(folder)
-    os.symlink(frozen_code, folder / "ciss")
-    patch.chdir(folder)
-    made.prepare()
-    return made
-
-
 @pytest.fixture
 def make_project(tmp_path, tiny_data, frozen_code):
     """make_project(name) -> a Project with prepared data; the current directory is in the latest."""
@@ -150,6 +58,42 @@ def make_project(tmp_path, tiny_data, frozen_code):
 @pytest.fixture
 def project(make_project) -> Project:
     return make_project()
+
+
+@pytest.fixture
+def planned(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "dvc.yaml").touch()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("CISS_DATA", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return Plans(folder, monkeypatch, capsys)
+
+
+@pytest.fixture
+def garden(tmp_path, monkeypatch):
+    """20 training and 8 validation images of four classes in three seasons."""
+    folder = tmp_path / "data" / "garden"
+    dice = np.random.default_rng(0)
+    for split, images in (("train", 20), ("val", 8)):
+        for number in range(images):
+            ids = [1 + number % 4, *dice.choice(4, 2) + 1]
+            paint(folder, f"{split}/{SEASONS[number % 3]}/{number:02d}", ids, number)
+    (folder / "dataset.yaml").write_text(GARDEN)
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CISS_DATA", raising=False)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return folder
+
+
+@pytest.fixture
+def plot(garden, project):
+    """The garden as the data of a tiny project."""
+    with pytest.MonkeyPatch.context() as patch:  # of its own, ended before the project's: else its value would stay
+        patch.setenv("CISS_DATA", str(garden.parent))
+        yield project
 
 
 @pytest.fixture(scope="session")

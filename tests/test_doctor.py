@@ -17,7 +17,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from conftest import DOCUMENT
 from ruamel.yaml import YAML
 
 from ciss import doctor, documents, paths
@@ -29,6 +28,7 @@ from ciss.methods import METHODS
 from ciss.models import create_network
 from ciss.store import files, locks
 from ciss.training import trials
+from tests.helpers.project import DOCUMENT
 
 ROOT = paths.project()
 Usage = namedtuple("Usage", "total used free")

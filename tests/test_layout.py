@@ -1,6 +1,7 @@
 """The house keeps its shape: one direction of import, no circles, small files and functions."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -34,6 +35,7 @@ ALLOWED: dict[str, int] = {  # lines of functions that are still longer; none is
     "data.sets.own.load": 65,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((paths.project() / "tests").rglob("*.py"))
 
 
 def name(file: Path) -> str:
@@ -76,6 +78,26 @@ def test_imports_go_down(module):
 def test_every_folder_is_a_room():
     folders = {file.parent.name for file in PACKAGE.glob("*/*.py")}
     assert folders <= set(ROOMS)
+
+
+def test_tests_have_the_rooms_of_the_package():
+    folders = {file.relative_to(paths.project() / "tests").parts[0] for file in TESTS if file.name.startswith("test_")}
+    top = {file.name for file in TESTS if file.parent.name == "tests"}
+    assert folders - top <= set(ROOMS) | {"studies"}
+
+
+def test_no_test_imports_another_test():
+    """What tests share lies in `tests/helpers`, and in `tests/studies` for the matrix of studies."""
+    imported = set()
+    for file in TESTS:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                imported |= {f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+    inside = {module for module in imported if re.search(r"(^|\.)(tests|test_\w+|conftest)(\.|$)", module)}
+    assert not [module for module in inside if not re.match(r"tests\.(helpers|studies)\.(?!test_)", module)]
+    assert "tests.helpers.project.environment" in inside
 
 
 def test_no_module_imports_itself_through_others():

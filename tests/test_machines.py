@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_engine import left_by
 
 from ciss import config, paths
 from ciss.data import evaluation_loader, prepare, training_loader
 from ciss.runs.results import _copy
 from ciss.training import loop
+from tests.helpers.training import left_by
 
 ROOT = paths.project()
 MODULES = {"crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "spwd", "syslog", "termios", "tty"}

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from modules import analysis_modules
 
 from ciss import paths
 from ciss.methods import METHODS, code_of
 from ciss.study.presets import presets
+from tests.helpers.modules import analysis_modules
 
 ROOT = paths.project()
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from . import cover, study
+from tests.studies import cover, study
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,21 +6,25 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from . import check, cover, trees
+from tests.helpers import repository
+from tests.studies import check, cover, trees
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))  # started as a module: pytest puts this folder on the path by itself
-
-import repository  # noqa: E402
-
-CODE = ("ciss", "notebooks", "dvc.yaml", "reports/published.yaml", "reports/README.md", "tests/studies")
+CODE = (
+    "ciss",
+    "notebooks",
+    "dvc.yaml",
+    "reports/published.yaml",
+    "reports/README.md",
+    "tests/helpers",
+    "tests/studies",
+)
 LIMIT = 1800  # seconds of one study
 STOP = threading.Event()  # set by Ctrl-C: running pipelines are killed
 

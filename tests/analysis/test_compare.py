@@ -1,0 +1,366 @@
+"""Means over seeds and class orders, cost, and which pictures are shown: by hand."""
+
+import re
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+from ciss import paths
+from ciss.analysis.compare import figures as compare_figures
+from ciss.analysis.compare import samples as compare_samples
+from ciss.analysis.compare import summary as compare_summary
+from ciss.analysis.compare import tables as compare_tables
+from ciss.analysis.compare.figures import cost_bars, score_curves, stability_scatter, step_strips
+from ciss.analysis.compare.paired import paired_table
+from ciss.analysis.compare.published import COLUMNS
+from ciss.analysis.compare.samples import Pictures, known, sample_pictures, shown_steps, telling
+from ciss.analysis.compare.summary import (
+    by_benchmark,
+    convention_means,
+    cost_table,
+    families,
+    family_tables,
+    methods_table,
+    metrics_document,
+)
+from ciss.analysis.compare.tables import ProvenanceError, conventions_table, curves_table, runs_table
+from ciss.analysis.figures import style as figures_style
+from ciss.analysis.figures.masks import VOID
+from ciss.analysis.figures.style import method_styles
+from tests.helpers.results import AFTER_0, AFTER_2, GROUPS, OTHER, path, result, scored
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+
+@pytest.fixture
+def orders() -> dict:
+    """Two orders of two seeds of mib; one run of plop in the first."""
+    first = {"a0": scored(0.2), "a1": scored(0.4, seed=1), "p": scored(0.3, method="plop")}
+    return {"b": first, "b-order1": {"o0": scored(0.6, order=OTHER), "o1": scored(0.8, seed=1, order=OTHER)}}
+
+
+def test_benchmarks_that_differ_in_order_alone_are_a_family(orders):
+    assert families(orders) == {"b": ["b", "b-order1"]}
+    other = path(order=[[2], [3], [1]])
+    for each in other:
+        each["identity"]["parameters"]["benchmark"]["train"] = {"crop": 32}
+    assert compare_summary.families({**orders, "c": {"x": other}}) == {"b": ["b", "b-order1"], "c": ["c"]}
+    assert compare_summary.families({**orders, "twin": {"x": path()}})["twin"] == ["twin"], (
+        "the same order under another name"
+    )
+
+
+def test_means_over_seeds_and_orders(orders):
+    tables = family_tables(orders)
+    assert list(tables) == ["b"] and len(tables["b"]) == 5
+    table = methods_table(tables["b"])
+    assert table.loc["mib", ["seeds", "orders", "runs"]].tolist() == [2, 2, 4]
+    assert table.loc["plop", ["seeds", "orders", "runs"]].tolist() == [1, 1, 1]
+    assert table.loc["mib", "all"] == pytest.approx(0.5)
+    # deviations -0.3, -0.1, 0.1, 0.3: 0.2 / 3
+    assert table.loc["mib", "all_std"] == pytest.approx((0.2 / 3) ** 0.5)
+    assert np.isnan(table.loc["plop", "all_std"])
+    saved = by_benchmark({"b": table}, compare_summary.families(orders))
+    assert saved[["benchmark", "benchmarks"]].drop_duplicates().to_numpy().tolist() == [["b", "b b-order1"]]
+    document = metrics_document(tables, {"b": "one"})
+    assert document["methods"]["mib"]["orders"] == 2 and document["methods"]["mib"]["all_std"] == 0.2582
+    assert "orders" not in compare_summary.metrics_document({"b": tables["b"][:2]}, {"b": "one"})["methods"]["mib"]
+
+
+def test_a_seed_counts_once_in_an_order(orders):
+    orders["b-order1"]["again"] = scored(0.1, order=OTHER)
+    with pytest.raises(ProvenanceError, match="o0 and again are both mib with seed 0. Remove one end"):
+        compare_summary.family_tables(orders)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("data", "b: o0, r-0 and o1, r-0 cannot share a table: data"),  # within an order
+        ("training", "b: a0, r-0 and o1, r-0 cannot share a table: code"),  # across orders
+        ("method", "b: a0 and o1 are both mib, but cannot be averaged: 0.code.method"),
+    ],
+)
+def test_runs_of_two_orders_that_cannot_be_averaged(orders, key, words):
+    for each in orders["b-order1"]["o1"]:
+        made = each["identity"]
+        (made if key == "data" else made["code"])[key] = "e" * 64
+    with pytest.raises(compare_tables.ProvenanceError, match=words):
+        compare_summary.family_tables(orders)
+
+
+def test_undefined_scores_of_pseudo_labels_have_a_reason():
+    """A small hold-out set may hold no old class, or labels without one."""
+    results = path()
+    scores = {"precision": float("nan"), "recall": None, "relabelled": 0.0, "ignored": 1.0}
+    results[-1] = {**results[-1], "pseudo_labels": {"method": scores}}
+    (row,) = compare_tables.runs_table("b", {"end": results}).to_dict("records")
+    assert "labelled background in the hold-out set, so recall is undefined." in row["undefined"]
+    assert "takes an old class, so precision is undefined." in row["undefined"]
+
+
+def test_conventions_over_runs(orders):
+    counted = pd.concat(conventions_table(name, found) for name, found in orders.items())
+    counted["all"] = np.where(counted["end"] == "a0", 0.1, 0.5)
+    table = convention_means(counted, ["b", "b-order1"])
+    assert table.loc[("mib", "ciss"), ["runs", "all", "all_std"]].tolist() == pytest.approx([4, 0.4, 0.2])
+    assert compare_summary.convention_means(counted, ["b"]).loc[("mib", "plop"), "all"] == pytest.approx(0.3)
+    assert "scored as background" in table.loc[("plop", "plop"), "sentence"]
+
+
+def test_cost_relative_to_finetune():
+    gib = 2**30
+    ends = {
+        "f": path(method="finetune", training_seconds=5.0, preparation_seconds=0.0, peak_memory_bytes=gib),
+        "m0": path(training_seconds=10.0, preparation_seconds=1.0, peak_memory_bytes=2 * gib, parameters=21),
+        "m1": path(training_seconds=14.0, preparation_seconds=3.0, peak_memory_bytes=2 * gib, parameters=21, seed=1),
+        "j": [result(0, AFTER_2, method="joint", reached=2, training_seconds=40.0)],
+    }
+    table = cost_table(runs_table("b", ends))
+    assert list(table.index) == ["finetune", "mib", "joint"]
+    mib = table.loc["mib"]
+    assert (mib["training_seconds"], mib["preparation_seconds"], mib["base_seconds"]) == (24, 4, 12)  # 2 own steps
+    assert mib["training_seconds_std"] == pytest.approx(8 / 2**0.5)
+    assert (mib["peak_memory_mib"], mib["runs"], mib["devices"]) == (2048, 2, 1)
+    assert (mib["relative_time"], mib["relative_memory"], mib["relative_parameters"]) == (2.4, 2, 3)
+    assert table.loc["joint", "base_seconds"] == 0 and table.loc["joint", "relative_time"] == 4
+    without = compare_summary.cost_table(compare_tables.runs_table("b", {"m0": ends["m0"]}))
+    assert without[["relative_time", "relative_memory"]].isna().all(axis=None)
+
+
+def test_only_a_base_step_is_its_own_cost():
+    (row,) = compare_tables.runs_table("b", {"e": [result(0, AFTER_0)]}).to_dict("records")
+    assert (row["training_seconds"], row["base_seconds"]) == (2, 0)
+
+
+def test_columns_are_those_that_are_documented(orders):
+    """`reports/README.md` and the docstrings of the functions that make the tables."""
+    tables, members = compare_summary.family_tables(orders), compare_summary.families(orders)
+    counted = pd.concat(compare_tables.conventions_table(name, found) for name, found in orders.items())
+    methods = {name: compare_summary.methods_table(table) for name, table in tables.items()}
+    means = {name: compare_summary.convention_means(counted, mine) for name, mine in members.items()}
+    costs = {name: compare_summary.cost_table(table) for name, table in tables.items()}
+    made = {
+        "runs": (tables["b"], [runs_table]),
+        "curves": (curves_table("b", orders["b"]), [curves_table]),
+        "methods": (by_benchmark(methods, members), [methods_table, by_benchmark]),
+        "paired": (paired_table(tables), [paired_table]),
+        "conventions": (counted, [conventions_table]),
+        "convention_means": (
+            by_benchmark(means, members), [convention_means, by_benchmark]
+        ),
+        "beside_published": (pd.DataFrame(columns=[*COLUMNS, "benchmark"]), []),
+        "cost": (by_benchmark(costs, members), [cost_table, by_benchmark]),
+    }  # fmt: skip
+    text = (paths.project() / "reports" / "README.md").read_text(encoding="utf-8")
+    rows = text.split("<!-- columns -->")[1].split("<!-- end -->")[0].strip().splitlines()[2:]
+    assert len(rows) == len(made)
+    for row in rows:
+        name, _, columns = (cell.strip() for cell in row.strip("|").split("|"))
+        table, functions = made[name.strip("`").removesuffix(".csv")]
+        assert re.findall(r"`(\w+)`", columns) == list(table.columns), name
+        words = re.findall(r"\w+", " ".join(function.__doc__ for function in functions))
+        for column in table.columns if functions else ():
+            assert column in words or column.removesuffix("_std") in words, f"{name}: {column} has no explanation"
+
+
+# --- pictures
+
+
+def labels(*counts: int) -> np.ndarray:
+    """A map of the first positions, so many pixels each."""
+    return np.repeat(np.arange(len(counts)), counts).astype(np.uint8)[None]
+
+
+def test_telling_images_show_classes_of_every_step():
+    found = {
+        "one step": labels(2, 20),
+        "two steps": labels(1, 10, 10),
+        "all, one pixel": labels(1, 10, 10, 1),
+        "all": labels(1, 5, 4, 3),
+        "nothing": labels(9),
+        "void": np.full((1, 9), 255, np.uint8),
+    }
+    order = ["all", "all, one pixel", "two steps", "one step"]
+    assert telling(found, GROUPS, 4) == order
+    assert compare_samples.telling(found, GROUPS, 1) == ["all"] and len(compare_samples.telling(found, GROUPS, 9)) == 6
+
+
+def test_truth_is_void_where_classes_come_later():
+    truth = np.array([[0, 1, 2, 3, 255]], np.uint8)
+    assert known(truth, GROUPS, 0).tolist() == [[0, 1, 255, 255, 255]]
+    assert compare_samples.known(truth, GROUPS, 2).tolist() == truth.tolist()
+
+
+def test_steps_that_are_shown():
+    assert shown_steps(0) == [0]
+    assert compare_samples.shown_steps(2) == [0, 1, 2]
+    assert compare_samples.shown_steps(10, 3) == [0, 5, 10]
+    assert len(compare_samples.shown_steps(100)) == 8
+
+
+def test_pictures_of_every_step():
+    ends = {"e": path(), "f": path(seed=1), "j": [result(0, AFTER_2, method="joint", reached=2)]}
+    for found in ends.values():
+        for each in found:
+            each["samples"] = {"i": np.full((2, 3), each["reached"], np.uint8)}
+    image = np.zeros((2, 3, 3), np.uint8)
+    paths_ = {"mib": ends["e"], "joint": ends["j"]}
+    shown = Pictures(GROUPS, paths_, {"i": (image, np.full((2, 3), 3, np.uint8))})
+    colours = np.array([[k, k, k] for k in range(4)], np.uint8)
+    assert (shown.last, shown.steps, shown.names[1]) == (2, [0, 1, 2], "a")
+    assert [(name, row[0][0, 0, 0].item()) for name, row in shown.after_last(colours)] == [
+        ("image", 0), ("truth", 3), ("mib", 2), ("joint", 2),
+    ]  # fmt: skip
+    (block,) = shown.after_steps(colours)
+    pixels = {name: {step: p[0, 0].tolist() for step, p in row.items()} for name, row in block["rows"].items()}
+    assert pixels["mib"] == {0: [0] * 3, 1: [1] * 3, 2: [2] * 3}
+    assert pixels["joint"] == {2: [2] * 3}, "it was never at an earlier step"
+    assert pixels["truth"][1] == list(VOID) and pixels["truth"][2] == [3] * 3
+
+
+def test_pictures_are_of_the_first_seed(monkeypatch):
+    ends = {"e": path(), "f": path(seed=1)}
+    index = SimpleNamespace(ids={"val": ["h", "i"]})
+    job = SimpleNamespace(groups=GROUPS, settings=None, index=lambda: index, label_table=lambda training: None)
+    monkeypatch.setattr("ciss.analysis.compare.samples.picture", lambda s, i, split, number, t: (split, number))
+    shown = sample_pictures(job, ends)
+    assert shown.paths["mib"][0]["seed"] == 0 and shown.images == {"i": ("val", 1)}
+
+
+# --- figures
+
+
+def scatter(runs: pd.DataFrame) -> plt.Axes:
+    figure, ax = plt.subplots(figsize=(4.8, 4.4))
+    stability_scatter(ax, runs)
+    figure.canvas.draw()
+    return ax
+
+
+def names(ax: plt.Axes) -> dict:
+    return {text.get_text(): text for text in ax.texts if text.get_text() and text.get_color() != "#666666"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_scatter_shows_means_and_runs():
+    runs = pd.DataFrame({"method": ["a", "a", "joint"], "old": [0.2, 0.4, 0.8], "new": [0.1, 0.3, 0.7]})
+    ax = scatter(runs)
+    marks = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in ax.lines if line.get_ls() == "None"]
+    assert marks == [([0.2, 0.4], [0.1, 0.3]), ([pytest.approx(0.3)], [pytest.approx(0.2)]), ([0.8], [0.7])]
+    assert list(names(ax)) == ["a", "joint (upper bound)"]
+    line = next(line for line in ax.lines if line.get_ls() == "--")  # of harmonic mean 0.1
+    old, new = line.get_data()
+    np.testing.assert_allclose(2 * old * new / (old + new), 0.1)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "runs",
+    [
+        pd.DataFrame({"method": ["a"], "old": [0.0], "new": [0.0]}),
+        pd.DataFrame({"method": ["a"], "old": [1.0], "new": [1.0]}),
+        pd.DataFrame({"method": ["a", "b"], "old": [0.5, np.nan], "new": [0.2, 0.3]}),
+        pd.DataFrame({"method": ["a"], "old": [0.04], "new": [np.nan]}),
+        pd.DataFrame({"method": [], "old": [], "new": []}, dtype=float),
+    ],
+)
+def test_scatter_of_little(runs):
+    ax = scatter(runs)
+    whole = runs.dropna()
+    assert set(names(ax)) == (set(whole["method"]) or {"No method has a score of old and one of new classes."})
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.04])
+def test_labels_of_the_scatter_cover_nothing(spread):
+    """Ten methods in a heap: no name over another, over a mark or over the edge."""
+    rng = np.random.default_rng(0)
+    runs = pd.DataFrame({"method": [f"method {k}" for k in range(10)]})
+    for column in ("old", "new"):
+        runs[column] = 0.5 + spread * rng.normal(size=10)
+    ax = scatter(runs)
+    boxes = [text.get_window_extent() for text in names(ax).values()]
+    assert len(boxes) == 10
+    for k, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:k])
+    marks = ax.transData.transform(runs[["old", "new"]].to_numpy())
+    assert not any(box.contains(*mark) for box in boxes for mark in marks)
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_of_one_step_and_absent_scores():
+    figure, axes = plt.subplots(1, 3)
+    table = pd.DataFrame(
+        {"method": ["a", "joint"], "step": [0, 0], "all": [0.3, 0.5], "old": [0.3, 0.4], "new": np.nan}
+    )
+    score_curves(axes, table, "b")
+    figure.canvas.draw()
+    assert [line.get_ydata()[0] for line in axes[0].lines if line.get_ls() == ":"] == [0.5]
+    assert not [line for line in axes[2].lines if line.get_ls() == ":"]
+    assert axes[0].get_ylim() == (0, pytest.approx(0.6)), "the next tenth with room"
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_of_many_steps_and_runs():
+    figure, axes = plt.subplots(1, 3)
+    table = pd.DataFrame({"method": "a", "step": [*range(20)] * 2, "all": 0.5, "old": [0.4, 0.6] * 20, "new": 0.1})
+    table.loc[20:, "all"] = 0.7
+    compare_figures.score_curves(axes, table)
+    figure.canvas.draw()
+    assert axes[0].containers[0].lines[0].get_ydata() == pytest.approx([0.6] * 20)
+    assert len(axes[0].get_xticks()) <= 8
+    assert [text.get_text() for text in axes[2].get_legend().get_texts()] == ["a"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_cost_bars():
+    ends = {"f": path(method="finetune", training_seconds=5.0), "m": path(training_seconds=10.0, preparation_seconds=0)}
+    figure, axes = plt.subplots(1, 3)
+    cost_bars(axes, compare_summary.cost_table(compare_tables.runs_table("b", ends)), "b")
+    figure.canvas.draw()
+    assert [patch.get_width() for patch in axes[0].patches[:2]] == [10, 20]
+    assert [text.get_text() for text in axes[0].texts] == ["10  (×1.00)", "20  (×2.00)"]
+    assert [ax.get_title(loc="left") for ax in axes] == ["b", "", ""]
+    assert [patch.get_width() for patch in axes[0].patches[2:]] == [1, 0], "preparation"
+
+
+@pytest.mark.filterwarnings("error")
+def test_cost_bars_without_finetune_or_numbers():
+    table = compare_summary.cost_table(compare_tables.runs_table("b", {"m": path()}))
+    table.loc["mib", ["training_seconds", "parameters"]] = [np.nan, 0]
+    figure, axes = plt.subplots(1, 3)
+    compare_figures.cost_bars(axes, table)
+    figure.canvas.draw()
+    assert [len(ax.texts) for ax in axes] == [1, 1, 1] and axes[1].texts[0].get_text() == "1"
+    assert axes[0].texts[0].get_text() == "not measured"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(4, 4), (4, 9), (9, 4)])
+def test_step_strips_leave_gaps(shape):
+    picture = np.zeros((*shape, 3), np.uint8)
+    one = {"image": picture, "rows": {"truth": {0: picture, 1: picture}, "joint": {1: picture + 7}}}
+    figure = step_strips([one, {"image": picture, "rows": {"truth": {0: picture}}}], [0, 1])
+    figure.canvas.draw()
+    shown = [ax for ax in figure.axes if ax.images]
+    assert len(shown) == 6 and len(figure.axes) == 2 * (1 + 2 * 2)
+    (joint,) = (ax for ax in shown if ax.images[0].get_array().max() == 7)
+    truth = [ax.get_position().x0 for ax in shown if ax.texts and "after step 1" in ax.texts[0].get_text()]
+    assert joint.get_position().x0 == pytest.approx(truth[0])
+    figure = compare_figures.step_strips(
+        [{"image": picture, "rows": {"truth": {0: picture}}}], [0]
+    )  # one step, one image
+    figure.canvas.draw()
+
+
+def test_styles_differ():
+    styles = method_styles([f"m{k}" for k in range(40)])
+    assert len({(s["color"], s["marker"]) for s in styles.values()}) == 41
+    assert len({s["color"] for s in list(styles.values())[:8]} | {styles["joint"]["color"]}) == 9, "the study's methods"
+    assert styles["joint"]["marker"] == "*"
+    assert figures_style.method_styles(["joint", "m0"])["m0"] == styles["m0"], "whoever else is there"

@@ -1,0 +1,351 @@
+"""Figures of forgetting and background on degenerate input: one class, one step, an absent class, NaN; no warning."""
+
+from itertools import pairwise
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+from ciss.analysis.background import figures as background_figures
+from ciss.analysis.background import tables as background_tables
+from ciss.analysis.background.figures import (
+    ERRORS,
+    angle_panels,
+    belief_map,
+    class_rate_map,
+    error_bars,
+    flow_panels,
+    flow_ribbons,
+    reliability,
+    rule_points,
+)
+from ciss.analysis.background.tables import flows
+from ciss.analysis.figures import masks as figures_masks
+from ciss.analysis.figures import style as figures_style
+from ciss.analysis.figures.masks import class_legend, overlay
+from ciss.analysis.figures.style import legend_below, lowest, numbered_classes, panels
+from ciss.analysis.forgetting import figures as forgetting_figures
+from ciss.analysis.forgetting import pace as forgetting_pace
+from ciss.analysis.forgetting import tables as forgetting_tables
+from ciss.analysis.forgetting.figures import (
+    forgetting_bars,
+    gradient_panels,
+    group_panels,
+    iou_heatmaps,
+    pace_panels,
+    pace_scatter,
+)
+from ciss.analysis.forgetting.pace import rank_correlations
+from ciss.analysis.forgetting.tables import group_table
+from tests.helpers.figures import draw
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+pytestmark = pytest.mark.filterwarnings("error")
+NAN = np.nan
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for ax in figure.axes for text in ax.texts]
+
+
+def legend(figure) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def scores(*rows: tuple) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["method", "class", "introduced", "step", "iou"]).assign(end="e", seed=0)
+
+
+ONE = scores(("a", "x", 0, 0, 0.5))
+SOME = scores(
+    ("a", "background", 0, 0, 0.9), ("a", "x", 0, 0, 0.5), ("a", "x", 0, 1, NAN), ("a", "y", 1, 1, 0.25),
+    ("b", "x", 0, 0, 0.5), ("b", "x", 0, 1, NAN),
+)  # fmt: skip
+
+
+# --- panels
+
+
+@pytest.mark.parametrize(("count", "shape"), [(0, (1, 1)), (1, (1, 1)), (3, (1, 3)), (4, (2, 3)), (7, (3, 3))])
+def test_panels_in_rows_of_three(count, shape):
+    figure, axes = panels(count)
+    draw(figure)
+    assert axes[0].get_gridspec().get_geometry() == shape and len(axes) == max(1, count)
+    assert len(lowest(axes)) == min(3, max(1, count))
+    assert not any(ax.axison for ax in figure.axes[len(axes) :]), "what is left over is empty"
+
+
+def test_legend_under_the_panels_covers_none_of_them():
+    figure, axes = figures_style.panels(2)
+    legend_below(figure, [axes[0].plot([0, 1], [0, 1], label=f"line {k}")[0] for k in range(7)], "title")
+    draw(figure)
+    below = figure.legends[0].get_window_extent()
+    assert all(ax.get_tightbbox().y0 >= below.y1 - 1 for ax in axes)
+
+
+# --- forgetting
+
+
+@pytest.mark.parametrize(
+    "table", [ONE, SOME, SOME.assign(iou=NAN)], ids=["one class and step", "some", "nothing known"]
+)
+def test_heatmaps_hold_the_numbers(table):
+    methods = list(dict.fromkeys(table["method"]))
+    figure = iou_heatmaps(table, methods)
+    draw(figure)
+    words = ["No IoU is defined."] * len(methods) if table["iou"].isna().all() else []
+    assert sorted(texts(figure)) == sorted([*words, *(f"{iou:.2f}" for iou in table["iou"].dropna())])
+    assert [ax.get_title() for ax in figure.axes[: len(methods)]] == methods
+
+
+def test_heatmaps_of_many_classes_have_no_numbers():
+    table = scores(*(("a", f"class {c}", 0, s, 0.5) for c in range(151) for s in range(2)))
+    figure = forgetting_figures.iou_heatmaps(table, ["a"])
+    assert not texts(figure) and figure.get_figheight() > 20
+
+
+def test_forgetting_bars_of_a_class_that_never_was():
+    _, ax = plt.subplots()
+    forgetting_bars(ax, pd.DataFrame({"class": ["x", "y"], "method": ["m", "m"], "forgetting": [NAN, 0.3]}))
+    draw()
+    assert ax.patches[1].get_height() == pytest.approx(0.3)
+
+
+def test_forgetting_bars_of_eight_methods():
+    """All told apart in grey, and no bar under the legend."""
+    figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
+    methods = [f"method {k}" for k in range(8)]
+    forgetting_figures.forgetting_bars(ax, pd.DataFrame({"class": "x", "method": methods, "forgetting": 0.5}))
+    draw(figure)
+    assert len({bar.get_hatch() for bar in ax.patches}) == 8
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+    assert ax.get_legend().get_window_extent().x1 <= figure.bbox.x1
+
+
+@pytest.mark.parametrize("table", [ONE, SOME], ids=["one class and step", "some"])
+def test_groups_over_steps(table):
+    methods = list(dict.fromkeys(table["method"]))
+    figure = group_panels(group_table(table), methods)
+    draw(figure)
+    assert legend(figure) == [f"step {group}" for group in sorted(table["introduced"].unique())]
+
+
+def test_groups_over_seeds_have_whiskers():
+    table = pd.concat([forgetting_tables.group_table(ONE.assign(iou=iou, end=str(iou))) for iou in (0.25, 0.75)])
+    figure = forgetting_figures.group_panels(table, ["a"])
+    (container,) = figure.axes[0].containers
+    assert container.lines[0].get_ydata().tolist() == [0.5]
+    (low, high) = container.lines[2][0].get_segments()[0][:, 1]
+    assert high - low == pytest.approx(2 * 0.125**0.5)
+
+
+def test_pace_panels_and_their_absence():
+    table = pd.DataFrame({"method": ["a", "a"], "class": ["x", "x"], "epochs": [0.0, 1.0], "iou": [0.5, NAN]})
+    draw(forgetting_figures.pace_panels(table, ["a"]))
+    draw(forgetting_figures.pace_panels(table[:0], ["a"]))
+
+
+def factors(**columns) -> pd.DataFrame:
+    known = {"method": "a", "end": "e", "step": 1, "class": "x", "pace": 0.1, "pixel_share": 0.2, "similarity": 0.9}
+    return pd.DataFrame([{**known, "gradient": 0.4, **columns}])
+
+
+@pytest.mark.parametrize(
+    "table",
+    [factors(), factors(pixel_share=0.0, similarity=NAN)],
+    ids=["one", "no pixels"],
+)
+def test_pace_against_factors(table):
+    figure = pace_scatter(table, rank_correlations(table), ["a"])
+    draw(figure)
+    assert [ax.get_legend().get_texts()[0].get_text() for ax in figure.axes] == ["a: -"] * 3
+    none = forgetting_figures.pace_scatter(
+        table[:0], forgetting_pace.rank_correlations(table[:0]), ["a"], "why there is none"
+    )
+    assert texts(none) == ["why there is none"]
+
+
+def test_no_pace_says_why():
+    table = factors(pace=NAN)
+    figure = forgetting_figures.pace_scatter(table, forgetting_pace.rank_correlations(table), ["a"])
+    assert texts(figure) == ["No old class has an IoU on the hold-out set."]
+
+
+def test_correlations_are_said_with_their_intervals():
+    table = pd.DataFrame({"method": "a", "factor": ["pixel_share"], "correlation": 0.5, "low": -0.25, "high": 1.0})
+    figure = forgetting_figures.pace_scatter(factors(), table, ["a"])
+    assert figure.axes[0].get_legend().get_texts()[0].get_text() == "a: +0.50 [-0.25, +1.00]"
+    ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert not any("$" in tick for tick in ticks), "numbers, not formulas"
+
+
+def pulls(**columns) -> pd.DataFrame:
+    known = {"method": "a", "step": [1, 1], "epochs": [1.0, 2.0], "group": "step0", "kind": "gradient"}
+    return pd.DataFrame({**known, "value": [0.5, 0.25], **columns})
+
+
+def test_gradients_by_step():
+    table = pd.concat([pulls(), pulls(kind="compensated", value=[0.6, 0.3]), pulls(group="step1", value=NAN)])
+    figure = gradient_panels(table, ["a", "b"], 1)
+    draw(figure)
+    assert sorted(line.get_linestyle() for line in figure.axes[0].lines) == ["-", "--"], "the weighted one dashed"
+    assert legend(figure) == ["step 0, with background", "times its weight"], "no pixel of step 1, no line"
+    assert legend(forgetting_figures.gradient_panels(pulls(), ["a"], 1)) == ["step 0, with background"]
+    draw(forgetting_figures.gradient_panels(pulls(), ["a"], 2))
+    draw(forgetting_figures.gradient_panels(pulls()[:0], ["a"], 1))
+
+
+def test_equal_gradients_are_below_the_top_of_the_axis():
+    table = pulls()
+    figure = forgetting_figures.gradient_panels(table.assign(value=0.9), ["a", "b"], int(table["step"].iloc[0]))
+    assert figure.axes[0].get_ylim() == pytest.approx((0, 0.945)), "no marker is cut"
+
+
+# --- background
+
+FLOWS = flows(np.array([[3, 1, 0], [1, 4, 1], [0, 2, 2]]), [[1], [2]], step=1)
+EMPTY = background_tables.flows(np.array([[3, 0, 0], [0, 0, 0], [0, 0, 0]]), [[1], [2]], step=1)
+
+
+@pytest.mark.parametrize("table", [FLOWS, EMPTY, FLOWS * NAN], ids=["all", "background alone", "nothing"])
+def test_flows_of_groups_with_pixels(table):
+    figure, ax = plt.subplots()
+    flow_ribbons(ax, table, "title")
+    draw(figure)
+    groups = list(table.dropna(how="all").index)
+    shares = table.loc[groups, list(background_figures.FLOWS)].to_numpy()
+    words = [] if groups else ["No pixel of these classes was scored."]
+    numbers = [f"{share:.2f}" for share in shares.ravel() if share >= 0.1]
+    assert sorted(text.replace("\n", " ") for text in texts(figure)) == sorted([*groups, *numbers, *words])
+    # a bar a group, a ribbon a flow, a bar for what is called so
+    assert len(ax.patches) == len(groups) + (shares > 0).sum() + (shares.sum(axis=0) > 0).sum()
+
+
+def test_ribbons_fill_both_ends():
+    _, ax = plt.subplots()
+    background_figures.flow_ribbons(ax, FLOWS)
+    bars = [patch for patch in ax.patches if isinstance(patch, mpl.patches.Rectangle)]
+    left = sum(bar.get_height() for bar in bars if bar.get_x() < 0.5)
+    right = sum(bar.get_height() for bar in bars if bar.get_x() > 0.5)
+    assert left == pytest.approx(right) == pytest.approx(3)
+    # at either end, ribbons lie side by side, each as high as its share
+    ribbons = [patch.get_path().vertices for patch in ax.patches if isinstance(patch, mpl.patches.PathPatch)]
+    for end in (0.05, 0.95):
+        spans = sorted(tuple(np.unique(path[path[:, 0] == end, 1])) for path in ribbons)
+        assert sum(high - low for low, high in spans) == pytest.approx(3)
+        assert all(low >= high - 1e-9 for (_, high), (low, _) in pairwise(spans))
+
+
+def test_flows_of_methods_with_fewer_steps():
+    figure = flow_panels([("a", 1, FLOWS), ("a", 2, FLOWS), ("b", 1, EMPTY)])
+    draw(figure)
+    assert [ax.get_title() for ax in figure.axes] == ["a, step 1", "b, step 1", "a, step 2", ""]
+
+
+def kinds(**columns) -> pd.DataFrame:
+    return pd.DataFrame({"method": ["a"], "class": ["x"], "background": [0.3], **columns})
+
+
+@pytest.mark.parametrize("share", [0.3, NAN], ids=["known", "NaN"])
+def test_rates_of_a_class(share):
+    figure, ax = plt.subplots()
+    class_rate_map(ax, kinds(background=[share]), "background", "title")
+    draw(figure)
+    assert texts(figure) == ([f"{share:.2f}"] if np.isfinite(share) else ["No pixel of these classes was scored."])
+
+
+def errors(shares: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"method": "a", "error": list(ERRORS), "share": shares})
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.3, 0.16, 0.04], [NAN] * 4], ids=["some", "no errors"])
+def test_errors_of_the_background(shares):
+    figure, ax = plt.subplots()
+    error_bars(ax, errors(shares))
+    draw(figure)
+    words = ["The background takes part in no error."] if np.isnan(shares).all() else []
+    assert texts(figure) == [f"{share:.2f}" for share in shares if share >= 0.06] + words
+
+
+def bins(**columns) -> pd.DataFrame:
+    known = {"method": "a", "low": [0.0, 0.5], "pixels": [0, 10], "probability": [NAN, 0.9], "background": [NAN, 0.5]}
+    return pd.DataFrame({**known, "future": [NAN, 0.25], **columns})
+
+
+def test_calibration_counts_future_classes_as_background():
+    figure, ax = plt.subplots()
+    reliability(ax, bins(), ["a", "b"])
+    draw(figure)
+    assert ax.lines[1].get_xdata().tolist() == [0.9] and ax.lines[1].get_ydata().tolist() == [0.75]
+    assert not ax.lines[1].get_clip_on(), "marks at 1 are whole"
+
+
+def test_beliefs_without_future_classes():
+    figure, ax = plt.subplots()
+    table = pd.DataFrame({"method": "a", "kind": ["background", "old", "future"], "probability": [0.9, 0.2, NAN]})
+    belief_map(ax, table)
+    draw(figure)
+    assert texts(figure) == ["0.90", "0.20"]
+
+
+def test_rules_that_label_nothing():
+    figure, ax = plt.subplots()
+    rule_points(ax, pd.DataFrame({"rule": ["argmax", "mbs"], "precision": [0.5, NAN], "recall": [0.25, 0.0]}))
+    draw(figure)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["argmax", "mbs (undefined)"]
+
+
+def test_angles_over_steps():
+    rows = [
+        ("a", step, epochs, pair, 45.0) for step in (1, 2) for epochs in (0, 1) for pair in ("background", "old", "new")
+    ]
+    table = pd.DataFrame(rows, columns=["method", "step", "epochs", "pair", "angle"])
+    figure = angle_panels(table.assign(angle=table["angle"].where(table["pair"] != "old")), ["a"])
+    draw(figure)
+    assert len(figure.axes) == 4 and legend(figure) == ["a"]
+    draw(background_figures.angle_panels(table[:0], ["a"]))
+
+
+CHINESE = ["background", "cat", "\u732b", "\u72d7"]
+
+
+def test_classes_in_letters_without_a_font_are_numbered(tmp_path, monkeypatch):
+    monkeypatch.setitem(plt.rcParams, "font.sans-serif", ["DejaVu Sans", "Not Installed"])
+    rows = pd.DataFrame(
+        [("m", name, 1, 0.5, 0.1) for name in CHINESE], columns=["method", "class", "step", "iou", "forgetting"]
+    )
+    rows.attrs["classes"] = CHINESE
+    _, ax = plt.subplots()
+    forgetting_figures.forgetting_bars(ax, rows[2:], "")
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["class 2", "class 3"]
+    figure = forgetting_figures.iou_heatmaps(rows, ["m"])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "background",
+        "cat",
+        "class 2",
+        "class 3",
+    ]
+    figure = pace_panels(rows.assign(epochs=1.0)[1:], ["m"])
+    assert legend(figure) == ["cat", "class 2", "class 3"]
+    _, ax = plt.subplots()
+    background_figures.class_rate_map(ax, rows.assign(background=0.5)[3:], "background")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["class 3"]
+    strip = plt.figure()
+    class_legend(strip, CHINESE, np.zeros((4, 3), np.uint8))
+    assert legend(strip)[1:4] == ["cat", "class 2", "class 3"]
+    strip.savefig(tmp_path / "a.png")
+    assert numbered_classes(tmp_path / "a.png") == {"class 2": "\u732b", "class 3": "\u72d7"}
+    over = overlay(np.zeros((4, 4, 3), np.uint8), np.full((4, 4), 7), {7: "\u732b"}, np.zeros((256, 3), np.uint8))
+    assert over.legends[0].get_texts()[0].get_text() == "7  class 7  100.0 %"
+
+
+def test_names_that_a_font_has_stay(tmp_path):
+    names = ["stra\u00dfe", "\u043a\u043e\u0442", "cat"]
+    figure = plt.figure()
+    figures_masks.class_legend(figure, names, np.zeros((3, 3), np.uint8))
+    assert legend(figure)[:3] == names
+    figure.savefig(tmp_path / "a.png")
+    assert figures_style.numbered_classes(tmp_path / "a.png") == {}

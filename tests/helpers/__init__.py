@@ -1,0 +1,1 @@
+"""What tests of several rooms share. Test modules import from here, never from one another."""

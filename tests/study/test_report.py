@@ -1,0 +1,541 @@
+"""Tables for a paper and the page: numbers as text, nothing fetched, everything escaped."""
+
+import base64
+import dataclasses
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+
+from ciss import cli, config, paths
+from ciss.analysis.compare import cells as compare_cells
+from ciss.analysis.compare import latex as compare_latex
+from ciss.analysis.compare import published as compare_published
+from ciss.analysis.compare.cells import best, runs_words, score, shown
+from ciss.analysis.compare.figures import stability_scatter
+from ciss.analysis.compare.latex import escape
+from ciss.analysis.compare.paired import paired_table
+from ciss.analysis.compare.published import COLUMNS
+from ciss.analysis.compare.summary import (
+    by_benchmark,
+    convention_means,
+    cost_table,
+    families,
+    family_tables,
+    methods_table,
+)
+from ciss.analysis.compare.tables import conventions_table, curves_table
+from ciss.analysis.figures.masks import class_legend
+from ciss.analysis.figures.style import note, note_in, style
+from ciss.analysis.figures.style import save as style_save
+from ciss.study.report import markup as report_markup
+from ciss.study.report import page as report_page
+from ciss.study.report.markup import picture, prose
+from tests.helpers.results import OTHER, path, scored
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    style()
+    yield
+    plt.close("all")
+
+
+def save(folder: Path, ends: dict, beside: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
+    """What notebook 6 saves, of these ends by benchmark."""
+    tables, members = family_tables(ends), families(ends)
+    counted = pd.concat(conventions_table(name, found) for name, found in ends.items())
+    made = {
+        "runs": pd.concat(tables.values()),
+        "curves": pd.concat(curves_table(name, found) for name, found in ends.items()),
+        "methods": {name: methods_table(table) for name, table in tables.items()},
+        "convention_means": {name: convention_means(counted, mine) for name, mine in members.items()},
+        "paired": paired_table(tables),
+        "cost": {name: cost_table(table) for name, table in tables.items()},
+        "beside_published": pd.DataFrame(columns=[*compare_published.COLUMNS, "benchmark"])
+        if beside is None
+        else beside,
+    }
+    made = {k: by_benchmark(v, members) if isinstance(v, dict) else v for k, v in made.items()}
+    (folder / "compare" / "predictions").mkdir(parents=True, exist_ok=True)
+    for name, table in made.items():
+        table.to_csv(folder / "compare" / f"{name}.csv", index=False)
+    for part in ("data", "forgetting", "background"):
+        (folder / "benchmarks" / "b" / part).mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def benchmarks(*names: str) -> dict:
+    phase = config.Phase(epochs=2, lr=0.1)
+    train = config.Train(base=phase, increment=phase, crop=64, batch=8)
+    return {name: config.Benchmark(dataset="shapes", protocol="4-2", train=train) for name in names}
+
+
+@pytest.fixture
+def ends() -> dict:
+    joint = {"all": 0.9, "old": 0.9, "new": 0.8, "harmonic": 0.85}
+    return {
+        "b": {
+            "f": scored(0.1, method="finetune"),
+            "m": scored(0.5),
+            "p": scored(0.4, method="plop"),
+            "j": [{**path(scores=joint, method="joint")[2], "after": None}],
+        }
+    }
+
+
+# --- numbers as text
+
+
+def test_scores_as_text():
+    assert score(0.5) == "0.500"
+    assert compare_cells.score(0.5, 0.0125) == "0.500 ± 0.013"
+    assert compare_cells.score(float("nan"), 0.1) == "" and compare_cells.score(0.5, float("nan")) == "0.500"
+    assert (
+        compare_cells.score(-0.0001) == "0.000"
+        and compare_cells.score(-0.02) == "-0.020"
+        and compare_cells.score(1055.94, digits=0) == "1056"
+    )
+
+
+def test_a_table_as_text():
+    table = pd.DataFrame(
+        {"seeds": [1, 3], "all": [0.1, 0.2], "all_std": [np.nan, 0.05], "mean_over_steps": [np.nan, 0.3]}
+    )
+    text = shown(table, ["seeds", "all", "mean_over_steps"])
+    assert text.to_dict("list") == {
+        "seeds": ["1", "3"], "all": ["0.100", "0.200 ± 0.050"], "mean over steps": ["", "0.300"],
+    }  # fmt: skip
+
+
+def test_the_best_of_a_column():
+    table = pd.DataFrame({"all": [0.5, 0.50004, 0.9, 0.4], "forgetting": [0.1, 0.2, np.nan, np.nan]})
+    table.index = ["a", "b", "joint", "c"]
+    assert best(table, "all") == {"a", "b"}, "as printed"
+    assert best(table, "forgetting") == {"a"}, "the lowest"
+    assert best(table.loc[["joint"]], "all") == best(table.loc[["a", "joint"]], "all") == set(), "no competitor"
+    assert best(table.assign(all=0.5), "all") == set(), "nobody stands out"
+
+
+def test_what_a_mean_is_over():
+    def words(*rows: tuple[int, int, int]) -> str:
+        return runs_words(pd.DataFrame(rows, columns=["runs", "seeds", "orders"]))
+
+    assert words((1, 1, 1)) == "one run each (one seed, one order of classes)"
+    assert words((6, 3, 2), (6, 3, 2)).endswith("over 6 runs (3 seeds, 2 orders of classes)")
+    assert words((3, 3, 1)).endswith("over 3 runs (3 seeds, 1 order of classes)")
+    assert words((3, 3, 1), (1, 1, 1)).endswith("over the runs that each row counts")
+
+
+# --- LaTeX
+
+
+def latex_tables(made: dict[str, pd.DataFrame]) -> str:
+    sentences = dict.fromkeys(made["methods"]["benchmark"], "mIoU in 0..1, 100 % of `all` & nothing_else")
+    return compare_latex.tables(made["methods"], made["paired"], made["convention_means"], made["cost"], sentences)
+
+
+def test_tables_for_a_paper(tmp_path, ends):
+    text = latex_tables(save(tmp_path, ends))
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 3
+    first = text.split(r"\end{table}")[0]
+    assert r"100 \% of all \& nothing\_else One run each" in first
+    rows = [line.split(" & ")[0] for line in first.splitlines() if " & " in line]
+    assert rows == ["method", "finetune", "plop", "mib", "joint"], "best last, joint apart"
+    lines = first.splitlines()
+    assert lines[lines.index(next(line for line in lines if line.startswith("joint"))) - 1] == r"\midrule"
+    assert r"mib & $\mathbf{0.500}$" in first and r"joint & $0.900$" in first and "joint & $\\mathbf" not in text
+    assert r"-- & -- \\" in first, "no forgetting of joint training"
+    for line in text.splitlines():
+        if line.endswith(r"\\"):
+            columns = next(part for part in reversed(text[: text.index(line)].splitlines()) if "tabular}{" in part)
+            assert line.count(" & ") == columns.count("r", columns.index("{l"))
+
+
+def test_tables_of_several_runs(tmp_path):
+    orders = {"b_1": {"a": scored(0.2), "c": scored(0.4, seed=1)}, "b-2": {"o": scored(0.6, order=OTHER)}}
+    text = latex_tables(save(tmp_path, orders))
+    assert r"$0.400_{\pm 0.200}$" in text and r"\caption{b\_1: methods" in text and r"\label{tab:b-1-methods}" in text
+    assert "over 3 runs (2 seeds, 2 orders of classes)" in text
+
+
+@pytest.fixture
+def seeds(ends) -> dict:
+    """A second seed of two of the methods: mib is above finetune by 0.4 and 0.5."""
+    second = {"f1": scored(0.2, method="finetune", seed=1), "m1": scored(0.7, seed=1)}
+    return {"b": {**ends["b"], **second}}
+
+
+def test_differences_of_several_seeds_in_a_paper(tmp_path, seeds):
+    text = latex_tables(save(tmp_path, seeds))
+    assert text.count(r"\begin{table}") == 4
+    (part,) = (each for each in text.split(r"\end{table}") if r"\label{tab:b-paired}" in each)
+    rows = [line.split(" & ") for line in part.splitlines() if " & " in line]
+    assert [row[0] for row in rows] == ["method", "finetune", "plop", "mib", "joint"]
+    assert rows[0][1:] == ["minus finetune", r"minus mib \\"]
+    # 0.45 +- 12.7062 * 0.05
+    assert rows[3][1:] == [r"$+0.450\ [-0.185,\ +1.085]\ 2/2$", r"-- \\"] and rows[2][1] == "$+0.300$"
+    plain = {"m": scored(0.1, method="gsc"), "m1": scored(0.2, method="gsc", seed=1)}
+    plain |= {"p": scored(0.1, method="plop"), "p1": scored(0.2, method="plop", seed=1)}
+    assert "tab:b-paired" not in latex_tables(save(tmp_path, {"b": plain})), "neither reference is there"
+
+
+def test_special_characters_are_escaped():
+    assert escape(r"a_b & 5% $x$ #1 {y} ~ ^ \cmd") == (
+        r"a\_b \& 5\% \$x\$ \#1 \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}cmd"
+    )
+    assert compare_latex.escape("é\n\t`code` ± \x07") == r"? code $\pm$ ?"
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs LaTeX")
+def test_tables_compile(tmp_path, seeds):
+    seeds["b-2"] = {"x_y": scored(0.3, order=OTHER, seed=1)}
+    (tmp_path / "tables.tex").write_text(latex_tables(save(tmp_path, seeds)))
+    (tmp_path / "main.tex").write_text(
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{tables}\end{document}"
+    )
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+# --- the page
+
+
+class Page(HTMLParser):
+    """Tags that are left open, addresses, pictures without words."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.ids, self.targets, self.sources, self.wordless, self.tags = [], [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append(tag)
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+        if "id" in found:
+            self.ids.append(found["id"])
+        if tag == "a":
+            self.targets.append(found["href"])
+        if tag == "img":
+            self.sources.append(found["src"])
+            if not found.get("alt"):
+                self.wordless.append(found["src"][:40])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def parsed(text: str) -> Page:
+    page = Page(text)
+    assert not page.open and not page.wordless
+    assert all(source.startswith("data:image/") for source in page.sources)
+    assert {target.removeprefix("#") for target in page.targets} <= set(page.ids), "links lead somewhere"
+    assert len(page.ids) == len(set(page.ids))
+    words = re.sub("base64,[A-Za-z0-9+/=]*", "", text)  # whose letters mean nothing
+    assert not re.search(r"https?:|//[a-z]|url\(|<script|<link|@import", words)
+    return page
+
+
+@pytest.mark.filterwarnings("error")
+def test_figures_stand_in_the_order_of_their_notebooks(tmp_path, ends):
+    """With their captions; what no notebook saved comes last in its analysis."""
+    save(tmp_path, ends)
+    order = {
+        "forgetting": ["forgetting", "pace", "gradients"],
+        "background": ["calibration", "angles"],
+        "data": ["data"],
+    }
+    for part, names in order.items():
+        figures = {name: (plt.figure(figsize=(1, 1)), f"{part}: <{name}>.") for name in names}
+        style_save(tmp_path / "benchmarks" / "b" / part, figures)
+    (tmp_path / "benchmarks" / "b" / "forgetting" / "another_one.png").write_bytes(PIXEL)
+    text = report_page.page(tmp_path, benchmarks("b"))
+    captions = [f"{part}: &lt;{name}&gt;.</figcaption>" for part, names in order.items() for name in names]
+    captions.insert(3, ">another one.</figcaption>")
+    places = [text.index(caption) for caption in captions]
+    assert places == sorted(places)
+    assert places[3] < text.index("Background shift</h3>") < places[4] < places[5] < text.index("Data</h3>") < places[6]
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_page_holds_everything(tmp_path, ends):
+    save(tmp_path, ends)
+    for name in ("b.png", "b.steps.png"):
+        (tmp_path / "compare" / "predictions" / name).write_bytes(PIXEL)
+    folder = tmp_path / "benchmarks" / "b"
+    for name in ("forgetting/forgetting.png", "background/background.png", "data/data.png"):
+        (folder / name).write_bytes(PIXEL)
+    (folder / "forgetting/more.png").write_bytes(PIXEL + b"more")
+    (folder / "forgetting/forgetting.md").write_text("**plain disc** fades & [why](https://example.org) <i>x</i> `y`\n")
+    text = report_page.page(tmp_path, benchmarks("b"))
+    page = parsed(text)
+    assert len(page.sources) == 6 + 3, "files, and the figures drawn from the tables"
+    assert "<strong>plain disc</strong> fades &amp; why &lt;i&gt;x&lt;/i&gt; <code>y</code>" in text
+    assert text.index(base64.b64encode(PIXEL + b"more").decode()) < text.index("Background shift"), "with forgetting"
+    assert "<strong>0.500</strong>" in text and "<strong>0.900</strong>" not in text
+    assert "future classes&#x27; pixels ignored" in text or "future classes' pixels ignored" in text
+    for words in ("1 | 2 | 3", "a processor, 2 threads", "torch 2.15.0", "One run each", "train.batch", "float32"):
+        assert words in text, words
+    assert "All benchmarks" not in text
+    assert text == report_page.page(tmp_path, benchmarks("b")), "the same bytes each time"
+
+
+@pytest.mark.filterwarnings("error")
+def test_differences_of_several_seeds_on_the_page(tmp_path, seeds):
+    save(tmp_path, seeds)
+    text = report_page.page(tmp_path, benchmarks("b"))
+    page = parsed(text)
+    assert len(page.sources) == 4, "one figure more"
+    assert "<td>mib</td><td>+0.450 [-0.185, +1.085] 2/2</td>" in text and "<td>plop</td><td>+0.300</td>" in text
+    assert "<h4>Minus finetune</h4>" in text and "<h4>Minus mib</h4>" in text
+    every = text[text.index("<summary>Every two methods") :]
+    assert '<th scope="col">method</th><th scope="col">finetune</th><th scope="col">mib</th>' in every
+    assert "<td>mib</td><td>+0.450</td><td></td>" in every, "no star: 0 is inside"
+    assert text == report_page.page(tmp_path, benchmarks("b")), "the same bytes each time"
+
+
+def test_one_seed_is_said_in_a_line(tmp_path, ends):
+    save(tmp_path, ends)
+    text = report_page.page(tmp_path, benchmarks("b"))
+    assert "so no difference has an interval" in text and "Minus finetune" not in text
+
+
+def test_the_page_of_orders_and_benchmarks(tmp_path, ends):
+    ends["b-2"] = {"o": scored(0.7, order=OTHER)}
+    other = path(seed=7)
+    for each in other:
+        each["identity"]["parameters"]["benchmark"]["setting"] = "disjoint"
+    ends["c"] = {"m": other}
+    save(tmp_path, ends)
+    text = report_page.page(tmp_path, benchmarks("b", "b-2", "c"))
+    page = parsed(text)
+    assert {"b", "c", "b-methods", "c-methods"} <= set(page.ids) and "b-2" not in page.ids
+    assert "0.600 ± 0.141" in text and "1 | 2 | 3 (b); 3 | 1 | 2 (b-2)" in text
+    assert "<dt>seeds</dt><dd>0</dd>" in text and "<dt>seeds</dt><dd>7</dd>" in text, "each its own runs"
+    assert "All benchmarks" in text and "Not here: its stage has not run." in text
+
+
+def test_results_beside_published_ones(tmp_path, ends):
+    row = {"method": "mib", "convention": "mib", "published_all": 48.0, "ours_all": 50.04, "benchmark": "b"}
+    beside = pd.DataFrame([{**row, "source": "MiB <2020> & more"}], columns=[*COLUMNS, "benchmark"])
+    save(tmp_path, ends, beside)
+    text = report_page.page(tmp_path, benchmarks("b"))
+    parsed(text)
+    assert "<td>48.0</td>" in text and "<td>50.0</td>" in text and "MiB &lt;2020&gt; &amp; more" in text
+    assert "published old" not in text, "nothing stands there"
+
+
+def test_groups_of_classes_are_no_published_protocol(tmp_path, ends):
+    save(tmp_path, ends)
+    planned = {"b": dataclasses.replace(benchmarks("b")["b"], protocol="15-1", groups=((1, 2), (5,)))}
+    text = report_page.page(tmp_path, planned)
+    assert "shapes, groups [1 2 | 5] (not a published protocol), overlapped" in text and "protocol 15-1" not in text
+    assert "15-1 (not used: the benchmark has groups)" in text, "among every setting"
+    assert "No published result has this benchmark&#x27;s groups of classes (groups), so none is shown." in text
+
+
+def test_a_part_of_the_images_stands_beside_no_published_result(tmp_path, ends):
+    save(tmp_path, ends)
+    text = report_page.page(tmp_path, {"b": dataclasses.replace(benchmarks("b")["b"], limit=50)})
+    assert "only the first 50 images of each list (limit). Published results use all images" in text
+    assert "No published result has this data set" in report_page.page(tmp_path, benchmarks("b"))
+
+
+def test_figures_without_a_plot_become_a_sentence(tmp_path, ends):
+    save(tmp_path, ends)
+    folder = tmp_path / "benchmarks" / "b"
+    empty = [note("No hold-out set: nothing is measured.") for _ in range(2)]
+    style_save(folder / "forgetting", {"pace": (empty[0], "How fast."), "pace_factors": (empty[1], "And why.")})
+    _, (empty, drawn) = plt.subplots(1, 2)
+    note_in(empty, "One half is empty.")
+    drawn.plot([0, 1])
+    style_save(folder / "background", {"calibration": (drawn.figure, "Whether it can be believed.")})
+    text = report_page.page(tmp_path, benchmarks("b"))
+    assert "How fast" not in text and "And why" not in text and "Whether it can be believed." in text
+    assert text.count("No hold-out set: nothing is measured. Left out: the figures pace, pace factors.") == 1
+    assert len(Page(text).sources) == 1 + 3, "the half-empty figure, and those drawn from the tables"
+
+
+def test_a_drawn_figure_without_a_plot_becomes_a_sentence():
+    assert picture(note("No <b>."), "a", "caption") == '<p class="note">No &lt;b&gt;.</p>'
+    assert not plt.get_fignums()
+
+
+def test_the_page_says_once_which_classes_are_numbered(tmp_path, ends, monkeypatch):
+    monkeypatch.setitem(plt.rcParams, "font.sans-serif", ["DejaVu Sans"])
+    save(tmp_path, ends)
+    for folder, name in (("benchmarks/b/data", "data"), ("benchmarks/b/data", "more"), ("compare/predictions", "b")):
+        figure = plt.figure(figsize=(1, 1))
+        class_legend(figure, ["background", "\u732b", "cat"], np.zeros((3, 3), np.uint8))
+        figure.savefig(tmp_path / folder / f"{name}.png")
+    text = report_page.page(tmp_path, benchmarks("b"))
+    said = "No installed font has the letters of \u732b (class 1): figures name these classes by number. Install for"
+    assert text.count(said) == 1 and text.count("No installed font") == 1
+    assert text.index(said) < text.index('id="b-methods"')
+
+
+def test_nothing_from_a_file_is_markup(tmp_path, ends):
+    evil = "<script>alert('x')</script>"
+    for found in ends["b"].values():
+        for each in found:
+            each["device"] = evil
+            each["title"] += evil
+    save(tmp_path, ends)
+    text = report_page.page(tmp_path, benchmarks("b"))
+    assert "script" not in parsed(text).tags and "&lt;script&gt;" in text
+
+
+def test_names_that_look_like_something_else(tmp_path, ends):
+    """Numbers and missing values, to who reads a CSV."""
+    other = path()
+    for each in other:
+        each["identity"]["parameters"]["benchmark"]["setting"] = "disjoint"
+        each["title"] = "NA"
+    save(tmp_path, {"007": ends["b"], "NA": {"1e3": other}})
+    page = parsed(report_page.page(tmp_path, benchmarks("007", "NA")))
+    assert {"007-cost", "NA-cost"} <= set(page.ids)
+    numbers = {f"{title}-{seed}": path(seed=seed) for title in ("007", "1e3") for seed in (0, 1)}
+    for end, found in numbers.items():
+        for each in found:
+            each |= {"title": end[:3], "method": end[:3]}
+    save(tmp_path, {"b": numbers})
+    assert '<th scope="col">007</th><th scope="col">1e3</th>' in report_page.page(tmp_path, benchmarks("b"))
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"runs.csv: there is no such table. Run: dvc repro compare"):
+        report_page.page(tmp_path, benchmarks("b"))
+
+
+def test_notes_on_the_data_stand_before_the_scores(tmp_path, ends):
+    save(tmp_path, ends)
+    (tmp_path / "benchmarks" / "b" / "data" / "data.md").write_text(
+        "10,582 training images are expected; 1,464 were found.\n"
+    )
+    text = report_page.page(tmp_path, benchmarks("b"))
+    assert text.count("1,464 were found") == 1
+    assert text.index("1,464 were found") < text.index('id="b-methods"')
+
+
+@pytest.mark.parametrize(
+    ("planned", "words"),
+    [(["voc"], "of 'b', params.yaml plans 'voc'"), (["b", "c"], "plans 'b', 'c'"), ([], "plans no benchmark")],
+)
+def test_tables_of_another_plan_are_refused(tmp_path, ends, planned, words):
+    save(tmp_path, ends)
+    with pytest.raises(config.ConfigError, match=f"{words}. Run `dvc repro compare` first"):
+        report_page.page(tmp_path, benchmarks(*planned))
+
+
+def test_scores_that_are_undefined_have_a_reason_on_the_page(tmp_path, ends):
+    save(tmp_path, {"b": {"j": ends["b"]["j"]}})
+    text = report_page.page(tmp_path, benchmarks("b"))
+    assert "Scores of joint: Joint training has no steps: no forgetting, backward transfer" in text
+    assert "finetune, which was not run here" in text
+    assert not re.search(r">\s*nan\s*<", text, re.IGNORECASE)
+
+
+def test_variants_of_joint_training_stand_apart(tmp_path, ends):
+    ends["b"]["l"] = [{**ends["b"]["j"][0], "method": "joint-long", "title": "joint-long"}]
+    made = save(tmp_path, ends)
+    table = made["methods"].set_index("method")
+    assert not best(table, "all") & {"joint", "joint-long"}
+    rows = [line.split(" &")[0] for line in latex_tables(made).partition("bottomrule")[0].splitlines()]
+    assert rows[rows.index(r"\midrule", rows.index("finetune")) + 1 :][:2] == ["joint", "joint-long"]
+    _, ax = plt.subplots()
+    stability_scatter(ax, made["runs"])
+    assert "joint-long (upper bound)" in [text.get_text() for text in ax.texts]
+    text = report_page.page(tmp_path, benchmarks("b"))
+    assert text.count('<tr class="apart"') >= 2
+
+
+def test_figures_of_the_page_are_closed(tmp_path, ends):
+    save(tmp_path, ends)
+    before = plt.get_fignums()
+    report_page.page(tmp_path, benchmarks("b"))
+    assert plt.get_fignums() == before
+
+
+def test_tables_stand_out_and_apart():
+    text = report_markup.table(["m", "x"], [["a", "<1>"], ["joint", "2"]], bold={(0, 1)}, apart={1})
+    assert "<td>a</td><td><strong>&lt;1&gt;</strong></td>" in text and '<tr class="apart"><td>joint</td>' in text
+
+
+def test_findings_are_plain():
+    text = prose("One\nparagraph, **bold *x* y**.\n\n- a\n- b <c>\n\n![p](q.png)\n\n\n")
+    assert "<li>a</li>\n<li>b &lt;c&gt;</li>" in text
+    assert "<p>One\nparagraph" in text and "<p>p</p>" in text and "q.png" not in text
+    assert report_markup.prose("  \n") == ""
+
+
+def test_broad_pictures_can_be_moved(tmp_path):
+    file = tmp_path / "a.png"
+    file.write_bytes(PIXEL[:16] + (4000).to_bytes(4, "big") + PIXEL[20:])
+    assert 'class="broad" style="width: 124rem"' in report_markup.picture(file, "a", "b")
+    file.write_bytes(PIXEL)
+    assert "broad" not in report_markup.picture(file, "a", 'b "c" <d>') and "<d>" not in report_markup.picture(
+        file, "<d>", "<d>"
+    )
+
+
+# --- the command
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, ends):
+    """A folder with the smoke configuration of a benchmark `b`, and its tables."""
+    text = (paths.project() / "tests" / "smoke.yaml").read_text(encoding="utf-8")
+    text = (
+        text.replace("output: .smoke\n", "").replace("benchmark: smoke", "benchmark: b").replace("  smoke:\n", "  b:\n")
+    )
+    (tmp_path / "params.yaml").write_text(text)
+    (tmp_path / "dvc.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "reports", ends)
+    return tmp_path
+
+
+def call(monkeypatch, *arguments: str) -> None:
+    cli.main(["report", *arguments])
+
+
+def test_the_command_writes_the_page(project, monkeypatch, capsys):
+    call(monkeypatch)
+    assert capsys.readouterr().out.startswith("reports/report.html: 0.")
+    parsed((project / "reports" / "report.html").read_text(encoding="utf-8"))
+    assert not list((project / "reports").glob(".*"))
+
+
+def test_a_page_of_another_plan_is_one_line(project, monkeypatch):
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("benchmark: b", "benchmark: c").replace("  b:\n", "  c:\n"))
+    with pytest.raises(
+        SystemExit, match=r"^error: reports/compare/\*.csv are of 'b', params.yaml plans 'c'. Run `dvc repro"
+    ):
+        call(monkeypatch)
+
+
+@pytest.mark.parametrize("arguments", [("--config", "nowhere.yaml"), ()])
+def test_errors_are_one_line(project, monkeypatch, arguments):
+    (project / "reports" / "compare" / "cost.csv").unlink()
+    with pytest.raises(SystemExit, match=r"^error: .*(nowhere.yaml|cost.csv: there is no such table)") as caught:
+        call(monkeypatch, *arguments)
+    assert "\n" not in str(caught.value)
