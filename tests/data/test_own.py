@@ -179,7 +179,7 @@ def test_the_check_names_data_that_changed_since(plot, garden, project, tmp_path
 def test_the_content_hash_follows_what_images_and_description_mean(plot, garden, project, tmp_path):
     folder, settings = tmp_path / "data/index/plot", benchmark(project)
     index, first = prepare(settings, folder, progress=False), content_hash(settings, folder)
-    text = YAML.replace("  1: leaf", "  1: {name: leaf} # the largest") + "void: 255\n# a remark\n"
+    text = GARDEN.replace("  1: leaf", "  1: {name: leaf} # the largest") + "void: 255\n# a remark\n"
     (garden / "dataset.yaml").write_text(text)
     os.utime(garden / "images/train/spring/00.jpg")
     assert content_hash(settings, folder) == first, "a comment, another form, a default, a time"
