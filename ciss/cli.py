@@ -168,7 +168,7 @@ def train(
     runs: Annotated[list[str] | None, RunName] = None,
     config: Config = "params.yaml",
     jobs: Annotated[int | None, Option(metavar="N", help="Runs at a time. Default: one per GPU, or one.")] = None,
-    trial: Annotated[bool, Option("--try", help="Two updates and all scores of one run; nothing is kept.")] = False,
+    trial: Annotated[bool, Option("--try", help="Two updates, all scores and figures; nothing is kept.")] = False,
 ) -> None:
     """Train runs of params.yaml: one in this process, several each in a process of its own, without a name all.
 
@@ -185,10 +185,14 @@ def train(
     """
     if trial and (jobs is not None or len(runs or []) != 1):
         raise typer.BadParameter("name one run, without --jobs", param_hint="--try")
-    if runs and len(runs) == 1 and jobs is None:
+    if trial:
+        from ciss.study import trial as study_trial
+
+        study_trial.main(runs[0], config)
+    elif runs and len(runs) == 1 and jobs is None:
         from ciss.training import loop
 
-        loop.main(runs[0], config, trial)
+        loop.main(runs[0], config)
     else:
         from ciss.study import launch
 

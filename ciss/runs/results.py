@@ -12,6 +12,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -93,31 +94,42 @@ def _complete(trained: Path, scored: Path, identity: dict) -> bool:
 
 
 def outdated(run: Run, identity: dict) -> list[str]:
-    """How the training that left a result differs from this one, of code by name; empty without a result."""
-    try:
-        found = json.loads((run.results / "result.json").read_text(encoding="utf-8"))["identity"]
-    except (OSError, ValueError, KeyError, TypeError):
+    """How the training of the stored result differs from this one; empty without a result."""
+    stored = _entry(run, "identity")
+    if stored is None:
         return []
-    different = documents.differences(found, identity)
-    others = [line for line in different if not line.startswith("code")]
-    return others if others == different else [_changed_code(run), *others]
+    with suppress(OSError, ValueError):
+        stored["listing"] = (run.results / CODE).read_text(encoding="utf-8")
+    return differences(run, stored, identity)
 
 
-def _changed_code(run: Run) -> str:
-    """Which functions, classes and constants are not those that left a result."""
-    try:
-        listing = (run.results / CODE).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return "code"
-    changed = run.training_code().differences(listing)
+def differences(run: Run, stored: dict, wanted: dict) -> list[str]:
+    """How two identities differ, a line each. Of code, names the functions, classes and constants that changed.
+
+    Args:
+        stored: an earlier training's `Run.identity`; under `listing`, if known, `Closure.listing` of its code.
+        wanted: that of `run` as it is now.
+    """
+    lines = documents.differences({**stored, "listing": ""}, {**wanted, "listing": ""})
+    others = [line for line in lines if not line.startswith("code")]
+    if others == lines:
+        return lines
+    if "listing" not in stored:
+        return ["code", *others]
+    changed = run.training_code().differences(stored["listing"])
     more = [f"and {len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
-    return f"code: {', '.join([*changed[:SHOWN], *more])}"
+    return [f"code: {', '.join([*changed[:SHOWN], *more])}", *others]
 
 
 def weights_of(run: Run) -> str | None:
-    """sha256 of the checkpoint that a run's results are of; None without results."""
+    """sha256 of the checkpoint that belongs to a run's results; None without results."""
+    return _entry(run, "weights")
+
+
+def _entry(run: Run, key: str) -> Any:
+    """A value of result.json; None where the file is missing or damaged."""
     try:
-        return json.loads((run.results / "result.json").read_text(encoding="utf-8"))["weights"]
+        return json.loads((run.results / "result.json").read_text(encoding="utf-8"))[key]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

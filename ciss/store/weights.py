@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,21 @@ def save_state(file: Path, identity: dict, parts: dict[str, Any], values: dict) 
     write_bytes(file, _seal(tensors, stored))
 
 
-def load_state(file: Path, identity: dict, parts: dict[str, Any], device: torch.device | str = "cpu") -> dict | None:
-    """Puts the parts back, on a device, and returns the values; None, with the parts untouched, when there is nothing
-    to go on from: no file, a damaged one, or one of another `identity`; what differs is said."""
+def load_state(
+    file: Path,
+    identity: dict,
+    parts: dict[str, Any],
+    device: torch.device | str = "cpu",
+    differences: Callable[[dict, dict], list[str]] = documents.differences,
+) -> dict | None:
+    """Restores the parts on a device and returns the values.
+
+    Without a file, and after printing why for a damaged file and one of another identity: leaves the parts and returns
+    None.
+
+    Args:
+        differences: describes how the stored identity differs from this one; empty: it does not.
+    """
     try:
         tensors, stored = _open(file.read_bytes())
         found, values = stored["identity"], _whole(stored["values"], tensors)
@@ -96,7 +108,7 @@ def load_state(file: Path, identity: dict, parts: dict[str, Any], device: torch.
     except DAMAGED as error:
         distributed.log(f"{file}: cannot be continued ({_short(error)}); starting afresh.")
         return None
-    if different := documents.differences(found, identity):
+    if different := differences(found, identity):
         distributed.log(f"{file}: begun with other values ({'; '.join(different)}); starting afresh.")
         return None
     for name, part in parts.items():

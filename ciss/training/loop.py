@@ -1,24 +1,24 @@
-"""The training loop of one run, in plain sight.
+"""The training loop of one run, from the first line to the last.
 
     ciss train RUN                                                    # one process
-    torchrun --standalone --nproc-per-node 2 -m ciss train RUN        # several
+    torchrun --standalone --nproc-per-node 2 -m ciss train RUN        # several processes
 
-A run reads the checkpoint of the run it continues `after`, trains, and leaves `runs/<benchmark>/<run>/` (weights,
-losses) and `results/<benchmark>/<run>/` (scores, confusion matrices, curves, sample predictions).
+A run starts from the checkpoint of the run named in `after`. It writes `runs/<benchmark>/<run>/` (weights, losses) and
+`results/<benchmark>/<run>/` (scores, confusion matrices, curves, sample predictions).
 
-Several processes see one batch each, as one process does one after the other with `accumulate`. Losses are means over
-the whole update, accumulated batches and all processes included: see `Method.normalisers`.
+With several processes, each sees one batch of an update. With `accumulate`, one process sees them one after the other.
+Losses are means over the whole update, all batches and processes included: see `Method.normalisers`.
 """
 
 import multiprocessing
 import os
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ from ciss.data.loaders import stable_seed
 from ciss.methods import Batch, Method
 from ciss.models import Network, Output, WeightsError, set_norm_mode
 from ciss.runs import results as runs_results
-from ciss.runs import run as runs_run
 from ciss.runs.check import check
 from ciss.runs.results import finished, keep, recover, write
 from ciss.runs.run import Run, index_folder, load_network, predecessor, resolve, starting_network
@@ -46,28 +45,26 @@ from ciss.training.checks import MemoryShort, explained_memory_errors, require_b
 from ciss.training.evaluation import autocast, evaluate, judge_labels, precision_of, predict_samples, token_cosines
 from ciss.training.log import DivergenceError, LossLog
 from ciss.training.meter import Meter
-from ciss.training.optimisation import choose_trainable, guarded_step, make_optimiser, make_schedule
+from ciss.training.optimisation import GuardedSGD, choose_trainable, make_optimiser, make_schedule
 from ciss.training.progress import Progress
-from ciss.training.trial import trial_index, trial_run
 
 STATE = "state.safetensors"  # in a run's folder `resume`
+# Errors whose message is enough for the user: no traceback is shown.
 USER_ERRORS = (ConfigError, DataError, CheckpointError, WeightsError, Locked, OSError, ValueError)
-# one message each, and no traceback
 RUN_ERRORS = (*USER_ERRORS, DivergenceError, MemoryShort, distributed.Lost, distributed.WorkerError)
 
 
-def train(run: Run, *, trial: bool = False) -> Path:
+def train(run: Run) -> Path:
     """Trains a run, or continues it where it stopped. Returns its folder.
 
-    `trial`: two updates and every score in a temporary folder, in one process; nothing is kept.
-
-    Raises: DivergenceError for a loss that is not finite (the last good epoch is kept), Locked when another process
-    trains this run, CheckpointError for a missing or foreign predecessor, DataError for changed or broken data,
-    DiskFull and MemoryShort for what the machine lacks, WorkerError for `train.processes` that end badly.
+    Raises:
+        DivergenceError: a loss is not finite. The last finished epoch is kept.
+        Locked: another process trains this run.
+        CheckpointError: the run to start from is missing, damaged or outdated.
+        DataError: the data changed or are damaged.
+        DiskFull, MemoryShort: the machine lacks space or memory.
+        WorkerError: a process of `train.processes` failed.
     """
-    if trial:
-        _try(run)
-        return run.folder
     processes = run.settings.train.processes
     if processes > 1 and not distributed.under_torchrun():
         distributed.launch(processes, "ciss", "train", run.name, "--config", run.config)
@@ -76,64 +73,30 @@ def train(run: Run, *, trial: bool = False) -> Path:
         if processes not in (1, distributed.world()):
             raise ConfigError(f"train.processes is {processes}, but there are {distributed.world()}. Make them equal.")
         index = run.index()
-        if run.after:  # on a node without it, a message there would leave the others waiting
+        if run.after:  # checked together: an error on one node alone would leave the others waiting
             distributed.check_equal(predecessor(run).is_file(), f"{predecessor(run).relative_to(run.root)} is there")
-        identity = _identity(run, index)
+        identity = training_identity(run, index)
         distributed.check_equal(identity, run.name)
         lock = files.exclusive(run.resume / "lock", run.name) if distributed.is_main() else nullcontext()
         with lock, explained_memory_errors(run):
-            if distributed.broadcast_result(lambda: runs_results.finished(run, identity) or recover(run, identity)):
+            if distributed.broadcast_result(lambda: finished(run, identity) or recover(run, identity)):
                 distributed.log(f"{run.name}: trained already with these parameters, code and data; nothing to do.")
             else:
                 if different := runs_results.outdated(run, identity):
                     distributed.log(f"{run.name}: trained before with other values ({'; '.join(different)}); again.")
-                _train(run, index, identity)
+                run_training(run, index, identity)
             if distributed.is_main():
                 keep(run, identity)
                 forget_state(run.resume / STATE)
     return run.folder
 
 
-def _try(run: Run) -> None:
-    """Trains for two updates, and reads back all that it left."""
-    index = trial_index(run, run.index())
-    with tempfile.TemporaryDirectory() as folder:
-        trial = trial_run(run, Path(folder))
-        with explained_memory_errors(run):
-            _train(trial, index, _identity(trial, index))
-        score = runs_results.read(trial)["scores"]["all"]
-        print(f"{run.name}: the trial ended well; all its files were written and read (mIoU {score}). Nothing is kept.")
-
-
-def complete(settings: Config, names: Iterable[str] | None = None) -> None:
-    """`train_all` if the file says `complete: true`. Without it, the caller's reading names what is missing."""
-    if settings.complete:
-        train_all(settings, names)
-
-
-def train_all(settings: Config, names: Iterable[str] | None = None) -> None:
-    """Prepares the data and trains the runs that are missing or outdated, with what they continue; default all runs."""
-    wanted: dict[str, None] = {}  # in order, predecessors first
-    for name in settings.runs() if names is None else names:
-        line = [name]
-        while line[0] in settings.chain:
-            line.insert(0, settings.chain[line[0]].after)
-        wanted |= dict.fromkeys(line)
-    jobs = [resolve(settings, name) for name in wanted]
-    for benchmark in dict.fromkeys(job.benchmark for job in jobs):
-        prepare(settings.benchmarks[benchmark], index_folder(jobs[0].root, benchmark), progress=False)
-    for job in jobs:
-        identity = _identity(job, job.index())
-        if not distributed.broadcast_result(lambda job=job, identity=identity: finished(job, identity)):
-            train(job)
-
-
-def _train(run: Run, index: Index, identity: dict) -> None:
-    """Trains one run in four parts: prepare, resume, one epoch at a time, finish."""
+def run_training(run: Run, index: Index, identity: dict) -> None:
+    """Trains one run and writes its results, in four parts: prepare, resume, one epoch at a time, finish."""
     started = time.perf_counter()
     setup = prepare_training(run, index)
     file = run.resume / STATE
-    shared = {**identity, "processes": distributed.world()}
+    shared = {**identity, "processes": distributed.world(), "listing": run.training_code().listing()}
     state = resume(setup, file, shared)
     log = LossLog(run.name)
     with Progress(run.name, run.phase.epochs, setup.updates, state.epoch, enabled=distributed.is_main()) as progress:
@@ -141,7 +104,7 @@ def _train(run: Run, index: Index, identity: dict) -> None:
             seconds = train_epoch(setup, state, log, progress)
             if distributed.is_main():
                 save_state(file, shared, setup.stateful(), vars(state))
-            progress.epoch(state.log[-1], seconds)  # after the state is saved: what is shown is kept
+            progress.epoch(state.log[-1], seconds)  # after saving: an epoch that is shown can be resumed
     finish(setup, state)
     if distributed.is_main():
         state.wall_seconds = time.perf_counter() - started
@@ -149,12 +112,12 @@ def _train(run: Run, index: Index, identity: dict) -> None:
     distributed.barrier()
 
 
-# --- Part 1: prepare. Networks, data and optimiser, the same whether the training is new or continues.
+# --- Part 1: prepare. Networks, data and optimiser are built the same way for a new and for a resumed training.
 
 
 @dataclass
 class Setup:
-    """What a training works with."""
+    """The objects that a training uses. They do not change, except the state of those in `stateful`."""
 
     run: Run
     index: Index
@@ -165,28 +128,30 @@ class Setup:
     student: Network
     forward: nn.Module  # the student, compiled or distributed
     loader: Loader  # training batches, labels as this step sees them
-    holdout: Loader  # hold-out images with all labels
+    holdout: Loader  # hold-out images with the labels of all classes
     batches: BatchMaker
     per_update: int  # batches of this process in one update
     updates: int  # in one epoch
-    optimiser: torch.optim.Optimizer
+    optimiser: GuardedSGD
     schedule: torch.optim.lr_scheduler.LRScheduler
     scaler: torch.amp.GradScaler
 
     def autocast(self) -> torch.autocast:
-        """The precision of the networks' forward passes. Losses are computed outside of it, in float32."""
+        """The precision of forward passes. Losses are computed outside of this context, in float32."""
         return autocast(self.device, self.precision)
 
     def stateful(self) -> dict[str, Any]:
-        """What is saved with `TrainingState` and restored by `load_state`."""
+        """The objects whose state is saved beside `TrainingState`, by name."""
         names = ("student", "optimiser", "schedule", "scaler", "method")
         return {name: getattr(self, name) for name in names}
 
 
 def prepare_training(run: Run, index: Index) -> Setup:
-    """Builds what a training works with.
+    """Builds networks, loaders, optimiser and schedule.
 
-    Raises: CheckpointError for a missing or outdated predecessor, DataError for batches that cannot be normalised.
+    Raises:
+        CheckpointError: the run to start from is missing or outdated.
+        DataError: a batch of one image cannot be normalised.
     """
     options = run.settings.train
     device = distributed.device()
@@ -215,7 +180,7 @@ def prepare_training(run: Run, index: Index) -> Setup:
     loader = training_loader(run.settings, index, run.images(index), table, seed)
     require_batch_statistics(run, len(run.images(index)), loader.batch_sampler.smallest)
 
-    # An epoch with fewer batches than `accumulate` is one update.
+    # If an epoch has fewer batches than `accumulate`, it is one update.
     per_update = min(options.accumulate, len(loader))
     updates = len(loader) // per_update
     optimiser = make_optimiser(parameters, student, run.phase, options)
@@ -240,19 +205,21 @@ def prepare_training(run: Run, index: Index) -> Setup:
     )
 
 
-# --- Part 2: resume. Continue after the last finished epoch, or prepare the method and score the untrained student.
+# --- Part 2: resume. Continue after the last finished epoch. Otherwise prepare the method and score the student once.
 
 
 def resume(setup: Setup, file: Path, shared: dict) -> TrainingState:
-    """The state of a stopped training, its parts restored, or that of a new one.
+    """Restores a stopped training, or begins a new one. Returns its state.
 
-    Args: file: where the state is saved; shared: what the stopped training must have in common with this one.
+    Args:
+        file: the saved state.
+        shared: values that the stopped training must have in common with this one.
     """
     run = setup.run
-    if distributed.is_main():  # room for the state before and after an epoch, and for the result
+    if distributed.is_main():  # space for two states (the new one replaces the old one when it is complete) and results
         weights = sum(value.nbytes for value in setup.student.state_dict().values())
         files.require_space(run.resume, STATE_WEIGHTS * weights)
-    values = load_state(file, shared, setup.stateful(), setup.device)
+    values = load_state(file, shared, setup.stateful(), setup.device, partial(runs_results.differences, run))
     distributed.check_equal(values["epoch"] if values else 0, "epochs to continue after")
     if values:
         distributed.log(f"{run.name}: continuing after epoch {values['epoch']} of {run.phase.epochs}.")
@@ -265,9 +232,9 @@ def resume(setup: Setup, file: Path, shared: dict) -> TrainingState:
 
 
 def prepare_step(setup: Setup, state: TrainingState) -> None:
-    """The method's pass over the data before an incremental step, and the count of its labels on the hold-out."""
+    """Calls the method's `before_step`, and scores its pseudo-labels on the hold-out set."""
     clock = time.perf_counter()
-    # The decoded images can be shared with the training only within one process.
+    # Only loaders in this process can share the decoded images with the training.
     cache = None if setup.run.settings.train.workers else setup.loader.dataset.cache
     with torch.no_grad(), setup.autocast():
         prepare_method(setup.method, setup.run, setup.index, setup.teacher, setup.batches, cache)
@@ -281,7 +248,7 @@ def prepare_step(setup: Setup, state: TrainingState) -> None:
 
 
 def score_holdout(setup: Setup, state: TrainingState, epochs: float) -> None:
-    """Adds a point to the curves. `epochs`: of this step, so far."""
+    """Adds a point to the curves: confusion matrix and cosines of class tokens after `epochs` epochs of this step."""
     state.cosines.append((epochs, token_cosines(setup.student, len(setup.batches.new_classes))))
     if setup.index.holdout:
         state.curve.append((epochs, evaluate(setup.run, setup.student, setup.holdout)))
@@ -291,7 +258,7 @@ def score_holdout(setup: Setup, state: TrainingState, epochs: float) -> None:
 
 
 def train_epoch(setup: Setup, state: TrainingState, log: LossLog, progress: Progress) -> float:
-    """Trains for one epoch and adds it to the state. Returns its seconds, without scoring."""
+    """Trains for one epoch and adds it to the state. Returns its seconds without scoring."""
     run = setup.run
     options = run.settings.train
     torch.manual_seed(stable_seed("epoch", run.seed, run.step, state.epoch, distributed.rank()))
@@ -322,12 +289,12 @@ def train_epoch(setup: Setup, state: TrainingState, log: LossLog, progress: Prog
 
 
 def train_update(setup: Setup, batches: Sequence[Batch], log: LossLog) -> None:
-    """One step of the optimiser by some batches of every process, as by one large batch."""
+    """One update of the weights. The batches of all processes count as one large batch."""
     teacher_outputs = [label_batch(setup, batch) for batch in batches]
     weights = loss_weights(setup.method, teacher_outputs, batches)
-    broken = torch.zeros((), device=setup.device)  # batches with a loss that is not finite
+    broken = torch.zeros((), device=setup.device)  # number of batches with a loss that is not finite
     for number, (batch, old) in enumerate(zip(batches, teacher_outputs, strict=True)):
-        if distributed.world() > 1:  # DDP averages gradients in the update's last batch only
+        if distributed.world() > 1:  # average gradients over processes once, in the last batch
             setup.forward.require_backward_grad_sync = number == len(batches) - 1
         with setup.autocast():
             new = setup.forward(batch.images)
@@ -341,26 +308,27 @@ def train_update(setup: Setup, batches: Sequence[Batch], log: LossLog) -> None:
         broken += ~torch.stack([value.detach() for value in losses.values()]).isfinite().all()
         log.add(losses, batch.ids, batch.logs)
     scale = setup.scaler.get_scale()
-    # An update with a loss that is not finite is left out, in every process; the log's next check ends the training.
-    guarded_step(setup.optimiser, setup.scaler, distributed.all_sum(broken) == 0)
+    # If a loss is not finite, every process skips the update. The next check of the log ends the training.
+    setup.scaler.step(setup.optimiser, distributed.all_sum(broken) == 0)
     setup.scaler.update()
     setup.optimiser.zero_grad(set_to_none=True)
-    # float16: gradients that overflow give no update but a lower scale, and the learning rate waits.
+    # float16: where gradients overflow, the scaler skips the update and lowers its scale. The schedule then waits, too.
     if setup.scaler.get_scale() >= scale:
         setup.schedule.step()
 
 
 def label_batch(setup: Setup, batch: Batch) -> Output | None:
-    """Runs the teacher and sets the labels that the method learns. Returns the teacher's output."""
+    """Runs the teacher and sets `batch.labels` to the labels that the method learns. Returns the teacher's output."""
     if setup.teacher is None:
         return None
     with torch.no_grad(), setup.autocast():
         output = setup.teacher(batch.images)
     batch.labels = setup.method.labels(batch, output)
-    return output if setup.per_update == 1 else output.without_cache()  # outputs of a whole update are kept
+    # Outputs of a whole update are in memory at the same time: drop the full-resolution maps.
+    return output if setup.per_update == 1 else output.without_cache()
 
 
-# --- Part 4: finish. The last epoch is the result: nothing is selected on the reported images.
+# --- Part 4: finish. The weights of the last epoch are the result. No epoch is selected on the validation images.
 
 
 def finish(setup: Setup, state: TrainingState) -> None:
@@ -373,19 +341,48 @@ def finish(setup: Setup, state: TrainingState) -> None:
     state.precision = str(setup.precision).removeprefix("torch.")
 
 
-def _identity(run: Run, index: Index) -> dict:
-    """What a finished or stopped training must share to count as this one."""
+def training_identity(run: Run, index: Index) -> dict:
+    """The values that a finished or stopped training must share with this one to be used: see `Run.identity`."""
     file = predecessor(run)
     return run.identity(index.fingerprint, runs_results.file_hash(file) if file else None)
 
 
-def main(name: str, config_file: str, trial: bool = False) -> None:
-    """Trains one run of a parameter file. Exits with a message where it fails, and with 130 after Ctrl-C."""
+# --- Several runs, and the command.
+
+
+def complete(settings: Config, names: Iterable[str] | None = None) -> None:
+    """Calls `train_all` if the parameter file has `complete: true`. Otherwise readers report missing runs."""
+    if settings.complete:
+        train_all(settings, names)
+
+
+def train_all(settings: Config, names: Iterable[str] | None = None) -> None:
+    """Prepares the data and trains missing and outdated runs, predecessors first.
+
+    Args:
+        names: runs to train with all their predecessors; None: all runs.
+    """
+    jobs: list[Run] = []
+    for name in settings.runs() if names is None else names:
+        path = [resolve(settings, name)]
+        while path[0].before:
+            path.insert(0, path[0].before)
+        jobs += [job for job in path if job not in jobs]
+    for benchmark in dict.fromkeys(job.benchmark for job in jobs):
+        prepare(settings.benchmarks[benchmark], index_folder(jobs[0].root, benchmark), progress=False)
+    for job in jobs:
+        identity = training_identity(job, job.index())
+        if not distributed.broadcast_result(lambda job=job, identity=identity: finished(job, identity)):
+            train(job)
+
+
+def main(name: str, config_file: str) -> None:
+    """Trains one run of a parameter file. Exits with a message after an error, and with 130 after Ctrl-C."""
     try:
         with distributed.session():
             settings = config.load(config_file)
             check(settings)
-            train(runs_run.resolve(settings, name), trial=trial)
+            train(resolve(settings, name))
     except RUN_ERRORS as error:
         distributed.exit_process(f"error: {error}")
     except KeyboardInterrupt:
@@ -393,6 +390,6 @@ def main(name: str, config_file: str, trial: bool = False) -> None:
             print("\nStopped. The same command goes on after the last finished epoch.", file=sys.stderr, flush=True)
         for loader in multiprocessing.active_children():
             loader.terminate()
-        os._exit(130)  # all is written and unlocked; taking torch down would keep the terminal waiting
-    except Exception:  # whole and once, where several processes write to one terminal
+        os._exit(130)  # everything is written and unlocked; the normal exit of torch would take seconds
+    except Exception:  # the whole traceback in one piece, although several processes write to one terminal
         distributed.exit_process(traceback.format_exc())

@@ -10,57 +10,80 @@ from ciss.runs.run import Run
 
 
 def choose_trainable(method: Method, student: Network, run: Run) -> list[nn.Parameter]:
-    """Everything at the base step; in an increment what the method says. Modules that do not learn evaluate."""
+    """All parameters in the base step, those of `method.trainable` in an increment. The others need no gradient.
+
+    Modules without a trainable parameter stay in evaluation mode: dropout and drop path would change their features.
+    """
     parameters = list(method.trainable(student) if run.after else student.parameters())
-    chosen = {id(p) for p in parameters}
+    chosen = {id(parameter) for parameter in parameters}
     for parameter in student.parameters():
         parameter.requires_grad_(id(parameter) in chosen)
-    # Dropout and drop path of what does not learn would still change its features.
-    student.freeze(module for module in list(student.modules()) if _learns_nothing(module))
+    student.freeze(module for module in list(student.modules()) if _is_fixed(module))
     return parameters
 
 
-def _learns_nothing(module: nn.Module) -> bool:
-    own = list(module.parameters())
-    return bool(own) and not any(parameter.requires_grad for parameter in own)
+def _is_fixed(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
-def make_optimiser(parameters: list[nn.Parameter], student: Network, phase: Phase, options: Train) -> torch.optim.SGD:
-    """The encoder may learn at a pace of its own."""
-    inside = {id(p) for p in student.encoder.parameters()}
-    encoder, rest = ([p for p in parameters if (id(p) in inside) == own] for own in (True, False))
-    return torch.optim.SGD(
-        [{"params": encoder, "lr": phase.lr * options.encoder_lr}, {"params": rest}],
+class GuardedSGD(torch.optim.SGD):
+    """torch's SGD with Nesterov momentum, whose update can be skipped on the device."""
+
+    def __init__(self, groups: list[dict], lr: float, momentum: float, weight_decay: float):
+        super().__init__(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay)
+
+    @torch.no_grad()
+    def step(self, finite: Tensor) -> None:
+        """One update, with the same bytes as `torch.optim.SGD.step`; no update where `finite` is False.
+
+        Overwrites the gradients. The host does not wait for the device.
+
+        Args: finite: boolean scalar on the device of the parameters.
+        """
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            # d = g + weight_decay p;   skipped: d = 0, set and not multiplied, because 0 times NaN is NaN
+            updates = [parameter.grad for parameter in parameters]
+            if group["weight_decay"]:
+                torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
+            for update in updates:
+                update.masked_fill_(~finite, 0)
+            if momentum := group["momentum"]:
+                buffers = [self._momentum(parameter) for parameter in parameters]
+                # v <- momentum v + d;   skipped: v <- 1 v + 0
+                torch._foreach_mul_(buffers, torch.where(finite, momentum, 1.0))
+                torch._foreach_add_(buffers, updates)
+                # d <- d + momentum v;   skipped: 0
+                torch._foreach_add_(updates, buffers, alpha=momentum)
+                torch._foreach_mul_(updates, finite.float())
+            # p <- p - lr d
+            torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+
+    def _momentum(self, parameter: nn.Parameter) -> Tensor:
+        state = self.state[parameter]
+        if state.get("momentum_buffer") is None:
+            state["momentum_buffer"] = torch.full_like(parameter, -0.0)  # -0 + d is d to the last bit, 0 + d is not
+        return state["momentum_buffer"]
+
+
+def make_optimiser(parameters: list[nn.Parameter], student: Network, phase: Phase, options: Train) -> GuardedSGD:
+    """SGD in two groups: the encoder's parameters with learning rate `lr * encoder_lr`, the others with `lr`."""
+    inside = {id(parameter) for parameter in student.encoder.parameters()}
+    encoder = [parameter for parameter in parameters if id(parameter) in inside]
+    others = [parameter for parameter in parameters if id(parameter) not in inside]
+    return GuardedSGD(
+        [{"params": encoder, "lr": phase.lr * options.encoder_lr}, {"params": others}],
         lr=phase.lr,
         momentum=options.momentum,
-        nesterov=options.momentum > 0,
         weight_decay=options.weight_decay,
     )
 
 
 def make_schedule(optimiser: torch.optim.Optimizer, total: int, options: Train) -> torch.optim.lr_scheduler.LambdaLR:
-    """By update k of `total`: constant, or poly: lr_k = lr (1 - k / total)^power."""
+    """Learning rates by update k of `total`: constant, or poly."""
+    # poly: lr_k = lr (1 - k / total)^power
     poly = options.schedule == "poly"
     return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: (1 - k / total) ** options.power if poly else 1.0)
-
-
-@torch.no_grad()
-def guarded_step(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler, finite: Tensor) -> None:
-    """A step of the optimiser that leaves weights and momentum as they were unless `finite`, a boolean on the device.
-
-    The step is taken and, where a loss was not finite, taken back on the device, so that the host does not wait.
-    """
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    before = dict(zip(parameters, torch._foreach_mul(parameters, 1.0), strict=True))  # copies, in few kernels
-    momentum = {p: optimiser.state[p]["momentum_buffer"].clone() for p in parameters if _has_momentum(optimiser, p)}
-    scaler.step(optimiser)
-    for parameter in parameters:
-        torch.where(finite, parameter, before[parameter], out=parameter)
-        if _has_momentum(optimiser, parameter):
-            buffer = optimiser.state[parameter]["momentum_buffer"]
-            # The first step makes the buffer: taken back, it is 0.
-            torch.where(finite, buffer, momentum.get(parameter, buffer.new_zeros(())), out=buffer)
-
-
-def _has_momentum(optimiser: torch.optim.Optimizer, parameter: nn.Parameter) -> bool:
-    return optimiser.state.get(parameter, {}).get("momentum_buffer") is not None

@@ -366,7 +366,7 @@ def test_the_functions_that_changed_are_named(project, frozen_code):
     """A result of other code says which of it, by name."""
     loop.train(project.run())
     run = project.run()
-    assert runs_results.outdated(run, loop._identity(run, run.index())) == []
+    assert runs_results.outdated(run, loop.training_identity(run, run.index())) == []
     (project.folder / "ciss").unlink()
     package = shutil.copytree(frozen_code, project.folder / "ciss")
     for name, old, new in (
@@ -377,13 +377,13 @@ def test_the_functions_that_changed_are_named(project, frozen_code):
         text = (package / name).read_text()
         assert old in text
         (package / name).write_text(text.replace(old, new))
-    found = runs_results.outdated(run, loop._identity(run, run.index()))
+    found = runs_results.outdated(run, loop.training_identity(run, run.index()))
     assert found == ["code: training.log.CHECK_EVERY, methods.finetune.Finetune"]
     (run.results / "code.txt").write_text("")
-    (different,) = runs_results.outdated(run, loop._identity(run, run.index()))
+    (different,) = runs_results.outdated(run, loop.training_identity(run, run.index()))
     assert re.fullmatch(r"code: (\S+, ){5}and \d+ more", different)
     (run.results / "code.txt").unlink()
-    assert runs_results.outdated(run, loop._identity(run, run.index())) == ["code"]
+    assert runs_results.outdated(run, loop.training_identity(run, run.index())) == ["code"]
 
 
 def test_a_method_is_found_by_the_name_of_its_file():

@@ -4,12 +4,14 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
 import time
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ciss import cli, config
+from ciss import cli, config, paths
 from ciss.data import Index, evaluation_loader
 from ciss.methods import METHODS, Finetune, MiB
 from ciss.runs import results as runs_results
@@ -26,9 +28,11 @@ from ciss.runs.run import Run, index_folder
 from ciss.store import weights as store_weights
 from ciss.store.files import CheckpointError, Locked
 from ciss.store.weights import _seal, load_weights, restore, save_weights
+from ciss.study import trial
 from ciss.training import log as training_log
 from ciss.training import loop
 from ciss.training.log import CHECK_EVERY, DivergenceError, LossLog
+from ciss.training.optimisation import GuardedSGD
 from ciss.training.progress import Progress
 from tests.helpers.training import Stop, distance, interrupted, kept_epoch, left_by, raising, spy, stopped, weights
 
@@ -175,22 +179,33 @@ def test_log(finished):
 
 
 @pytest.mark.parametrize("name", ["base", "mib-1", "all"])
-def test_a_trial_keeps_nothing(project, monkeypatch, capsys, name):
+def test_a_trial_draws_the_figures_and_keeps_nothing(project, monkeypatch, name):
     loop.train(project.run())
     before = sorted(file for file in project.folder.rglob("*") if file.name != "params.yaml")
     seen = spy(monkeypatch, METHODS[project.run(name).code])
-    read = []
-    monkeypatch.setattr(
-        runs_results, "read", lambda run, original=runs_results.read: read.append(original(run)) or read[0]
-    )
-    loop.train(project.run(name), trial=True)
+    results, drawn = [], []
+    read, draw = runs_results.read, trial.draw_figures
+    monkeypatch.setattr(runs_results, "read", lambda run: results.append(read(run)) or results[-1])
+    monkeypatch.setattr(trial, "draw_figures", lambda *a: drawn.extend(draw(*a)) or drawn)
+    message = trial.attempt(project.run(name))
     assert len(seen) <= 2, "updates of one batch"
-    assert [row["epoch"] for row in read[0]["log"]] == [1]
-    assert (
-        read[0]["scores"].keys() >= {"all", "old", "new"} and read[0]["samples"] and len(read[0]["curve_epochs"]) >= 2
-    )
+    result = results[-1]
+    assert [row["epoch"] for row in result["log"]] == [1]
+    assert result["scores"].keys() >= {"all", "old", "new"} and result["samples"] and len(result["curve_epochs"]) >= 2
     assert before == sorted(file for file in project.folder.rglob("*") if file.name != "params.yaml")
-    assert "Nothing is kept" in capsys.readouterr().out
+    assert f"mIoU {result['scores']['all']}), and {len(drawn)} figures were drawn. Nothing is kept." in message
+    assert len(drawn) == (5 if name == "mib-1" else 3) and all(figure.axes for figure in drawn)
+
+
+def test_a_trial_draws_what_the_notebooks_draw():
+    """Every function of `analysis.figures` that `2_base` and `3_increment` call."""
+    own = Path(trial.__file__).read_text(encoding="utf-8")
+    for name in ("2_base", "3_increment"):
+        book = json.loads((paths.project() / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+        code = "".join("".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code")
+        for line in re.findall(r"from ciss\.analysis\.figures\.(?:masks|training) import (.*)", code):
+            missing = [function for function in line.split(", ") if f".{function}(" not in own]
+            assert not missing, f"{name} draws {missing}"
 
 
 # --- the same every time
@@ -303,6 +318,18 @@ def test_a_changed_parameter_starts_afresh(make_project, capsys):
     assert left_by(fresh.run()) == left_by(changed.run())
 
 
+def test_a_state_of_other_code_names_the_functions(project, capsys, frozen_code):
+    with stopped(Finetune, 6):
+        loop.train(project.run())
+    (project.folder / "ciss").unlink()
+    package = shutil.copytree(frozen_code, project.folder / "ciss")
+    file = package / "training" / "log.py"
+    file.write_text(file.read_text().replace("CHECK_EVERY = 50", "CHECK_EVERY = 51"))
+    capsys.readouterr()
+    loop.train(project.run())
+    assert "begun with other values (code: training.log.CHECK_EVERY); starting afresh" in capsys.readouterr().out
+
+
 def test_another_number_of_processes_starts_afresh(project, capsys):
     with stopped(Finetune, 6):
         loop.train(project.run())
@@ -335,7 +362,7 @@ def test_a_result_file_that_is_gone_or_cut_off_is_put_back(project, monkeypatch)
     loop.train(run)
     whole = {name: (run.results / name).read_bytes() for name in ARRAYS}
     assert sorted([*whole, "code.txt", "result.json"]) == sorted(file.name for file in run.results.iterdir())
-    monkeypatch.setattr(loop, "_train", None)
+    monkeypatch.setattr(loop, "run_training", None)
     for name, content in whole.items():
         for damaged in (None, b"", content[:-9]):
             (run.results / name).unlink()  # the kept file is the same one: a link
@@ -350,7 +377,7 @@ def test_a_finished_run_is_not_trained_again(project, capsys, monkeypatch):
     before = {file: file.stat().st_mtime_ns for file in project.run().folder.iterdir()}
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_train", None)
+        patch.setattr(loop, "run_training", None)
         assert loop.train(project.run()) == project.run().folder
     assert capsys.readouterr().out.startswith("base: trained already with these parameters")
     assert before == {file: file.stat().st_mtime_ns for file in project.run().folder.iterdir()}
@@ -392,7 +419,7 @@ def test_a_changed_coefficient_replaces_the_result_only_at_the_end(project):
     assert left_by(changed)["weights"] != old["weights"]
     assert left_by(changed)["log"] != old["log"]
     loop.train(project.run("base"))
-    assert runs_results.finished(changed, loop._identity(changed, changed.index()))
+    assert runs_results.finished(changed, loop.training_identity(changed, changed.index()))
 
 
 def test_a_new_base_means_new_increments(project):
@@ -631,9 +658,9 @@ def test_an_epoch_shorter_than_an_update_still_learns(project):
 def test_learning_rates(project, monkeypatch, schedule):
     project.set("train.schedule", schedule)
     project.set("train.encoder_lr", 0.1)
-    used, step = [], torch.optim.SGD.step
+    used, step = [], GuardedSGD.step
     monkeypatch.setattr(
-        torch.optim.SGD, "step", lambda self, *a: used.append([g["lr"] for g in self.param_groups]) or step(self, *a)
+        GuardedSGD, "step", lambda self, *a: used.append([g["lr"] for g in self.param_groups]) or step(self, *a)
     )
     loop.train(project.run())
     factors = [(1 - k / 8) ** 0.9 if schedule == "poly" else 1 for k in range(8)]  # 4 updates an epoch
@@ -644,8 +671,8 @@ def test_learning_rates(project, monkeypatch, schedule):
 
 def test_optimiser(project, monkeypatch):
     """Every parameter is in one group, the encoder's in the first; momentum is Nesterov's."""
-    groups, step = [], torch.optim.SGD.step
-    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *a: groups.append(self.param_groups) or step(self, *a))
+    groups, step = [], GuardedSGD.step
+    monkeypatch.setattr(GuardedSGD, "step", lambda self, *a: groups.append(self.param_groups) or step(self, *a))
     loop.train(project.run())
     network = project.run().build_network()
     sizes = [sum(p.numel() for p in group["params"]) for group in groups[0]]

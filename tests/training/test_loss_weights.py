@@ -9,7 +9,7 @@ from torch import nn
 from ciss.methods import METHODS, Batch, Finetune, Method
 from ciss.models import Output
 from ciss.training.batches import loss_weights
-from ciss.training.optimisation import guarded_step
+from ciss.training.optimisation import GuardedSGD
 from tests.helpers.variants import CASES, CHOICES, DECODERS, VARIANTS, benchmark, build, leaves, outputs
 
 FIRST = slice(0, 3)
@@ -107,13 +107,12 @@ def stepped(finite: list[bool]) -> list[list[torch.Tensor]]:
     """Weights and momenta after each step, by gradients that are NaN where a step is not finite."""
     torch.manual_seed(0)
     network = nn.Linear(3, 2)
-    optimiser = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    optimiser = GuardedSGD([{"params": network.parameters()}], lr=0.1, momentum=0.9, weight_decay=0.01)
     states = []
     for number, good in enumerate(finite):
         for parameter in network.parameters():
             parameter.grad = torch.full_like(parameter, number + 1.0 if good else torch.nan)
-        guarded_step(optimiser, scaler, torch.tensor(good))
+        optimiser.step(torch.tensor(good))
         momenta = [optimiser.state[p]["momentum_buffer"].clone() for p in network.parameters()]
         states.append([p.detach().clone() for p in network.parameters()] + momenta)
     return states

@@ -211,7 +211,7 @@ def test_a_finished_training_survives_the_pipeline(project, monkeypatch, capsys,
             shutil.rmtree(folder)
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_train", None)
+        patch.setattr(loop, "run_training", None)
         loop.train(run)
     assert capsys.readouterr().out == "base: trained already with these parameters, code and data; nothing to do.\n"
     assert left_by(run) == before
