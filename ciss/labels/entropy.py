@@ -1,4 +1,4 @@
-"""PLOP: labels of the background where the teacher's entropy is low."""
+"""PLOP: pseudo-labels for the background where the teacher's entropy is low."""
 
 import math
 from typing import Literal
@@ -16,8 +16,9 @@ Variant = Literal["paper", "released"]
 def normalised_entropy(teacher_logits: Tensor, *, variant: Variant = "paper", channels: int | None = None) -> Tensor:
     """The teacher's uncertainty (B,H,W) of logits (B,K,H,W).
 
-    `paper`: H(P') / log K, from 0 (certain) to 1 (uniform); PLOP eq. 9. `released`: the published code's, the *mean*
-    over channels over log K, divided by log C once more; C = `channels`, the student's.
+    Args:
+        variant: `paper`: PLOP eq. 9, from 0 (certain) to 1 (uniform). `released`: that of the published code.
+        channels: C, the student's; for `released`.
     """
     if variant not in ("paper", "released"):
         raise ValueError(f"variant is {variant!r}. Use 'paper' or 'released'.")
@@ -35,11 +36,16 @@ def normalised_entropy(teacher_logits: Tensor, *, variant: Variant = "paper", ch
 
 
 class EntropyMedians:
-    """Median uncertainty of the background pixels that the teacher calls c, for each old class c: PLOP's thresholds.
+    """PLOP's thresholds: for each old class, the median uncertainty of background pixels predicted as that class.
 
-    From histograms over [0, 1], so that batches and processes add up. Args: classes: K; channels: C, the student's;
-    bins: 100 as published. `released` walks the histogram as the published code does: it adds the bin's index, not its
-    count, to the running sum, so that its thresholds are no medians.
+    Collects histograms over [0, 1], which can be added up over batches and processes.
+
+    Args:
+        classes: K.
+        channels: C, the student's.
+        variant: `released` adds a bin's index instead of its count, as the published code does. Its thresholds are
+            therefore no medians.
+        bins: 100 in the published code.
     """
 
     def __init__(
@@ -51,7 +57,8 @@ class EntropyMedians:
         bins: int = 100,
         device: torch.device | str | None = None,
     ):
-        self.variant, self.channels = variant, channels
+        self.variant = variant
+        self.channels = channels
         self.histograms = torch.zeros(classes, bins, dtype=torch.int64, device=device)
 
     @torch.no_grad()
@@ -60,7 +67,7 @@ class EntropyMedians:
         classes, bins = self.histograms.shape
         values = normalised_entropy(teacher_logits, variant=self.variant, channels=self.channels)
         cell = teacher_logits.argmax(dim=1) * bins + (values * bins).long().clamp(0, bins - 1)
-        cell = cell.masked_fill(labels != 0, classes * bins)  # one more cell for what does not count
+        cell = cell.masked_fill(labels != 0, classes * bins)  # an extra cell, dropped below
         self.histograms += torch.bincount(cell.flatten(), minlength=classes * bins + 1)[:-1].view(classes, bins)
 
     def all_reduce(self) -> "EntropyMedians":
@@ -68,7 +75,7 @@ class EntropyMedians:
         return self
 
     def thresholds(self, *, least: float = 0.001) -> Tensor:
-        """(K,) float32, at least `least`; that, too, for a class that the teacher never called."""
+        """Thresholds (K,) float32, at least `least`, which is also the value of a class that was never predicted."""
         histograms = self.histograms.cpu().double()
         bins = histograms.shape[1]
         half = histograms.sum(dim=1) / 2
@@ -79,11 +86,12 @@ class EntropyMedians:
             before = before.double().expand_as(histograms)
         # the bin that holds the half, and how far into it the half lies
         holds = (before <= half[:, None]) & (half[:, None] <= before + histograms)
-        found = torch.where(holds.any(dim=1), holds.int().argmax(dim=1), bins - 1)
+        median_bin = torch.where(holds.any(dim=1), holds.int().argmax(dim=1), bins - 1)
         rows = torch.arange(len(histograms))
-        # a walk past the last bin (`released` only) has added that one, too
-        before = torch.where(holds.any(dim=1), before[rows, found], before[rows, found] + found)
-        medians = (found + (half - before) / histograms[rows, found]) / bins
+        before = before[rows, median_bin]
+        # `released` only: without such a bin, the sum includes the last bin
+        before = torch.where(holds.any(dim=1), before, before + median_bin)
+        medians = (median_bin + (half - before) / histograms[rows, median_bin]) / bins
         medians = torch.where(half > 0, medians, 0).nan_to_num(nan=0.0)
         return medians.clamp(min=least).float().to(self.histograms.device)
 
@@ -92,7 +100,7 @@ class EntropyMedians:
 def confident(
     teacher_logits: Tensor, thresholds: Tensor, *, variant: Variant = "paper", channels: int | None = None
 ) -> Tensor:
-    """Where the teacher is less uncertain than its class's threshold: (B,H,W) bool."""
+    """Where the teacher's uncertainty is below the threshold of its class. Shapes as `entropy_labels`; bool."""
     values = normalised_entropy(teacher_logits, variant=variant, channels=channels)
     return values < thresholds.to(values.device)[teacher_logits.argmax(dim=1)]
 
@@ -107,27 +115,25 @@ def entropy_labels(
     channels: int | None = None,
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """PLOP's pseudo labels: background pixels take the teacher's class where it is certain, else they are ignored.
+    """Background pixels take the teacher's class where it is certain; the others are ignored.
 
     Shapes: labels (B,H,W) int64, teacher_logits (B,K,H,W), thresholds (K,) -> (B,H,W). Source: PLOP eq. 8 and 9.
     """
     certain = confident(teacher_logits, thresholds, variant=variant, channels=channels)
-    found = teacher_logits.argmax(dim=1).masked_fill(~certain, ignore_index)
-    return torch.where(labels == 0, found, labels)
+    classes = teacher_logits.argmax(dim=1).masked_fill(~certain, ignore_index)
+    return torch.where(labels == 0, classes, labels)
 
 
 @torch.no_grad()
 def adaptive_factor(given: Tensor, labels: Tensor, *, variant: Variant = "paper", ignore_index: int = IGNORE) -> Tensor:
-    """(B,1,1): the share of an image's background pixels that kept a label (PLOP eq. 10).
+    """Share of each image's background pixels that are not ignored (PLOP eq. 10).
 
-    Shapes: given and labels (B,H,W) int64, before and after pseudo-labelling. An image without background: 1 (`paper`),
-    or 0, so that it teaches nothing (`released`).
+    Shapes: given and labels (B,H,W) int64, before and after pseudo-labelling -> (B,1,1). Without background it is 1
+    (`paper`) or 0 (`released`).
     """
     background = given == 0
     kept = (background & (labels != ignore_index)).sum(dim=(1, 2)).float()
     total = background.sum(dim=(1, 2)).float()
     if variant == "released":
-        factor = kept / (total + 1e-6)
-    else:
-        factor = torch.where(total > 0, kept / total.clamp(min=1), 1.0)
-    return factor[:, None, None]
+        return (kept / (total + 1e-6))[:, None, None]
+    return torch.where(total > 0, kept / total.clamp(min=1), 1.0)[:, None, None]

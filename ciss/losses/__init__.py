@@ -1,12 +1,8 @@
-"""The maths of the papers: tensors in, scalar or map out; no state, no device, no configuration."""
+"""Losses and weights of the papers: functions of tensors, without state, device or configuration."""
 
 from ciss.losses.compensation import compensation_weights, gradient_magnitude, sum_by_step, weigh_by_step
 from ciss.losses.cross_entropy import cross_entropy, negative_log_likelihood, unbiased_cross_entropy
-from ciss.losses.distillation import (
-    label_guided_distillation,
-    output_distillation,
-    unbiased_distillation,
-)
+from ciss.losses.distillation import label_guided_distillation, output_distillation, unbiased_distillation
 from ciss.losses.pod import local_pod, pod_distillation
 from ciss.losses.relations import sharp_loss, soft_relation_loss
 from ciss.losses.tokens import adaptive_feature_distillation, orthogonality

@@ -1,4 +1,4 @@
-"""Step-aware gradient compensation: pixels of old classes weigh as their gradient asks (GSC, Cong et al. 2024)."""
+"""Step-aware gradient compensation: weights for pixels of old classes by their gradients (GSC, Cong et al. 2024)."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ciss.losses.cross_entropy import IGNORE
 from ciss.precision import at_least_float32
+from ciss.protocol import VOID as IGNORE
 
 Probability = Literal["softmax", "sigmoid"]
 Grouping = Literal["per_step", "cumulative", "together"]
@@ -24,10 +24,10 @@ def gradient_magnitude(
     logarithm: bool = False,
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """Size of the cross-entropy's derivative by the labelled class's logit, (B,H,W) in [0, 1]; 0 on ignored pixels.
+    """Absolute derivative of the cross-entropy by the logit of the labelled class; 0 on ignored pixels. Detached.
 
-    Shapes: logits (B,C,H,W), labels (B,H,W) int64. Detached. Source: G = P - 1 in GLFC (Dong et al. 2022) and KBK;
-    `sigmoid`, the power and the logarithm are of the code of FISS, LGA and HFC.
+    Shapes: logits (B,C,H,W), labels (B,H,W) int64 -> (B,H,W) in [0, 1]. Source: G = P - 1 in GLFC (Dong et al. 2022)
+    and KBK; `sigmoid`, the power and the logarithm: code of FISS, LGA and HFC.
     """
     logits = at_least_float32(logits)
     if probability == "softmax":
@@ -61,26 +61,28 @@ def compensation_weights(
     reduce: Callable[[Tensor], Tensor] | None = None,
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """Weight of each pixel's cross-entropy, (B,H,W); 0 on ignored pixels. Detached.
+    """Weight of each pixel's cross-entropy; 0 on ignored pixels. Detached.
 
-    Shapes: logits (B,C,H,W), labels (B,H,W) int64, class_steps (C,) int64: the step that introduced each channel (the
-    background's is 0), its maximum is the current step. Old pixels: own gradient over the mean gradient of the old
-    pixels of their step (`per_step`), or summed over the unions of the steps up to s = 1, 2, ... that hold them
-    (`cumulative`), or over all old pixels (`together`). New pixels: 1, or own over mean gradient of the new ones.
-    Without `background` its pixels weigh 1 and count in no group. `reduce` adds sums and counts over processes; without
-    it the means are this batch's.
+    Shapes: logits (B,C,H,W), labels (B,H,W) int64, class_steps (C,) int64, the step that introduced each channel, 0 for
+    the background -> (B,H,W). The largest step is the current one. Source: GSC's abstract; each option as named.
 
-    Sources: GSC's abstract; per step as KBK and HFC, cumulative as the code of FISS and LGA, together as GLFC.
+    Args:
+        grouping: the pixels whose mean gradient divides that of an old pixel. `per_step`: those of its step (KBK, HFC).
+            `cumulative`: sums over the unions of steps 1 to s that hold it (code of FISS, LGA). `together`: all old
+            pixels (GLFC).
+        new: weight of new pixels: 1, or their gradient over the mean of new pixels.
+        background: False: background pixels weigh 1 and count in no group.
+        reduce: adds sums and counts over processes; None: means of this batch.
     """
-    apart = torch.zeros_like(labels, dtype=torch.bool) if background else labels == 0
-    labels = labels.masked_fill(apart, ignore_index)
+    excluded = torch.zeros_like(labels, dtype=torch.bool) if background else labels == 0
+    labels = labels.masked_fill(excluded, ignore_index)
     size = gradient_magnitude(
         logits, labels, probability=probability, exponent=exponent, logarithm=logarithm, ignore_index=ignore_index
     )
     weights = weigh_by_step(
         size, labels, class_steps, grouping=grouping, new=new, clamp=clamp, reduce=reduce, ignore_index=ignore_index
     )
-    return weights.masked_fill(apart, 1)
+    return weights.masked_fill(excluded, 1)
 
 
 @torch.no_grad()
@@ -95,7 +97,7 @@ def weigh_by_step(
     reduce: Callable[[Tensor], Tensor] | None = None,
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """`compensation_weights` of gradient magnitudes (B,H,W) that are known already."""
+    """`compensation_weights` of known gradient magnitudes (B,H,W)."""
     sums, counts = sum_by_step(size, labels, class_steps, ignore_index=ignore_index)
     if reduce is not None:
         sums, counts = reduce(torch.stack([sums, counts]))
@@ -118,13 +120,13 @@ def weigh_by_step(
         raise ValueError(f"grouping is {grouping!r}. Use 'per_step', 'cumulative' or 'together'.")
     ignored = labels == ignore_index
     step = class_steps[labels.masked_fill(ignored, 0)]
-    own = _inverse(sums, counts) if new == "mean" else None
     weights = size * scale[step]
-    weights = torch.where(step == current, size * own[step] if own is not None else torch.ones_like(size), weights)
+    if new == "mean":
+        weights = torch.where(step == current, size * _inverse(sums, counts)[step], weights)
     if clamp is not None:
-        # the bounds are for old pixels, and for new ones where these are weighed too
-        bounded = weights.clamp(*clamp)
-        weights = bounded if own is not None else torch.where(step == current, weights, bounded)
+        weights = weights.clamp(*clamp)
+    if new == "one":
+        weights = torch.where(step == current, 1.0, weights)
     return weights.masked_fill(ignored, 0)
 
 
@@ -132,8 +134,10 @@ def weigh_by_step(
 def sum_by_step(
     values: Tensor, labels: Tensor, class_steps: Tensor, *, ignore_index: int = IGNORE
 ) -> tuple[Tensor, Tensor]:
-    """Sums of values and counts of pixels (C,) by the step of their label. Row by row first: each bin then adds few
-    numbers, in float32 exact enough, and on a GPU rows do not wait for each other."""
+    """Sums of values (B,H,W) and counts of pixels by the step of their label: (C,) each.
+
+    Rows are summed first: each sum has few terms, exact enough in float32, and on a GPU rows are independent.
+    """
     values = at_least_float32(values)
     ignored = labels == ignore_index
     step = class_steps[labels.masked_fill(ignored, 0)].flatten(0, 1)
@@ -144,5 +148,5 @@ def sum_by_step(
 
 
 def _inverse(sums: Tensor, counts: Tensor) -> Tensor:
-    """1 / mean; 0 for an empty group. A group without any gradient has finite weights too."""
+    """1 / mean, with 1e-8 added to the mean; 0 for an empty group."""
     return torch.where(counts > 0, counts / (sums + 1e-8 * counts), 0)

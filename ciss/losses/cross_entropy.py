@@ -18,10 +18,10 @@ def cross_entropy(
     divisor: Literal["valid", "all"] = "valid",
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """Softmax cross-entropy, mean over valid pixels; 0, with a gradient of 0, when there are none.
+    """Softmax cross-entropy, mean over valid pixels; 0, with a gradient of 0, without valid pixels.
 
-    Shapes: logits (B,C,H,W), labels (B,H,W) int64, weights (B,H,W) or anything that broadcasts to it -> scalar.
-    `divisor` all: ignored pixels count in the mean, as where published code takes the mean of a map.
+    Shapes: logits (B,C,H,W), labels (B,H,W) int64, weights (B,H,W) or broadcast to it -> scalar. With `divisor="all"`
+    the mean is over all pixels, ignored ones too, as in some published code.
     """
     if divisor not in ("valid", "all"):
         raise ValueError(f"divisor is {divisor!r}. Use 'valid' or 'all'.")
@@ -34,7 +34,7 @@ def cross_entropy(
 
 
 def negative_log_likelihood(log_probabilities: Tensor, labels: Tensor, *, ignore_index: int = IGNORE) -> Tensor:
-    """`cross_entropy`, plain, of log-probabilities (B,C,H,W) that are known already."""
+    """Plain `cross_entropy` of log-probabilities (B,C,H,W)."""
     valid = (labels != ignore_index).sum().clamp(min=1)
     return F.nll_loss(at_least_float32(log_probabilities), labels, ignore_index=ignore_index, reduction="sum") / valid
 
@@ -47,11 +47,11 @@ def unbiased_cross_entropy(
     divisor: Literal["valid", "all"] = "valid",
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """Cross-entropy in which background means "background or any old class" (MiB, Cermelli et al. 2020, eq. 5 and 6).
+    """Cross-entropy in which background means "background or any old class".
 
-    Shapes: logits (B,C,H,W), labels (B,H,W) int64 (a label below `old_channels` counts as background) -> scalar, mean
-    over valid pixels, or over all pixels, ignored ones too (`divisor` all, as the paper's code). Equals the plain
-    cross-entropy for old_channels = 1. Source of the folding: the paper's code.
+    Shapes: logits (B,C,H,W), labels (B,H,W) int64, where labels below `old_channels` count as background -> scalar,
+    mean as in `cross_entropy`. Raises ValueError for `old_channels` outside 1..C. Source: MiB (Cermelli et al. 2020)
+    eq. 5 and 6; the published code, which has `divisor="all"`.
     """
     if not 1 <= old_channels <= logits.shape[1]:
         raise ValueError(f"old_channels is {old_channels}; the logits have {logits.shape[1]} channels.")

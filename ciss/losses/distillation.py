@@ -1,4 +1,4 @@
-"""Distillation of the outputs: the student keeps the teacher's probabilities of the old classes."""
+"""Distillation of outputs: the student keeps the teacher's probabilities of the old classes."""
 
 import torch
 from torch import Tensor
@@ -25,10 +25,10 @@ def output_distillation(logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def unbiased_distillation(logits: Tensor, teacher_logits: Tensor, *, alpha: float = 1.0) -> Tensor:
-    """Distillation in which the teacher's background may be the student's background or a new class (MiB, eq. 7 and 8).
+    """Distillation in which the teacher's background stands for the student's background and all new classes.
 
-    Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), K <= C -> scalar, mean over pixels and the K channels (the 1/K
-    is in the published code; the paper writes a sum). `alpha` multiplies the teacher's logits.
+    Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), K <= C -> scalar, mean over pixels and the K channels (the paper
+    writes a sum, the published code has 1/K). `alpha` multiplies the teacher's logits. Source: MiB, eq. 7 and 8.
     """
     old = _old_channels(logits, teacher_logits)
     logits = at_least_float32(logits)
@@ -48,13 +48,15 @@ def label_guided_distillation(
     probabilities: bool = False,
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """Distillation that gives the teacher's background to the new class where the label says so (MBS, eq. 7).
+    """Distillation in which the teacher's background probability goes to the labelled class where that is new.
 
-    Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), K <= C, labels (B,H,W) int64 -> scalar. `labels` are those the
-    data gives, before any pseudo label: from K on they are new. Mean over all pixels, ignored ones too, or over those
-    of `where` (B,H,W), and over the C channels, as in the published code. Its closed form needs one gather and no loop
-    over labels. `probabilities`: in the place of the logits stand the log-softmax of the student's and the softmax of
-    the teacher's.
+    Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), K <= C, labels (B,H,W) int64 -> scalar, mean over the C channels
+    and all pixels, ignored ones too, as in the published code. Source: MBS, eq. 7.
+
+    Args:
+        labels: as the data give them, without pseudo-labels; new from K on.
+        where: (B,H,W) bool: the mean is over these pixels only.
+        probabilities: `logits` are log-probabilities already, and `teacher_logits` probabilities.
     """
     old = _old_channels(logits, teacher_logits)
     log_p = at_least_float32(logits)

@@ -9,11 +9,11 @@ from ciss.precision import at_least_float32
 
 
 def local_pod(features: Tensor, teacher_features: Tensor, *, scales: tuple[int, ...] = (1, 2, 4)) -> Tensor:
-    """Distance of the width and height means of squared maps, in s x s cells for each scale s.
+    """Distance of the means over width and over height of squared maps, in s x s cells for each scale s.
 
-    Shapes: features and teacher_features (B,D,h,w) -> scalar, mean over images of an L2 norm over everything else; 0,
-    with a gradient of 0, for equal maps. Sides that s does not divide have cells that overlap by a row or column.
-    Source: PLOP eq. 5 and 6; the square is in the published code.
+    Shapes: features and teacher_features (B,D,h,w) -> scalar, mean over images of the L2 norm; 0, with a gradient of 0,
+    for equal maps. Where s does not divide a side, cells overlap by a row or column. Source: PLOP eq. 5 and 6; the
+    square is in the published code.
     """
     features, teacher_features = at_least_float32(features), at_least_float32(teacher_features.detach())
     # Pooling is linear: pool(f^2) - pool(f'^2) = pool(f^2 - f'^2)
@@ -37,11 +37,10 @@ def pod_distillation(
     outputs: float = 0.0005,
     scales: tuple[int, ...] = (1, 2, 4),
 ) -> Tensor:
-    """PLOP's distillation: local POD of every map and of the low-resolution logits, mean over them.
+    """PLOP's distillation: mean of the local POD of every map, weight `features`, and of the logits, weight `outputs`.
 
     Shapes: maps and teacher_maps: lists of (B,D_l,h_l,w_l); logits (B,C,h,w), teacher_logits (B,K,h,w) -> scalar.
-    `features` and `outputs` weigh maps and logits. Source: PLOP eq. 7; sqrt(C / C_new) and the folding of new channels
-    into the background are in the published code.
+    Source: PLOP eq. 7; sqrt(C / C_new) and the sum of new channels and background are in the published code.
     """
     old, channels = _old_channels(logits, teacher_logits), logits.shape[1]
     logits = at_least_float32(logits)  # a sum of channels leaves the range of float16

@@ -1,4 +1,4 @@
-"""Soft-sharp semantic relation distillation (GSC): keep the teacher's relations between classes, stay decided."""
+"""Soft-sharp semantic relation distillation (GSC): the teacher's relations between classes, and low entropy."""
 
 from typing import Literal
 
@@ -20,14 +20,15 @@ def soft_relation_loss(
     target: Target = "sigmoid_softmax",
     guided: bool = False,
 ) -> Tensor:
-    """Cross-entropy to a soft label: the teacher's relations on old channels, the one-hot label on new ones.
+    """Cross-entropy with a soft target: the teacher's relations on old channels, the one-hot label on new ones.
 
-    Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), labels (B,H,W) int64 -> scalar, mean over all pixels (ignored
-    ones have no one-hot) and over the C channels. No gradient through the target. `target`: `sigmoid_softmax` is a
-    softmax of sigmoids, so no class is more than e times another (code of RDP and FISS, identical); `softmax` the
-    teacher's probabilities beside the one-hot, renormalised; `binary` a cross-entropy of each channel's sigmoid with
-    the teacher's (GLFC). `guided`: where the label is new, the teacher's background was that class, so its entry is 0
-    before any softmax (MBS's distillation goes by the labels, too; it moves the background's probability there).
+    Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), labels (B,H,W) int64 -> scalar, mean over the C channels and all
+    pixels; ignored ones have no one-hot label. The target has no gradient.
+
+    Args:
+        target: `sigmoid_softmax`: softmax of sigmoids (code of RDP and FISS). `softmax`: the teacher's probabilities
+            and the one-hot label, divided by their sum. `binary`: cross-entropy of sigmoids by channel (GLFC).
+        guided: the teacher's background is 0 in the target where the label is new, as labels guide MBS's distillation.
     """
     old, channels = _old_channels(logits, teacher_logits), logits.shape[1]
     logits, teacher = at_least_float32(logits), at_least_float32(teacher_logits.detach())
@@ -49,10 +50,10 @@ def soft_relation_loss(
 
 
 def sharp_loss(logits: Tensor, *, where: Tensor | None = None) -> Tensor:
-    """Entropy of the student's own output: less of it, less of the softness that soft labels teach.
+    """Entropy of the student's output, which soft targets would raise.
 
-    Shapes: logits (B,C,H,W), where (B,H,W) bool -> scalar in [0, log(C)/C], mean over pixels (those of `where`, if
-    given) and the C channels. Source: code of RDP and FISS.
+    Shapes: logits (B,C,H,W), where (B,H,W) bool -> scalar in [0, log(C)/C], mean over the C channels and the pixels (of
+    `where`, if given). Source: code of RDP and FISS.
     """
     log_p = at_least_float32(logits).log_softmax(dim=1)
     # L = -1/(N C) sum_i sum_c P_{i,c} log P_{i,c}

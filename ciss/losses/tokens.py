@@ -1,4 +1,4 @@
-"""Losses on what a decoder is made of: patch features and class tokens (MBS, Park et al., ECCV 2024)."""
+"""Losses on patch features and class tokens (MBS, Park et al., ECCV 2024)."""
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +8,11 @@ from ciss.precision import at_least_float32
 
 
 def adaptive_feature_distillation(features: Tensor, teacher_features: Tensor, weights: Tensor) -> Tensor:
-    """Squared distance of the teacher's features, each patch by its weight (MBS, eq. 5).
+    """Squared distance to the teacher's features, weighted by patch.
 
-    Shapes: features and teacher_features (B,N,D), weights (B,N) -> scalar: over the width and the number of patches
-    with a weight above 0, which is not the sum of weights (published code); 0, with a gradient of 0, without any.
+    Shapes: features and teacher_features (B,N,D), weights (B,N) -> scalar, mean over the width and the patches with a
+    weight above 0 (their number, not the sum of weights: published code); 0, with a gradient of 0, without any.
+    Source: MBS, eq. 5.
     """
     weights = at_least_float32(weights.detach())
     difference = at_least_float32(features) - at_least_float32(teacher_features.detach())
@@ -21,10 +22,10 @@ def adaptive_feature_distillation(features: Tensor, teacher_features: Tensor, we
 
 
 def orthogonality(class_tokens: Tensor, new_classes: Tensor) -> Tensor:
-    """|cosine| of each new token to every other one, other new ones too; only the new tokens move (MBS, section 3.5).
+    """|cosine| of each new token to every other token, other new ones too. Only new tokens get a gradient.
 
     Shapes: class_tokens (C,D), new_classes (n,) positions -> scalar, mean over the pairs whose cosine is not exactly 0
-    (published code); 0 without such pairs. The method multiplies by n / C.
+    (published code); 0 without such pairs. The method multiplies by n / C. Source: MBS, section 3.5.
     """
     unit = F.normalize(at_least_float32(class_tokens), dim=1)
     # |u_i . sg(u_j)|,   i new, j != i
