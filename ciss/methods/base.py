@@ -1,4 +1,4 @@
-"""What a method may do: coefficients, and hooks that see outputs and labels, never the optimiser."""
+"""The interface of methods: coefficients, and hooks that see outputs and labels, never the optimiser."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -10,12 +10,14 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from ciss.config import STRICT, Benchmark
+from ciss.labels.patches import patch_labels
+from ciss.labels.prototypes import ClassPrototypes
 from ciss.losses import gradient_magnitude, pod_distillation, sum_by_step
 from ciss.models import Network, Output
 from ciss.models.encoders import activation_problem
 from ciss.protocol import VOID as IGNORE
 
-# Coefficients are fields; an unknown one in `params.yaml` is an error. Not frozen: a method may keep state of a step.
+# Coefficients are fields. An unknown one in `params.yaml` is an error. Not frozen: `before_step` may set attributes.
 coefficients: Callable = checked(kw_only=True, config=STRICT)
 
 
@@ -24,15 +26,15 @@ class Batch:
     """One mini-batch as a method sees it. Labels are channel positions; 255 is ignored."""
 
     images: Tensor  # (B,3,H,W), normalised
-    given: Tensor  # (B,H,W) int64: the step's labels as the data gives them
+    given: Tensor  # (B,H,W) int64: the step's labels as the data give them
     labels: Tensor  # (B,H,W) int64: the same after `Method.labels`
     ids: list[str]
-    step: int  # the step being learnt, 0 the base
+    step: int  # the current step, 0 the base
     old_channels: int  # K: the teacher's channels, background included; 0 at step 0
     class_steps: Tensor  # (C,) int64: the step that introduced each channel
     new_classes: Tensor  # 1-D int64: positions of this step's classes
-    weights: Tensor | None = None  # (B,H,W): what `Method.pixel_weights` gave to `losses`; for the log
-    logs: dict[str, Tensor] = field(default_factory=dict)  # scalars for the log; NaN where there is nothing to say
+    weights: Tensor | None = None  # (B,H,W): the result of `Method.pixel_weights`, for the log
+    logs: dict[str, Tensor] = field(default_factory=dict)  # scalars for the log; NaN: no value in this batch
 
     @property
     def size(self) -> tuple[int, int]:
@@ -43,89 +45,108 @@ class Batch:
         """C: the student's channels."""
         return len(self.class_steps)
 
+    @property
+    def folded(self) -> int:
+        """Channels that count as background in MiB's losses: the old ones, or 1 in the domain setting."""
+        return self.old_channels if len(self.new_classes) else 1
+
     @torch.no_grad()
     def log_labels(self) -> None:
-        """Logs the shares of the given background that became an old class, that stays, and that is ignored."""
+        """Logs the shares of the given background that became an old class, that stay, and that are ignored."""
         background = self.given == 0
-        total = background.sum()
-        self.logs["background/relabelled"] = (background & (self.labels > 0) & (self.labels != IGNORE)).sum() / total
-        self.logs["background/kept"] = (background & (self.labels == 0)).sum() / total
-        self.logs["background/ignored"] = (background & (self.labels == IGNORE)).sum() / total
+        kinds = {
+            "relabelled": (self.labels > 0) & (self.labels != IGNORE),
+            "kept": self.labels == 0,
+            "ignored": self.labels == IGNORE,
+        }
+        self.logs |= {f"background/{kind}": (background & at).sum() / background.sum() for kind, at in kinds.items()}
 
     @torch.no_grad()
     def log_gradients(self, student: Output) -> None:
-        """Logs mean gradient magnitudes, by every fourth pixel of every fourth row: of pixels learnt as background, and
-        of those whose label each step introduced (the background's: step 0). `compensated/`: the same times `weights`.
+        """Logs mean gradient magnitudes of the background and by the step of the label, also times `weights`.
+
+        Of every fourth pixel of every fourth row.
         """
-        labels, logits = self.labels[:, ::4, ::4], student.upsample(self.size)[..., ::4, ::4]
-        size, background = gradient_magnitude(logits, labels), labels == 0
-        self.logs["gradient/background"] = (size * background).sum() / background.sum()
-        kinds = {"gradient": size}
-        steps = self.step + 1 if len(self.new_classes) else 1  # of domains, every class is of step 0
+        labels = self.labels[:, ::4, ::4]
+        magnitudes = gradient_magnitude(student.upsample(self.size)[..., ::4, ::4], labels)
+        background = labels == 0
+        self.logs["gradient/background"] = (magnitudes * background).sum() / background.sum()
+        kinds = {"gradient": magnitudes}
         if self.weights is not None:
-            kinds["compensated"] = size * self.weights[:, ::4, ::4]
+            kinds["compensated"] = magnitudes * self.weights[:, ::4, ::4]
+        steps = self.step + 1 if len(self.new_classes) else 1  # in the domain setting every class is of step 0
         for kind, values in kinds.items():
             sums, counts = sum_by_step(values, labels, self.class_steps)
             means = sums / counts
             self.logs |= {f"{kind}/step{s}": means[s] for s in range(steps)}
 
-    @property
-    def folded(self) -> int:
-        """Channels that stand for the background in MiB's losses: the old ones; of domains, where no class is new and
-        none hides in the background, its own."""
-        return self.old_channels if len(self.new_classes) else 1
-
     @torch.no_grad()
     def log_weights(self, weights: Tensor | None, background: bool = True) -> None:
-        """Keeps a method's pixel weights (B,H,W) for `log_gradients`, and logs quantiles of those of old pixels, by
-        every eighth pixel of every eighth row; the largest by all of them. `background`: whether it is among them."""
+        """Keeps pixel weights (B,H,W) for `log_gradients`, and logs quantiles and the largest of those of old pixels.
+
+        Quantiles are of every eighth pixel of every eighth row. `background`: whether its pixels count as old.
+        """
         self.weights = weights
         if weights is None:
             return
         old = (self.labels < self.old_channels) & (self.labels != IGNORE)
         if not background:
             old &= self.labels != 0
-        picked = torch.where(old, weights, torch.nan)[:, ::8, ::8].flatten()
-        shares = torch.arange(1, 20, 9, device=picked.device) / 20  # made on the device, so that the host does not wait
-        low, middle, high = torch.nanquantile(picked, shares.to(picked.dtype))
+        sample = torch.where(old, weights, torch.nan)[:, ::8, ::8].flatten()
+        shares = torch.arange(1, 20, 9, device=sample.device) / 20  # made on the device, so that the host does not wait
+        low, middle, high = torch.nanquantile(sample, shares.to(sample.dtype))
         self.logs |= {"weight/q05": low, "weight/median": middle, "weight/q95": high}
         self.logs["weight/largest"] = torch.where(old, weights, 0).amax()
 
 
-# In a domain every class is of step 0, so no pixel is old.
-NOTHING_TO_COMPENSATE = (
-    "methods.compensation",
-    "no class is new in the domain setting, so every weight of the gradient compensation is 1. Set `compensation: "
-    "false`, or `new_weight: mean`",
-)
 # Every pixel of a domain has its true label.
 TRUE_BACKGROUND = "in the domain setting the background is labelled as such, and pseudo-labels replace it"
 
 
+def nothing_to_compensate(benchmark: Benchmark, compensation: bool, new_weight: str) -> tuple[str, str] | None:
+    """`Method.unsuited` of gradient compensation: in the domain setting no pixel is old, so every weight would be 1."""
+    if benchmark.setting != "domain" or not compensation or new_weight != "one":
+        return None
+    reason = "no class is new in the domain setting, so every weight of the gradient compensation is 1"
+    return "methods.compensation", f"{reason}. Set `compensation: false`, or `new_weight: mean`"
+
+
+def add_features(
+    prototypes: ClassPrototypes | None, features: Tensor, labels: Tensor, batch: Batch, teacher: Output
+) -> ClassPrototypes:
+    """Adds the teacher's features (B,D,h,w) by labels (B,H,W), each patch by that of its first pixel.
+
+    Args:
+        prototypes: of the earlier batches; None in the first one.
+    """
+    prototypes = prototypes or ClassPrototypes(batch.old_channels, features.shape[1], features.device)
+    prototypes.update(features, patch_labels(labels, features.shape[-2:], covered=teacher.covered_by(batch.size)))
+    return prototypes
+
+
 class Method:
-    """The hooks, each with the default of plain training. Order in a step: initialise, before_step, then for every
-    batch labels and losses."""
+    """The hooks of a method. The defaults are those of plain training.
+
+    Order in a step: initialise, before_step, then for every batch labels and losses.
+    """
 
     sees_all: ClassVar[bool] = False  # joint training: every class at once, with all labels
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # named coefficients: `name-preset` under methods
     usual: ClassVar[bool] = True  # planned when no methods are named
-    # Whether the hooks below read the teacher. Without it the teacher is not run: they get None, and `labels` is not
-    # called. A method may decide by its coefficients.
+    # Whether the hooks read the teacher. If not, it is not run: they get None, and `labels` is not called. A method may
+    # decide this by its coefficients.
     uses_teacher = True
-    decoder: ClassVar[str | None] = None  # the one it was published on; tables call it "(adapted)" on another
-    # What `before_step` reads: every image of the step once, or an epoch of training batches. A method with such
-    # statistics may make it a coefficient.
-    statistics_from = "images"
+    decoder: ClassVar[str | None] = None  # the published one; tables say "(adapted)" with another
+    statistics_from = "images"  # what `before_step` reads, see there; a method may make it a coefficient
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
-        """A key of the benchmark, or `methods.NAME` for a coefficient, under which the method is not what it says, and
-        why with the remedy; or None."""
+        """Why the method cannot be used on a benchmark, or None.
+
+        Returns: a key of the benchmark, or `methods.NAME` for a coefficient; the reason and what to do.
+        """
 
     def notice(self, benchmark: Benchmark) -> str | None:
-        """What the method does not do, or does otherwise, on this benchmark, with the remedy; printed before training.
-
-        Unlike `unsuited`, training goes on.
-        """
+        """What the method does differently on a benchmark, and what to do; printed before training. Or None."""
 
     @property
     def needs_before_activation(self) -> bool:
@@ -133,7 +154,7 @@ class Method:
         return False
 
     def initialise(self, network: Network, classes: int) -> None:
-        """Grows the network by this step's classes."""
+        """Adds this step's classes to the network."""
         network.grow(classes)
 
     def trainable(self, network: Network) -> Iterable[nn.Parameter]:
@@ -143,48 +164,51 @@ class Method:
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """A pass over the step's data before training, through the frozen teacher, without gradients.
 
-        `batches`: every image of the step exactly once, whole and without augmentation, whatever the seed, the order
-        and `train.batch`. Its size is that of training (after `train.resize`), reduced where it has more than four
-        times the area of a training crop. With `statistics_from = "epoch"`: the first epoch of training batches, as
-        published code reads them: shuffled, cropped, flipped, and without the images that do not fill a last update.
-        `previous`: the data of the step before, labelled as that step saw them. What is made of them by the teacher,
-        which is the network that step ended with, is what could have been stored then; nothing is read otherwise.
+        Args:
+            batches: every image of the step once, whole and without augmentation. It has the size of training (after
+                `train.resize`), reduced where its area is more than four times that of a crop. With `statistics_from =
+                "epoch"`: the first epoch of training batches, shuffled, cropped and flipped, as published code does.
+            previous: the data of the step before, with the labels of that step. What the teacher makes of them could
+                have been stored at the end of that step. They are read only when iterated.
         """
 
     def labels(self, batch: Batch, teacher: Output) -> Tensor:
-        """Labels (B,H,W) to learn from, once the teacher has seen the images."""
+        """Labels (B,H,W) to learn from."""
         return batch.given
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        """Named scalars, which are added up. Each is a mean, see `normalisers`. `teacher` is None at step 0."""
+        """Scalars by name. Their sum is the loss. Each is a mean, see `normalisers`. `teacher` is None at step 0."""
         raise NotImplementedError(f"{type(self).__name__} defines no losses.")
 
     def pixel_weights(self, logits: Tensor, batch: Batch) -> Tensor | None:
-        """What an incremental step multiplies each pixel's cross-entropy by, (B,H,W); None: every pixel weighs 1.
+        """Weights (B,H,W) of the pixels' cross-entropies in an incremental step; None: all are 1.
 
-        Args: logits: the student's, (B,C,H,W), at full resolution; batch: with the labels that the method learns.
-        Asked by the method's losses, which log it, and by whoever draws weights.
+        Args:
+            logits: the student's, (B,C,H,W), at full resolution.
+            batch: with the labels that the method learns.
         """
         return None
 
     def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        """Number of elements of a batch that each loss of `losses` is a mean over, by name, after `labels`.
+        """Number of elements that each loss of `losses` is a mean over, by name; 0 where the loss is 0.
 
-        With several batches in an update, accumulated or of several processes, the loop weighs each batch's loss by
-        its share of them: the update is then that of one large batch. A loss that is not named is a mean over images.
-        A value may be 0; the loss is 0 then.
+        An update may have several batches, accumulated or of several processes. The loop weighs each batch's loss by
+        its share of the elements, so that the update is that of one large batch. Losses without a number here are means
+        over images.
         """
         return {"cross_entropy": (batch.labels != IGNORE).sum()}
 
     def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        """Named maps (B,.,.) for the figures: what the method sees in an image, after `labels`."""
+        """Maps (B,.,.) by name, for figures of what the method computes in an image, after `labels`."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the method keeps beside its coefficients, such as prototypes: plain values and tensors, the same in
-        every process. A stopped training goes on with it, and calls `before_step` no second time."""
-        chosen = {each.name for each in fields(self)} if is_dataclass(self) else set()
-        return {name: value for name, value in vars(self).items() if name not in chosen}
+        """What `before_step` left, such as prototypes: plain values and tensors, the same in every process.
+
+        It is saved with a stopped training, which does not call `before_step` again.
+        """
+        names = {entry.name for entry in fields(self)} if is_dataclass(self) else set()
+        return {name: value for name, value in vars(self).items() if name not in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -195,7 +219,7 @@ Statistics = Literal["images", "epoch"]  # what `before_step` reads; see there
 
 @coefficients
 class Balanced(Method):
-    """A method whose new classes start from the background (MiB, section 3.3), or at random."""
+    """A method whose new classes start from the background (MiB, section 3.3), or at random (`default`)."""
 
     initialisation: Literal["balanced", "default"] = "balanced"
 
@@ -207,11 +231,11 @@ class Balanced(Method):
 
 @coefficients
 class Host(Balanced):
-    """PLOP's distillation of pooled outputs and MiB's start, for what stands on them.
+    """PLOP's distillation of pooled outputs and MiB's start, for methods that add to them.
 
-    Defaults are PLOP's for Pascal VOC (ADE20K: pod 0.001, pod_outputs 0.00001). `pod_stages`: which maps of the encoder
-    POD compares: its stages, or the same before their last activation, as PLOP's code does (the sum that ends a
-    residual block). Stages that end without an activation (MobileNetV2, vision transformers) are the same in both.
+    Defaults are PLOP's for Pascal VOC (ADE20K: pod 0.001, pod_outputs 0.00001). `pod_stages`: POD compares the
+    encoder's stages, or the same before their last activation (the sum that ends a residual block), as PLOP's code
+    does. Stages that end without an activation (MobileNetV2, vision transformers) are the same in both.
     """
 
     pod: NonNegativeFloat = 0.01
@@ -224,15 +248,17 @@ class Host(Balanced):
         return self.pod_stages == "before_activation" and bool(self.pod or self.pod_outputs)
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
-        if not self.needs_before_activation:
-            return super().unsuited(benchmark)
         model = benchmark.model
-        if problem := activation_problem(model.encoder, model.output_stride, model.image_size):
-            reason = f"`pod_stages: before_activation` does not work with {model.encoder}: {problem}"
-            return "model.encoder", f"{reason}. Use a ResNet, or `pod_stages: activated`"
-        return super().unsuited(benchmark)
+        if not self.needs_before_activation:
+            return None
+        problem = activation_problem(model.encoder, model.output_stride, model.image_size)
+        if problem is None:
+            return None
+        reason = f"`pod_stages: before_activation` does not work with {model.encoder}: {problem}"
+        return "model.encoder", f"{reason}. Use a ResNet, or `pod_stages: activated`"
 
     def host_losses(self, student: Output, teacher: Output) -> dict[str, Tensor]:
+        """L_pod by name, with its coefficients."""
         if not (self.pod or self.pod_outputs):
             return {}
         return {

@@ -1,4 +1,4 @@
-"""Fine-tuning: cross-entropy on the new labels and nothing else: the lower bound, and every base step."""
+"""Fine-tuning: plain cross-entropy. The lower bound of an increment, and the loss of every base step."""
 
 from typing import ClassVar
 

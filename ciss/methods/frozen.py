@@ -1,4 +1,4 @@
-"""The control: the network of the base step stays, only the classifier learns."""
+"""A control: only the classifier learns after the base step."""
 
 from collections.abc import Iterable
 from typing import ClassVar, Literal
@@ -14,12 +14,11 @@ from ciss.models import Network, Output
 
 @coefficients
 class Frozen(Balanced):
-    """Only the classifier's rows learn (class tokens, their scales and shifts), on features that never change.
+    """Only the classifier's rows learn (class tokens with their scales and shifts). Features never change.
 
-    What a method gains over it, it gains by features that follow the new classes. `cross_entropy`: plain, as in
-    fine-tuning, or MiB's. `rows`: all of them, or those of the new classes alone, so that no old row learns (a balanced
-    start still shares the background's bias once). On a mask transformer patches attend to the tokens, so old logits
-    may move all the same.
+    `cross_entropy`: plain, as in fine-tuning, or MiB's. `rows`: all, or those of the new classes alone; a balanced
+    start changes the background's bias once even then. On a mask transformer old logits may change all the same,
+    because patches attend to the tokens.
     """
 
     usual: ClassVar = False
@@ -39,7 +38,7 @@ class Frozen(Balanced):
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
         if benchmark.train.increment.norm != "frozen":
-            return "train.increment.norm", "other statistics than `frozen` ones move the features that shall not change"
+            return "train.increment.norm", "only `frozen` statistics leave the features unchanged"
         if self.rows == "new" and benchmark.setting == "domain":
             return "setting", "no class is new in a new domain, so `rows: new` has nothing to learn. Use `rows: all`"
         return None
@@ -54,6 +53,6 @@ class Frozen(Balanced):
         else:
             losses = {"cross_entropy": unbiased_cross_entropy(logits, batch.labels, batch.folded)}
         if teacher is not None and self.distillation:
-            unbiased = unbiased_distillation(logits, teacher.upsample(batch.size))
-            losses["distillation"] = self.distillation * unbiased
+            old_logits = teacher.upsample(batch.size)
+            losses["distillation"] = self.distillation * unbiased_distillation(logits, old_logits)
         return losses

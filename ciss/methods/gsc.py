@@ -1,19 +1,17 @@
 """GSC: gradient-semantic compensation (Cong, Cong, Dong, Sun, Ding; IEEE TMM 2024, arXiv 2307.10822).
 
 A RECONSTRUCTION: the authors released no code, and of the paper only the abstract was at hand. Each choice below names
-where it comes from: code and papers of the same group (RDP, FISS, GLFC, LGA, HFC, KBK, Cs2K) and what these build on
-(PLOP, ProDA, SDR).
+its source: code and papers of the same group (RDP, FISS, GLFC, LGA, HFC, KBK, Cs2K) and what these build on (PLOP,
+ProDA, SDR).
 
-Known differences from the released code of PLOP and FISS, whose distillation of pooled outputs is the host's:
+Known differences from the released code of PLOP and FISS, from which the distillation of pooled outputs is:
 
-* Their POD compares the encoder's stages before their last activation. Here it compares the activated stages;
-  `pod_stages: before_activation` does it their way.
+* Their POD compares the encoder's stages before their last activation: `pod_stages: before_activation`.
 * FISS divides the weighted cross-entropy by all pixels, ignored ones too: `divisor: all`, in the preset `code`.
-* Their encoder and decoder differ, see `ciss.methods.plop`.
+* Their encoder and decoder differ, see `ciss.methods.mib`.
 
-In the domain setting no class is new. All pixels are then one group, that of the current step, and weigh 1
-(`new_weight: one`): there is nothing to compensate, and such a parameter file is refused. `new_weight: mean` weighs
-each by its gradient over the mean of all.
+In the domain setting no class is new: all pixels are of the current step. With `new_weight: one` they weigh 1, and such
+a parameter file is refused. With `new_weight: mean` each weighs its gradient over the mean of all.
 """
 
 from collections.abc import Iterable
@@ -26,13 +24,20 @@ from torch import Tensor, nn
 from ciss import distributed
 from ciss.config import Benchmark, rising
 from ciss.labels.entropy import EntropyMedians, adaptive_factor, confident, entropy_labels
-from ciss.labels.patches import patch_labels
 from ciss.labels.prototypes import ClassPrototypes, Scaling, Unseen, distance_weights
 from ciss.labels.relabelling import Resolution, argmax_labels, relabel_background
 from ciss.losses import compensation_weights, cross_entropy, gradient_magnitude, sharp_loss, soft_relation_loss
 from ciss.losses.compensation import Grouping, Probability
 from ciss.losses.relations import Target
-from ciss.methods.base import NOTHING_TO_COMPENSATE, TRUE_BACKGROUND, Batch, Host, Statistics, coefficients
+from ciss.methods.base import (
+    TRUE_BACKGROUND,
+    Batch,
+    Host,
+    Statistics,
+    add_features,
+    coefficients,
+    nothing_to_compensate,
+)
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
 
@@ -106,52 +111,46 @@ class GSC(Host):
     statistics_from: Statistics = "images"  # of prototypes and medians: every image once; epoch: RDP's and PLOP's code
 
     def notice(self, benchmark: Benchmark) -> str | None:
-        if benchmark.setting != "domain":
-            return None
-        return f"{TRUE_BACKGROUND}. Set relabelling to none" if self.relabelling != "none" else None
+        if benchmark.setting == "domain" and self.relabelling != "none":
+            return f"{TRUE_BACKGROUND}. Set relabelling to none"
+        return None
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
-        if benchmark.setting == "domain" and self.compensation and self.new_weight == "one":
-            return NOTHING_TO_COMPENSATE
-        return super().unsuited(benchmark)
+        empty = nothing_to_compensate(benchmark, self.compensation, self.new_weight)
+        return empty or super().unsuited(benchmark)
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
-        """Prototypes of the old classes, and medians of the teacher's uncertainty if something asks for them."""
+        """Prototypes of the old classes, and medians of the teacher's uncertainty if an option needs them."""
         needs_medians = self.gate != "none" or self.relabelling == "entropy" or self.sharp_where == "certain"
-        early = self.prototypes == "previous"
-        centres = medians = None
-        if self.relabelling == "prototypes" and early:
-            for batch in previous:
-                centres = self._collect(centres, batch, teacher(batch.images))
-        if needs_medians or (self.relabelling == "prototypes" and not early):
-            for batch in batches:
-                output = teacher(batch.images)
-                if self.relabelling == "prototypes" and not early:
-                    centres = self._collect(centres, batch, output)
-                if needs_medians:
-                    medians = medians or EntropyMedians(
-                        batch.old_channels, batch.channels, bins=self.bins, device=batch.given.device
-                    )
-                    medians.update(batch.given, output.upsample(batch.size))
-        if centres is not None:
-            centres.all_reduce()
-            self.means, self.counts = centres.means.float(), centres.counts
+        source = self.prototypes if self.relabelling == "prototypes" else "none"
+        prototypes = medians = None
+        for batch in previous if source == "previous" else ():
+            prototypes = self._add(prototypes, batch, teacher(batch.images))
+        for batch in batches if source == "start" or needs_medians else ():
+            output = teacher(batch.images)
+            if source == "start":
+                prototypes = self._add(prototypes, batch, output)
+            if needs_medians:
+                medians = medians or EntropyMedians(
+                    batch.old_channels, batch.channels, bins=self.bins, device=batch.given.device
+                )
+                medians.update(batch.given, output.upsample(batch.size))
+        if prototypes is not None:
+            prototypes.all_reduce()
+            self.means, self.counts = prototypes.means.float(), prototypes.counts
         if medians is not None:
             self.thresholds = medians.all_reduce().thresholds(least=self.least)
 
-    def _collect(self, centres: ClassPrototypes | None, batch: Batch, output: Output) -> ClassPrototypes:
-        features = self._features(output)
-        centres = centres or ClassPrototypes(batch.old_channels, features.shape[1], features.device)
-        # q_i = y_i where it is not background, else argmax_c P'_{i,c}; then the nearest pixel of each feature
-        given = argmax_labels(batch.given, output.upsample(batch.size))
-        centres.update(features, patch_labels(given, features.shape[-2:], covered=output.covered_by(batch.size)))
-        return centres
+    def _add(self, prototypes: ClassPrototypes | None, batch: Batch, output: Output) -> ClassPrototypes:
+        # q_i = y_i where it is not background, else argmax_c P'_{i,c}
+        labels = argmax_labels(batch.given, output.upsample(batch.size))
+        return add_features(prototypes, self._features(output), labels, batch, output)
 
     def _features(self, output: Output) -> Tensor:
         return output.stages[-1] if self.features == "stage" else output.features
 
     def distances(self, teacher: Output) -> Tensor:
-        """Distance weights (B,K,h,w) of the step's prototypes."""
+        """Weights (B,K,h,w) by the distance to the step's prototypes."""
         return distance_weights(
             self._features(teacher),
             self.means,
@@ -170,7 +169,7 @@ class GSC(Host):
             return argmax_labels(batch.given, logits)
         if self.relabelling == "entropy":
             return entropy_labels(batch.given, logits, self.thresholds)
-        found, weights = relabel_background(
+        labels, weights = relabel_background(
             batch.given,
             logits,
             self._features(teacher),
@@ -188,11 +187,11 @@ class GSC(Host):
         batch.logs["distance/largest"] = weights.amax(dim=1).mean()
         batch.logs["unseen_classes"] = (self.counts == 0).sum()
         if self.gate == "none":
-            return found
+            return labels
         certain = confident(logits, self.thresholds)
         if self.gate == "two_stage":
-            return torch.where(certain, argmax_labels(batch.given, logits), found)
-        return found.masked_fill((batch.given == 0) & ~certain, IGNORE)
+            return torch.where(certain, argmax_labels(batch.given, logits), labels)
+        return labels.masked_fill((batch.given == 0) & ~certain, IGNORE)
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         logits = student.upsample(batch.size)
@@ -206,15 +205,14 @@ class GSC(Host):
         weights = factor if weights is None else factor * weights
         losses = {"compensated": cross_entropy(logits, batch.labels, weights=weights, divisor=self.divisor)}
         if self.soft:
-            target = self.soft_target
-            soft = soft_relation_loss(logits, teacher.upsample(batch.size), batch.labels, target=target)
-            losses["soft"] = self.soft * soft
+            old_logits = teacher.upsample(batch.size)
+            losses["soft"] = self.soft * soft_relation_loss(logits, old_logits, batch.labels, target=self.soft_target)
         if self.sharp:
             losses["sharp"] = self.sharp * sharp_loss(logits, where=self._sharp_pixels(batch, teacher))
         return losses | self.host_losses(student, teacher)
 
     def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        """The mean gradients of the compensation stay those of a batch (`statistics`: of a process, or of all)."""
+        """Of the losses alone. The mean gradients of the compensation are those of a batch, see `statistics`."""
         if teacher is None:
             return super().normalisers(teacher, batch)
         counts = {}
@@ -228,16 +226,14 @@ class GSC(Host):
     def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         logits = student.upsample(batch.size)
         maps = {"gradient": gradient_magnitude(logits, batch.labels)}
-        weights = self.pixel_weights(logits, batch)
-        if weights is not None:
-            maps["weight"] = weights
+        if self.compensation:
+            maps["weight"] = self.pixel_weights(logits, batch)
         if self.relabelling == "prototypes":
             maps["old, by distance"] = 1 - self.distances(teacher)[:, 0]
             maps["old, by teacher"] = 1 - teacher.upsample(batch.size).softmax(dim=1)[:, 0]
         return maps
 
     def pixel_weights(self, logits: Tensor, batch: Batch) -> Tensor | None:
-        """The compensation weights."""
         if not self.compensation:
             return None
         return compensation_weights(

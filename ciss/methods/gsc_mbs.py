@@ -1,5 +1,7 @@
-"""GSC and MBS in one method, this project's own. Its choices were made on the hold-out of `shapes`; what they are worth
-on photographs is in reports/study (terms.csv)."""
+"""GSC and MBS in one method, this project's own.
+
+Its options were chosen on the hold-out set of `shapes`. reports/study (terms.csv) has their effect on photographs.
+"""
 
 from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
@@ -8,11 +10,10 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn, where
 
 from ciss.config import Benchmark, rising
-from ciss.labels.patches import patch_labels
-from ciss.labels.prototypes import ClassPrototypes, Scaling
+from ciss.labels.prototypes import Scaling
 from ciss.labels.relabelling import relabel_background
 from ciss.losses import compensation_weights, cross_entropy, sharp_loss, soft_relation_loss
-from ciss.methods.base import NOTHING_TO_COMPENSATE, Batch, Statistics, coefficients
+from ciss.methods.base import Batch, Statistics, add_features, coefficients, nothing_to_compensate
 from ciss.methods.mbs import MBS
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
@@ -22,12 +23,13 @@ RELATIONS = {"soft": 0.3, "sharp": 0.1}  # GSC's coefficients
 
 @coefficients
 class GSCMBS(MBS):
-    """MBS, in which GSC's prototypes decide what MBS would ignore, and GSC's gradients weigh the cross-entropy of
-    objects. If asked, GSC's soft-sharp relations, guided as well, stand beside the label-guided distillation.
+    """MBS with GSC's prototypes for the pixels that MBS ignores, and with GSC's weights for the pixels of objects.
+
+    Optionally GSC's soft-sharp relations are added to the label-guided distillation.
 
         L = L_GC + L_patch + L_cls + distillation L_LGKD + soft L_soft + sharp L_sharp + (n / C) L_ortho
 
-    With compensation: false, doubtful: ignored, soft: 0 and sharp: 0 it is MBS to the bit.
+    With compensation: false, doubtful: ignored, soft: 0 and sharp: 0 it is MBS, with the same bytes.
     """
 
     usual: ClassVar = False
@@ -63,24 +65,19 @@ class GSCMBS(MBS):
     guided: bool = True  # where the label is new, the teacher's background is no relation
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
-        if benchmark.setting == "domain" and self.compensation and self.new_weight == "one":
-            return NOTHING_TO_COMPENSATE
-        return super().unsuited(benchmark)
+        return nothing_to_compensate(benchmark, self.compensation, self.new_weight)
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
-        """Prototypes of the old classes, of the decoder's features, where MBS is sure of them."""
+        """Prototypes of the old classes: means of the decoder's features at pixels that MBS labels."""
         if self.doubtful == "ignored":
             return
-        centres = None
+        prototypes = None
         for batch in batches:
             output = teacher(batch.images)
-            features, labels = output.features, super().labels(batch, output)
-            centres = centres or ClassPrototypes(batch.old_channels, features.shape[1], features.device)
-            covered = output.covered_by(batch.size)
-            centres.update(features, patch_labels(labels, features.shape[-2:], covered=covered))
-        if centres is not None:
-            centres.all_reduce()
-            self.means, self.counts = centres.means.float(), centres.counts
+            prototypes = add_features(prototypes, output.features, super().labels(batch, output), batch, output)
+        if prototypes is not None:
+            prototypes.all_reduce()
+            self.means, self.counts = prototypes.means.float(), prototypes.counts
 
     def labels(self, batch: Batch, teacher: Output) -> Tensor:
         labels = super().labels(batch, teacher)
@@ -110,7 +107,6 @@ class GSCMBS(MBS):
         return {"compensated": cross_entropy(logits, batch.labels, weights=weights)}
 
     def pixel_weights(self, logits: Tensor, batch: Batch) -> Tensor | None:
-        """The compensation weights."""
         if not self.compensation:
             return None
         return compensation_weights(
@@ -128,15 +124,17 @@ class GSCMBS(MBS):
         return {**counts, "compensated": counts["cross_entropy"]}
 
     def preservation(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        losses, logits = super().preservation(student, teacher, batch), student.upsample(batch.size)
+        losses = super().preservation(student, teacher, batch)
+        logits = student.upsample(batch.size)
         if self.soft:
-            soft = soft_relation_loss(logits, teacher.upsample(batch.size), batch.given, guided=self.guided)
-            losses["soft"] = self.soft * soft
+            old_logits = teacher.upsample(batch.size)
+            losses["soft"] = self.soft * soft_relation_loss(logits, old_logits, batch.given, guided=self.guided)
         if self.sharp:
             losses["sharp"] = self.sharp * sharp_loss(logits)
         return losses
 
     def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         maps = super().maps(student, teacher, batch)
-        weights = self.pixel_weights(student.upsample(batch.size), batch)
-        return maps if weights is None else {**maps, "weight": weights}
+        if self.compensation:
+            maps["weight"] = self.pixel_weights(student.upsample(batch.size), batch)
+        return maps

@@ -1,4 +1,4 @@
-"""Joint training: all classes at once with all their labels. The upper bound."""
+"""Joint training: all classes with all labels in one step. The upper bound."""
 
 from typing import ClassVar
 

@@ -1,13 +1,13 @@
 """MBS: mitigating background shift (Park, Moon, Lee, Kim, Heo; ECCV 2024, arXiv 2407.11859).
 
-Defaults do what the published code does, its bugs excepted. Where it is otherwise here:
+The defaults are those of the published code. Known differences, all of which are errors there:
 
-* labels, tokens and weights go by channel position everywhere: class orders of any kind work (theirs give NaN or push
-  old classes, since losses get raw ids);
-* a term without anything to take its mean over is 0 (theirs NaN);
-* where patches do not divide the image, a patch takes the label of its own first pixel (theirs stretches the labels
-  over the filled-up grid, so that from the second row on patches get the labels of pixels above and left of them);
-* padding is ignored, not background; the last epoch is the result, nothing is selected on test images.
+* Labels, tokens and weights go by channel position, so that every class order works. The published losses get raw ids.
+* A mean over nothing is 0. It is NaN there.
+* Where patches do not divide the image, a patch takes the label of its own first pixel. There the labels are stretched
+  over the padded grid, so that patches get labels of pixels above and left of them.
+* Padding is ignored. It is background there.
+* The last epoch is the result. There an epoch is selected on test images.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -35,18 +35,18 @@ from ciss.protocol import VOID as IGNORE
 
 @coefficients
 class MBS(Balanced):
-    """Selective pseudo labels, adaptive feature distillation, label-guided output distillation, orthogonal new tokens,
-    and new classes that start as the background.
+    """Selective pseudo-labels, adaptive feature distillation, label-guided output distillation, orthogonal new tokens,
+    and background weight transfer.
 
         L = L_CE + L_patch + L_cls + distillation L_LGKD + (n / C) L_ortho
 
-    Defaults are those for Pascal VOC (ADE20K: distillation 50); schedules are in ciss/presets/*-mbs.yaml. On a decoder
-    without class tokens the classifier's rows stand for them: tables call that "mbs (adapted)".
+    Defaults are those for Pascal VOC (ADE20K: distillation 50); schedules are in ciss/study/presets/*-mbs.yaml. On a
+    decoder without class tokens, the classifier's rows are used as tokens: "mbs (adapted)" in tables.
     """
 
     decoder: ClassVar = "mask_transformer"
     presets: ClassVar = {
-        "no-selection": {"selective": False},  # confident labels only: doubtful pixels are taught as background
+        "no-selection": {"selective": False},  # doubtful pixels stay background
         "no-labels": {"labelling": "none"},
         "no-adaptive": {"features": "plain"},  # every patch alike
         "no-features": {"features": "none", "class_features": 0.0},
@@ -106,12 +106,13 @@ class MBS(Balanced):
         return self.classification(student, teacher, batch) | self.preservation(student, teacher, batch)
 
     def classification(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        """What is learnt from the labels."""
+        """Losses of the labels."""
         return {"cross_entropy": negative_log_likelihood(student.log_probabilities(batch.size), batch.labels)}
 
     def preservation(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        """What is kept of the teacher, and apart from each other."""
-        losses, log_p = {}, student.log_probabilities(batch.size)
+        """Losses that keep the teacher's features and outputs, and tokens apart."""
+        losses = {}
+        log_p = student.log_probabilities(batch.size)
         if self.features != "none" and self.patches:
             new, old = (output.features.flatten(2).transpose(1, 2) for output in (student, teacher))
             weights = self.patch_weights(teacher, batch).flatten(1)
@@ -119,15 +120,15 @@ class MBS(Balanced):
             losses["patches"] = self.patches * adaptive_feature_distillation(new, old, weights)
         if self.class_features:
             new, old = student.class_features[:, : batch.old_channels], teacher.class_features
-            alike = torch.ones_like(old[..., 0])  # every class counts the same
-            losses["class_features"] = self.class_features * adaptive_feature_distillation(new, old, alike)
+            equal = torch.ones_like(old[..., 0])
+            losses["class_features"] = self.class_features * adaptive_feature_distillation(new, old, equal)
         if self.outputs == "label_guided" and self.distillation:
             where = batch.given != IGNORE if self.ignored == "left_out" else None
             target = teacher.probabilities(batch.size)
             guided = label_guided_distillation(log_p, target, batch.given, where=where, probabilities=True)
             losses["distillation"] = self.distillation * guided
         elif self.outputs == "plain" and self.distillation:
-            # of log-probabilities as of logits: the softmax is over the old channels alone
+            # The softmax over the old channels is the same for log-probabilities as for logits.
             losses["distillation"] = self.distillation * output_distillation(log_p, teacher.upsample(batch.size))
         if self.orthogonality:
             weight = self.orthogonality * len(batch.new_classes) / batch.channels  # n / C
@@ -162,7 +163,7 @@ class MBS(Balanced):
 
     @torch.no_grad()
     def _log_cosines(self, tokens: Tensor, batch: Batch) -> None:
-        """Means over the new tokens: to the background's, and the largest to an old class's."""
+        """Means over the new tokens: cosine to the background's token, and the largest to that of an old class."""
         unit = F.normalize(tokens.detach().float(), dim=1)
         cosines = unit[batch.new_classes] @ unit.T
         batch.logs["cosine/background"] = cosines[:, 0].mean()

@@ -12,17 +12,16 @@ from ciss.models import Output
 
 @coefficients
 class MiB(Balanced):
-    """Cross-entropy and distillation that let the background stand for old and new classes, and a balanced start.
+    """Cross-entropy and distillation in which the background stands for old or new classes, and a balanced start.
 
-    Defaults are those of the published code for Pascal VOC, except `divisor`. The preset `released` divides the
-    cross-entropy of an increment by all pixels, ignored ones too, as the published code does.
+    Defaults are those of the published code for Pascal VOC, except `divisor`: there the mean of an increment's
+    cross-entropy is over all pixels, ignored ones too (preset `released`).
 
     Known differences from the published code, in every variant:
 
-    * The published code divides the plain cross-entropy of the base step by all pixels, too. Here a benchmark has one
-      base step for all methods, and its mean is over valid pixels.
-    * The published encoder has in-place batch normalisation with leaky ReLU (slope 0.01), and its DeepLabV3 decoder
-      adds the pooled branch instead of concatenating it. Here both are those of timm and torchvision.
+    * There the mean is over all pixels in the base step, too. Here all methods share one base step.
+    * There the encoder has in-place batch normalisation with leaky ReLU (slope 0.01), and the DeepLabV3 decoder adds
+      the pooled branch instead of concatenating it. Here both are those of timm and torchvision.
     * In the domain setting no class is new: the background stands for itself alone (`Batch.folded`).
     """
 
@@ -37,10 +36,10 @@ class MiB(Balanced):
         if teacher is None:
             return {"cross_entropy": cross_entropy(logits, batch.labels)}
         # L = L_UNCE + lambda L_UNKD
+        distillation = unbiased_distillation(logits, teacher.upsample(batch.size), alpha=self.alpha)
         return {
             "cross_entropy": unbiased_cross_entropy(logits, batch.labels, batch.folded, divisor=self.divisor),
-            "distillation": self.distillation
-            * unbiased_distillation(logits, teacher.upsample(batch.size), alpha=self.alpha),
+            "distillation": self.distillation * distillation,
         }
 
     def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:

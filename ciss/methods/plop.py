@@ -15,23 +15,22 @@ from ciss.models import Output
 
 @coefficients
 class PLOP(Host):
-    """Entropy pseudo labels for the background, and local POD on encoder stages, dense features and logits.
+    """Entropy pseudo-labels for the background, and local POD on encoder stages, dense features and logits.
 
     Defaults are those of the published code for Pascal VOC (ADE20K: pod 0.001, pod_outputs 0.00001). `variant`:
 
-    * `paper`: normalised entropy against the median of each class; an image without background counts in full.
-    * `released`: as the published code does it: entropy scaled down twice, so that it fills the first one to three of
-      100 bins; a walk through the histogram that adds bin indices for counts, so that thresholds are no medians; an
-      image without background teaches nothing.
+    * `paper`: normalised entropy, compared with the median of each class.
+    * `released`: as in the published code. The entropy is scaled down twice, so that it fills one to three of 100 bins.
+      The walk through the histogram adds bin indices instead of counts, so that thresholds are no medians. An image
+      without background has weight 0.
 
     The preset `released` has this variant, and POD of the encoder's stages before their last activation (`pod_stages`).
 
     Known differences from the published code, in every variant:
 
-    * The published POD takes the last side for both sides, so it is for square maps only. It leaves out the rows and
-      columns that are left over where a scale does not divide the side; here cells overlap there.
-    * The published encoder has in-place batch normalisation with leaky ReLU (slope 0.01), and its DeepLabV3 decoder
-      adds the pooled branch instead of concatenating it. Here both are those of timm and torchvision.
+    * There POD is for square maps only, and omits the last rows and columns where a scale does not divide the side.
+      Here cells overlap.
+    * Encoder and decoder differ, see `ciss.methods.mib`.
     * In the domain setting no class is new, so the factor sqrt(C / C_new) of POD is 1.
     """
 
@@ -56,10 +55,9 @@ class PLOP(Host):
             return
         medians = None
         for batch in batches:
-            if medians is None:
-                medians = EntropyMedians(
-                    batch.old_channels, batch.channels, variant=self.variant, bins=self.bins, device=batch.given.device
-                )
+            medians = medians or EntropyMedians(
+                batch.old_channels, batch.channels, variant=self.variant, bins=self.bins, device=batch.given.device
+            )
             medians.update(batch.given, teacher(batch.images).upsample(batch.size))
         self.thresholds = medians.all_reduce().thresholds(least=self.least)
 
@@ -78,7 +76,7 @@ class PLOP(Host):
         if teacher is None:
             return {"cross_entropy": cross_entropy(logits, batch.labels)}
         batch.log_labels()
-        # L = 1/(B H W) sum_i nu_b CE_i + L_pod,   nu_b: the share of the image's background that kept a label
+        # L = 1/(B H W) sum_i nu_b CE_i + L_pod,   nu_b: share of the image's background that is not ignored
         factor = adaptive_factor(batch.given, batch.labels, variant=self.variant) if self.pseudo_labels else 1.0
         segmentation = cross_entropy(logits, batch.labels, weights=factor, divisor="all")
         return {"cross_entropy": segmentation, **self.host_losses(student, teacher)}

@@ -1,6 +1,6 @@
-"""Networks: a timm encoder, a decoder, a classifier that grows with the classes."""
+"""Networks: a timm encoder and a decoder whose classifier grows with the classes."""
 
-from ciss.models.classifier import Classifier, balance, transfer
+from ciss.models.classifier import Classifier
 from ciss.models.encoders import WeightsError, create_encoder
 from ciss.models.network import Network, Output, create_network, needs_two_images, set_norm_mode
 from ciss.models.reference import load_reference_checkpoint
@@ -10,11 +10,9 @@ __all__ = [
     "Network",
     "Output",
     "WeightsError",
-    "balance",
     "create_encoder",
     "create_network",
     "load_reference_checkpoint",
     "needs_two_images",
     "set_norm_mode",
-    "transfer",
 ]

@@ -2,14 +2,16 @@
 
 from torch import Tensor, nn
 
-from ciss.models.classifier import Classifier, balance, new_group, transfer
+from ciss.models.classifier import Classifier, newest
 
 
 class DeepLabV3(nn.Module):
-    """Chen et al., Rethinking atrous convolution (2017), without the extra 3x3 convolution, as MiB and PLOP use it.
+    """Chen et al., Rethinking atrous convolution (2017), without the extra 3x3 convolution, as in MiB and PLOP.
 
-    Args: in_width: channels of the encoder's last stage; width: channels D of the dense features; groups: channels of
-    each group of classes, the first with the background.
+    Args:
+        in_width: channels of the encoder's last stage.
+        width: channels D of the dense features.
+        groups: channels of each group of classes, the first with the background.
     """
 
     def __init__(self, in_width: int, width: int, groups: list[int], *, atrous_rates: tuple[int, ...], dropout: float):
@@ -19,7 +21,7 @@ class DeepLabV3(nn.Module):
         self.pyramid = ASPP(in_width, list(atrous_rates), width)
         for module in self.pyramid.modules():
             if isinstance(module, nn.Dropout):
-                module.p = dropout  # torchvision's 0.5 would make student and teacher differ by noise
+                module.p = dropout  # torchvision's is 0.5, which distillation would see as noise
         self.classifier = Classifier(width, groups)
 
     def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -32,16 +34,14 @@ class DeepLabV3(nn.Module):
         self.classifier.grow(classes)
 
     def balance(self) -> None:
-        """See `ciss.models.balance`."""
-        balance(self.classifier)
+        self.classifier.balance()
 
     def transfer(self) -> None:
-        """See `ciss.models.transfer`."""
-        transfer(self.classifier)
+        self.classifier.transfer()
 
     def rows(self, new: bool = False) -> list[nn.Parameter]:
         """The classifier's parameters, or those of the newest classes alone."""
-        return list((new_group(self.classifier) if new else self.classifier).parameters())
+        return list((newest(self.classifier.groups) if new else self.classifier).parameters())
 
     @property
     def tokens(self) -> Tensor:

@@ -1,7 +1,4 @@
-"""Encoders come from timm, by name; weight files of another network are refused.
-
-timm takes seconds to import, so only the functions that need it do.
-"""
+"""Encoders from timm, by name. timm takes seconds to import, so only the functions that need it import it."""
 
 import copy
 import difflib
@@ -22,12 +19,12 @@ from ciss.models.hub import WeightsError
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
-logging.getLogger("timm").setLevel(logging.ERROR)  # what it says of a weight file, `check_weights` has judged
+logging.getLogger("timm").setLevel(logging.ERROR)  # its warnings about weight files: `check_weights` checks them
 STAGES = 4  # the deepest stages, as feature distillation and prototypes use them
 
 
 class Convolutional(nn.Module):
-    """A timm backbone made for features: it returns its last four stages, deepest last."""
+    """A convolutional timm encoder. It returns its last four stages, deepest last."""
 
     patch = 1  # images need no padding
 
@@ -35,8 +32,8 @@ class Convolutional(nn.Module):
         super().__init__()
         self.body = body
         self.widths = body.feature_info.channels()[-STAGES:]
-        self.activations: nn.ModuleDict | None = None  # by the name of the part of `body` that they follow
-        self.sources: dict[str, str] = {}  # stage -> the key of its activation; without one: it ends linearly
+        self.activations: nn.ModuleDict | None = None  # after `split_activations`: by the child of `body` they follow
+        self.sources: dict[str, str] = {}  # stage -> key of its last activation; none: the stage ends without one
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """images (B,3,H,W) -> the last four stages, each (B,D,h,w)."""
@@ -45,7 +42,7 @@ class Convolutional(nn.Module):
     def stages(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """images (B,3,H,W) -> the last four stages, and the same before their last activation.
 
-        Both lists hold the same tensors for stages that end without an activation, and until `split_activations`.
+        The second list has the stages themselves where they end without an activation and before `split_activations`.
         """
         if self.activations is None:
             stages = self.body(images)[-STAGES:]
@@ -62,63 +59,62 @@ class Convolutional(nn.Module):
         return stages[-STAGES:], before[-STAGES:]
 
     def split_activations(self) -> None:
-        """Moves the last activation of each stage out of the stage, so that `stages` has both sides of it.
+        """Moves the last activation of each stage behind the stage, so that `stages` can return its input.
 
-        The values of the stages and the names of all parameters stay the same. Raises ValueError, and changes nothing,
-        where the last activation of a stage cannot be found.
+        Stages and names of parameters stay the same. Raises ValueError, and changes nothing, for a stage whose last
+        activation cannot be found.
         """
-        if self.activations is not None:
+        ends = _last_activations(self.body) if self.activations is None else {}
+        if not ends:  # split already, or every stage ends without an activation
             return
-        ends = _last_activations(self.body)
-        if not ends:  # every stage ends without an activation
-            return
-        self.activations, self.sources = nn.ModuleDict(), {}
-        for tap, path in ends.items():
+        self.activations = nn.ModuleDict()
+        for stage, path in ends.items():
             name = path.partition(".")[0]
             activation = self.body.get_submodule(path)
             if hasattr(activation, "inplace"):
-                activation.inplace = False  # else the input, which is what is asked for, would be overwritten
+                activation.inplace = False  # it would overwrite its input
             self.body.set_submodule(path, nn.Identity())
-            self.activations[name], self.sources[tap] = activation, name
+            self.activations[name] = activation
+            self.sources[stage] = name
 
 
-# What a stage may end with that is no activation: a residual sum, a convolution, batch statistics, a scale, a view.
+# Operations at the end of a stage that are no activations. autograd's names.
 LINEAR = ("Add", "Convolution", "NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm", "Mul", "View", "Permute")
 
 
 def _last_activations(body: nn.Module) -> dict[str, str]:
-    """Names of the stages of timm's feature network that end with an activation, each with the path of that module.
+    """Stages of timm's feature network that end with an activation, by name, each with the path of that module.
 
-    Found by a forward pass without memory. Raises ValueError for a stage whose end is neither linear nor a module of
-    its own that can be moved.
+    Runs a copy on the meta device, without memory. Raises ValueError for a stage that ends with an operation that is
+    neither linear nor a module that can be moved.
     """
     from timm.models import FeatureListNet
 
-    trial = copy.deepcopy(body).to("meta").eval()
-    producers: dict[int, str] = {}  # the leaf module that made a tensor; leaves that hand it on come later
+    network = copy.deepcopy(body).to("meta").eval()
+    producers: dict[int, str] = {}  # id of a tensor -> path of the first leaf module that returned it
     calls: Counter[str] = Counter()
-    outputs = []  # kept, so that no address is used twice
+    outputs = []  # kept alive, so that no id is used twice
 
-    def note(path: str, output: Tensor) -> None:
+    def record(path: str, output: Tensor) -> None:
         calls[path] += 1
         outputs.append(output)
         producers.setdefault(id(output), path)
 
-    for path, module in trial.named_modules():
+    for path, module in network.named_modules():
         if getattr(module, "inplace", False) is True:
-            module.inplace = False  # else input and output are one tensor
-        if not any(True for _ in module.children()):
-            module.register_forward_hook(lambda _module, _inputs, output, path=path: note(path, output))
-    stages = trial(torch.zeros(1, 3, 224, 224, device="meta"))[-STAGES:]
-    names = list(getattr(trial, "return_layers", {}))[-STAGES:]
+            module.inplace = False  # input and output would be one tensor
+        if not list(module.children()):
+            module.register_forward_hook(lambda _module, _inputs, output, path=path: record(path, output))
+    stages = network(torch.zeros(1, 3, 224, 224, device="meta"))[-STAGES:]
+    names = list(getattr(network, "return_layers", {}))[-STAGES:]
     ends = {}
     for number, stage in enumerate(stages):
         operation = stage.grad_fn.name() if stage.grad_fn is not None else ""
         if operation.startswith(LINEAR):
             continue
         path = producers.get(id(stage), "")
-        movable = isinstance(trial, FeatureListNet) and calls[path] == 1 and "." in path
-        if not movable or any(True for _ in trial.get_submodule(path).parameters()):
+        movable = isinstance(network, FeatureListNet) and calls[path] == 1 and "." in path
+        if not movable or list(network.get_submodule(path).parameters()):
             raise ValueError(f"the last activation of stage {number + 1} ({operation}) is no module that can be moved")
         ends[names[number]] = path
     return ends
@@ -126,9 +122,9 @@ def _last_activations(body: nn.Module) -> dict[str, str]:
 
 @functools.cache
 def activation_problem(name: str, output_stride: int, image_size: int | None = None) -> str | None:
-    """Why an encoder has no stages before their last activation, see `split_activations`; None where it has them.
+    """Why `split_activations` is impossible for an encoder; None where it is possible.
 
-    Found without memory. None, too, for an encoder that cannot be created: `create_encoder` says why.
+    Also None for an encoder that cannot be created, whose error `create_encoder` raises.
     """
     try:
         with torch.device("meta"):
@@ -143,15 +139,15 @@ def activation_problem(name: str, output_stride: int, image_size: int | None = N
 
 
 class PlainTransformer(nn.Module):
-    """A plain vision transformer of timm's; its stages are the outputs of four blocks, the last one normed.
+    """A plain vision transformer of timm. Its stages are the outputs of four blocks, the last one after the norm.
 
-    Images of any size: zeros to the right and below fill the last patches, and position embeddings are resized
-    bilinearly, as the published MBS does both.
+    Images may have any size: the last patches are padded with zeros, and position embeddings are resized bilinearly,
+    both as in the published MBS.
     """
 
     def __init__(self, body: "VisionTransformer"):
         super().__init__()
-        body.attn_pool = None  # of the head, which nothing here uses
+        body.attn_pool = None  # a part of the head, which is not used
         self.body = body
         self.patch = body.patch_embed.patch_size[0]
         depth = len(body.blocks)
@@ -163,8 +159,11 @@ class PlainTransformer(nn.Module):
         body, (height, width) = self.body, images.shape[-2:]
         patches = body.patch_embed(F.pad(images, (0, -width % self.patch, 0, -height % self.patch)))
         grid = tuple(patches.shape[1:3])
-        tokens, stages = body.norm_pre(self._place(patches, grid)), []
-        norm = body.fc_norm if isinstance(body.norm, nn.Identity) else body.norm  # the former where timm pools by means
+        tokens = body.norm_pre(self._with_positions(patches, grid))
+        stages = []
+        norm = (
+            body.fc_norm if isinstance(body.norm, nn.Identity) else body.norm
+        )  # timm's fc_norm: models pooled by mean
         for number, block in enumerate(body.blocks):
             tokens = block(tokens)
             if number in self.ends:
@@ -173,23 +172,23 @@ class PlainTransformer(nn.Module):
         return stages
 
     def stages(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The stages twice: a block ends with a residual sum, the last one with a norm; neither is an activation."""
+        """The stages twice, because no block ends with an activation."""
         stages = self(images)
         return stages, stages
 
     def split_activations(self) -> None:
-        """Nothing to do, see `stages`."""
+        """Does nothing, see `stages`."""
 
-    def _place(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Patches (B,h,w,D) with positions, class and register tokens before them: (B,N,D)."""
+    def _with_positions(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Patches (B,h,w,D) -> tokens (B,N,D) with position embeddings, class and register tokens first."""
         body, patches = self.body, patches.flatten(1, 2)
         first = [token.expand(len(patches), -1, -1) for token in (body.cls_token, body.reg_token) if token is not None]
         positions, own = body.pos_embed, body.patch_embed.grid_size
         if grid != own:
             from timm.layers import resample_abs_pos_embed
 
-            placed = 0 if body.no_embed_class else body.num_prefix_tokens
-            options = {"num_prefix_tokens": placed, "interpolation": "bilinear", "antialias": False}
+            prefix = 0 if body.no_embed_class else body.num_prefix_tokens
+            options = {"num_prefix_tokens": prefix, "interpolation": "bilinear", "antialias": False}
             positions = resample_abs_pos_embed(positions, list(grid), list(own), **options)
         if body.no_embed_class:
             return torch.cat([*first, patches + positions], dim=1)
@@ -205,9 +204,15 @@ def create_encoder(
 ) -> Convolutional | PlainTransformer:
     """An encoder by timm's name.
 
-    Args: output_stride: a transformer's is its patch; `weights`: a local file; `pretrained`: let timm fetch its own;
-    image_size: pixels, what a transformer's own grid of positions is made for (None: timm's). Raises: WeightsError for
-    a file of another network, ValueError for a name, output stride or image size timm does not know.
+    Args:
+        output_stride: of a transformer, the side of its patches.
+        weights: a local weight file.
+        pretrained: use timm's own weights, from the cache or the network.
+        image_size: side in pixels of the grid of a transformer's position embeddings; None: timm's.
+
+    Raises:
+        WeightsError: the file is of another network, or weights cannot be fetched.
+        ValueError: timm has no such name, output stride or image size.
     """
     import timm
     from timm.models.vision_transformer import VisionTransformer
@@ -230,7 +235,7 @@ def create_encoder(
         options |= {"features_only": True, "output_stride": output_stride}
     try:
         body = timm.create_model(name, **options)
-    except (AssertionError, RuntimeError, TypeError) as error:  # timm's ways to say that it has no such variant
+    except (AssertionError, RuntimeError, TypeError) as error:  # timm has no such variant
         raise ValueError(
             f"timm cannot make encoder {name!r} with output stride {output_stride}"
             f"{f' ({error})' if str(error) else ''}. Change model.encoder or model.output_stride."
@@ -257,7 +262,7 @@ def _check_name(name: str) -> None:
 
 
 def is_encoder(name: str) -> bool:
-    """Whether timm, or this project, has an encoder of this name."""
+    """Whether timm, or this project, has an encoder with this name."""
     import timm
 
     from ciss.models import tiny  # noqa: F401, for its entry in timm's list
@@ -266,14 +271,14 @@ def is_encoder(name: str) -> bool:
 
 
 def has_pretrained_weights(name: str) -> bool:
-    """Whether timm knows weights of an encoder."""
+    """Whether timm has weights of an encoder."""
     import timm
 
     return timm.is_model_pretrained(name)
 
 
 def check_weights(name: str, file: Path) -> None:
-    """Raises WeightsError unless the file holds every parameter of the encoder in its shape (the classifier apart)."""
+    """Raises WeightsError unless the file has every parameter of the encoder in its shape; its head may be missing."""
     import timm
 
     _check_name(name)
@@ -282,7 +287,7 @@ def check_weights(name: str, file: Path) -> None:
     if file.suffix == ".npz":
         raise WeightsError(f"{file}: npz files are not read. Use timm's safetensors of {name}, or model.pretrained.")
     try:
-        found = timm.models.load_state_dict(str(file), device="cpu", weights_only=True)
+        stored = timm.models.load_state_dict(str(file), device="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch raise many kinds; each means the file cannot be read
         raise WeightsError(f"{file}: this weight file cannot be read ({error}). Fetch it again.") from None
     with torch.device("meta"):
@@ -290,13 +295,13 @@ def check_weights(name: str, file: Path) -> None:
     head = (network.default_cfg or {}).get("classifier") or ()
     head = (head,) if isinstance(head, str) else tuple(head)
     wanted = {k: v.shape for k, v in network.state_dict().items() if not k.startswith(tuple(f"{h}." for h in head))}
-    # timm resizes position embeddings: their number is free
-    if "pos_embed" in wanted and getattr(found.get("pos_embed"), "ndim", 0) == 3:
-        count = found["pos_embed"].shape[1]
+    # timm resizes position embeddings, so any square number of patches will do
+    if "pos_embed" in wanted and getattr(stored.get("pos_embed"), "ndim", 0) == 3:
+        count = stored["pos_embed"].shape[1]
         patches = count - (0 if network.no_embed_class else network.num_prefix_tokens)
         if patches > 0 and math.isqrt(patches) ** 2 == patches:
             wanted["pos_embed"] = (1, count, wanted["pos_embed"][2])
-    wrong = [k for k, shape in wanted.items() if getattr(found.get(k), "shape", None) != shape]
+    wrong = [k for k, shape in wanted.items() if getattr(stored.get(k), "shape", None) != shape]
     wrong = [k for k in wrong if not k.endswith("num_batches_tracked")]
     if wrong:
         raise WeightsError(

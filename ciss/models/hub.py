@@ -1,4 +1,4 @@
-"""timm's own weights: whether they are on this machine, and whether they can be fetched."""
+"""timm's own weights: find them on this machine, or fetch them."""
 
 import functools
 import os
@@ -16,9 +16,9 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
-ANSWER = 10  # seconds that the server has for its first answer
-FILES = ("model.safetensors", "pytorch_model.bin")  # what timm asks the hub for
-WAIT = "CISS_CONNECT_SECONDS"  # environment: how long to wait for the server of the weights; 0: take it as reachable
+ANSWER = 10  # seconds until the first answer of the server
+FILES = ("model.safetensors", "pytorch_model.bin")  # file names that timm asks the hub for
+WAIT = "CISS_CONNECT_SECONDS"  # environment variable: seconds to wait for a connection; 0: do not try one
 
 
 class WeightsError(Exception):
@@ -31,22 +31,19 @@ def cached_weights(encoder: str) -> Path | None:
     if source is None:
         return None
     if source.hf_hub_id:
-        repository, _, revision = source.hf_hub_id.partition("@")
-        for name in (source.hf_hub_filename,) if source.hf_hub_filename else FILES:
-            found = try_to_load_from_cache(repository, name, revision=revision or None)
-            if isinstance(found, str):
-                return Path(found)
+        for name, repository in _hub_files(source):
+            file = try_to_load_from_cache(filename=name, **repository)
+            if isinstance(file, str):
+                return Path(file)
         return None
-    if source.url:
-        file = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(source.url).path).name)
-        return file if file.is_file() else None
-    return None
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(source.url).path).name)
+    return file if file.is_file() else None
 
 
 def unavailable(encoder: str) -> str | None:
-    """What to do where the weights of an encoder are neither on this machine nor can be fetched; else None.
+    """A message with what to do where weights are not on this machine and cannot be fetched; otherwise None.
 
-    Waits at most three seconds for the server (`CISS_CONNECT_SECONDS`), once in a process.
+    Tries one connection per process, for at most three seconds (`CISS_CONNECT_SECONDS`).
     """
     if _source(encoder) is None or cached_weights(encoder) or _reachable(_server(encoder)):
         return None
@@ -54,19 +51,20 @@ def unavailable(encoder: str) -> str | None:
 
 
 def fetch(encoder: str) -> Path | None:
-    """Fetches timm's weights of an encoder from the hub, with one attempt, and returns the file; None where timm has no
-    weights, or another address. Raises WeightsError."""
+    """Fetches timm's weights of an encoder from the hub. Returns the file; None where they are not on the hub.
+
+    Raises WeightsError after one failed attempt.
+    """
     if problem := unavailable(encoder):
         raise WeightsError(problem)
     source = _source(encoder)
     if source is None or not source.hf_hub_id:
         return None
-    repository, _, revision = source.hf_hub_id.partition("@")
     reason = ""
-    for name in (source.hf_hub_filename,) if source.hf_hub_filename else FILES:
+    for name, repository in _hub_files(source):
         try:
-            return Path(hf_hub_download(repository, name, revision=revision or None, etag_timeout=ANSWER))
-        except Exception as error:  # the hub's, its HTTP client's and the system's kinds
+            return Path(hf_hub_download(filename=name, **repository, etag_timeout=ANSWER))
+        except Exception as error:  # of the hub, its HTTP client or the system
             reason = reason or str(error).strip().partition("\n")[0] or type(error).__name__
             if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError):
                 break
@@ -78,7 +76,7 @@ def missing(encoder: str) -> str:
 
 
 def remedy(encoder: str) -> str:
-    """Which file to bring."""
+    """How to use weights that this machine cannot fetch."""
     source = _source(encoder)
     file = f"{FILES[0]} of {constants.ENDPOINT}/{source.hf_hub_id}" if source.hf_hub_id else source.url
     return f"Fetch {file} on another machine, name the file in model.weights, and set model.pretrained to false."
@@ -92,6 +90,13 @@ def _source(encoder: str) -> "PretrainedCfg | None":
     return source if source and (source.hf_hub_id or source.url) else None
 
 
+def _hub_files(source: "PretrainedCfg") -> list[tuple[str, dict]]:
+    """File names to try, each with the arguments that name the repository."""
+    name, _, revision = source.hf_hub_id.partition("@")
+    files = (source.hf_hub_filename,) if source.hf_hub_filename else FILES
+    return [(file, {"repo_id": name, "revision": revision or None}) for file in files]
+
+
 def _server(encoder: str) -> str:
     source = _source(encoder)
     return urlsplit(constants.ENDPOINT if source.hf_hub_id else source.url).netloc
@@ -99,7 +104,7 @@ def _server(encoder: str) -> str:
 
 @functools.cache
 def _reachable(server: str) -> bool:
-    """Whether a connection to a server, or to the proxy before it, can be opened."""
+    """Whether a connection to a server, or to the proxy for it, can be opened."""
     if constants.HF_HUB_OFFLINE:
         return False
     seconds = float(os.environ.get(WAIT, "3"))
@@ -116,7 +121,7 @@ def _reachable(server: str) -> bool:
         except OSError:
             pass
 
-    attempt = threading.Thread(target=connect, daemon=True)  # looking a name up has no time limit of its own
+    attempt = threading.Thread(target=connect, daemon=True)  # because the lookup of a name has no time limit
     attempt.start()
     attempt.join(seconds)
     return bool(opened)

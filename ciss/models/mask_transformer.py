@@ -1,4 +1,4 @@
-"""The mask transformer: patches and class tokens attend to each other; a patch's logits are its cosines to the tokens.
+"""The mask transformer: blocks over patches and class tokens; logits are cosines between them.
 
 Source: Segmenter (Strudel et al. 2021); in MBS (Park et al. 2024) the class tokens grow by a group a step.
 """
@@ -25,10 +25,14 @@ def class_norm(cosines: Tensor, weight: Tensor, bias: Tensor, *, eps: float = 1e
 
 
 class MaskTransformer(nn.Module):
-    """Transformer blocks over patches and class tokens; attention through `scaled_dot_product_attention`.
+    """Transformer blocks over patches and class tokens.
 
-    Args: in_width: channels of the encoder's last stage; width: D, a multiple of `heads`; layers: blocks; drop_path: of
-    the last block, rising from 0 in the first; groups: classes of each step, the first with the background.
+    Args:
+        in_width: channels of the encoder's last stage.
+        width: D, a multiple of `heads`.
+        groups: classes of each step, the first with the background.
+        layers: number of blocks.
+        drop_path: rate of the last block; it rises linearly from 0 in the first.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class MaskTransformer(nn.Module):
         return logits, patches, classes, tokens
 
     def grow(self, classes: int) -> None:
-        """Adds tokens with a fresh start, of scale 1 and shift 0; what is there is not touched."""
+        """Adds random class tokens, with scale 1 and shift 0."""
         like = {"device": self.patch_projection.device, "dtype": self.patch_projection.dtype}
         token = torch.empty(classes, len(self.patch_projection), **like)
         self.class_tokens.append(nn.Parameter(nn.init.trunc_normal_(token, std=0.02)))
@@ -92,19 +96,19 @@ class MaskTransformer(nn.Module):
 
     @torch.no_grad()
     def balance(self) -> None:
-        """MiB's start: new tokens, scales and shifts are the background's, the shift shared by log(n + 1).
+        """MiB's start: new tokens, scales and shifts are copies of the background's, whose shift is reduced.
 
-        Exact where tokens do not see each other; here attention and the norm over classes shift logits a little.
+        Probabilities are kept approximately: attention and the norm over classes change logits a little.
         """
         self.transfer()
-        n = len(self.shifts[-1])
         self.scales[-1].fill_(self.scales[0][0])
-        self.shifts[0][0] -= math.log(n + 1)
+        # b_new = b_bg = b_bg - log(n + 1)
+        self.shifts[0][0] -= math.log(len(self.shifts[-1]) + 1)
         self.shifts[-1].fill_(self.shifts[0][0])
 
     @torch.no_grad()
     def transfer(self) -> None:
-        """Background weight transfer (MBS): the newest tokens are the background's; scale and shift stay 1 and 0."""
+        """Background weight transfer (MBS): new tokens are copies of the background's, with scale 1 and shift 0."""
         new = newest(self.class_tokens)
         new.copy_(self.class_tokens[0][:1].expand_as(new))
 

@@ -1,4 +1,4 @@
-"""One network interface for every method: what a forward pass gives, whatever encoder and decoder made it."""
+"""The network interface that all methods use, for every encoder and decoder."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ from ciss.precision import at_least_float32
 
 @dataclass
 class Output:
-    """What losses and analyses see of a network. B images, C channels, D width, h w grid, H W full resolution."""
+    """The result of a forward pass. B images, C channels, D width, h w grid, H W full resolution."""
 
     logits: Tensor  # (B,C,h,w)
     features: Tensor  # (B,D,h,w), before the classifier
@@ -30,37 +30,34 @@ class Output:
     _full: dict = field(default_factory=dict, repr=False)
 
     def upsample(self, size: tuple[int, int]) -> Tensor:
-        """Logits (B,C,H,W) in float32 or wider. Computed once, however many losses ask, as are the next two."""
-        return self._once("logits", size, self._upsample)
+        """Logits (B,C,H,W) in float32 or wider; computed once and kept, as the next two."""
+        return self._once("logits", size, lambda logits: logits)
 
     def probabilities(self, size: tuple[int, int]) -> Tensor:
-        """Softmax of the full-resolution logits, (B,C,H,W), which are not kept."""
-        return self._once("probabilities", size, lambda size: self._upsample(size).softmax(dim=1))
+        """Softmax of the full-resolution logits, (B,C,H,W)."""
+        return self._once("probabilities", size, lambda logits: logits.softmax(dim=1))
 
     def log_probabilities(self, size: tuple[int, int]) -> Tensor:
-        """Their logarithm, (B,C,H,W)."""
-        return self._once("log_probabilities", size, lambda size: self._upsample(size).log_softmax(dim=1))
+        """Log-softmax of the full-resolution logits, (B,C,H,W)."""
+        return self._once("log_probabilities", size, lambda logits: logits.log_softmax(dim=1))
 
     def without_cache(self) -> "Output":
         """The same output without the full-resolution maps that it keeps."""
         return replace(self, _full={})
 
     def covered_by(self, size: tuple[int, int]) -> tuple[int, int]:
-        """What the grid stands for when the image is drawn at a size."""
+        """Pixels (H,W) that the grid stands for in an image of a size; more than that where patches were padded."""
         if self.filled is None:
             return size
         return tuple(-(-side * whole // own) for side, own, whole in zip(size, *self.filled, strict=True))
 
-    def _upsample(self, size: tuple[int, int]) -> Tensor:
-        logits = at_least_float32(self.logits)
-        whole = F.interpolate(logits, self.covered_by(size), mode="bilinear", align_corners=False)
-        return whole[..., : size[0], : size[1]]
-
-    def _once(self, name: str, size: tuple[int, int], make: Callable[[tuple[int, int]], Tensor]) -> Tensor:
+    def _once(self, name: str, size: tuple[int, int], function: Callable[[Tensor], Tensor]) -> Tensor:
         size = tuple(size)
         if (name, size) not in self._full:
-            with torch.enable_grad():  # whoever asks next may need the gradients that the first one switched off
-                self._full[name, size] = make(size)
+            with torch.enable_grad():  # the first call may be without gradients, a later one may need them
+                logits = at_least_float32(self.logits)
+                whole = F.interpolate(logits, self.covered_by(size), mode="bilinear", align_corners=False)
+                self._full[name, size] = function(whole[..., : size[0], : size[1]])
         return self._full[name, size]
 
 
@@ -75,12 +72,12 @@ class Network(nn.Module):
         self.frozen: list[nn.Module] = []  # modules that stay in evaluation mode
 
     def return_before_activation(self) -> None:
-        """From now on, outputs have `before_activation`. Raises ValueError, see `split_activations` of the encoder."""
+        """Makes outputs have `before_activation`. Raises ValueError, see `Convolutional.split_activations`."""
         self.encoder.split_activations()
         self.returns_before_activation = True
 
     def freeze(self, modules: Iterable[nn.Module]) -> None:
-        """Puts modules into evaluation mode; they stay in it after `train()`."""
+        """Puts modules into evaluation mode, also after later calls of `train()`."""
         self.frozen += modules
         self.train(self.training)
 
@@ -103,7 +100,7 @@ class Network(nn.Module):
         return Output(logits, features, stages, class_features, tokens, filled, before)
 
     def grow(self, classes: int) -> None:
-        """Adds a group of `classes` new channels; every old parameter keeps its bits."""
+        """Adds a group of `classes` new channels. Old parameters keep their bytes."""
         self.decoder.grow(classes)
 
     @property
@@ -112,10 +109,11 @@ class Network(nn.Module):
 
 
 def create_network(model: Model, groups: list[int], weights: Path | None = None) -> Network:
-    """A network by the `model` section.
+    """A network by the `model` section. Raises ValueError and WeightsError, see `create_encoder`.
 
-    Args: groups: channels of each group of classes, the first one with the background (protocol 4-2 at step 1: [5, 2]);
-    weights: the encoder's weight file, resolved. Raises: ValueError and WeightsError, see `create_encoder`.
+    Args:
+        groups: channels of each group of classes, the first with the background: [5, 2] for protocol 4-2 at step 1.
+        weights: the encoder's weight file.
     """
     encoder = create_encoder(model.encoder, model.output_stride, weights, model.pretrained, model.image_size)
     return Network(encoder, create_decoder(model, encoder.widths[-1], groups))
@@ -130,8 +128,11 @@ def create_decoder(model: Model, in_width: int, groups: list[int]) -> DeepLabV3 
 
 
 def needs_two_images(model: Model, crop: int) -> str | None:
-    """Which layer of a network cannot be trained with the batch statistics of one image, since it normalises one value
-    per channel; None where there is no such layer. `crop`: side of the training images in pixels."""
+    """The layer that cannot normalise a batch of one image, because it has one value per channel; None: no layer.
+
+    Args:
+        crop: side of the training images in pixels.
+    """
     if model.decoder == "deeplabv3":
         return "the pooled branch of deeplabv3"
     from timm.models import is_model_in_modules  # here, because timm takes seconds to import
@@ -143,10 +144,11 @@ def needs_two_images(model: Model, crop: int) -> str | None:
 
 
 def set_norm_mode(network: Network, norm: str) -> Network:
-    """Training mode with the normalisation of a phase: `batch` statistics, `sync` across processes, or `frozen` ones.
+    """Sets training mode and how batch normalisation works. Returns the network, whose layers `sync` replaces.
 
-    Frozen: statistics stay as they are, scale and shift still learn. Sync needs CUDA and is `batch` without it. Returns
-    the network (sync replaces its layers).
+    Args:
+        norm: `batch`: statistics of the batch. `sync`: of the batches of all processes; needs CUDA, otherwise as
+            `batch`. `frozen`: running statistics, which stay as they are; scale and shift still learn.
     """
     synced = any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
     if norm == "sync" and next(network.parameters()).is_cuda and not synced:  # timm's drops activations the second time

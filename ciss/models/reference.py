@@ -1,4 +1,4 @@
-"""Checkpoints of published implementations, as networks of this project."""
+"""Load checkpoints of published implementations."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from ciss.models.encoders import PlainTransformer
 from ciss.models.mask_transformer import MaskTransformer
 from ciss.models.network import Network
 
-WRAPPERS = ("model_state", "model", "state_dict")  # what a checkpoint file keeps the parameters under
+WRAPPERS = ("model_state", "model", "state_dict")  # keys under which checkpoint files have the parameters
 DECODER = {  # ours: theirs
     "project": "proj_dec",
     "norm": "decoder_norm",
@@ -27,12 +27,16 @@ GROUPED = (TOKENS, "decoder.mask_norm.weight", "decoder.mask_norm.bias")
 def load_reference_checkpoint(
     name: str, state_dict: Mapping, *, encoder_heads: int | None = None, decoder_heads: int | None = None
 ) -> Network:
-    """A checkpoint of a published implementation as a network in eval mode that gives the same outputs.
+    """A network in evaluation mode with the same outputs as the published one.
 
-    Args: name: `mbs` (Segmenter with grouped class tokens, Park et al. 2024); state_dict: its parameters by the names
-    of its code, also with `module.` before them or under `model_state`; heads: of the attention, which no parameter
-    tells; None: one for 64 channels. Their group of the background and that of the base classes are our first.
-    Raises: ValueError for another name, and for parameters that are missing, foreign or of another shape.
+    The published groups of the background and of the base classes become the first group.
+
+    Args:
+        name: `mbs` (Segmenter with grouped class tokens, Park et al. 2024).
+        state_dict: parameters with the published names, also after `module.` or under one of `WRAPPERS`.
+        encoder_heads, decoder_heads: of the attention; None: width // 64. The parameters do not tell them.
+
+    Raises ValueError for another name, and for parameters that are missing, foreign or of another shape.
     """
     from timm.models.vision_transformer import VisionTransformer  # here, because timm takes seconds to import
 
@@ -69,18 +73,18 @@ def load_reference_checkpoint(
         mlp_ratio=len(theirs["decoder.blocks.0.mlp.fc1.weight"]) / inner,
     )
     network = Network(PlainTransformer(encoder), decoder)
-    places = _places(network, groups)
-    for key in [*places, *theirs]:
-        if key not in theirs or key not in places or theirs[key].shape != places[key].shape:
-            what = "is missing" if key not in theirs else "is foreign" if key not in places else "has another shape"
-            raise ValueError(f"not a checkpoint of MBS as it was published: {key} {what}.")
-    for key, place in places.items():
-        place.copy_(theirs[key])
+    ours = _by_published_names(network, groups)
+    for key in [*ours, *theirs]:
+        if key not in theirs or key not in ours or theirs[key].shape != ours[key].shape:
+            problem = "is missing" if key not in theirs else "is foreign" if key not in ours else "has another shape"
+            raise ValueError(f"not a checkpoint of MBS as it was published: {key} {problem}.")
+    for key, parameter in ours.items():
+        parameter.copy_(theirs[key])
     return network.eval()
 
 
 def _parameters(state_dict: Mapping) -> dict[str, Tensor]:
-    """Parameters by their names, out of whatever is around them; the encoder's head is never used."""
+    """Parameters by their published names, without wrappers and without the encoder's head, which is not used."""
     for wrapper in WRAPPERS:
         if isinstance(state_dict.get(wrapper), Mapping):
             state_dict = state_dict[wrapper]
@@ -92,9 +96,9 @@ def _count(parameters: dict[str, Tensor], prefix: str) -> int:
     return len({key.removeprefix(prefix).split(".")[0] for key in parameters if key.startswith(prefix)})
 
 
-def _places(network: Network, groups: list[int]) -> dict[str, Tensor]:
-    """Views of the network's parameters, by their names and in their groups: 0 and 1 are our first."""
-    found = {}
+def _by_published_names(network: Network, groups: list[int]) -> dict[str, Tensor]:
+    """Views of the network's parameters by the published names. Groups 0 and 1 are parts of our first group."""
+    views = {}
     for key, value in network.state_dict().items():
         name = key.replace("encoder.body.", "encoder.")
         for ours, theirs in DECODER.items():
@@ -103,12 +107,12 @@ def _places(network: Network, groups: list[int]) -> dict[str, Tensor]:
                 break
         prefix, _, group = name.rpartition(".")
         if prefix not in GROUPED:
-            found[name] = value
+            views[name] = value
             continue
         value = value[None] if prefix == TOKENS else value
         if group == "0":
             axis = 1 if prefix == TOKENS else 0
-            found[f"{prefix}.0"], found[f"{prefix}.1"] = value.split(groups[:2], dim=axis)
+            views[f"{prefix}.0"], views[f"{prefix}.1"] = value.split(groups[:2], dim=axis)
         else:
-            found[f"{prefix}.{int(group) + 1}"] = value
-    return found
+            views[f"{prefix}.{int(group) + 1}"] = value
+    return views

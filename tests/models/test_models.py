@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ciss.config import Model
-from ciss.models import Classifier, Output, WeightsError, balance, create_encoder, create_network, set_norm_mode
+from ciss.models import Classifier, Output, WeightsError, create_encoder, create_network, set_norm_mode
 from ciss.models.encoders import check_weights
 
 NAME = "mobilenetv2_100"
@@ -83,7 +83,7 @@ def test_balanced_start_shares_the_probability_of_the_background():
     for first, new in ((4, 2), (6, 3)):  # twice: the second time there is an old group between
         old, before = probabilities(network), parameters(network)
         network.grow(new)
-        balance(network.decoder.classifier)
+        network.decoder.balance()
         now = probabilities(network)
         torch.testing.assert_close(now[:, 0] + now[:, first:].sum(dim=1), old[:, 0], rtol=0, atol=1e-6)
         torch.testing.assert_close(now[:, 1:first], old[:, 1:], rtol=0, atol=1e-6)
@@ -102,7 +102,7 @@ def test_balanced_start_by_hand():
     with torch.no_grad():
         classifier.groups[0].weight.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]])[:, :, None, None])
         classifier.groups[0].bias.copy_(torch.tensor([0.5, 7.0]))
-    balance(classifier)
+    classifier.balance()
     assert classifier.tokens.tolist() == [[1, 2], [3, 4], [1, 2], [1, 2], [1, 2]]
     shared = pytest.approx(0.5 - 1.3862943611)  # ln 4
     assert classifier.groups[0].bias.tolist() == [shared, 7] and classifier.groups[1].bias.tolist() == [shared] * 3
@@ -111,7 +111,7 @@ def test_balanced_start_by_hand():
 
 def test_balanced_start_needs_new_classes():
     with pytest.raises(ValueError, match="Grow the network first"):
-        balance(Classifier(4, [5]))
+        Classifier(4, [5]).balance()
 
 
 # --- outputs
@@ -400,7 +400,7 @@ def test_a_teacher_is_not_touched_by_its_student():
     teacher = copy.deepcopy(student).eval().requires_grad_(False)
     before, output = parameters(teacher), teacher(images()).logits
     student.grow(2)
-    balance(student.decoder.classifier)
+    student.decoder.balance()
     set_norm_mode(student, "batch")
     optimiser = torch.optim.SGD(student.parameters(), lr=0.1)
     for _ in range(2):
