@@ -163,7 +163,7 @@ class PlainTransformer(nn.Module):
         stages = []
         norm = (
             body.fc_norm if isinstance(body.norm, nn.Identity) else body.norm
-        )  # timm's fc_norm: models pooled by mean
+        )  # fc_norm: mean-pooled models
         for number, block in enumerate(body.blocks):
             tokens = block(tokens)
             if number in self.ends:
