@@ -161,9 +161,7 @@ class PlainTransformer(nn.Module):
         grid = tuple(patches.shape[1:3])
         tokens = body.norm_pre(self._with_positions(patches, grid))
         stages = []
-        norm = (
-            body.fc_norm if isinstance(body.norm, nn.Identity) else body.norm
-        )  # fc_norm: mean-pooled models
+        norm = body.fc_norm if isinstance(body.norm, nn.Identity) else body.norm  # fc_norm: mean-pooled models
         for number, block in enumerate(body.blocks):
             tokens = block(tokens)
             if number in self.ends:
