@@ -1,4 +1,4 @@
-"""Batches as methods see them, and the pass over the data that prepares a method."""
+"""Batches as methods see them, weights of losses in one update, and the pass over the data that prepares a method."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ IMAGES = "images"  # the number of images of a batch, beside the counts of `Meth
 
 
 class BatchMaker:
-    """Makes batches as methods see them, on the device, from what a loader reads."""
+    """Makes batches on the device from what a loader reads."""
 
     def __init__(self, run: Run, index: Index, device: torch.device):
         steps = torch.as_tensor(protocol.class_steps(run.groups[: run.reached + 1]), dtype=torch.int64)
@@ -36,16 +36,17 @@ class BatchMaker:
         self.given = torch.from_numpy(given).to(device)  # true position -> label that the step is given
 
     def read(self, loader: Loader, epoch: int | None = None) -> Iterator[Batch]:
-        """Batches of a loader. `epoch`: of a training loader, which shuffle."""
+        """Batches of a loader. `epoch`: sets the order of a training loader."""
         if epoch is not None:
             loader.batch_sampler.epoch = epoch
         for images, labels, numbers in loader:
             yield self._batch(images, labels.to(self.device, non_blocking=True).long(), numbers)
 
     def as_given(self, item: tuple[Tensor, Tensor, Tensor], split: str = "train") -> tuple[Batch, Tensor]:
-        """A batch with the labels that the step is given, and the true ones (B,H,W).
+        """A batch with the labels that the step is given, and the true labels (B,H,W).
 
-        Args: item: images, true labels and image numbers, as an evaluation loader reads them; split: of these images.
+        Args:
+            item: images, true labels and image numbers from an evaluation loader of the `split`.
         """
         images, truth, numbers = item
         truth = truth.to(self.device).long()
@@ -56,7 +57,7 @@ class BatchMaker:
             images=self.run.normalise(images, self.device),
             given=labels,
             labels=labels,
-            ids=[self.ids[split][n] for n in numbers.tolist()],  # numbers never left the host
+            ids=[self.ids[split][n] for n in numbers.tolist()],  # on the host: no wait for the device
             step=self.step,
             old_channels=self.old_channels,
             class_steps=self.class_steps,
@@ -66,9 +67,9 @@ class BatchMaker:
 
 @dataclass
 class LossWeights:
-    """What the losses of one batch are multiplied by: see `loss_weights`."""
+    """Factors of the losses of one batch: see `loss_weights`."""
 
-    weights: dict[str, Tensor]  # by loss; under IMAGES: for those that `Method.normalisers` does not name
+    weights: dict[str, Tensor]  # by loss; IMAGES: of losses that `Method.normalisers` does not name
 
     def apply(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value * self.weights.get(name, self.weights[IMAGES]) for name, value in losses.items()}
@@ -77,11 +78,10 @@ class LossWeights:
 @torch.no_grad()
 def loss_weights(
     method: Method, teacher_outputs: Sequence[Output | None], batches: Sequence[Batch]
-) -> list["LossWeights"] | None:
-    """What the losses of each batch are multiplied by, so that their mean over batches is that of one large batch.
+) -> list[LossWeights] | None:
+    """Factors of each batch's losses, with which their mean over batches is the loss of one large batch.
 
-    w_b = B n_b / sum_b n_b, where n_b are the elements of batch b (see `Method.normalisers`) and B the batches of the
-    update in all processes. None for an update of one batch.
+    n_b: elements of batch b (`Method.normalisers`); B: batches of the update in all processes. Returns None where B is 1.
     """
     if len(batches) * distributed.world() == 1:
         return None
@@ -92,6 +92,7 @@ def loss_weights(
     names = list(counts[0])
     table = torch.stack([torch.stack([count[name].double() for name in names]) for count in counts])  # (batches, names)
     total = distributed.all_sum(table.sum(dim=0)).clamp(min=1)
+    # w_b = B n_b / sum_b n_b
     table = (table * len(batches) * distributed.world() / total).float()
     return [LossWeights(dict(zip(names, row, strict=True))) for row in table]
 
@@ -101,24 +102,24 @@ def prepare_method(
 ) -> None:
     """Calls `method.before_step` with the images of this step and of the step before, each labelled as in its step.
 
-    The method's `statistics_from` says how they are read: every image once (`images`), or the step's first epoch of
-    training batches (`epoch`). `cache`: decoded images of this step, by number.
+    `Method.statistics_from` decides how they are read. `cache`: decoded images of this step, by number.
     """
 
-    def read(step: int, cache: dict | None) -> Iterator[Batch]:  # opens no file before the first batch is read
-        at = replace(run, step=step)
-        table = at.label_table(training=True)
+    def read(step: int, cache: dict | None) -> Iterator[Batch]:  # opens no file until a batch is taken
+        at_step = replace(run, step=step)
+        images = at_step.images(index)
+        table = at_step.label_table(training=True)
         if method.statistics_from == "images":
-            yield from batches.read(statistics_loader(run.settings, index, at.images(index), table, cache))
+            yield from batches.read(statistics_loader(run.settings, index, images, table, cache))
         else:
             seed = stable_seed("data", run.seed, step)
-            yield from batches.read(training_loader(run.settings, index, at.images(index), table, seed), epoch=0)
+            yield from batches.read(training_loader(run.settings, index, images, table, seed), epoch=0)
 
     method.before_step(read(run.step, cache), teacher, read(run.step - 1, None))
 
 
 def without_large_cache(run: Run, index: Index) -> Run:
-    """The run, without `train.cache` where it would take more than half of the memory; results do not change by it."""
+    """The run without `train.cache` if the cache needs more than half of the free memory. Results do not change."""
     train = run.settings.train
     free = available_memory()
     needed = cache_size(run.settings, index, [*run.images(index), *index.holdout])

@@ -1,4 +1,4 @@
-"""What a training refuses before it starts, and how it explains that memory ran out."""
+"""Checks before a training starts, and the message where memory runs out."""
 
 import re
 from collections.abc import Iterator
@@ -15,22 +15,22 @@ from ciss.store.files import CheckpointError
 
 
 class MemoryShort(Exception):
-    """The device or the machine has no memory left; the message says what needs less."""
+    """The device or the machine has no memory left."""
 
 
 def require_current(run: Run, index: Index) -> None:
-    """Raises CheckpointError for a predecessor of other code, data or teacher than are there now.
+    """Raises CheckpointError if the predecessor was trained with other code, data or teacher than the present ones.
 
-    The result would otherwise name values that its teacher did not have. `load_network` compares the parameters.
+    `load_network` compares the parameters.
     """
     before = run.before
     file = predecessor(run)
-    if results.weights_of(before) != results.file_hash(file):  # these are no results of this checkpoint
+    if results.weights_of(before) != results.file_hash(file):  # the results belong to another checkpoint
         return
     earlier = predecessor(before)
-    there = earlier is None or earlier.is_file()
-    expected = before.identity(index.fingerprint, results.file_hash(earlier) if earlier and there else None)
-    kinds = ("code", "data", "teacher") if there else ("code", "data")
+    missing = earlier is not None and not earlier.is_file()
+    expected = before.identity(index.fingerprint, results.file_hash(earlier) if earlier and not missing else None)
+    kinds = ("code", "data") if missing else ("code", "data", "teacher")
     if different := [line for line in results.outdated(before, expected) if line.startswith(kinds)]:
         raise CheckpointError(
             f"{file}: {before.name} was trained with other values ({'; '.join(different)}). "
@@ -39,9 +39,11 @@ def require_current(run: Run, index: Index) -> None:
 
 
 def require_batch_statistics(run: Run, images: int, smallest: int) -> None:
-    """Raises DataError where a batch of one image cannot be normalised.
+    """Raises DataError if a batch of one image cannot be normalised.
 
-    Args: images: training images of the step; smallest: images in the smallest batch.
+    Args:
+        images: number of training images of the step.
+        smallest: number of images in the smallest batch.
     """
     if not lone_image(run.settings, run.phase, smallest):
         return
@@ -57,7 +59,7 @@ def require_batch_statistics(run: Run, images: int, smallest: int) -> None:
 
 @contextmanager
 def explained_memory_errors(run: Run) -> Iterator[None]:
-    """Raises MemoryShort, which says what to do, where there is no memory left."""
+    """Turns errors of a lack of memory into MemoryShort, whose message says what to do."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:

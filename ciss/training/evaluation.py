@@ -1,4 +1,4 @@
-"""What a network says of images it is not trained on: confusion matrices and sample predictions."""
+"""Evaluation of networks and pseudo-labels: confusion matrices, sample predictions, precision of forward passes."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,10 +19,7 @@ from ciss.training.inference import predict
 
 @torch.inference_mode()
 def evaluate(run: Run, network: Network, loader: Loader) -> Tensor:
-    """Confusion matrix (T,T) int64 over all classes of the benchmark, rows truth: future classes have rows only.
-
-    Counts the batches of all processes. The network is left in the mode it was in.
-    """
+    """Confusion matrix (T,T) int64 over all classes of the benchmark, rows truth, summed over all processes."""
     classes = 1 + sum(len(group) for group in run.groups)
     total = torch.zeros(classes, classes, dtype=torch.int64, device=next(network.parameters()).device)
     with _evaluating(network):
@@ -34,61 +31,63 @@ def evaluate(run: Run, network: Network, loader: Loader) -> Tensor:
 @torch.inference_mode()
 def predict_samples(run: Run, network: Network, index: Index) -> dict[str, np.ndarray]:
     """Predictions (H,W) uint8 as positions for the images of `sample_images`, by image id."""
-    images, found = sample_images(run, index), {}
+    images = sample_images(run, index)
+    samples = {}
     loader = evaluation_loader(run.settings, index, "val", images, run.label_table(training=False))
     with _evaluating(network):
         for _, predictions, numbers in _predict(run, network, loader):
-            found |= zip(numbers.tolist(), predictions.to(torch.uint8).cpu().numpy(), strict=True)
-    found = distributed.gather_dict(found)
-    return {index.ids["val"][number]: found[number] for number in images}
+            samples |= zip(numbers.tolist(), predictions.to(torch.uint8).cpu().numpy(), strict=True)
+    samples = distributed.gather_dict(samples)
+    return {index.ids["val"][number]: samples[number] for number in images}
 
 
 @torch.no_grad()
 def token_cosines(network: Network, new: int) -> Tensor:
     """Cosines (N,C) float32 of the last `new` class tokens, or rows of a classifier, to all C of them."""
     unit = F.normalize(network.decoder.tokens.float(), dim=1)
-    return (unit[-new:] @ unit.T).cpu() if new else unit.new_empty(0, len(unit)).cpu()
+    return (unit[len(unit) - new :] @ unit.T).cpu()
 
 
 @torch.no_grad()
 def judge_labels(
     run: Run, methods: dict[str, Method], teacher: Network, pairs: Iterable[tuple[Batch, Tensor]]
 ) -> dict[str, np.ndarray]:
-    """Methods' labels for the background, and the teacher's plain argmax, against the truth, in one pass.
+    """Compares methods' labels for the background, and the teacher's argmax, with the true labels.
 
-    `methods`: by name, prepared for the step. `pairs`: batches as the step is told them, each with true positions
-    (B,H,W). Returns, under the methods' names and `argmax`, (T,K+1) int64 counts of the pixels given as background:
-    rows true classes, columns labels, the last one ignored.
+    Args:
+        methods: by name, prepared for the step.
+        pairs: batches with the labels that the step is given, and true labels (B,H,W).
+
+    Returns: by the method's name and under `argmax`, (T,K+1) int64 counts of the pixels given as background. Rows are
+    true classes; columns are labels, the last one ignored.
     """
     classes = 1 + sum(len(group) for group in run.groups)
     device = next(teacher.parameters()).device
     precision = precision_of(run.settings.train, device)
     columns = run.old_channels + 1
-    # Zeros first: a process without a batch adds nothing.
     counts = {name: torch.zeros(classes, columns, dtype=torch.int64, device=device) for name in (*methods, "argmax")}
     for batch, truth in pairs:
         with autocast(device, precision):
             output = teacher(batch.images)
-        found = {name: method.labels(batch, output) for name, method in methods.items()}
-        found["argmax"] = output.upsample(batch.size).argmax(dim=1)
-        asked = (batch.given == 0) & (truth != protocol.VOID)
-        for name, labels in found.items():
-            cell = truth * columns + labels.clamp(max=columns - 1)
-            counts[name] += torch.bincount(cell[asked], minlength=classes * columns).view(classes, columns)
+        labels = {name: method.labels(batch, output) for name, method in methods.items()}
+        labels["argmax"] = output.upsample(batch.size).argmax(dim=1)
+        background = (batch.given == 0) & (truth != protocol.VOID)
+        for name, positions in labels.items():
+            cell = truth * columns + positions.clamp(max=columns - 1)
+            counts[name] += torch.bincount(cell[background], minlength=classes * columns).view(classes, columns)
     return {name: distributed.all_sum(matrix).cpu().numpy() for name, matrix in counts.items()}
 
 
 def sample_images(run: Run, index: Index) -> list[int]:
-    """Validation images for the figures: those with most of the benchmark's classes, so that steps can be compared."""
+    """Validation images for the figures: those with most classes of the benchmark, the same in every step."""
     known = {c for group in run.groups for c in group}
-    scored = np.array(index.validation[-1])
-    wealth = [-len(known & set(index.classes["val"][number])) for number in scored]
-    return sorted(scored[np.argsort(wealth, kind="stable")[: run.settings.evaluation.samples]].tolist())
+    images = sorted(index.validation[-1], key=lambda number: -len(known & set(index.classes["val"][number])))
+    return sorted(images[: run.settings.evaluation.samples])
 
 
 @contextmanager
 def _evaluating(network: Network) -> Iterator[None]:
-    """Evaluation mode, with one process's running statistics in all; afterwards every layer's mode is as before."""
+    """Evaluation mode, with rank 0's running statistics in all processes. Restores every layer's mode at the end."""
     modes = [(module, module.training) for module in network.modules()]
     distributed.broadcast(network.buffers())
     network.eval()
@@ -112,12 +111,12 @@ def _predict(run: Run, network: Network, loader: Loader) -> Iterator[tuple[Tenso
 
 
 def precision_of(options: Train, device: torch.device) -> torch.dtype:
-    """The precision of a training on a device; see `automatic_precision` for `auto`."""
+    """The data type of forward passes on a device; see `automatic_precision` for `auto`."""
     return automatic_precision(device) if options.precision == "auto" else getattr(torch, options.precision)
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """Forward passes in this precision; off for float32."""
+    """The context of forward passes with a data type; off for float32."""
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)
 
 

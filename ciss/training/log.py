@@ -1,4 +1,4 @@
-"""The losses of a training and a method's own numbers, and the check that they are finite."""
+"""The log of a training: losses and a method's own numbers, and the check that losses are finite."""
 
 import torch
 from torch import Tensor, nn
@@ -6,17 +6,18 @@ from torch import Tensor, nn
 from ciss import distributed
 
 UNWEIGHTED = ("cross_entropy", "compensated")  # losses without a coefficient
-CHECK_EVERY = 50  # batches between two checks: a check waits for the device
+CHECK_EVERY = 50  # batches; each check waits for the device
 
 
 class DivergenceError(Exception):
-    """A loss or weight that is not a finite number; the message gives the terms and the images."""
+    """A loss or weight is not finite. The message gives the terms and the images."""
 
 
 class LossLog:
-    """Collects losses and logs on the device, and checks now and then that the losses are finite.
+    """Collects losses and logs on the device, and checks every `CHECK_EVERY` batches that the losses are finite.
 
-    Args: run: name of the run, for the message.
+    Args:
+        run: name of the run, for the message.
     """
 
     def __init__(self, run: str = "a run"):
@@ -28,10 +29,7 @@ class LossLog:
         self.checked: list[Tensor] = []  # on the CPU
 
     def add(self, losses: dict[str, Tensor], ids: list[str], logs: dict[str, Tensor] | None = None) -> None:
-        """Adds a batch. All batches of an epoch have the same losses and logs; a log may be NaN, a loss may not.
-
-        Raises: DivergenceError, see `check`.
-        """
+        """Adds a batch. All batches of an epoch have the same names. Logs may be NaN. Raises DivergenceError."""
         self.names = list(losses)
         self.logs = list(logs or {})
         values = [*losses.values(), *(logs or {}).values()]
@@ -61,9 +59,9 @@ class LossLog:
         self.ids = []
 
     def _remedy(self, losses: Tensor) -> str:
-        """What to change after losses (batches, terms), of which the last batch is the first that is not finite.
+        """What to change after losses (batches, terms) whose last batch is not finite.
 
-        The cause is the term that was the largest in the batch before, or the first broken one of the first batch.
+        Names the term that was largest in the batch before, or in the first batch the first one that is not finite.
         """
         if len(losses) > 1:
             cause = self.names[int(losses[-2].argmax())]
@@ -77,15 +75,13 @@ class LossLog:
         return f"{history}Lower {coefficients} under `methods` or train.*.lr, or look at these images."
 
     def epoch_means(self, network: nn.Module) -> tuple[dict[str, float], dict]:
-        """Ends an epoch: its means, and the numbers of every batch.
+        """Ends an epoch. Raises DivergenceError, also for weights that are not finite.
 
-        Logs that are NaN are left out of their mean.
-
-        Returns: means over the batches of all processes; this process's `columns`, losses first, and `values`
-        (batches, columns). Raises: DivergenceError, also for weights that are not finite.
+        Returns: means over the batches of all processes, without NaN; and of this process `columns`, losses first, and
+        `values` (batches, columns).
         """
         self.check()
-        # The last update of an epoch enters no loss of this epoch.
+        # No loss of this epoch shows the weights after its last update.
         broken = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
         if broken:
             raise DivergenceError(

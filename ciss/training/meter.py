@@ -1,4 +1,4 @@
-"""Seconds and peak memory of a training alone: without scoring, and without what the process did before."""
+"""Seconds and peak memory of a training, without scoring and without earlier work of the process."""
 
 import time
 from collections.abc import Iterator
@@ -7,14 +7,16 @@ from pathlib import Path
 
 import torch
 
-RESET_PEAK = "5"  # see proc(5), clear_refs: the resident peak becomes the present size
+RESET_PEAK = "5"  # proc(5), clear_refs: sets the peak of the resident size to the present size
 
 
 class Meter:
-    """Measures while it runs.
+    """Measures between `start` and `stop`.
 
-    `seconds`: so far. `peak_bytes`: the largest memory so far, on a GPU that of torch's tensors, on the CPU the
-    resident size of the process; None where the system does not tell it (other systems than Linux without a GPU).
+    Attributes:
+        seconds: total.
+        peak_bytes: on a GPU the memory of torch's tensors, on the CPU the resident size of the process. None: not
+            measured (no GPU and not Linux).
     """
 
     def __init__(self, device: torch.device):
@@ -35,14 +37,14 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves out what is done meanwhile."""
+        """Does not measure inside the block."""
         self.stop()
         yield
         self.start()
 
 
 def reset_peak(device: torch.device) -> bool:
-    """Begins a new peak. Returns whether there is one to read."""
+    """Begins a new peak. Returns whether `read_peak` works."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
@@ -54,7 +56,7 @@ def reset_peak(device: torch.device) -> bool:
 
 
 def read_peak(device: torch.device) -> int:
-    """Bytes since the last `reset_peak`. Raises ValueError where the system has no such number."""
+    """Bytes since the last `reset_peak`. Raises ValueError where the system does not report them."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():

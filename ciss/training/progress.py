@@ -1,18 +1,20 @@
-"""Progress of a training: a bar on a terminal, one line per epoch elsewhere."""
+"""Progress of a training: a bar on a terminal, otherwise one line per epoch."""
 
 import sys
 import time
 
 from tqdm import tqdm
 
-AFFECTS_RESULTS = False  # a change here trains nothing again, see store/code
+AFFECTS_RESULTS = False  # changes here do not outdate results, see store/code
 
 
 class Progress:
     """Shows updates and epochs.
 
-    Args: epochs, updates: of the training, and of one epoch; first: epochs that were finished before; enabled: in one
-    process only.
+    Args:
+        updates: in one epoch.
+        first: epochs that an earlier process finished.
+        enabled: True in one process only.
     """
 
     def __init__(self, name: str, epochs: int, updates: int, first: int, enabled: bool = True):
@@ -34,7 +36,7 @@ class Progress:
         self.bar.update()
 
     def epoch(self, row: dict, seconds: float) -> None:
-        """Shows one row of the log: its losses, the epoch's seconds and those that remain."""
+        """Shows the losses of one row of the log, the seconds of the epoch, and the remaining seconds."""
         losses = [f"{name.removeprefix('loss/')} {row[name]:.3f}" for name in row if name.startswith("loss/")]
         if not self.enabled:
             return
