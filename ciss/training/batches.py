@@ -81,7 +81,7 @@ def loss_weights(
 ) -> list[LossWeights] | None:
     """Factors of each batch's losses, with which their mean over batches is the loss of one large batch.
 
-    n_b: elements of batch b (`Method.normalisers`); B: batches of the update in all processes. Returns None where B is 1.
+    n_b: elements of batch b (`Method.normalisers`); B: batches of the update in all processes. None where B is 1.
     """
     if len(batches) * distributed.world() == 1:
         return None
