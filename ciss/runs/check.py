@@ -7,8 +7,8 @@ import torch
 
 from ciss import config as configuration
 from ciss import documents
-from ciss.config import Config, ConfigError, Increment, Model
-from ciss.methods import BROKEN, METHODS, code_of
+from ciss.config import Benchmark, Config, ConfigError, Model
+from ciss.methods import BROKEN, METHODS, Method, code_of
 from ciss.models import WeightsError, hub, needs_two_images
 from ciss.models.encoders import check_weights, create_encoder, has_pretrained_weights, is_encoder
 from ciss.models.network import create_decoder
@@ -16,14 +16,14 @@ from ciss.runs.run import lone_image, steps, weight_file
 
 
 def check(config: Config) -> None:
-    """Everything that can be known before anything runs. Raises ConfigError with one line for each mistake."""
-    problems = list(dict.fromkeys(_problems(config)))  # several runs may have the same
+    """Checks everything that can be known before anything runs. Raises ConfigError with one line for each mistake."""
+    problems = list(dict.fromkeys(_problems(config)))  # several runs may have the same problem
     if problems:
         raise ConfigError("\n".join(problems))
 
 
 def benchmark_name(settings: Config, name: str = "") -> str:
-    """The name of a benchmark of the file; the first one if empty. Raises ConfigError for an unknown name."""
+    """The name, or that of the file's first benchmark if empty. Raises ConfigError for an unknown name."""
     if name and name not in settings.benchmarks:
         raise ConfigError(
             f"{settings.file}: there is no benchmark {name!r}. {documents.choose(name, settings.benchmarks)}"
@@ -35,9 +35,76 @@ def sees_all(method: str) -> bool:
     return code_of(method) in METHODS and METHODS[code_of(method)].sees_all
 
 
+def notices(config: Config) -> list[str]:
+    """`Method.notice` for every pair of benchmark and method of the file."""
+    lines = []
+    for method, name in dict.fromkeys((run.method, run.benchmark) for run in config.chain.values()):
+        built = _build(config, method)
+        if built and (notice := built.notice(config.benchmarks[name])):
+            lines.append(f"{name}, {method}: {notice}.")
+    return lines
+
+
+def _build(config: Config, name: str) -> Method | None:
+    """The method of a section under `methods`; None for mistakes, which `_method_problems` reports."""
+    try:
+        return METHODS[code_of(name)](**config.methods[name])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _problems(config: Config) -> Iterator[str]:
+    for name, values in config.methods.items():
+        yield from _method_problems(config, name, values)
+    counts = {}  # benchmark -> number of steps
+    for name, benchmark in config.benchmarks.items():
+        place = f"{config.file}: benchmarks.{name}"
+        starts = any(run.benchmark == name for run in (*config.bases.values(), *config.joints.values()))
+        continues = any(run.benchmark == name for run in config.chain.values())
+        phases = [phase for phase, trained in (("base", starts), ("increment", continues)) if trained]
+        try:
+            counts[name] = steps(benchmark, place)
+        except ConfigError as error:
+            yield str(error)
+        yield from (f"{place}.{problem}" for problem in _benchmark_problems(benchmark, phases))
+    yield from _run_problems(config, counts)
+
+
+def _method_problems(config: Config, name: str, values: dict) -> Iterator[str]:
+    place = f"methods.{name}"
+    code = code_of(name)
+    if code not in METHODS:
+        problem = BROKEN.get(code) or f"no such method. {configuration.choose(code, METHODS)}"
+        yield f"{config.file}: {place}: {problem} Or remove the section."
+        return
+    try:
+        configuration.validate(METHODS[code], values, config.file, place)
+    except ConfigError as error:
+        yield str(error)
+
+
+def _benchmark_problems(benchmark: Benchmark, phases: list[str]) -> Iterator[str]:
+    """Keys of a benchmark with what is wrong. `phases`: those that some run trains."""
+    train = benchmark.train
+    lone = [phase for phase in phases if lone_image(benchmark, getattr(train, phase), train.batch)]
+    if lone:
+        layer = needs_two_images(benchmark.model, train.crop)
+        keys = " and ".join(f"train.{phase}.norm: frozen" for phase in lone)
+        yield f"train.batch: 1 image has no batch statistics in {layer}. Use 2 or more, or {keys}."
+    yield from (f"model.{problem}" for problem in _network_problems(benchmark.model))
+    try:
+        if (file := weight_file(benchmark)) and is_encoder(benchmark.model.encoder):
+            check_weights(benchmark.model.encoder, file)
+    except WeightsError as error:
+        name = benchmark.model.weights or ""
+        yield f"model.weights: {str(error).replace(name, documents.plain(name))}"
+    except OSError as error:  # a name that no file can have
+        yield f"model.weights: {error.strerror}. Change it."
+
+
 @functools.cache
 def _network_problems(model: Model) -> list[str]:
-    """Keys of the section with what is wrong, found by building the network without memory; not the weight file's."""
+    """Keys of the section with what is wrong, by building the network without memory. Not of the weight file."""
     try:
         with torch.device("meta"):
             encoder = create_encoder(model.encoder, model.output_stride, image_size=model.image_size)
@@ -58,90 +125,28 @@ def _network_problems(model: Model) -> list[str]:
     return problems
 
 
-def _unsuited(config: Config, run: Increment) -> tuple[str, str] | None:
-    """What a method has against its benchmark; its coefficients' mistakes are said elsewhere."""
-    if code_of(run.method) not in METHODS:
-        return None
-    try:
-        return METHODS[code_of(run.method)](**config.methods[run.method]).unsuited(config.benchmarks[run.benchmark])
-    except (ValueError, TypeError):
-        return None
-
-
-def _unsuited_message(file: str, run: Increment, key: str, reason: str) -> str:
-    """`key`: of the benchmark, or `methods.NAME` for a coefficient; see `Method.unsuited`."""
-    if key.startswith("methods."):
-        place = f"methods.{run.method}.{key.removeprefix('methods.')}"
-        return f"{file}: {place}: on {run.benchmark}, {reason}, under methods.{run.method}."
-    return f"{file}: benchmarks.{run.benchmark}.{key}: for {run.method}, {reason}. Change it."
-
-
-def notices(config: Config) -> list[str]:
-    """What methods do not do, or do otherwise, on the benchmarks of their runs: one line for each pair of both."""
-    pairs = dict.fromkeys((run.method, run.benchmark) for run in config.chain.values())
-    lines = []
-    for method, benchmark in pairs:
-        try:
-            hooks = METHODS[code_of(method)](**config.methods[method])
-        except (KeyError, TypeError, ValueError):  # `check` reports it
-            continue
-        if notice := hooks.notice(config.benchmarks[benchmark]):
-            lines.append(f"{benchmark}, {method}: {notice}.")
-    return lines
-
-
-def _problems(config: Config) -> Iterator[str]:
-    for name, values in config.methods.items():
-        place = f"methods.{name}"
-        if code_of(name) not in METHODS:
-            wrong = BROKEN.get(code_of(name)) or f"no such method. {configuration.choose(code_of(name), METHODS)}"
-            yield f"{config.file}: {place}: {wrong} Or remove the section."
-            continue
-        try:
-            configuration.validate(METHODS[code_of(name)], values, config.file, place)
-        except ConfigError as error:
-            yield str(error)
-    counts = {}
-    for name, benchmark in config.benchmarks.items():
-        place = f"{config.file}: benchmarks.{name}"
-        starts = any(run.benchmark == name for run in (*config.bases.values(), *config.joints.values()))
-        phases = {"base": starts, "increment": any(run.benchmark == name for run in config.chain.values())}
-        phases = [phase for phase, trained in phases.items() if trained]
-        lone = [
-            phase for phase in phases if lone_image(benchmark, getattr(benchmark.train, phase), benchmark.train.batch)
-        ]
-        if lone:
-            layer = needs_two_images(benchmark.model, benchmark.train.crop)
-            keys = " and ".join(f"train.{phase}.norm: frozen" for phase in lone)
-            yield f"{place}.train.batch: 1 image has no batch statistics in {layer}. Use 2 or more, or {keys}."
-        try:
-            counts[name] = steps(benchmark, place)
-        except ConfigError as error:
-            yield str(error)
-        yield from (f"{place}.model.{problem}" for problem in _network_problems(benchmark.model))
-        try:
-            if (file := weight_file(benchmark)) and is_encoder(benchmark.model.encoder):
-                check_weights(benchmark.model.encoder, file)
-        except WeightsError as error:
-            named = benchmark.model.weights or ""
-            yield f"{place}.model.weights: {str(error).replace(named, documents.plain(named))}"
-        except OSError as error:  # a name that no file can have
-            yield f"{place}.model.weights: {error.strerror}. Change it."
+def _run_problems(config: Config, counts: dict[str, int]) -> Iterator[str]:
     for part in ("bases", "joints", "chain"):
         for name, run in getattr(config, part).items():
+            place = f"{config.file}: {part}.{name}"
             if run.code is not None and run.code != code_of(run.method):
-                right = f"the code of {run.method} is {code_of(run.method)}. Change it or remove it."
-                yield f"{config.file}: {part}.{name}.code: {run.code!r}, but {right}"
+                expected = f"the code of {run.method} is {code_of(run.method)}"
+                yield f"{place}.code: {run.code!r}, but {expected}. Change it or remove it."
+            if part == "chain" and sees_all(run.method):
+                yield f"{place}.method: {run.method} sees all classes at once. Name it under joints."
+            elif part != "chain" and code_of(run.method) in METHODS and sees_all(run.method) != (part == "joints"):
+                section = "bases" if part == "joints" else "joints"
+                yield f"{place}.method: {run.method} belongs under {section}. Move it."
     for name, run in config.chain.items():
         if run.step >= counts.get(run.benchmark, run.step + 1):
             last = counts[run.benchmark] - 1
             yield f"{config.file}: chain.{name}.step: {run.step}, but {run.benchmark} ends with step {last}. Remove it."
-        if unsuited := _unsuited(config, run):
-            yield _unsuited_message(config.file, run, *unsuited)
-        if sees_all(run.method):
-            yield f"{config.file}: chain.{name}.method: {run.method} sees all classes at once. Name it under joints."
-    for part in ("bases", "joints"):
-        for name, run in getattr(config, part).items():
-            if code_of(run.method) in METHODS and sees_all(run.method) != (part == "joints"):
-                right = "bases" if part == "joints" else "joints"
-                yield f"{config.file}: {part}.{name}.method: {run.method} belongs under {right}. Move it."
+        method = _build(config, run.method)
+        if not (unsuited := method and method.unsuited(config.benchmarks[run.benchmark])):
+            continue
+        key, reason = unsuited
+        if key.startswith("methods."):  # a coefficient
+            key = f"methods.{run.method}.{key.removeprefix('methods.')}"
+            yield f"{config.file}: {key}: on {run.benchmark}, {reason}, under methods.{run.method}."
+        else:
+            yield f"{config.file}: benchmarks.{run.benchmark}.{key}: for {run.method}, {reason}. Change it."
