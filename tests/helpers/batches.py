@@ -1,7 +1,6 @@
 """Outputs of networks and batches of a step, as methods see them."""
 
 import copy
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -64,22 +63,6 @@ def prepared(method, batch=None, seed=5, **changes):
         method.before_step(iter([batch]), lambda images: teacher, iter([batch]))
         batch.labels = method.labels(batch, teacher)
     return student, teacher, batch
-
-
-def fake(channels):
-    made = output(channels)
-    return type(made)(
-        torch.zeros(2, channels, 4, 6, requires_grad=True),
-        torch.zeros(2, 5, 4, 6, requires_grad=True),
-        [torch.zeros(2, 5, 4, 6, requires_grad=True)],
-        made.class_features,
-        made.class_tokens,
-    )
-
-
-def fake_batch():
-    batch = make_batch()
-    return replace(batch, given=torch.zeros(2, *SIZE).long(), labels=torch.zeros(2, *SIZE).long())
 
 
 def on_gpu(part):

@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ciss.labels.prototypes import ClassPrototypes, distance_weights
 
@@ -232,17 +231,6 @@ def test_close_points_far_from_the_origin_keep_their_distance():
     # expanded squares would lose it: |f|^2 = 1e8 has digits of 8 in float32
     weights = distance_weights(grid((1e4, 1e4)), torch.tensor([(1e4, 1e4), (1e4 + 1, 1e4)]), torch.tensor([1, 1]))
     close(weights.flatten(), torch.tensor([0.0, -1.0]).softmax(dim=0))
-
-
-@pytest.mark.parametrize("unseen", ["exclude", "uniform", "zero"])
-@pytest.mark.parametrize("scaling", ["none", "unit", "width"])
-def test_distances_ask_for_no_values_of_the_device(unseen, scaling):
-    with FakeTensorMode():
-        weights = distance_weights(
-            torch.randn(2, 7, 3, 4), torch.randn(5, 7), torch.ones(5, dtype=torch.int64), unseen=unseen, scaling=scaling
-        )
-        assert weights.shape == (2, 5, 3, 4)
-        ClassPrototypes(5, 7, "cpu").update(torch.randn(2, 7, 3, 4), torch.zeros(2, 3, 4, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("options", [{"unseen": "x"}, {"scaling": "x"}], ids=str)

@@ -5,7 +5,6 @@ from math import inf, log
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ciss.labels.entropy import EntropyMedians, adaptive_factor, confident, entropy_labels, normalised_entropy
 from ciss.labels.prototypes import distance_weights
@@ -437,26 +436,6 @@ def test_adaptive_factor_by_hand(variant, without):
     torch.testing.assert_close(found.flatten(), torch.tensor([0.75, 0.5, without, 1, 0]), rtol=1e-5, atol=1e-6)
     other = adaptive_factor(given, labels.where(labels != 255, 9), variant=variant, ignore_index=9)
     torch.testing.assert_close(other, found)
-
-
-# --- what happens in every step asks for no values of the device
-
-
-def test_no_label_asks_for_values_of_the_device():
-    with FakeTensorMode():
-        labels, teacher = torch.zeros(2, 8, 12, dtype=torch.int64), torch.randn(2, 5, 8, 12)
-        features, means, counts = torch.randn(2, 3, 4, 6), torch.randn(5, 3), torch.ones(5, dtype=torch.int64)
-        for options in OPTIONS:
-            assert relabel_background(labels, teacher, features, means, counts, **options).shape == labels.shape
-        thresholds = torch.rand(5)
-        assert argmax_labels(labels, teacher).shape == labels.shape
-        for variant in ("paper", "released"):
-            options = {"variant": variant, "channels": 6}
-            assert entropy_labels(labels, teacher, thresholds, **options).shape == labels.shape
-            assert confident(teacher, thresholds, **options).shape == labels.shape
-            assert adaptive_factor(labels, labels, variant=variant).shape == (2, 1, 1)
-        with pytest.raises(Exception, match=r"aten\.nonzero|aten\.index"):
-            labels[labels != 255]
 
 
 def test_pseudo_labels_keep_no_graph():

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ciss.labels.patches import patch_labels, patch_weights
 from ciss.labels.selective import selective_pseudo_labels
@@ -592,37 +591,8 @@ def test_class_norm_of_equal_cosines_is_the_shift():
 OLD, CHANNELS = 3, 5
 
 
-def tokens_of(maps):
-    return maps.flatten(2).mT
-
-
-LOSSES = {
-    "features": lambda z, t, y: adaptive_feature_distillation(
-        tokens_of(z[:, :OLD]), tokens_of(t), patch_weights(y, t, torch.tensor([3, 4])).flatten(1)
-    ),
-    "guided": lambda z, t, y: label_guided_distillation(z, t, y),
-    "guided(known)": lambda z, t, y: label_guided_distillation(
-        z.log_softmax(dim=1), t.softmax(dim=1), y, where=y != 1, probabilities=True
-    ),
-    "orthogonality": lambda z, t, y: orthogonality(z[0].flatten(1), torch.tensor([3, 4])),
-}
-every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-OF_LOGITS = {name: loss for name, loss in LOSSES.items() if "known" not in name}  # not of softmaxes rounded before
-every_loss_of_logits = pytest.mark.parametrize("loss", OF_LOGITS.values(), ids=OF_LOGITS)
-
-
-def triple(dtype=torch.float64, scale=1.0):
-    logits, teacher = scale * random(2, CHANNELS, 4, 6), scale * random(2, OLD, 4, 6, seed=1)
-    return logits.to(dtype).requires_grad_(), teacher.to(dtype), random_labels(CHANNELS, 2, 4, 6)
-
-
-@every_loss
-def test_the_teacher_learns_nothing(loss):
-    logits, teacher, labels = triple()
-    teacher.requires_grad_()
-    loss(logits, teacher, labels).backward()
-    assert teacher.grad is None or teacher.grad.eq(0).all()
-    assert logits.grad.abs().max() > 0
+def triple():
+    return random(2, CHANNELS, 4, 6), random(2, OLD, 4, 6, seed=1), random_labels(CHANNELS, 2, 4, 6)
 
 
 def test_weights_and_labels_are_constants():
@@ -638,27 +608,6 @@ def test_weights_and_labels_are_constants():
         log_p, probabilities, torch.zeros(1, 2, 2, dtype=torch.int64), probabilities=True
     ).backward()
     assert probabilities.grad is None or probabilities.grad.eq(0).all()
-
-
-@every_loss_of_logits
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_is_computed_in_float32(loss, dtype):
-    logits, teacher, labels = triple(dtype)
-    value = loss(logits, teacher, labels)
-    assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(loss(logits.float(), teacher.float(), labels).item(), rel=1e-6)
-    grad = gradient(value, logits)
-    assert grad.dtype == dtype and grad.isfinite().all()
-
-
-@every_loss_of_logits
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("scale", [1e-4, 300.0, 1e4])
-def test_extreme_values_stay_finite(loss, dtype, scale):
-    """The square of 300 leaves the range of float16."""
-    logits, teacher, labels = triple(dtype, scale)
-    value = loss(logits, teacher, labels)
-    assert value.isfinite() and gradient(value, logits).isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -687,23 +636,3 @@ def test_labels_of_other_integers(dtype):
         assert guided.equal(label_guided_distillation(logits, teacher, labels))
     tokens = logits[0].flatten(1)
     assert orthogonality(tokens, new.to(torch.int32)).equal(orthogonality(tokens, new))
-
-
-@every_loss
-def test_no_loss_asks_for_values_of_the_device(loss):
-    """The published code waits 40 to 2,000 times a step."""
-    with FakeTensorMode() as mode:
-        logits = torch.randn(2, CHANNELS, 4, 6, requires_grad=True)
-        teacher, labels = torch.randn(2, OLD, 4, 6), torch.zeros(2, 4, 6, dtype=torch.int64)
-        value = loss(logits, teacher, labels)
-        assert value.shape == () and value.dtype == torch.float32 and value.fake_mode is mode
-        value.backward()
-
-
-def test_no_label_asks_for_values_of_the_device():
-    with FakeTensorMode():
-        labels, teacher = torch.zeros(2, 8, 12, dtype=torch.int64), torch.randn(2, OLD, 8, 12)
-        assert selective_pseudo_labels(labels, teacher).shape == labels.shape
-        for rule in ("top_left", "majority"):
-            patches = patch_labels(labels, (2, 3), covered=(8, 12), rule=rule)
-            assert patch_weights(patches, torch.randn(2, OLD, 2, 3), torch.tensor([3, 4])).shape == (2, 2, 3)

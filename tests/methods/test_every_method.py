@@ -3,14 +3,17 @@
 Methods, presets and choices come from `METHODS`: a new method joins by itself.
 """
 
+import copy
 import dataclasses
 import typing
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ciss.methods import METHODS, Batch, Method
+from ciss.models import Output
 from tests.helpers.variants import (
     CASES,
     CHOICES,
@@ -109,6 +112,86 @@ def test_rare_batches_have_finite_losses_and_gradients(name, preset, decoder):
 def test_every_choice_of_a_coefficient(name, values, decoder):
     messages = failures(decoder, lambda: METHODS[name](**values), {title: CASES[title] for title in FEW})
     assert not messages, "\n".join(messages)
+
+
+# --- nothing waits for the device
+
+
+def prepared(method: Method, decoder: str) -> tuple[Output, Output, Batch]:
+    """Student's and teacher's outputs and a batch, after `before_step`."""
+    case = CASES["ordinary"]
+    teacher, student = outputs(decoder, case.new, case.batch, case.size)
+    teacher, _ = leaves(teacher, learns=False)
+    student, _ = leaves(student, learns=True)
+    batch = case.make_batch(case.labels())
+    with torch.no_grad():
+        method.before_step([batch], lambda _images: teacher, [batch])
+    return student, teacher.without_cache(), batch
+
+
+def learn(method: Method, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+    """One update's work, between two batches."""
+    with torch.no_grad():
+        batch.labels = method.labels(batch, teacher)
+    losses = method.losses(student, teacher, batch)
+    batch.log_gradients(student)
+    sum(losses.values()).backward()
+    return losses
+
+
+def move_tensors(part: object, change: typing.Callable[[Tensor], Tensor]) -> None:
+    for name, value in vars(part).items():
+        if isinstance(value, Tensor):
+            setattr(part, name, change(value))
+        elif isinstance(value, list):
+            setattr(part, name, [change(entry) if isinstance(entry, Tensor) else entry for entry in value])
+
+
+def check_without_values(method: Method, decoder: str) -> None:
+    """Fake tensors have shapes and no values: `.item()`, boolean indexing and `unique` fail on them."""
+    parts = prepared(method, decoder)
+    with FakeTensorMode(allow_non_fake_inputs=False) as mode:
+        for part in (method, *parts):
+            move_tensors(part, lambda value: mode.from_tensor(value))
+        losses = learn(method, *parts)
+        assert all(value.fake_mode is mode for value in losses.values())
+        method.maps(*parts)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(("name", "preset"), VARIANTS)
+def test_no_preset_waits_for_the_device(name, preset, decoder):
+    check_without_values(build(name, preset), decoder)
+
+
+@pytest.mark.parametrize(("name", "values", "decoder"), CHOICES)
+def test_no_choice_waits_for_the_device(name, values, decoder):
+    check_without_values(METHODS[name](**values), decoder)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(("name", "preset"), VARIANTS)
+def test_no_step_waits_for_a_gpu(name, preset, decoder):
+    """On a device, a synchronising call is an error. Labels and losses are those of the CPU."""
+    method = build(name, preset)
+    parts = prepared(method, decoder)
+    moved = [copy.deepcopy(part) for part in parts]
+    expected = learn(method, *parts)
+    for part in (method, *moved):
+        move_tensors(part, lambda value: value.detach().cuda().requires_grad_(value.requires_grad))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = learn(method, *moved)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (moved[2].labels.cpu() == parts[2].labels).float().mean() > 0.99
+    for loss, value in expected.items():
+        torch.testing.assert_close(losses[loss].cpu(), value, rtol=1e-2, atol=1e-3)
+
+
+# --- base steps, and the check itself
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ciss import distributed
 from ciss.data import evaluation_loader
@@ -17,7 +16,7 @@ from ciss.runs import results as runs_results
 from ciss.runs.results import read
 from ciss.study import plan, presets
 from ciss.training import loop
-from tests.helpers.batches import NEW, OLD, fake, fake_batch, make_batch, output, prepared, step
+from tests.helpers.batches import NEW, OLD, make_batch, output, prepared, step
 from tests.helpers.batches import decoder_network as network
 from tests.helpers.project import choose_decoder as choose
 from tests.helpers.training import left_by, stopped, weights
@@ -224,17 +223,6 @@ def test_relations_of_the_given_labels(guided):
     either, other = (soft_relation_loss(z, z_old, batch.given, guided=how).item() for how in (guided, not guided))
     assert losses["soft"].item() == pytest.approx(2 * either) and either != pytest.approx(other)
     assert losses["sharp"].item() == pytest.approx(3 * sharp_loss(z).item())
-
-
-def test_nothing_waits_for_the_device():
-    """Fake tensors have shapes and no values: `.item()`, boolean indexing and `unique` fail on them."""
-    with FakeTensorMode(allow_non_fake_inputs=False):
-        method, student, teacher, batch = GSCMBS(**ALL), fake(OLD + NEW), fake(OLD), fake_batch()
-        method.means, method.counts = torch.zeros(OLD, 5), torch.ones(OLD, dtype=torch.int64)
-        with torch.no_grad():
-            batch.labels = method.labels(batch, teacher)
-        sum(method.losses(student, teacher, batch).values()).backward()
-        assert method.maps(student, teacher, batch)["weight"].shape == batch.given.shape
 
 
 # --- the control

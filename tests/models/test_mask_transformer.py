@@ -262,7 +262,7 @@ def test_stages_of_any_depth(depth, ends):
 def test_positions_of_the_native_grid_keep_their_bits():
     encoder = create_encoder(SMALL, 16, image_size=64)
     assert encoder.body.pos_embed.shape == (1, 17, 64)
-    assert encoder._place(torch.zeros(1, 4, 4, 64), (4, 4))[:, 1:].equal(encoder.body.pos_embed[:, 1:])
+    assert encoder._with_positions(torch.zeros(1, 4, 4, 64), (4, 4))[:, 1:].equal(encoder.body.pos_embed[:, 1:])
     default = create_encoder(SMALL, 16)
     assert default.body.patch_embed.grid_size == (10, 10), "timm's, where no size is given"
 

@@ -1,15 +1,17 @@
-"""Losses and labels of half-precision inputs near float16's largest number, inside autocast too: as in float32."""
+"""Properties of all losses and labels: half precision, no wait for the device, no gradient for the teacher."""
 
 import contextlib
+from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ciss.losses
 from ciss.labels import entropy as labels_entropy
-from ciss.labels.entropy import EntropyMedians, confident, entropy_labels, normalised_entropy
-from ciss.labels.patches import patch_weights
+from ciss.labels.entropy import EntropyMedians, adaptive_factor, confident, entropy_labels, normalised_entropy
+from ciss.labels.patches import patch_labels, patch_weights
 from ciss.labels.prototypes import ClassPrototypes, distance_weights
 from ciss.labels.relabelling import argmax_labels, relabel_background, reweighted_labels
 from ciss.labels.selective import selective_pseudo_labels
@@ -46,7 +48,8 @@ LOSSES = {
         for grouping in ("per_step", "cumulative", "together")
         for probability in ("softmax", "sigmoid")
         for new in ("one", "mean")
-    ],
+    ]
+    + [((LOGITS, GIVEN, STEPS), {"clamp": (0.5, 5.0), "exponent": 0.8, "logarithm": True, "background": False})],
     "cross_entropy": [
         ((LOGITS, GIVEN), {}),
         ((LOGITS, GIVEN), {"weights": large(B, H, W).abs(), "divisor": "all"}),
@@ -113,6 +116,10 @@ LABELS += [
     (selective_pseudo_labels, (GIVEN, TEACHER), {}),
     (selective_pseudo_labels, (GIVEN, TEACHER.float().softmax(1).half()), {"probabilities": True}),
     (patch_weights, (GIVEN, TEACHER, FRESH), {}),
+    (patch_labels, (GIVEN, (2, 3)), {"covered": (8, 12), "rule": "majority"}),
+    (patch_labels, (GIVEN, (2, 3)), {"covered": (8, 12)}),
+    (adaptive_factor, (GIVEN, GIVEN), {}),
+    (adaptive_factor, (GIVEN, GIVEN), {"variant": "released"}),
     (entropy_medians, (TEACHER,), {}),
     (class_prototypes, (FEATURES,), {}),
     (lambda logits: output_of(logits).upsample((20, 30)), (TEACHER,), {}),
@@ -157,6 +164,8 @@ def test_every_published_loss_has_a_call():
 @pytest.mark.parametrize("number", range(len(CALLS)), ids=lambda n: f"{CALLS[n][0].__name__}-{n}")
 def test_large_half_precision_inputs_give_the_result_of_float32(number, autocast):
     function, arguments, options = CALLS[number]
+    if autocast == "bfloat16":
+        arguments = map_tensors(Tensor.bfloat16, arguments)
     wide = map_tensors(Tensor.float, arguments)
     wide_options = {key: map_tensors(Tensor.float, value) for key, value in options.items()}
     expected = results(function, wide, wide_options)
@@ -179,6 +188,78 @@ def test_gradients_of_large_half_precision_inputs_are_those_of_float32(name, aut
     with AUTOCAST[autocast]():
         (found,) = torch.autograd.grad(function(half, *arguments[1:], **options), half)
     (expected,) = torch.autograd.grad(function(single, *arguments[1:], **options), single)
-    assert expected.isfinite().all()
+    assert expected.isfinite().all() and found.dtype == torch.float16
     if expected.abs().max() < torch.finfo(torch.float16).max:  # the gradient of a float16 input is float16
         torch.testing.assert_close(found.float(), expected, rtol=2e-3, atol=1e-3)
+
+
+# --- nothing waits for the device
+
+RELABELLING = [
+    (relabel_background, (GIVEN, TEACHER, FEATURES, PROTOTYPES, torch.ones(K)), dict(zip(names, values, strict=True)))
+    for names in [("unseen", "scaling", "resolution", "background_prototype", "threshold")]
+    for values in product(
+        ("exclude", "uniform", "zero"), SCALING, ("full", "quarter", "grid"), (True, False), (0.0, 0.6)
+    )
+]
+
+
+def fake_results(function, arguments, options) -> list[Tensor]:
+    """Results for tensors that have shapes and no values: `.item()`, boolean indexing and `unique` fail on them."""
+    with FakeTensorMode() as mode:
+
+        def fake(value):
+            if isinstance(value, list | tuple):
+                return type(value)(fake(entry) for entry in value)
+            return mode.from_tensor(value) if isinstance(value, Tensor) else value
+
+        wide = fake(list(map_tensors(Tensor.float, arguments)))
+        values = results(function, wide, {name: fake(value) for name, value in options.items()})
+        assert all(value.fake_mode is mode for value in values)
+        return values
+
+
+@pytest.mark.parametrize("number", [n for n in range(len(CALLS)) if CALLS[n][0] is not entropy_medians])
+def test_no_function_asks_for_values_of_the_device(number):
+    fake_results(*CALLS[number])
+
+
+def test_no_option_of_relabelling_asks_for_values_of_the_device():
+    for call in RELABELLING:
+        (labels,) = fake_results(*call)
+        assert labels.shape == GIVEN.shape
+
+
+def test_fake_tensors_refuse_what_would_wait():
+    with pytest.raises(Exception, match=r"\.item\(\)|aten\._local_scalar_dense"):
+        fake_results(lambda values: values.sum().item(), (LOGITS,), {})
+    with pytest.raises(Exception, match=r"aten\.nonzero|aten\.index"):
+        fake_results(lambda labels: labels[labels != 255], (GIVEN,), {})
+
+
+# --- gradients
+
+
+DISTILLATION = [
+    (name, number)
+    for name, calls in LOSSES.items()
+    for number, (arguments, _) in enumerate(calls)
+    if len(arguments) > 1 and any(arguments[1] is teacher for teacher in (TEACHER, TEACHER_FEATURES, TEACHER_POINTS))
+]
+
+
+@pytest.mark.parametrize(("name", "number"), DISTILLATION)
+def test_the_teacher_gets_no_gradient(name, number):
+    (student, teacher, *others), options = LOSSES[name][number]
+    student, teacher = ((values.float() / 1e4).requires_grad_() for values in (student, teacher))
+    getattr(ciss.losses, name)(student, teacher, *others, **options).backward()
+    assert student.grad.abs().max() > 0
+    assert teacher.grad is None or teacher.grad.eq(0).all()
+
+
+def test_the_teachers_maps_get_no_gradient_from_pod():
+    student, teacher = (values.float().div(1e4).requires_grad_() for values in (FEATURES, TEACHER_FEATURES))
+    logits, teacher_logits = (values.float().div(1e4).requires_grad_() for values in (LOGITS, TEACHER))
+    ciss.losses.pod_distillation([student], [teacher], logits, teacher_logits).backward()
+    assert all(values.grad.abs().max() > 0 for values in (student, logits))
+    assert all(values.grad is None or values.grad.eq(0).all() for values in (teacher, teacher_logits))
