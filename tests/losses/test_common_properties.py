@@ -206,6 +206,7 @@ RELABELLING = [
 
 def fake_results(function, arguments, options) -> list[Tensor]:
     """Results for tensors that have shapes and no values: `.item()`, boolean indexing and `unique` fail on them."""
+    wide = map_tensors(Tensor.float, arguments)
     with FakeTensorMode() as mode:
 
         def fake(value):
@@ -213,8 +214,7 @@ def fake_results(function, arguments, options) -> list[Tensor]:
                 return type(value)(fake(entry) for entry in value)
             return mode.from_tensor(value) if isinstance(value, Tensor) else value
 
-        wide = fake(list(map_tensors(Tensor.float, arguments)))
-        values = results(function, wide, {name: fake(value) for name, value in options.items()})
+        values = results(function, fake(wide), {name: fake(value) for name, value in options.items()})
         assert all(value.fake_mode is mode for value in values)
         return values
 
