@@ -62,7 +62,7 @@ def label(run: Run, network: Network, picture: np.ndarray) -> np.ndarray:
             f"{picture.shape[1]}x{picture.shape[0]} pixels are too many for the memory of this {device.type}. Make the "
             "picture smaller, or set evaluation.size to window and evaluation.batch to 1."
         ) from None
-    return np.array([0, *(c for group in run.groups for c in group)], np.uint8)[positions]
+    return run.classes.raw[positions]
 
 
 def pictures(given: Iterable[str]) -> Iterator[Path]:

@@ -23,7 +23,7 @@ def evaluate(run: Run, network: Network, loader: Loader) -> Tensor:
 
     Counts the batches of all processes. The network is left in the mode it was in.
     """
-    classes = 1 + sum(len(group) for group in run.groups)
+    classes = len(run.classes)
     total = torch.zeros(classes, classes, dtype=torch.int64, device=next(network.parameters()).device)
     with _evaluating(network):
         for labels, predictions, _ in _predict(run, network, loader):
@@ -60,7 +60,7 @@ def judge_labels(
     (B,H,W). Returns, under the methods' names and `argmax`, (T,K+1) int64 counts of the pixels given as background:
     rows true classes, columns labels, the last one ignored.
     """
-    classes = 1 + sum(len(group) for group in run.groups)
+    classes = len(run.classes)
     device = next(teacher.parameters()).device
     precision = precision_of(run.settings.train, device)
     columns = run.old_channels + 1
@@ -80,7 +80,7 @@ def judge_labels(
 
 def sample_images(run: Run, index: Index) -> list[int]:
     """Validation images for the figures: those with most of the benchmark's classes, so that steps can be compared."""
-    known = {c for group in run.groups for c in group}
+    known = set(run.classes.raw[1:].tolist())
     scored = np.array(index.validation[-1])
     wealth = [-len(known & set(index.classes["val"][number])) for number in scored]
     return sorted(scored[np.argsort(wealth, kind="stable")[: run.settings.evaluation.samples]].tolist())
