@@ -259,7 +259,7 @@ def _mistakes(errors: list[dict], kind: type, section: list[str]) -> list[str]:
         is_name = bool(parts) and parts[-1] == "[key]"
         place = _dotted([*section, *parts[: len(parts) - is_name]])
         if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            lines[place] = f"unknown key. {choose(parts[-1], _keys(kind, parts[:-1]))}"
+            lines[place] = f"unknown key. {_known_keys(kind, parts)}"
         elif error["type"] in ("missing", "missing_argument"):
             lines[place] = "this key is missing. Add it."
         else:
@@ -276,13 +276,26 @@ def _dotted(location: list) -> str:
     return ".".join(plain(part if isinstance(part, str) else short(part)) or "''" for part in location)
 
 
-def _keys(kind: type, location: list[str]) -> list[str]:
-    """Keys of the section at a location."""
-    for part in location:
+def _known_keys(kind: type, parts: list[str]) -> str:
+    """A hint at the right key: the same name in a section below, the nearest name in this one, or all names."""
+    *sections, wrong = parts
+    for part in sections:
         kind = get_type_hints(kind)[part] if is_dataclass(kind) else get_args(kind)[-1]
         if isinstance(kind, UnionType):  # a section or null
             kind = get_args(kind)[0]
-    return [field.name for field in fields(kind) if field.init]
+    keys = list(_keys(kind))
+    if below := [key for key in keys if key.endswith(f".{wrong}")]:
+        return f"Did you mean {' or '.join('.'.join([*sections[-1:], key]) for key in below)}?"
+    return choose(wrong, [key for key in keys if "." not in key])
+
+
+def _keys(kind: type) -> Iterator[str]:
+    """Keys of a section, and dotted keys of the sections in it."""
+    types = get_type_hints(kind)
+    for key in (field.name for field in fields(kind) if field.init):
+        yield key
+        if is_dataclass(types[key]):
+            yield from (f"{key}.{below}" for below in _keys(types[key]))
 
 
 def _chain_problems(config: Config) -> Iterator[str]:
