@@ -1,75 +1,43 @@
-"""The command `ciss`, also as `python -m ciss`. Every command imports its room only when it is called."""
+"""The command `ciss`, also `python -m ciss`. Every command imports its room only when it is called."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from typer import Argument, Option
 
-from ciss.arguments import (
-    DATA_SETS,
-    METHODS,
-    PRESETS,
-    Command,
-    check_choice,
-    count,
-    read_settings,
-    run_names,
-    whole_number,
-)
+from ciss.arguments import DATA_SETS, METHODS, PRESETS, Command, run_names
 
-Config = Annotated[str, Option("--config", metavar="FILE", help="Parameter file, relative to the project.")]
-DatasetName = Annotated[
+# Arguments and options of `ciss plan`, then those that several commands share.
+Dataset = Annotated[
     str | None,
     Argument(
-        metavar="DATASET",
-        help=f"One of {', '.join(DATA_SETS)}, or a folder of your own in data/.",
-        autocompletion=lambda: DATA_SETS,
+        metavar="DATASET", help=f"Of {', '.join(DATA_SETS)}, or a folder in data/.", autocompletion=lambda: DATA_SETS
     ),
 ]
-Protocol = Annotated[
-    str | None, Argument(metavar="PROTOCOL", help="Base classes, then classes per step: 15-1. Default: the preset's.")
-]
-Setting = Annotated[
-    str | None, Option(metavar="SETTING", help="Which images and labels a step sees. Default: the preset's.")
-]
-Methods = Annotated[
-    list[str] | None,
-    Option(
-        metavar="METHOD ...",
-        help=f"Of {', '.join(METHODS)}, or a variant: plop-released. Default: the preset's, or the usual ones.",
-        autocompletion=lambda: METHODS,
-    ),
-]
-Seeds = Annotated[
-    list[int] | None,
-    Option(metavar="SEED ...", parser=whole_number, help="One chain per seed. Default: the preset's, or 0."),
-]
-Orders = Annotated[
-    int | None, Option(metavar="N", parser=count, help="Class orders: the data set's own and N-1 shuffled ones.")
-]
-Order = Annotated[list[int] | None, Option(metavar="ID ...", parser=whole_number, help="One class order, as raw ids.")]
+Protocol = Annotated[str | None, Argument(metavar="PROTOCOL", help="Base classes, then classes a step: 15-1.")]
+Setting = Annotated[str | None, Option(metavar="SETTING", help="Which images and labels a step sees.")]
+USUAL = f"Of {', '.join(METHODS)}, or a variant: plop-released. Default: the preset's, or the usual ones."
+Methods = Annotated[list[str] | None, Option(metavar="METHOD ...", help=USUAL, autocompletion=lambda: METHODS)]
+Seeds = Annotated[list[int] | None, Option(metavar="SEED ...", min=0, max=10**9, help="One chain per seed.")]
+Orders = Annotated[int, Option(metavar="N", min=1, max=999, help="Class orders: the usual one and N-1 shuffled ones.")]
+Order = Annotated[list[int] | None, Option(metavar="ID ...", help="One class order, as raw ids.")]
 Joint = Annotated[bool, Option("--joint/--no-joint", help="Whether to plan joint training.")]
-Preset = Annotated[
-    str | None,
-    Option(metavar="NAME", help="Start from this preset, not the data set's.", autocompletion=lambda: PRESETS),
-]
-Name = Annotated[
-    str | None, Option(metavar="NAME", help="Of the benchmark. Default: the data set, and the protocol if not usual.")
-]
-Settings = Annotated[
-    list[str] | None,
-    Option("--set", metavar="KEY=VALUE ...", help="Change the benchmark: train.base.epochs=30 model.encoder=resnet50."),
-]
+Preset = Annotated[str | None, Option(metavar="NAME", help="Start from this preset.", autocompletion=lambda: PRESETS)]
+Name = Annotated[str | None, Option(metavar="NAME", help="Of the benchmark. Default: data set, and unusual protocol.")]
+CHANGES = "Change the benchmark: train.base.epochs=30 model.encoder=resnet50."
+Settings = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE ...", help=CHANGES)]
 Add = Annotated[bool, Option("--add", help="Keep the benchmarks that the file has.")]
-Fresh = Annotated[bool, Option("--fresh", help="Take the preset's numbers, not the file's for this benchmark.")]
+Fresh = Annotated[bool, Option("--fresh", help="Take the preset's numbers, not those of the file.")]
 Output = Annotated[str, Option(metavar="FILE", help="File to write or check, relative to the project.")]
 Check = Annotated[bool, Option("--check", help="Check the file and its data. Change nothing.")]
 Clean = Annotated[bool, Option("--clean", help="Remove results of runs that the file does not name.")]
-RunName = Argument(
-    metavar="RUN", help="A name under bases, joints or chain of the parameter file.", autocompletion=run_names
-)
+Config = Annotated[str, Option("--config", metavar="FILE", help="Parameter file, relative to the project.")]
+Benchmark = Annotated[str, Argument(metavar="BENCHMARK", help="A name under benchmarks of the parameter file.")]
+RUN = {"metavar": "RUN", "help": "A name under bases, joints or chain of the parameter file."}
+Run = Annotated[str, Argument(**RUN, autocompletion=run_names)]
+Runs = Annotated[list[str] | None, Argument(**RUN, autocompletion=run_names)]
 app = typer.Typer(
     help="A reproducible laboratory for class-incremental semantic segmentation.",
     epilog="Example: ciss plan shapes 4-2, then: dvc repro",
@@ -84,16 +52,13 @@ app.add_typer(data, name="data", help="Data sets: draw, download or describe one
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command, by default that of the command line.
 
-    Raises:
-        SystemExit: with the message of a command that fails; with 0 after a help text and 2 for a wrong argument.
+    Raises SystemExit: with the message of a command that fails, 0 after a help text, 2 for a wrong argument.
     """
     try:
         status = app(arguments, prog_name="ciss", standalone_mode=False)
     except typer.TyperException as error:
-        context = getattr(error, "ctx", None)
-        if context is None:
-            sys.exit(f"error: {error.format_message()}")
-        print(f"{context.get_usage()}   (all options: --help)", file=sys.stderr)
+        if context := getattr(error, "ctx", None):
+            print(f"{context.get_usage()}   (all options: --help)", file=sys.stderr)
         print(f"error: {error.format_message()}", file=sys.stderr)
         sys.exit(2)
     except ModuleNotFoundError as error:
@@ -112,12 +77,12 @@ def _no_command(context: typer.Context) -> None:
 
 @app.command(cls=Command)
 def plan(
-    dataset: DatasetName = None,
+    dataset: Dataset = None,
     protocol: Protocol = None,
     setting: Setting = None,
     methods: Methods = None,
     seeds: Seeds = None,
-    orders: Orders = None,
+    orders: Orders = 1,
     order: Order = None,
     joint: Joint = True,
     preset: Preset = None,
@@ -131,6 +96,8 @@ def plan(
 ) -> None:
     """Write params.yaml for a benchmark: data, network, schedule, methods, and the chain of runs.
 
+    The preset of the data set gives what the command does not name.
+
     \b
     ciss plan shapes 4-2                                      # the default
     ciss plan voc 15-1 --methods finetune mib --seeds 0 1 2   # a paper's benchmark
@@ -138,6 +105,8 @@ def plan(
     ciss plan --check                                         # check params.yaml and its data
     ciss plan --clean                                         # remove results that params.yaml does not name
     """
+    if check and clean:
+        raise typer.BadParameter("not allowed with --check", param_hint="--clean")
     if check or clean:
         from ciss.study import plan_check
 
@@ -145,29 +114,24 @@ def plan(
         return
     if dataset is None:
         raise typer.BadParameter("name a data set, or use --check or --clean", param_hint="DATASET")
-    if orders is not None and order is not None:
+    if orders > 1 and order:
         raise typer.BadParameter("not allowed with --order", param_hint="--orders")
-    from ciss.protocol import SETTINGS
     from ciss.study.plan import Request, main
 
-    if setting is not None:
-        check_choice("--setting", setting, SETTINGS)
     if methods is not None:
         methods = [method for method in methods if method]  # `--methods` alone: none
-    pairs = read_settings(settings or [])
-    orders = orders or 1
     main(
         Request(
-            dataset, protocol, setting, methods, seeds, orders, order, joint, preset, name, pairs, add, fresh, output
+            dataset, protocol, setting, methods, seeds, orders, order, joint, preset, name, settings, add, fresh, output
         )
     )
 
 
 @app.command(cls=Command)
 def train(
-    runs: Annotated[list[str] | None, RunName] = None,
+    runs: Runs = None,
     config: Config = "params.yaml",
-    jobs: Annotated[int | None, Option(metavar="N", help="Runs at a time. Default: one per GPU, or one.")] = None,
+    jobs: Annotated[int | None, Option(metavar="N", min=1, help="Runs at a time. Default: one per GPU, or 1.")] = None,
     trial: Annotated[bool, Option("--try", help="Two updates, all scores and figures; nothing is kept.")] = False,
 ) -> None:
     """Train runs of params.yaml: one in this process, several each in a process of its own, without a name all.
@@ -178,10 +142,11 @@ def train(
     ciss train --jobs 2               # all runs, two at a time; then: dvc repro
     torchrun --standalone --nproc-per-node 2 -m ciss train shapes-s0    # one run on two GPUs
 
-    A run starts as soon as there is a free job and the run it continues has ended. With several GPUs each job has one
-    to itself, as long as there are no more jobs than GPUs (CUDA_VISIBLE_DEVICES says which). A run that fails takes
-    with it what continues it; all others go on. Ctrl-C stops all; the same command goes on after the last finished
-    epoch of each. Set train.threads=1 in the plan for several runs on the cores of one machine.
+    A run starts when a job is free and the run it continues has ended. With at most as many jobs as GPUs, each job has
+    a GPU of its own; CUDA_VISIBLE_DEVICES selects them. If a run fails, the runs that continue it are left out.
+
+    Ctrl-C stops all. The same command continues each run after its last finished epoch. For several runs on the cores
+    of one machine, plan with --set train.threads=1.
     """
     if trial and (jobs is not None or len(runs or []) != 1):
         raise typer.BadParameter("name one run, without --jobs", param_hint="--try")
@@ -201,30 +166,28 @@ def train(
 
 @app.command(cls=Command)
 def predict(
-    run: Annotated[str, RunName],
+    run: Run,
     images: Annotated[list[str], Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")],
     config: Config = "params.yaml",
     out: Annotated[
         str | None, Option(metavar="FOLDER", help="Where the files go. Default: predictions/RUN of the project.")
     ] = None,
-    device: Annotated[str, Option(metavar="auto|cpu|cuda", help="auto: a GPU if there is one.")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], Option(help="auto: a GPU if there is one.")] = "auto",
 ) -> None:
-    """Label pictures by a trained run.
+    """Label pictures with a trained run.
 
     \b
     ciss predict shapes-s0-mib-2 photo.jpg more/photos
 
-    For each picture two files: NAME.png, a palette mask of the data set's raw class ids, those of params.yaml (of
-    CamVid, Cityscapes and data whose 0 is a class one more than the annotations' numbers or train ids), and
-    NAME_overlay.png, the picture with the classes laid over it and a legend of those that occur.
+    Each picture gives two files. NAME.png is a palette mask of raw class ids, as in params.yaml. In CamVid, Cityscapes
+    and data whose 0 is a class, they are one more than the annotations' numbers or train ids. NAME_overlay.png is the
+    picture with the classes drawn over it and a legend.
 
-    A picture whose EXIF tag turns it is turned first, and mask and overlay have the size of the turned picture. (In
-    data sets pixels count as stored.) Labels are made as the evaluation makes them, by the benchmark's evaluation
-    section: size, scales, flip.
+    A picture with an EXIF orientation is turned first; mask and overlay have the turned size. (Data sets are read
+    without turning.) The benchmark's evaluation section gives size, scales and flip.
     """
     from ciss.inspection import predict as inspection_predict
 
-    check_choice("--device", device, ("auto", "cpu", "cuda"))
     inspection_predict.main(run, images, config, out, device)
 
 
@@ -232,17 +195,17 @@ def predict(
 def tune(
     config: Config = "params.yaml",
     only: Annotated[
-        list[str] | None, Option(metavar="METHOD ...", help="Train the trials of these, and write nothing.")
+        list[str] | None, Option(metavar="METHOD ...", help="Train the trials of these methods; write no table.")
     ] = None,
 ) -> None:
-    """Choose coefficients on the hold-out: as many trials for every method, on a seed that is not reported.
+    """Choose coefficients on the hold-out set: equally many trials for every method, on a seed that is not reported.
 
     \b
-    ciss plan voc8 --preset tuning    # a preset that spells out the trials, a variant each
+    ciss plan voc8 --preset tuning    # a preset that lists the trials, each as a variant
     ciss tune                         # trains what is missing, then writes reports/BENCHMARK/tuning.csv
-    ciss tune --only mib plop         # trains those alone; once the base is there, another terminal the rest
+    ciss tune --only mib plop         # trains these methods only, for example one terminal for each half
 
-    The validation images have no say. That the seed is not reported is up to the file: plan trials without --add.
+    The validation images are not used. Plan trials without --add, so that their seed is not among the reported ones.
     """
     from ciss.study import tune as study_tune
 
@@ -288,13 +251,14 @@ def data_shapes() -> None:
 @data.command("fetch", cls=Command)
 def data_fetch(
     dataset: Annotated[
-        str, Argument(metavar="DATASET", help="voc, sbd (masks for voc, which it needs), ade20k or cityscapes.")
+        Literal["voc", "sbd", "ade20k", "cityscapes"],
+        Argument(metavar="DATASET", help="voc, sbd (more masks for voc), ade20k or cityscapes."),
     ],
     to: Annotated[Path | None, Option(metavar="FOLDER", help="Default: $CISS_DATA, or data/ of the project.")] = None,
     keep: Annotated[bool, Option("--keep", help="Keep the archive, in FOLDER/downloads.")] = False,
     address: Annotated[str | None, Option("--from", metavar="ADDRESS", help="Download the archive from there.")] = None,
 ) -> None:
-    """Download a real data set; a stopped download goes on where it was.
+    """Download a real data set. The same command continues a stopped download.
 
     \b
     ciss data fetch voc           # into $CISS_DATA, or data/ of the project
@@ -302,12 +266,11 @@ def data_fetch(
     """
     from ciss.data import commands
 
-    check_choice("DATASET", dataset, commands.DOWNLOADS)
     commands.download(dataset, to, keep, address)
 
 
 @data.command("content", cls=Command)
-def data_content(benchmark: Annotated[str, Argument(metavar="BENCHMARK", help="On data of your own.")]) -> None:
+def data_content(benchmark: Benchmark) -> None:
     """For the pipeline: write the hash of the images and masks of your own, .data/BENCHMARK.
 
     \b
@@ -334,7 +297,7 @@ def data_init(
 
 @app.command(cls=Command)
 def source() -> None:
-    """For the pipeline: write .source/, the meaning of code and notebooks.
+    """For the pipeline: write .source/, the code and notebooks that results depend on.
 
     \b
     ciss source    # in the root of the project
@@ -369,8 +332,8 @@ def execute(
 
 
 @app.command(cls=Command)
-def probe(benchmark: Annotated[str, Argument(metavar="BENCHMARK")], config: Config = "params.yaml") -> None:
-    """For the pipeline: what the networks before and after every increment see of the hold-out, into probes/.
+def probe(benchmark: Benchmark, config: Config = "params.yaml") -> None:
+    """For the pipeline: write what networks see in the hold-out set before and after each increment, into probes/.
 
     \b
     ciss probe shapes

@@ -1,10 +1,9 @@
-"""`params.yaml`: the only place for numbers, read as YAML 1.2 and checked key by key before anything runs.
+"""`params.yaml`: the only place for numbers, read as YAML 1.2. Every key is checked before anything runs.
 
-Every section is a frozen dataclass that refuses unknown keys, so that a typo is an error and not a silent default.
-What needs more than this file to be judged (class groups, methods, weight files) is checked in `ciss.runs.run`.
+Every section is a frozen dataclass that refuses unknown keys, so that a typo is an error and no silent default.
+`ciss.runs.check` checks what needs more than the file: class groups, methods, networks, weight files.
 """
 
-import datetime
 import functools
 import json
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from ciss import paths
@@ -25,7 +24,7 @@ section = dataclass(frozen=True, kw_only=True, config=STRICT)
 
 
 def rising(values: tuple) -> tuple:
-    """Bounds from small to large, checked."""
+    """A validator: bounds from small to large."""
     if list(values) != sorted(values):
         raise ValueError("should go from small to large")
     return values
@@ -36,7 +35,7 @@ DEVICE = re.compile("con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=200)]
 Word = Annotated[str, StringConstraints(max_length=200)]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4000, pattern=r"^[^\x00-\x1f\x7f]*$")]
-# Upper bounds are where a slip of the finger would fill the memory or start a million processes, not where use ends.
+# Upper bounds refuse slips of the finger that would fill the memory or start a million processes.
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Natural = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Pixels = Annotated[int, Field(ge=1, le=16_384)]
@@ -47,14 +46,10 @@ NotNegative = Annotated[float, Field(ge=0)]
 Scale = Annotated[float, Field(gt=0, le=64)]
 
 NOTEBOOKS = {"1_data", "4_forgetting", "5_background"}  # of a benchmark, beside those of its runs
-RESERVED = {
-    "benchmarks": {"benchmarks", "checked", "compare"},
-    "bases": NOTEBOOKS,
-    "joints": NOTEBOOKS,
-    "chain": NOTEBOOKS,
-}
-
-JSON_WORDS = {  # pydantic speaks of JSON, the file is YAML
+RESERVED = {"benchmarks": {"benchmarks", "checked", "compare"}}
+RESERVED |= dict.fromkeys(("bases", "joints", "chain"), NOTEBOOKS)
+DEEPEST = 50  # sections within sections
+JSON_WORDS = {  # pydantic's words -> YAML's
     "an object": "a section",
     "a valid array": "a list",
     "a valid string": "text",
@@ -109,14 +104,12 @@ class Train:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     channels_last: bool = True
     compile: bool = False
-    threads: Few = 2  # CPU threads; another number gives other last digits
-    processes: Few = 1  # of this machine, a batch and a GPU each, as many more images an update
+    threads: Few = 2  # CPU threads; another number changes the last digits of results
+    processes: Few = 1  # of this machine, each with its own batch and GPU; an update has that many batches
     workers: Annotated[int, Field(ge=0, le=1_024)] = 0  # loader processes; does not change the result
-    cache: bool = (
-        False  # keep decoded images in memory, a copy in each loader process; not where half of it is too little
-    )
-    curve: tuple[Positive, ...] = (1.0,)  # when the hold-out is scored: epochs into the step ...
-    curve_every: Count = 1  # ... then after every so many full epochs, and after the last
+    cache: bool = False  # keep decoded images in memory, a copy in each loader process, if they fill at most half of it
+    curve: tuple[Positive, ...] = (1.0,)  # epochs after which the hold-out set is scored ...
+    curve_every: Count = 1  # ... then after every this many epochs, and after the last
 
 
 @section
@@ -125,7 +118,7 @@ class Evaluation:
     size: Literal["full", "window", "crop"] = "full"
     stride: Annotated[float, Field(gt=0, le=1)] = 0.67  # from window to window, as a share of its side
     scales: Annotated[tuple[Scale, ...], Field(min_length=1, max_length=16)] = (1.0,)  # averaged
-    flip: bool = False  # averaged with what is said of the mirrored image
+    flip: bool = False  # averaged with the prediction for the mirrored image
     batch: Count = 16
     samples: Natural = 4  # validation images whose predictions are kept for the figures
 
@@ -203,9 +196,8 @@ class Config:
 
 
 def load(file: str | Path = "params.yaml") -> Config:
-    """Reads and checks a parameter file (relative ones from the project's folder). Raises ConfigError."""
-    path = Path(file) if Path(file).is_absolute() else paths.project() / file
-    return parse(read_yaml(path), str(file))
+    """Reads and checks a parameter file (a relative path starts at the project's folder). Raises ConfigError."""
+    return parse(read_yaml(paths.project() / file), str(file))
 
 
 def parse(document: Any, file: str = "params.yaml") -> Config:
@@ -216,167 +208,157 @@ def parse(document: Any, file: str = "params.yaml") -> Config:
         sections = "sections such as benchmarks, methods and chain"
         raise ConfigError(f"{file}: found {short(document)}, but it should have {sections}.")
     config = validate(Config, document, file, "")
-    object.__setattr__(config, "file", file)  # frozen for everybody else
-    problems = [f"{file}: {problem}" for problem in _chain_problems(config)]
-    if problems:
+    object.__setattr__(config, "file", file)  # frozen for all others
+    if problems := [f"{file}: {problem}" for problem in _chain_problems(config)]:
         raise ConfigError("\n".join(problems))
     return config
 
 
 def validate(kind: type, values: Any, file: str, key: str) -> Any:
-    """`values` as a `kind`. Raises ConfigError naming file, key and the nearest known key, a line for each mistake."""
-    try:
-        document = _adapter(dict[str, JsonValue]).validate_python(values)
-    except ValidationError as error:  # its locations alternate between keys and the kind of value there
-        raise ConfigError(
-            "\n".join(_explain(e, e["loc"][::2], kind, file, key, values) for e in error.errors())
-        ) from None
-    if strange := list(_unwritable(document, [key] if key else [])):
-        lines = [f"{'.'.join(map(plain, place))}: found {short(value)}. Change it." for place, value in strange]
-        raise ConfigError("\n".join(f"{file}: {line}" for line in lines))
-    try:
-        # As strict JSON: a list may be a tuple, a mapping a section; but "1" and true are no numbers, 1 is no text.
-        return _adapter(kind).validate_json(json.dumps(document), strict=True)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(e, e["loc"], kind, file, key) for e in _merged(error.errors()))) from None
+    """`values` as a `kind`. Raises ConfigError with a line for each mistake: file, key, value and what is expected."""
+    section = [key] if key else []
+    mistakes = list(_not_json(values, section))
+    if not mistakes:
+        try:
+            # Strict JSON: a list may be a tuple and a mapping a section, but "1" and true are no numbers.
+            return _adapter(kind).validate_json(json.dumps(values), strict=True)
+        except ValidationError as error:
+            mistakes = _mistakes(error.errors(), kind, section)
+    raise ConfigError("\n".join(f"{file}: {mistake}" for mistake in mistakes))
 
 
 _adapter = functools.cache(TypeAdapter)  # making one takes longer than using it
 
 
-def _unwritable(node: Any, place: list[str]) -> Iterator[tuple[list[str], Any]]:
-    """What a YAML file can hold and JSON cannot: halves of characters, numbers of thousands of digits."""
-    if isinstance(node, dict | list):
+def _not_json(node: Any, location: list) -> Iterator[str]:
+    """Mistakes in what YAML can hold and JSON cannot: dates, keys that are no text, invalid characters."""
+    if len(location) > DEEPEST:
+        yield f"{_dotted(location[:5])}: sections are nested too deeply. Correct the brackets and dashes."
+    elif isinstance(node, dict | list):
         for name, child in node.items() if isinstance(node, dict) else enumerate(node):
-            if isinstance(name, str) and not _encodable(name):
-                yield [*place, name], name
-            yield from _unwritable(child, [*place, str(name)])
-    elif (isinstance(node, int) and abs(node) >= 10**60) or (isinstance(node, str) and not _encodable(node)):
-        yield place, node
+            if isinstance(node, dict) and not (isinstance(name, str) and _is_json(name)):
+                advice = "Write it in quotes. A decimal number needs a point, not a comma."
+                yield f"{_dotted([*location, name])}: found the name {short(name)}, but it should be text. {advice}"
+            yield from _not_json(child, [*location, name])
+    elif not _is_json(node):
+        kinds = "text, a number, true, false, null, a list or a section"
+        yield f"{_dotted(location)}: found {short(node)}, but it should be {kinds}. Write text in quotes."
 
 
-def _encodable(text: str) -> bool:
-    return not re.search("[\ud800-\udfff]", text)
+def _is_json(value: Any) -> bool:
+    if isinstance(value, str):
+        return not re.search("[\ud800-\udfff]", value)  # halves of characters
+    return value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 10**60)
 
 
-def _merged(errors: list[dict]) -> list[dict]:
-    """A value that may be of several kinds has an error for each, with the kind as its last place: one of them all."""
-    found: dict[tuple, dict] = {}
+def _mistakes(errors: list[dict], kind: type, section: list[str]) -> list[str]:
+    """Pydantic's errors, one line for each key: a value of several allowed types has an error for each type."""
+    lines: dict[str, str] = {}
     for error in errors:
-        place = error["loc"]
-        if place and re.fullmatch(r"constrained-\w+|literal\[.*\]", str(place[-1])):
-            place = place[:-1]
-            if place in found:
-                _, _, needs = error["msg"].partition("should ")
-                error = {**found[place], "msg": f"{found[place]['msg']}, or {needs}"}
-        found[place] = {**error, "loc": place}
-    return list(found.values())
-
-
-def _explain(error: dict, location: tuple, kind: type, file: str, key: str, values: Any = None) -> str:
-    parts = [str(part) for part in location if part != "[key]"]
-    if error["loc"][-1] == "[key]":
-        parts[-1] = str(error["input"])  # pydantic's place says 1 of a key `true`
-    shown = [plain(part) or "''" for part in parts]
-    place = f"{file}: {'.'.join(filter(None, [key, *shown]))}"
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{place}: unknown key. {choose(parts[-1], _keys(kind, parts[:-1]))}"
-    if error["type"] in ("missing", "missing_argument"):
-        return f"{place}: this key is missing. Add it."
-    is_key = error["loc"][-1] == "[key]"
-    if is_key and (comma := _decimal_comma(error["input"], location[:-1], values)):
-        return f"{file}: {'.'.join(filter(None, [key, *shown[:-1], comma]))}"
-    needs = re.search("should .*", error["msg"])  # the other messages are about values that JSON does not know
-    needs = needs[0] if needs else "should be text, a number, true, false, null, a list or a section"
-    for word, ours in JSON_WORDS.items():
-        needs = needs.replace(word, ours)
-    what = "the name " if is_key else ""
-    found, advice = short(error["input"]), ""
-    if isinstance(error["input"], datetime.date) and not is_key:
-        found, advice = f"the date {error['input']}", f" Write '{error['input']}' in quotes for the text."
-    elif isinstance(error["input"], str) and re.fullmatch(r"[-+]?\d*,\d+", error["input"]):
-        if "integer" in needs:
-            advice = f" Write the digits alone: {error['input'].replace(',', '')}."
+        parts = [str(part) for part in error["loc"] if not re.fullmatch(r"constrained-\w+|literal\[.*\]", str(part))]
+        is_name = bool(parts) and parts[-1] == "[key]"
+        place = _dotted([*section, *parts[: len(parts) - is_name]])
+        if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            lines[place] = f"unknown key. {_known_keys(kind, parts)}"
+        elif error["type"] in ("missing", "missing_argument"):
+            lines[place] = "this key is missing. Add it."
         else:
-            advice = f" Write a decimal point: {error['input'].replace(',', '.')}."
-    return f"{place}: found {what}{found}, but it {needs}.{advice}"
+            expected = error["msg"].partition("should ")[2]
+            for word, yaml_word in JSON_WORDS.items():
+                expected = expected.replace(word, yaml_word)
+            name = "the name " if is_name else ""
+            found = f"found {name}{short(error['input'])}, but it should"
+            lines[place] = f"{lines[place][:-1]}, or {expected}." if place in lines else f"{found} {expected}."
+    return [f"{place}: {line}" for place, line in lines.items()]
 
 
-def _decimal_comma(value: Any, location: tuple, values: Any) -> str | None:
-    """What to say of a decimal comma: `{lr: 0,1, norm: batch}` reads as the keys lr, 1 and norm."""
-    section = values
-    for part in location:
-        section = section.get(part) if isinstance(section, dict) else None
-    if not isinstance(section, dict) or section.get(value, "") is not None or isinstance(value, bool):
-        return None
-    keys = list(section)
-    before = keys[keys.index(value) - 1]
-    number = section[before]
-    if isinstance(value, int) and isinstance(number, int) and not isinstance(number, bool):
-        return f"{before}: {number},{value} has a decimal comma. Write {number}.{value}."
-    return None
+def _dotted(location: list) -> str:
+    return ".".join(plain(part if isinstance(part, str) else short(part)) or "''" for part in location)
 
 
-def _keys(kind: type, location: list[str]) -> list[str]:
-    """Keys of the section at a location."""
-    for part in location:
+def _known_keys(kind: type, parts: list[str]) -> str:
+    """A hint at the right key: the same name in a section below, the nearest name in this one, or all names."""
+    *sections, wrong = parts
+    for part in sections:
         kind = get_type_hints(kind)[part] if is_dataclass(kind) else get_args(kind)[-1]
         if isinstance(kind, UnionType):  # a section or null
             kind = get_args(kind)[0]
-    return [field.name for field in fields(kind) if field.init]
+    keys = list(_keys(kind))
+    if below := [key for key in keys if key.endswith(f".{wrong}")]:
+        return f"Did you mean {' or '.join('.'.join([*sections[-1:], key]) for key in below)}?"
+    return choose(wrong, [key for key in keys if "." not in key])
+
+
+def _keys(kind: type) -> Iterator[str]:
+    """Keys of a section, and dotted keys of the sections in it."""
+    types = get_type_hints(kind)
+    for key in (field.name for field in fields(kind) if field.init):
+        yield key
+        if is_dataclass(types[key]):
+            yield from (f"{key}.{below}" for below in _keys(types[key]))
 
 
 def _chain_problems(config: Config) -> Iterator[str]:
+    """Mistakes in the names of benchmarks and runs, and in the chain."""
+    yield from _name_problems(config)
     runs = config.runs()
-    for part, taken in RESERVED.items():
-        for name in taken & set(getattr(config, part)):
-            yield f"{part}.{name}: the reports have a file or folder of this name. Rename it."
-    for part, names in (("benchmarks", config.benchmarks), ("runs", runs)):
-        lower_case: dict[str, str] = {}
-        for name in names:
-            other = lower_case.setdefault(name.lower(), name)
-            if other != name:
-                yield f"{part}: {other} and {name} are one folder on macOS and Windows, but for capitals. Rename one."
-            if DEVICE.fullmatch(name):
-                yield f"{part}: {name} is the name of a device on Windows. Rename it."
-    for part, others in (("joints", config.bases), ("chain", {**config.bases, **config.joints})):
-        for name in getattr(config, part):
-            if name in others:
-                yield f"{part}.{name}: another run has this name. Rename one of them."
-    for part, group in (("bases", config.bases), ("joints", config.joints), ("chain", config.chain)):
-        for name, run in group.items():
-            if run.benchmark not in config.benchmarks:
-                hint = choose(run.benchmark, config.benchmarks)
-                yield f"{part}.{name}.benchmark: no benchmark {run.benchmark!r}. {hint}"
-            if run.method not in config.methods:
-                yield f"{part}.{name}.method: no method {run.method!r} in methods. {choose(run.method, config.methods)}"
+    known = {
+        "benchmark": ("benchmark", config.benchmarks),
+        "method": ("method", config.methods),
+        "run": ("run", runs),
+        "after": ("base step or increment", {**config.bases, **config.chain}),
+    }
+    for section in ("bases", "joints", "chain", "ends"):
+        for name, entry in getattr(config, section).items():
+            for key, (noun, names) in known.items():
+                if (value := getattr(entry, key, None)) is not None and value not in names:
+                    yield f"{section}.{name}.{key}: there is no {noun} {value!r}. {choose(value, names)}"
     for name, run in config.chain.items():
-        place, before = f"chain.{name}", runs.get(run.after)
-        if before is None or run.after in config.joints:
-            known = {**config.bases, **config.chain}
-            yield f"{place}.after: there is no base step or increment {run.after!r}. {choose(run.after, known)}"
-            continue
-        if _leads_back(config.chain, name):
-            yield f"{place}.after: {run.after!r} continues this run in turn. Name a base step or an earlier increment."
-            continue
-        step = before.step if isinstance(before, Increment) else 0
-        if run.step != step + 1:
-            yield f"{place}.step: {run.step} cannot follow step {step} of {run.after!r}. Make it {step + 1}."
-        for key in ("benchmark", "seed"):
-            if getattr(run, key) != getattr(before, key):
-                mine, other = getattr(run, key), getattr(before, key)
-                yield f"{place}.{key}: {mine!r} differs from {other!r} of {run.after!r}. Use the same."
-        if step and run.method != before.method:
-            yield f"{place}.method: {run.method!r} continues {before.method!r} of {run.after!r}. Use one method."
+        if run.after in known["after"][1]:
+            yield from _step_problems(config, name, run)
     for name, end in config.ends.items():
-        if end.run not in runs:
-            yield f"ends.{name}.run: there is no run {end.run!r}. {choose(end.run, runs)}"
-        elif runs[end.run].benchmark != end.benchmark:
+        if end.run in runs and runs[end.run].benchmark != end.benchmark:
             right = runs[end.run].benchmark
             yield f"ends.{name}.benchmark: {end.benchmark!r} is not the benchmark of {end.run!r}. Use {right!r}."
 
 
-def _leads_back(chain: dict[str, Increment], name: str) -> bool:
+def _name_problems(config: Config) -> Iterator[str]:
+    for section, reserved in RESERVED.items():
+        for name in reserved & set(getattr(config, section)):
+            yield f"{section}.{name}: the reports have a file or folder of this name. Rename it."
+    for section, names in (("benchmarks", config.benchmarks), ("runs", config.runs())):
+        by_folder: dict[str, str] = {}
+        for name in names:
+            first = by_folder.setdefault(name.lower(), name)
+            if first != name:
+                yield f"{section}: {first} and {name} are the same folder on macOS and Windows. Rename one."
+            if DEVICE.fullmatch(name):
+                yield f"{section}: {name} is the name of a device on Windows. Rename it."
+    for section, others in (("joints", config.bases), ("chain", {**config.bases, **config.joints})):
+        for name in getattr(config, section):
+            if name in others:
+                yield f"{section}.{name}: another run has this name. Rename one of them."
+
+
+def _step_problems(config: Config, name: str, run: Increment) -> Iterator[str]:
+    """Mistakes in an increment, compared with the run that it continues."""
+    before = config.runs()[run.after]
+    if _is_circular(config.chain, name):
+        yield f"chain.{name}.after: {run.after!r} continues this run in turn. Name a base step or an earlier increment."
+        return
+    step = before.step if isinstance(before, Increment) else 0
+    if run.step != step + 1:
+        yield f"chain.{name}.step: {run.step} cannot follow step {step} of {run.after!r}. Make it {step + 1}."
+    for key in ("benchmark", "seed"):
+        if getattr(run, key) != getattr(before, key):
+            values = f"{getattr(run, key)!r} differs from {getattr(before, key)!r}"
+            yield f"chain.{name}.{key}: {values} of {run.after!r}. Use the same."
+    if step and run.method != before.method:
+        yield f"chain.{name}.method: {run.method!r} continues {before.method!r} of {run.after!r}. Use one method."
+
+
+def _is_circular(chain: dict[str, Increment], name: str) -> bool:
+    """Whether the runs before a run lead back to it."""
     after, seen = chain[name].after, set()
     while after in chain and after not in seen:
         seen.add(after)

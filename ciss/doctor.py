@@ -339,9 +339,9 @@ def _weights(name: str, benchmark: Any) -> int:
     import torch
 
     from ciss.models import create_network
-    from ciss.runs.run import class_groups
+    from ciss.runs.run import classes_of
 
-    channels = 1 + sum(map(len, class_groups(benchmark, name)))
+    channels = len(classes_of(benchmark, name))
     with torch.device("meta"):  # without values
         network = create_network(replace(benchmark.model, pretrained=False, weights=None), [channels])
     return sum(value.nbytes for value in network.state_dict().values())

@@ -9,14 +9,13 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.reader import ReaderError
 
 LARGEST_FILE = 8_000_000  # bytes; a study of a thousand runs has 100,000
 LARGEST_DOCUMENT = 1_000_000  # values
 
 
 class ConfigError(Exception):
-    """What is wrong in `params.yaml`: file, key, and what to do about it."""
+    """A mistake in a parameter file: file, key or line, and what to do."""
 
 
 def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
@@ -45,43 +44,34 @@ def parse_yaml(text: str, file: str, yaml: YAML) -> Any:
     """A document from its text. Raises ConfigError that names the line."""
     try:
         document = yaml.load(text)
-    except _Ambiguous as error:
-        mark = error.problem_mark
-        raise ConfigError(f"{file}: line {mark.line + 1}, column {mark.column + 1}: {error.problem}") from None
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown line"
-        problem = plain((error.problem or error.context).splitlines()[0])
-        raise ConfigError(f"{file}: {where}: not valid YAML: {problem}. Correct this line.") from None
-    except ReaderError as error:
-        where = f"line {text.count(chr(10), 0, error.position) + 1}"
-        what = f"#x{error.character:02x}" if isinstance(error.character, int) else repr(error.character)
-        problem = f"special characters are not allowed: the character {what}"
-        raise ConfigError(f"{file}: {where}: not valid YAML: {problem}. Remove it.") from None
+        size = _size(document, {})
     except RecursionError:
         raise ConfigError(f"{file}: line 1: sections are nested too deeply. Correct the brackets and dashes.") from None
-    except Exception as error:  # ruamel raises many kinds of its own mistakes; each means that it cannot be read
-        problem = plain(str(error).partition("\n")[0])
-        raise ConfigError(f"{file}: line 1: not valid YAML: {problem}. Correct it.") from None
-    if _written_out(document, {}) > LARGEST_DOCUMENT:
+    except Exception as error:  # ruamel raises many kinds, also for mistakes of its own
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        line = f"{mark.line + 1}, column {mark.column + 1}" if mark else "1"
+        if position := getattr(error, "position", None):  # of a character that YAML does not allow
+            line = str(text.count("\n", 0, position) + 1)
+        problem = getattr(error, "problem", None) or getattr(error, "context", None) or str(error)
+        first = plain(problem.partition("\n")[0])
+        raise ConfigError(f"{file}: line {line}: not valid YAML: {first}. Correct this line.") from None
+    if size > LARGEST_DOCUMENT:
         problem = f"with its aliases written out it has more than {LARGEST_DOCUMENT} values"
         raise ConfigError(f"{file}: line 1: {problem}. Use fewer aliases.")
     return document
 
 
-class _Ambiguous(MarkedYAMLError):
-    """A number that not every reader of YAML understands in the same way."""
-
-
 class _Constructor(SafeConstructor):
-    """ruamel's, which says of every value that is not what its tag or looks promise in which line it stands. Refuses
-    numbers that readers of YAML 1.1 and 1.2 understand differently: 010 and 1_6."""
+    """ruamel's constructor. It names the line of each value that does not fit its tag, and refuses numbers that readers
+    of YAML 1.1 and 1.2 understand differently: 010 and 1_6."""
 
     def construct_object(self, node, deep: bool = False) -> Any:
         if node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
             number = re.sub("^([-+]?)0+(?=[0-9])", r"\1", node.value.replace("_", ""))
             if number != node.value:
-                raise _Ambiguous(problem=_ambiguity(node, number), problem_mark=node.start_mark)
+                advice = f"Write {number} for the number, '{node.value}' in quotes for text, or a decimal point"
+                problem = f"{short(node.value)} has an underscore, a leading zero or a decimal comma. {advice}"
+                raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
@@ -89,23 +79,13 @@ class _Constructor(SafeConstructor):
             raise MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
-def _ambiguity(node, number: str) -> str:
-    """What is wrong with a number that YAML 1.2 reads as `number`, and what to write."""
-    before = re.search("[-+]?[0-9]+,$", (node.start_mark.buffer or "")[: node.start_mark.pointer])
-    if before and "_" not in node.value:
-        return f"{before[0]}{node.value} has a decimal comma. Write {before[0][:-1]}.{node.value}."
-    advice = f"Write {number} for the number, or '{node.value}' in quotes for the text."
-    return f"{short(node.value)} has an underscore or a leading zero. {advice}"
-
-
-def _written_out(node: Any, known: dict[int, int]) -> int:
-    """Values of a document whose aliases are written out; a section within itself counts once."""
+def _size(node: Any, known: dict[int, int]) -> int:
+    """Values of a document whose aliases are written out. Raises RecursionError for a section within itself."""
     if not isinstance(node, dict | list):
         return 1
     if id(node) not in known:
-        known[id(node)] = 0
         children = node.values() if isinstance(node, dict) else node
-        known[id(node)] = 1 + sum(_written_out(child, known) for child in children)
+        known[id(node)] = 1 + sum(_size(child, known) for child in children)
     return known[id(node)]
 
 
@@ -116,7 +96,7 @@ def choose(word: str, known: Iterable[str]) -> str:
 
 
 def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
-    """Where two documents of plain values differ: "train.base.lr 0.1, now 0.05"; of hashes the key alone."""
+    """Keys that differ in two documents of plain values: "train.base.lr 0.1, now 0.05". Hashes have the key alone."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = sorted({*found, *wanted}, key=str)
         return [d for k in keys for d in differences(found.get(k), wanted.get(k), f"{key}.{k}".lstrip("."))]
@@ -127,6 +107,7 @@ def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
 
 
 def short(value: Any) -> str:
+    """A value in at most 60 characters."""
     if isinstance(value, int) and abs(value) >= 10**60:  # Python refuses to write the longest
         return "a number of more than 60 digits"
     text = plain(repr(value))
@@ -134,13 +115,13 @@ def short(value: Any) -> str:
 
 
 def plain(text: str) -> str:
-    """Text that a terminal shows in one line, whatever is in it."""
+    """Text in one line of at most 200 characters, special characters escaped."""
     text = text if len(text) <= 200 else f"{text[:98]}...{text[-99:]}"
     return text if text.isprintable() else repr(text)[1:-1]
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """A number of bytes with its unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 999.5:  # rounds to 1000
             return f"{count:.3g} {unit}"

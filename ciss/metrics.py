@@ -248,7 +248,7 @@ def forgetting(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequence[
     """(T,) float64: the best IoU a class had after an earlier step minus its IoU after the last one.
 
     `ious`: (S,T) IoU of each class after each of S steps, NaN where undefined; `steps`: (T,) the step that introduced
-    each class (`protocol.class_steps`). Values from before a class was introduced do not count. NaN for the classes of
+    each class (`Classes.steps`). Values from before a class was introduced do not count. NaN for the classes of
     the last step, for later ones, and where either IoU is undefined. Negative where a class improved. After Chaudhry et
     al., arXiv 1801.10112, for IoU instead of accuracy. Raises ValueError for shapes that do not fit.
     """

@@ -1,23 +1,13 @@
-"""Old names of commands: `python -m ciss.plan` runs `ciss plan`, and says so. This file goes with version 0.3."""
+"""Old names of commands: `python -m ciss.plan` runs `ciss plan`, and names it. This file goes with version 0.3."""
 
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 
-NEW = {
-    "plan": "plan",
-    "train": "train",
-    "engine": "train",
-    "tuning": "tune",
-    "predict": "predict",
-    "report": "report",
-    "data.__main__": "data",
-    "execute": "execute",
-    "probe": "probe",
-    "source": "source",
-}
+NEW = {name: name for name in ("plan", "train", "predict", "report", "execute", "probe", "source")}
+NEW |= {"engine": "train", "tuning": "tune", "data.__main__": "data"}
 
 PROGRAM = """
-if __name__ == "__main__":  # not in a loader process, which runs the program of its parent
+if __name__ == "__main__":  # a loader process runs this file, too
     import sys
     from ciss.cli import main
     print({notice!r}, file=sys.stderr)
@@ -25,14 +15,8 @@ if __name__ == "__main__":  # not in a loader process, which runs the program of
 """
 
 
-def program(name: str, new: str) -> CodeType:
-    """What `python -m NAME` runs: the command `new`, named in one line."""
-    notice = f"python -m {name.removesuffix('.__main__')} is now: ciss {new}"
-    return compile(PROGRAM.format(notice=notice, new=new), name, "exec")
-
-
 class OldNames:
-    """A finder and loader of the modules that `python -m` asks for; it knows no module that can be imported."""
+    """A finder and loader for `python -m`. None of its modules can be imported."""
 
     @classmethod
     def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
@@ -41,7 +25,10 @@ class OldNames:
 
     @staticmethod
     def get_code(name: str) -> CodeType:
-        return program(name, NEW[name.removeprefix("ciss.")])
+        """The program of `python -m NAME`: it prints the new command and runs it."""
+        new = NEW[name.removeprefix("ciss.")]
+        notice = f"python -m {name.removesuffix('.__main__')} is now: ciss {new}"
+        return compile(PROGRAM.format(notice=notice, new=new), name, "exec")
 
     @staticmethod
     def create_module(spec: ModuleSpec) -> None:
@@ -49,4 +36,4 @@ class OldNames:
 
     @staticmethod
     def exec_module(module: ModuleType) -> None:
-        """Never reached, but part of what a loader has."""
+        """Part of the interface of a loader; never called."""

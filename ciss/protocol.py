@@ -5,13 +5,15 @@ Two numberings of classes meet here and nowhere else. A *raw id* is what an anno
 which group a raw id belongs to, never how large it is, so that they hold for every class order.
 
 The settings (MiB, arXiv 2002.00718, names `overlapped` and `disjoint`; SDR, arXiv 2103.06342, `sequential`;
-arXiv 2405.09858, `partitioned`; PLOP, arXiv 2011.11390, `domain`) are described at `select_images` and `label_table`.
+arXiv 2405.09858, `partitioned`; PLOP, arXiv 2011.11390, `domain`) are described at `select_images` and
+`Classes.label_table`.
 """
 
 import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
@@ -28,7 +30,97 @@ DATASETS: dict[str, tuple[int, ...]] = {
     "voc8": (8, 9, 12, 15, 13, 17, 10, 18),  # cat chair dog person horse sheep cow sofa; the rest of VOC is background
 }
 ALIASES = {("voc", "15-5s"): "15-1"}  # the name of the first publications
+ONE_GROUP = ("joint", "offline")  # protocols that bring all classes at once
 SETTINGS = ("overlapped", "disjoint", "sequential", "partitioned", "domain")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a benchmark by position: the background, then the others in order of arrival.
+
+    Args: groups: raw ids of each step, background left out; names: of each position; colours: (C,3) uint8 of each
+    position; background: whether position 0 is a class of its own, and not only the pixels without a label.
+
+    Raises ValueError for ids that a label image of bytes cannot hold beside background and void, for doubles, and for
+    a group without classes.
+    """
+
+    groups: list[list[int]]
+    names: list[str] = field(default_factory=list)
+    colours: np.ndarray | None = field(default=None, compare=False)
+    background: bool = True
+
+    def __post_init__(self):
+        _check_groups(self.groups)
+
+    def __len__(self) -> int:
+        """Number of positions C, background included."""
+        return 1 + sum(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of classes that each step brings; the background is in none."""
+        return [len(group) for group in self.groups]
+
+    @property
+    def raw(self) -> np.ndarray:
+        """(C,) uint8: the raw id of each position."""
+        return np.array([BACKGROUND, *chain.from_iterable(self.groups)], dtype=np.uint8)
+
+    @property
+    def steps(self) -> np.ndarray:
+        """(C,) int64: the step that introduced each position. The background belongs to step 0."""
+        return np.repeat(np.arange(-1, len(self.groups)), [1, *self.sizes]).clip(min=0)
+
+    def known(self, step: int) -> int:
+        """Number of channels, background included, after `step`; 1 before step 0, which is step -1.
+
+        Steps beyond the last group (domain) add none. Raises ValueError for smaller steps.
+        """
+        if step < -1:
+            raise ValueError(f"step {step} is below -1. Count steps from 0.")
+        return 1 + sum(self.sizes[: step + 1])
+
+    def old(self, step: int) -> range:
+        """Positions of all earlier steps' classes, background left out."""
+        return range(1, self.known(step - 1))
+
+    def new(self, step: int) -> range:
+        """Positions of the classes that `step` brings."""
+        return range(self.known(step - 1), self.known(step))
+
+    def label_table(self, step: int, setting: str, *, training: bool) -> np.ndarray:
+        """(256,) uint8: raw id -> position, to be indexed with a label image of bytes.
+
+        Training keeps the classes of `step`; old and future ones become background: the cause of background shift.
+        `sequential` and `domain` keep the old ones too. Otherwise (validation) every class has its position, future
+        ones too: the metric decides about positions without a channel. Void stays void, ids in no group become
+        background.
+
+        Raises ValueError for an unknown setting and a step out of range.
+        """
+        _check_setting(setting)
+        if setting != "domain" or step < 0:  # domain steps bring images, not classes: there can be more than groups
+            _check_step(step, len(self.groups))
+        kept = range(1, len(self))
+        if training:
+            kept = [*(self.old(step) if setting in ("sequential", "domain") else ()), *self.new(step)]
+        table = np.full(256, BACKGROUND, dtype=np.uint8)
+        table[VOID] = VOID
+        table[self.raw[kept]] = kept
+        return table
+
+
+def _check_groups(groups: Sequence[Sequence[int]]) -> None:
+    if empty := [number for number, group in enumerate(groups) if len(group) == 0]:
+        raise ValueError(f"groups {_some(empty)} have no classes. Give each group a class, or leave it out.")
+    ids = _integers(chain.from_iterable(groups), "class ids")
+    # Distinct ids within 1..254 also keep every position within 1..254, clear of the void value.
+    if foreign := [raw for raw in ids if not BACKGROUND < raw < VOID]:
+        rest = "0 is the background, 255 void. Use the data set's raw ids."
+        raise ValueError(f"class ids must be within 1..{VOID - 1}, got {_some(foreign)}; {rest}")
+    if double := _doubles(ids):
+        raise ValueError(f"classes {_some(double)} are in the groups more than once. Name each once.")
 
 
 def class_groups(
@@ -49,7 +141,7 @@ def class_groups(
     ids = list(DATASETS[dataset] if classes is None else classes)
     if order is not None:
         ids = _permutation(dataset, ids, order)
-    if protocol in ("joint", "offline"):
+    if protocol in ONE_GROUP:
         return [ids]
 
     return _cut(dataset, ALIASES.get((dataset, protocol), str(protocol)), ids, "classes")
@@ -58,7 +150,7 @@ def class_groups(
 def own_groups(groups: Sequence[Sequence[int]], classes: Sequence[int]) -> list[list[int]]:
     """Groups of one's own, checked: raw ids that are among `classes`, each at most once. Classes in no group become
     background. Raises ValueError that names what is wrong."""
-    positions(groups)
+    _check_groups(groups)
     if foreign := [raw for group in groups for raw in group if raw not in classes]:
         known = f"there are {_some(sorted(classes))}"
         raise ValueError(f"the groups' ids {_some(foreign)} are no classes of the data set; {known}. Correct them.")
@@ -126,36 +218,6 @@ def split_domains(steps: Sequence[int], *, legacy: bool = False) -> tuple[list[n
     return training, tests
 
 
-def positions(groups: Sequence[Sequence[int]]) -> dict[int, int]:
-    """Raw id -> position; the first class to arrive has position 1.
-
-    Raises ValueError for ids that a label image of bytes cannot hold beside background and void, for doubles, and for
-    a group without classes.
-    """
-    if empty := [number for number, group in enumerate(groups) if len(group) == 0]:
-        raise ValueError(f"groups {_some(empty)} have no classes. Give each group a class, or leave it out.")
-    ids = _integers(chain.from_iterable(groups), "class ids")
-    # Distinct ids within 1..254 also keep every position within 1..254, clear of the void value.
-    if foreign := [raw for raw in ids if not BACKGROUND < raw < VOID]:
-        rest = "0 is the background, 255 void. Use the data set's raw ids."
-        raise ValueError(f"class ids must be within 1..{VOID - 1}, got {_some(foreign)}; {rest}")
-    if double := _doubles(ids):
-        raise ValueError(f"classes {_some(double)} are in the groups more than once. Name each once.")
-    return {raw: position for position, raw in enumerate(ids, start=1)}
-
-
-def channels(groups: Sequence[Sequence[int]], step: int) -> int:
-    """Number of channels, background included, after `step`. Steps beyond the last group (domain) add none."""
-    if step < 0:
-        raise ValueError(f"step {step} is negative. Count steps from 0.")
-    return 1 + sum(len(group) for group in groups[: step + 1])
-
-
-def class_steps(groups: Sequence[Sequence[int]]) -> np.ndarray:
-    """(C,) int64: the step that introduced each channel. The background belongs to step 0."""
-    return np.repeat(np.arange(-1, len(groups)), [1, *map(len, groups)]).clip(min=0)
-
-
 def select_images(
     image_classes: Sequence[Iterable[int]],
     groups: Sequence[Sequence[int]],
@@ -178,7 +240,7 @@ def select_images(
 
     Raises ValueError for an unknown setting, a step out of range, ids that are no bytes, and a step without images.
     """
-    positions(groups)
+    _check_groups(groups)
     _check_setting(setting)
     if setting == "domain":
         if domains is None or len(domains) != len(image_classes):
@@ -204,34 +266,6 @@ def select_images(
         empty = f"step {step} (classes {_some(classes)}) is left without images in the {setting} setting"
         raise ValueError(f"{empty}. Give it images, or change protocol, order or setting.")
     return np.flatnonzero(chosen).astype(np.int64)
-
-
-def label_table(groups: Sequence[Sequence[int]], step: int, setting: str, *, training: bool) -> np.ndarray:
-    """(256,) uint8: raw id -> position, to be indexed with a label image of bytes.
-
-    Training keeps the classes of `step`; old and future ones become background, which is where the background shift
-    comes from. `sequential` and `domain` keep the old ones too. Otherwise (validation) every class of every group gets
-    its position, also the future ones: the metric decides what becomes of positions without a channel. Void stays
-    void, ids in no group become background.
-
-    Raises ValueError for an unknown setting, a step out of range, and groups that `positions` refuses.
-    """
-    _check_setting(setting)
-    if setting != "domain" or step < 0:  # domain steps bring images, not classes: there can be more than groups
-        _check_step(step, len(groups))
-    if not training:
-        kept = groups
-    elif setting in ("sequential", "domain"):
-        kept = groups[: step + 1]
-    else:
-        kept = groups[step : step + 1]
-
-    position = positions(groups)
-    table = np.full(256, BACKGROUND, dtype=np.uint8)
-    table[VOID] = VOID
-    for raw in chain.from_iterable(kept):
-        table[raw] = position[raw]
-    return table
 
 
 def _permutation(dataset: str, ids: list[int], order: list[int]) -> list[int]:

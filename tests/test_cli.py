@@ -1,5 +1,6 @@
 """The command `ciss`: its help, its hints, what it imports, and the old names of its commands."""
 
+import inspect
 import os
 import resource
 import runpy
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from packaging.requirements import Requirement
@@ -14,7 +16,8 @@ from typer.main import get_command
 
 import ciss
 from ciss import cli, old_names
-from ciss.arguments import _one_by_one
+from ciss.arguments import repeat_options
+from ciss.data.commands import DOWNLOADS
 
 PACKAGE = Path(ciss.__file__).parent
 COMMANDS = get_command(cli.app).commands
@@ -65,11 +68,13 @@ def test_without_a_command_all_are_listed(capsys):
         (["plna"], "No such command 'plna'. Did you mean 'plan'?"),
         (["data", "fecth"], "No such command 'fecth'. Did you mean 'fetch'?"),
         (["plan", "shapes", "--method", "mib"], "--methods"),
-        (["plan", "shapes", "--setting", "disjont"], "Did you mean 'disjoint'?"),
-        (["predict", "a", "b.png", "--device", "gpu"], "Did you mean 'cpu'?"),
-        (["data", "fetch", "vocc"], "Did you mean 'voc'?"),
-        (["plan", "shapes", "--seeds"], "'' is not a whole number"),
-        (["plan", "shapes", "--orders", "0"], "'0' is not a number from 1 to 999"),
+        (["plan", "--check", "--clean"], "--clean: not allowed with --check"),
+        (["predict", "a", "b.png", "--device", "gpu"], "'gpu' is not one of 'auto', 'cpu', 'cuda'"),
+        (["data", "fetch", "vocc"], "'vocc' is not one of 'voc', 'sbd', 'ade20k', 'cityscapes'"),
+        (["plan", "shapes", "--seeds"], "'--seeds': Input should be a valid integer"),
+        (["plan", "shapes", "--seeds=-1"], "'--seeds': Input should be greater than or equal to 0"),
+        (["plan", "shapes", "--orders", "0"], "'--orders': Input should be greater than or equal to 1"),
+        (["train", "--jobs", "0"], "'--jobs': Input should be greater than or equal to 1"),
         (["plan"], "name a data set, or use --check or --clean"),
         (["execute", "a.ipynb", "b.ipynb", "-p", "run"], "write a name and a value"),
     ],
@@ -93,13 +98,19 @@ def test_a_wrong_argument_has_a_usage_and_a_hint(arguments, hint, capsys):
         ("--name a b", "--name a b"),
     ],
 )
-def test_values_in_a_row(given, expected):
-    assert _one_by_one(given.split(), {"--seeds", "--methods"}) == expected.split()
+def test_several_values_of_an_option(given, expected):
+    assert repeat_options(given.split(), {"--seeds", "--methods"}) == expected.split()
 
 
 def test_an_option_without_values_has_none():
-    assert _one_by_one(["--methods", "--add"], {"--methods"}) == ["--methods", "", "--add"]
-    assert _one_by_one(["a", "--methods"], {"--methods"}) == ["a", "--methods", ""]
+    assert repeat_options(["--methods", "--add"], {"--methods"}) == ["--methods", "", "--add"]
+    assert repeat_options(["a", "--methods"], {"--methods"}) == ["a", "--methods", ""]
+
+
+def test_every_download_is_a_choice():
+    assert set(get_args(get_args(inspect.signature(cli.data_fetch).parameters["dataset"].annotation)[0])) == set(
+        DOWNLOADS
+    )
 
 
 def test_the_shell_completes_names():

@@ -1,6 +1,7 @@
 """The house keeps its shape: one direction of import, no circles, small files and functions."""
 
 import ast
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -135,3 +136,45 @@ def test_no_allowance_is_left_over():
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lengths[f"{name(file)}.{node.name}"] = node.end_lineno - node.lineno + 1
     assert {function: lengths.get(function) for function in ALLOWED} == ALLOWED
+
+
+def literal_comparisons(source: str, literal: str) -> list[int]:
+    """Lines that compare something with a literal: by an operator, a `match`, or the beginning or end of a text."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        compared = []
+        if isinstance(node, ast.Compare):
+            compared = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            compared = [node.value]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            compared = node.args if node.func.attr in ("startswith", "endswith") else []
+        elements = [part for side in compared for part in (side, *getattr(side, "elts", ()))]
+        lines += [node.lineno for part in elements if isinstance(part, ast.Constant) and part.value == literal]
+    return lines
+
+
+def test_joint_training_is_asked_by_a_property():
+    """`run.joint`, `result["joint"]`, `Method.sees_all`: a method of another name may see all classes too."""
+    sources = {file.name: file.read_text(encoding="utf-8") for file in FILES}
+    for file in (paths.project() / "notebooks").glob("*.ipynb"):
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        sources[file.name] = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    found = {name: literal_comparisons(source, "joint") for name, source in sources.items()}
+    assert not {name: lines for name, lines in found.items() if lines}
+
+
+@pytest.mark.parametrize(
+    ("line", "lines"),
+    [
+        ('m == "joint"', [1]),
+        ('m not in ("mib", "joint")', [1]),
+        ('m.startswith("joint")', [1]),
+        ('match m:\n    case "joint":\n        pass', [2]),
+        ('result["joint"] == True', []),
+        ('names = ["joint"]', []),
+        ('f("joint") == 1', []),
+    ],
+)
+def test_what_the_test_of_comparisons_sees(line, lines):
+    assert literal_comparisons(line, "joint") == lines

@@ -150,7 +150,7 @@ def test_a_python_without_the_packages_is_one_message(module):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["Base"], "runs: base and Base are one folder on macOS and Windows, but for capitals. Rename one."),
+        (["Base"], "runs: base and Base are the same folder on macOS and Windows. Rename one."),
         (["NUL"], "runs: NUL is the name of a device on Windows. Rename it."),
         (["null", "base-0"], None),
     ],

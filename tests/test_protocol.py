@@ -1,7 +1,7 @@
 """Which classes, which images, which labels: hand-made examples in any class order, and the published image counts."""
 
 import os
-from functools import cache, partial
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -12,13 +12,10 @@ from hypothesis import strategies as st
 
 from ciss.protocol import (
     DATASETS,
-    channels,
+    Classes,
     class_groups,
-    class_steps,
     domain_groups,
-    label_table,
     own_groups,
-    positions,
     select_images,
     split_domains,
 )
@@ -90,23 +87,41 @@ def test_groups_say_what_is_wrong(dataset, protocol, order, words):
         assert word in str(error.value)
 
 
-def test_positions_follow_arrival():
-    assert positions(GROUPS) == {5: 1, 2: 2, 6: 3, 1: 4, 4: 5}
-    assert [channels(GROUPS, step) for step in range(5)] == [3, 4, 6, 6, 6]
-    steps = class_steps(GROUPS)
-    assert steps.tolist() == [0, 0, 0, 1, 2, 2] and steps.dtype == np.int64
-    with pytest.raises(ValueError, match="negative"):
-        channels(GROUPS, -1)
+def test_classes_by_position():
+    classes = Classes(GROUPS, ["background", "e", "b", "f", "a", "d"], background=False)
+    assert len(classes) == 6 and classes.sizes == [2, 1, 2] and not classes.background
+    assert classes.raw.tolist() == [0, 5, 2, 6, 1, 4] and classes.raw.dtype == np.uint8
+    assert classes.steps.tolist() == [0, 0, 0, 1, 2, 2] and classes.steps.dtype == np.int64
+    assert [classes.names[position] for position in classes.new(1)] == ["f"]
+    assert classes == Classes([[5, 2], [6], [1, 4]], classes.names, np.zeros((6, 3), np.uint8), background=False)
+    assert classes != Classes([[5, 2], [6, 1], [4]], classes.names, background=False)
+
+
+@pytest.mark.parametrize(
+    ("step", "known", "old", "new"),
+    [
+        (0, 3, [], [1, 2]),
+        (1, 4, [1, 2], [3]),
+        (2, 6, [1, 2, 3], [4, 5]),
+        (3, 6, [1, 2, 3, 4, 5], []),  # a step of domains
+        (9, 6, [1, 2, 3, 4, 5], []),
+    ],
+)
+def test_classes_of_a_step(step, known, old, new):
+    classes = Classes(GROUPS)
+    assert (classes.known(step), [*classes.old(step)], [*classes.new(step)]) == (known, old, new)
+    assert classes.raw[classes.old(step)].tolist() == [5, 2, 6, 1, 4][: len(old)]
+
+
+def test_steps_before_the_base_step():
+    assert Classes(GROUPS).known(-1) == 1, "the background alone"
+    with pytest.raises(ValueError, match="step -2 is below -1"):
+        Classes(GROUPS).known(-2)
 
 
 @pytest.mark.parametrize(("groups", "words"), [([[1], [0]], "[0]"), ([[255]], "[255]"), ([[1, 2], [3, 2]], "[2]")])
 def test_impossible_groups_are_refused(groups, words):
-    table, images = partial(label_table, training=True), partial(select_images, [[0, 1, 2, 255]])
-    for use in (
-        positions,
-        lambda groups: table(groups, 0, "overlapped"),
-        lambda groups: images(groups, 0, "overlapped"),
-    ):
+    for use in (Classes, lambda groups: select_images([[0, 1, 2, 255]], groups, 0, "overlapped")):
         with pytest.raises(ValueError) as error:
             use(groups)
         assert words in str(error.value)
@@ -212,23 +227,23 @@ def test_partition_is_drawn_evenly_and_by_its_seed():
     ],
 )
 def test_labels_in_shuffled_order(setting, step, training, kept):
-    table = label_table(GROUPS, step, setting, training=training)
+    table = Classes(GROUPS).label_table(step, setting, training=training)
     assert table.shape == (256,) and table.dtype == np.uint8
     assert {raw: int(position) for raw, position in enumerate(table) if position} == {**kept, 255: 255}
 
 
 def test_labels_equal_the_published_mapping():
     """VOC 15-1, step 3, as the published MBS maps it (its validation makes raw ids 21..254, which VOC lacks, void)."""
-    groups = class_groups("voc", "15-1")
+    classes = Classes(class_groups("voc", "15-1"))
     raw = np.array([*range(21), 255], dtype=np.uint8)
-    assert label_table(groups, 3, "overlapped", training=True)[raw].tolist() == [0] * 18 + [18, 0, 0, 255]
-    assert label_table(groups, 3, "overlapped", training=False)[raw].tolist() == [*range(21), 255]
+    assert classes.label_table(3, "overlapped", training=True)[raw].tolist() == [0] * 18 + [18, 0, 0, 255]
+    assert classes.label_table(3, "overlapped", training=False)[raw].tolist() == [*range(21), 255]
 
 
 @pytest.mark.parametrize(("setting", "step"), [("overlaped", 0), ("overlapped", 3), ("domain", -1)])
 def test_labels_refuse_unknown_steps_and_settings(setting, step):
     with pytest.raises(ValueError, match=r"there are (overlapped, .*domain|\[0, 1, 2\])"):
-        label_table(GROUPS, step, setting, training=True)
+        Classes(GROUPS).label_table(step, setting, training=True)
 
 
 # Images per step: overlapped | disjoint | official validation images with a class of the step | with one seen so far.

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from ciss import protocol
 from ciss.analysis.forgetting.tables import iou_by_step
 from ciss.analysis.rows import increments
 
@@ -42,7 +41,7 @@ def empty_reasons(ends: dict[str, list[dict]]) -> dict[str, str]:
 def _nothing_learnt(ends: dict[str, list[dict]]) -> bool:
     """Whether every class that was scored after a base step has an IoU of 0; joint training, which has none, apart."""
     bases = [results[0] for results in ends.values() if not results[-1]["joint"]]
-    ious = [iou_by_step([base["confusion"]], base["groups"])[0, 1:] for base in bases]
+    ious = [iou_by_step([base["confusion"]], base["classes"])[0, 1:] for base in bases]
     scored = np.concatenate([row[np.isfinite(row)] for row in ious] or [np.empty(0)])
     return bool(len(scored)) and not scored.any()
 
@@ -54,8 +53,8 @@ def score_reasons(results: list[dict]) -> list[str]:
         sentences.append("Joint training has no steps: no forgetting, backward transfer or mean over steps.")
     elif len(results) == 1:
         sentences.append("The base step alone: no forgetting, backward transfer or mean over steps.")
-    known = protocol.channels(last["groups"], last["reached"])
-    old = 1 + len(last["groups"][0])
+    classes = last["classes"]
+    old, known = classes.known(0), classes.known(last["reached"])
     if known == old:
         sentences.append("No class counts as new, so new and harmonic are undefined.")
     truth = np.asarray(last["confusion"]).sum(axis=1) > 0
@@ -105,9 +104,10 @@ def background_reasons(ends: dict[str, list[dict]], rules: pd.DataFrame) -> list
     steps = [result for _, result in increments(ends)]
     paths = [results for results in ends.values() if not results[-1]["joint"]]
     sentences += [*_unseen(paths), *_background(paths)]
-    if steps and all(result["step"] >= len(result["groups"]) for result in steps):
+    new = [len(result["classes"].new(result["step"])) for result in steps]
+    if steps and not any(new):
         sentences.append("No step brings a new class, so nothing can be confused with one.")
-    elif any(len(result["groups"][result["step"]]) == 1 for result in steps if result["step"] < len(result["groups"])):
+    elif 1 in new:
         sentences.append("A step with a single new class has no angle between new class tokens.")
     if rules["recall"].isna().any():
         sentences.append("Recall needs a pixel of an old class that is labelled background.")
@@ -127,13 +127,13 @@ def _unseen(paths: Iterable[list[dict]]) -> list[str]:
     steps: dict[str, set[int]] = {}
     for results in paths:
         for result in results:
-            known = protocol.channels(result["groups"], result["reached"])
+            known = result["classes"].known(result["reached"])
             pixels = np.asarray(result["confusion"]).sum(axis=1)
             last = np.asarray(results[-1]["confusion"]).sum(axis=1)
             for position in np.flatnonzero(pixels[:known] == 0):
                 if position == 0:  # said by `_background`
                     continue
-                name = result["classes"][position]
+                name = result["classes"].names[position]
                 if last[position]:
                     steps.setdefault(name, set()).add(result["reached"])
                 else:

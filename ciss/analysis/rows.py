@@ -19,9 +19,9 @@ def with_classes(rows: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
     return rows
 
 
-def classes(ends: dict[str, list[dict]]) -> list[str]:
+def class_names(ends: dict[str, list[dict]]) -> list[str]:
     """Class names by position; none without an end."""
-    return next((results[-1]["classes"] for results in ends.values()), [])
+    return next((results[-1]["classes"].names for results in ends.values()), [])
 
 
 def increments(ends: dict[str, list[dict]]) -> Iterator[tuple[str, dict]]:

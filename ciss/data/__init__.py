@@ -5,7 +5,7 @@ from ciss.data.loaders import Loader, evaluation_loader, picture, statistics_loa
 from ciss.data.normalisation import IMAGENET, input_statistics, normalise
 from ciss.data.pictures import DataError
 from ciss.data.sets import DATASETS, DataSet, data_set
-from ciss.data.steps import ChoiceError, class_groups, domain_groups, step_count
+from ciss.data.steps import ChoiceError, classes_of, domain_groups, step_count
 
 __all__ = [
     "DATASETS",
@@ -15,7 +15,7 @@ __all__ = [
     "DataSet",
     "Index",
     "Loader",
-    "class_groups",
+    "classes_of",
     "data_set",
     "domain_groups",
     "evaluation_loader",

@@ -14,7 +14,7 @@ from ciss.config import Benchmark
 from ciss.data.pictures import DataError, Pair
 from ciss.data.scan import scan
 from ciss.data.sets import DataSet, data_set
-from ciss.data.steps import choose_images, class_groups, every_pair
+from ciss.data.steps import choose_images, classes_of, every_pair
 from ciss.store import code as store_code
 from ciss.store.files import write_text
 
@@ -83,7 +83,7 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
     Raises: DataError listing broken files, or for a step left without images; FileNotFoundError for an absent data
     set; ConfigError for a data set, protocol or order that do not fit each other.
     """
-    groups, dataset = class_groups(benchmark), data_set(benchmark.dataset)
+    groups, dataset = classes_of(benchmark).groups, data_set(benchmark.dataset)
     root = dataset.root()
     found, scans = _scanned(benchmark, folder, progress)
     for split in ("train", "val"):

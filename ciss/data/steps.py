@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from ciss.config import Benchmark
 from ciss.data.pictures import DataError
 from ciss.data.sets import DataSet, data_set
 from ciss.documents import ConfigError
+from ciss.protocol import Classes
 
 
 class ChoiceError(ConfigError):
@@ -21,9 +23,15 @@ class ChoiceError(ConfigError):
         self.key = key
 
 
-def class_groups(benchmark: Benchmark) -> list[list[int]]:
-    """Raw ids of every step; one group in the domain setting, whose steps bring no classes. Raises ChoiceError."""
+def classes_of(benchmark: Benchmark) -> Classes:
+    """The classes of a benchmark; one group in the domain setting, whose steps bring none. Raises ChoiceError."""
     dataset = _data_set(benchmark)
+    groups = _class_groups(benchmark, dataset)
+    raw = [0, *chain.from_iterable(groups)]
+    return Classes(groups, [dataset.classes[c] for c in raw], dataset.palette[raw], dataset.background)
+
+
+def _class_groups(benchmark: Benchmark, dataset: DataSet) -> list[list[int]]:
     known = protocol.DATASETS.get(benchmark.dataset) or dataset.order()
     if benchmark.groups is not None:
         if benchmark.order is not None or benchmark.setting == "domain":
@@ -55,8 +63,8 @@ def domain_groups(benchmark: Benchmark) -> list[list[str]]:
 
 
 def step_count(benchmark: Benchmark) -> int:
-    """Steps, the base step included. Raises as `class_groups` and `domain_groups`."""
-    groups = class_groups(benchmark)
+    """Steps, the base step included. Raises as `classes_of` and `domain_groups`."""
+    groups = classes_of(benchmark).groups
     return len(domain_groups(benchmark) if benchmark.setting == "domain" else groups)
 
 
@@ -109,7 +117,7 @@ def choose_images(
     held = draw_holdout(ids, benchmark.holdout)
     kept = np.setdiff1d(np.arange(len(ids)), held)
     present = [classes[i] for i in kept]
-    everything = [[c for group in groups for c in group]]
+    everything = [list(chain.from_iterable(groups))]
     steps = [protocol.select_images(present, groups, step, setting) for step in range(len(groups))]
     joint = protocol.select_images(present, everything, 0, "overlapped")
     return Choice(

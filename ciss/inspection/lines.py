@@ -6,15 +6,13 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from ciss import protocol
 from ciss.config import Config, ConfigError, load
-from ciss.data import data_set, picture
+from ciss.data import picture
 from ciss.inspection.step import Step
 from ciss.inspection.trained import telling_images
 from ciss.runs import check as runs_check
 from ciss.runs import run as runs_run
 from ciss.runs.check import check
-from ciss.runs.results import class_names
 from ciss.runs.run import index_folder, predecessor, resolve
 from ciss.training import loop
 
@@ -70,9 +68,7 @@ class Line:
         last, index = self.runs[-1], self.runs[-1].index()
         self.numbers = telling_images(last, images, index.holdout or None)
         self.held_out = bool(index.holdout)
-        self.classes = class_names(index.dataset, index.groups)
-        self.colours = data_set(index.dataset).palette[[0, *(c for group in index.groups for c in group)]]
-        self.introduced = protocol.class_steps(last.groups)
+        self.classes = last.classes
         self.ids = [index.ids["train"][number] for number in self.numbers]
         self.index = index
         self._steps: dict[int, Step] = {}
@@ -104,7 +100,7 @@ class Line:
         """Names and positions of the classes that the network knows after a step: its new ones, old ones, and the
         background."""
         channels, old = self.at(step).channels, self.at(step).old
-        return [(self.classes[position], position) for position in [*range(old, channels), *range(1, old), 0]]
+        return [(self.classes.names[position], position) for position in [*range(old, channels), *range(1, old), 0]]
 
     def prototypes(self, layer: str, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of steps 0..last: means (S,T,D) of the features of each true class, counts (S,T), spreads (S,T)."""

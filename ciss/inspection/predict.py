@@ -62,7 +62,7 @@ def label(run: Run, network: Network, picture: np.ndarray) -> np.ndarray:
             f"{picture.shape[1]}x{picture.shape[0]} pixels are too many for the memory of this {device.type}. Make the "
             "picture smaller, or set evaluation.size to window and evaluation.batch to 1."
         ) from None
-    return np.array([0, *(c for group in run.groups for c in group)], np.uint8)[positions]
+    return run.classes.raw[positions]
 
 
 def pictures(given: Iterable[str]) -> Iterator[Path]:
@@ -116,14 +116,16 @@ def _predict(name: str, images: list[str], config_file: str, out: str | None, de
     run = resolve(config.load(config_file), name)
     data = data_set(run.settings.dataset)
     folder = Path(out) if out else run.root / "predictions" / run.name
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise ConfigError(f"--out: {folder} is no folder. Name another.")
     device = distributed.device() if device_name == "auto" else torch.device(device_name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device: there is no CUDA device. Use cpu or auto.")
     files, whole = _found(images)
     if not files:
         return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out: cannot make the folder {folder}: {error.strerror}. Name another.") from None
     torch.set_num_threads(run.settings.train.threads)
     network = load_network(run, device)
     if run.settings.evaluation.size == "crop":

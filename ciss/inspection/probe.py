@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ciss import config, paths
 from ciss.config import Config
-from ciss.data import data_set
 from ciss.inspection.trained import OpenedRun
 from ciss.labels.patches import patch_labels
 from ciss.labels.prototypes import ClassPrototypes
@@ -59,7 +58,7 @@ def probe(settings: Config, name: str, judged: dict[tuple, Probe] | None = None)
     opened = OpenedRun(run)
     index = opened.index
     split, numbers = ("train", index.holdout) if index.holdout else ("val", index.validation[run.step][:IMAGES])
-    sums = Sums(1 + sum(len(group) for group in run.groups), data_set(index.dataset).background, opened.device)
+    sums = Sums(len(run.classes), run.classes.background, opened.device)
     with torch.no_grad(), opened.autocast():
         for batch, truth in opened.given(numbers, split):
             sums.add(opened.teacher(batch.images), opened.student(batch.images), truth)

@@ -76,7 +76,7 @@ class Step:
     @property
     def old(self) -> int:
         """Channels of the step before, the background's with them; 1 where there is none."""
-        return self.run.old_channels if self.run.after else 1
+        return self.run.old_channels
 
     @property
     def own_weights(self) -> bool:
@@ -236,7 +236,7 @@ class Step:
         """By the truth, classes to come among them: means (T,D), counts (T,), and root mean squared distances (T,) of a
         class's features from their mean, NaN for a class without any."""
         found = self.features(layer)
-        centres = ClassPrototypes(1 + sum(map(len, self.run.groups)), len(found[0][0]))
+        centres = ClassPrototypes(len(self.run.classes), len(found[0][0]))
         squares = torch.zeros(len(centres.counts), dtype=torch.float64)
         for features, truth in found:
             at, labels = torch.from_numpy(features)[None], torch.from_numpy(truth.astype(np.int64))[None]

@@ -116,7 +116,7 @@ def _labels(labels: Tensor) -> np.ndarray:
 def telling_images(run: Run, count: int, among: list[int] | None = None) -> list[int]:
     """Training images of the step (or `among` others) with old and new classes in them, those with most first."""
     index = run.index()
-    old, new = {c for group in run.groups[: run.step] for c in group}, set(run.new_classes)
+    old, new = set(run.classes.raw[run.classes.old(run.step)].tolist()), set(run.new_classes)
 
     def wealth(number: int) -> tuple[bool, bool, int]:
         found = set(index.classes["train"][number])

@@ -21,7 +21,7 @@ from torch import nn
 
 from ciss import distributed, documents, metrics
 from ciss.config import Config
-from ciss.data import Index, data_set
+from ciss.data import Index
 from ciss.runs.run import Run, digest, resolve
 from ciss.runs.state import TrainingState
 from ciss.store import files
@@ -144,21 +144,20 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, state: Tra
     labels against the truth), tokens.npz (epochs (Q,), cosines (Q,N,C) of the N new class tokens to all).
     """
     confusion = state.confusion
-    sizes, dataset = [len(group) for group in run.groups], data_set(index.dataset)
-    convention = metrics.conventions(dataset.background)["ciss"]
+    convention = metrics.conventions(run.classes.background)["ciss"]
     result = {
         "run": run.name,
         **run.description(),
         "after": run.after,
         "reached": run.reached,
-        "scores": _plain(metrics.scores(confusion, sizes, run.reached, convention)),
+        "scores": _plain(metrics.scores(confusion, run.classes.sizes, run.reached, convention)),
         "convention": convention.sentence(
             metrics.resolution(asdict(run.settings.evaluation), run.settings.train.crop),
             metrics.scored(run.settings.setting, run.settings.legacy_split),
         ),
-        "background": dataset.background,
-        "classes": class_names(index.dataset, run.groups),
-        "pixels": [index.pixels.get(str(c), 0) for c in [0, *(c for group in run.groups for c in group)]],
+        "background": run.classes.background,
+        "classes": run.classes.names,
+        "pixels": [index.pixels.get(str(raw), 0) for raw in run.classes.raw],
         "images": len(run.images(index)),
         "pseudo_labels": {name: _plain(metrics.label_scores(matrix)) for name, matrix in state.label_counts.items()},
         "training_seconds": state.training_seconds,
@@ -206,12 +205,6 @@ def _trace(epochs: list[dict]) -> dict[str, np.ndarray]:
     return {"columns": np.array(columns), "values": values}
 
 
-def class_names(dataset: str, groups: list[list[int]]) -> list[str]:
-    """Class names by position, background first."""
-    names = data_set(dataset).classes
-    return [names[0], *(names[c] for group in groups for c in group)]
-
-
 def device_name() -> str:
     """The GPU, or the processor: another kind of either gives other last digits."""
     if torch.cuda.is_available():
@@ -226,9 +219,9 @@ def device_name() -> str:
 
 
 def read(run: Run) -> dict:
-    """result.json with the method's title, whether it sees all classes at once (`joint`), and the arrays confusion,
-    curve_epochs, curve_confusions, token_epochs, token_cosines, samples, trace (by column) and labels (by name) added.
-    See `TrainingState`. Raises CheckpointError.
+    """result.json with the method's title, whether it sees all classes at once (`joint`), the benchmark's `Classes` and
+    the arrays confusion, curve_epochs, curve_confusions, token_epochs, token_cosines, samples, trace (by column) and
+    labels (by name) added. See `TrainingState`. Raises CheckpointError.
 
     Of a data set without a background class, the matrices leave unlabelled pixels (true position 0) out;
     `confusion_all` has them, for conventions that score them."""
@@ -236,7 +229,8 @@ def read(run: Run) -> dict:
     if not file.is_file():
         raise files.CheckpointError(f"{file}: this run has no result yet. Train it: ciss train {run.name}")
     try:
-        result = {**json.loads(file.read_text(encoding="utf-8")), "title": run.title, "joint": run.joint}
+        result = json.loads(file.read_text(encoding="utf-8"))
+        result |= {"title": run.title, "joint": run.joint, "classes": run.classes}
         different = documents.differences(result["identity"]["parameters"], run.description())
         with np.load(run.results / "confusion.npz") as arrays:
             result["confusion_all"] = arrays["confusion"]

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from ciss import config as configuration
-from ciss import data, distributed, documents, paths, protocol
+from ciss import data, distributed, documents, paths
 from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
 from ciss.data import Index
 from ciss.data.loaders import stable_seed
 from ciss.methods import Method, code_of, method_class
 from ciss.models import Network, WeightsError, create_network, needs_two_images
+from ciss.protocol import Classes
 from ciss.store import code as store_code
 from ciss.store.code import Closure
 from ciss.store.files import CheckpointError
@@ -25,7 +26,7 @@ PACE = ("workers", "cache")  # of `train`: they change no result
 
 @dataclass(frozen=True)
 class Run:
-    """One training of one benchmark and seed. `groups`: raw ids of each step of the benchmark."""
+    """One training of one benchmark and seed. `classes`: those of the benchmark."""
 
     name: str
     benchmark: str
@@ -35,7 +36,7 @@ class Run:
     step: int
     seed: int
     after: str | None
-    groups: list[list[int]]
+    classes: Classes
     root: Path
     config: str = "params.yaml"  # the file that it is from
     before: "Run | None" = None  # the run that it continues
@@ -72,7 +73,7 @@ class Run:
     @property
     def reached(self) -> int:
         """The last step whose classes the trained network knows."""
-        return len(self.groups) - 1 if self.joint else self.step
+        return len(self.classes.groups) - 1 if self.joint else self.step
 
     @property
     def phase(self) -> Phase:
@@ -81,18 +82,18 @@ class Run:
     @property
     def new_classes(self) -> list[int]:
         """Raw ids that this step brings; none in a later step of the domain setting."""
-        return self.groups[self.step] if self.step < len(self.groups) else []
+        return self.classes.raw[self.classes.new(self.step)].tolist()
 
     @property
     def old_channels(self) -> int:
-        """Channels of the predecessor's network, the background's included."""
-        return protocol.channels(self.groups, self.step - 1)
+        """Channels of the predecessor's network, the background's included; 1 without a predecessor."""
+        return self.classes.known(self.step - 1)
 
     @property
     def channel_groups(self) -> list[int]:
         """Channels of each group of the classifier, the first one with the background."""
-        sizes = [len(group) for group in self.groups[: self.reached + 1]]
-        return [1 + sum(sizes)] if self.joint else [1 + sizes[0], *sizes[1:]]
+        base, *later = self.classes.sizes[: self.reached + 1]
+        return [len(self.classes)] if self.joint else [1 + base, *later]
 
     def build_method(self) -> Method:
         return method_class(self.code)(**self.coefficients)
@@ -128,8 +129,8 @@ class Run:
     def label_table(self, training: bool):
         """(256,) raw id -> position, as the network sees labels in training or as they are scored."""
         if training and not self.joint:
-            return protocol.label_table(self.groups, self.step, self.settings.setting, training=True)
-        return protocol.label_table(self.groups, self.reached, self.settings.setting, training=False)
+            return self.classes.label_table(self.step, self.settings.setting, training=True)
+        return self.classes.label_table(self.reached, self.settings.setting, training=False)
 
     def description(self) -> dict:
         """What makes the weights, as stored beside them; not what only makes them sooner."""
@@ -147,7 +148,7 @@ class Run:
             "coefficients": self.coefficients,
             "step": self.step,
             "seed": self.seed,
-            "groups": self.groups,
+            "groups": self.classes.groups,
             "channels": self.channel_groups,
         }
 
@@ -255,18 +256,17 @@ def resolve(config: Config, name: str) -> Run:
         step=run.step if increment else 0,
         seed=run.seed,
         after=run.after if increment else None,
-        groups=class_groups(benchmark, f"{config.file}: benchmarks.{run.benchmark}"),
+        classes=classes_of(benchmark, f"{config.file}: benchmarks.{run.benchmark}"),
         root=(paths.project() / config.output).resolve(),
         config=config.file,
         before=resolve(config, run.after) if increment else None,
     )
 
 
-def class_groups(benchmark: Benchmark, place: str) -> list[list[int]]:
-    """Raw ids of every step; in the domain setting one group, since its steps bring images and no classes. Raises
-    ConfigError naming the key."""
+def classes_of(benchmark: Benchmark, place: str) -> Classes:
+    """The classes of a benchmark, see `ciss.data.classes_of`. Raises ConfigError naming the key."""
     try:
-        return data.class_groups(benchmark)
+        return data.classes_of(benchmark)
     except data.ChoiceError as error:
         raise ConfigError(f"{place}.{error.key}: {error}") from None
 

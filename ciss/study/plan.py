@@ -5,7 +5,7 @@ import io
 import json
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import pairwise
 
@@ -42,7 +42,7 @@ OWN = "benchmarks on data of your own: `dvc repro` compares their images with th
 
 @dataclass
 class Request:
-    """What a plan is asked for; None stands for what the preset says."""
+    """The arguments of `ciss plan`; None stands for the preset's."""
 
     dataset: str
     protocol: str | None = None
@@ -54,16 +54,16 @@ class Request:
     joint: bool = True
     preset: str | None = None
     name: str | None = None  # of the benchmark
-    settings: list[tuple[str, object]] = field(default_factory=list)  # dotted keys of the benchmark, with values
+    settings: list[str] | None = None  # KEY=VALUE: dotted keys of the benchmark
     add: bool = False  # keep the benchmarks that the file has
-    fresh: bool = False  # the preset's numbers, not the file's
+    fresh: bool = False  # take the preset's numbers, not the file's
     output: str = "params.yaml"
 
 
 def plan(document: CommentedMap, request: Request) -> CommentedMap:
-    """The document with the asked benchmark and its runs in place of the others (or beside them, with `--add`).
+    """The document with the requested benchmark and its runs in place of the others, or beside them with `--add`.
 
-    What the document has by the same name stays as it is, comments too. Raises ConfigError.
+    Entries of the document that have the same name stay, with their comments. Raises ConfigError.
     """
     document = copy.deepcopy(document)
     for section, about in ABOUT.items():
@@ -72,44 +72,31 @@ def plan(document: CommentedMap, request: Request) -> CommentedMap:
             document.yaml_set_comment_before_after_key(section, before=f"\n{about}")
     for mapping in (document, document["benchmarks"]):
         _move_comments(mapping)
-    old, first = copy.deepcopy(document), request.name or _name(request)
+    old = copy.deepcopy(document)
+    first = request.name or _name(request)
     config.validate(dict[config.Name, None], {first: None}, "plan", "--name")
+    changes = [parse_setting(text) for text in request.settings or []]
     if not request.add:
-        for section in ("benchmarks", "bases", "joints", "chain", "ends"):
+        for section in set(ABOUT) - {"methods"}:
             for name in list(document[section]):
                 del document[section][name]
-    for method in [*request.methods, "finetune", *(["joint"] if request.joint else [])]:
-        mine, preset = document["methods"].get(method), _preset(request)
-        if mine is None or (_knows(preset, method) and not request.add and _unedited(method, mine)):
-            theirs = _coefficients(method, preset)
-            if mine != theirs:
-                document["methods"][method] = _flow(theirs)
-        elif _knows(preset, method):
-            _tell_differences(method, mine, preset)
+    _add_coefficients(document["methods"], request)
     for number, order in enumerate(_orders(request)):
         name = first if number == 0 else f"{first}-order{number}"
         if name in old["benchmarks"] and not request.fresh:
             settings = old["benchmarks"][name]
-        elif number and first in old["benchmarks"] and not request.fresh:  # the orders of one study share all else
+        elif number and first in old["benchmarks"] and not request.fresh:  # all orders have the same schedule
             settings = copy.deepcopy(document["benchmarks"][first])
         else:
-            settings = _preset(request)
-            for key in ("methods", "runs"):
-                settings.pop(key, None)
+            settings = _preset_settings(request)
             document["benchmarks"].ca.items.pop(name, None)
-            if (settings["dataset"], settings["protocol"]) != (request.dataset, request.protocol):
-                settings.pop("groups", None)  # the preset's are of the other protocol; those of the file are somebody's
-            if settings["dataset"] != request.dataset:
-                settings.pop("expects", None)  # of the preset's data set
-        for key in ("dataset", "protocol", "setting"):
-            settings[key] = getattr(request, key)
+        settings.update({key: getattr(request, key) for key in ("dataset", "protocol", "setting")})
         if order:
             settings["order"] = _flow(order)
-        for key, value in request.settings:
+        for key, value in changes:
             _assign(settings, key, copy.deepcopy(value))
         document["benchmarks"][name] = settings
-        place = f"benchmarks.{name}"
-        steps = runs_run.steps(config.validate(config.Benchmark, settings, "plan", place), f"plan: {place}")
+        steps = _steps(settings, name, request)
         for seed in request.seeds:
             _add_runs(document, name, seed, steps, request)
     _list_own_data(document)
@@ -117,6 +104,48 @@ def plan(document: CommentedMap, request: Request) -> CommentedMap:
         _remove_unused_variants(document, request.fresh)
     _restore_comments(document, old)
     return document
+
+
+def _add_coefficients(sections: CommentedMap, request: Request) -> None:
+    """Adds the coefficients of the requested methods. Edited ones stay, and a line names where the preset differs."""
+    preset = _preset(request)
+    for method in [*request.methods, "finetune", *(["joint"] if request.joint else [])]:
+        present = sections.get(method)
+        if present is not None and not _knows(preset, method):
+            continue
+        wanted = _coefficients(method, preset)
+        if present == wanted:
+            continue
+        if present is None or (not request.add and _unedited(method, present)):
+            sections[method] = _flow(wanted)
+            continue
+        different = [key for key in present if present[key] != wanted.get(key)]
+        if kept := ", ".join(f"{key} {present[key]} (preset: {wanted[key]})" for key in different):
+            print(f"methods.{method} stays as the file has it: {kept}. Remove the section to take the preset's.")
+
+
+def _preset_settings(request: Request) -> CommentedMap:
+    """The benchmark of the preset, without what belongs to another protocol or data set."""
+    settings = _preset(request)
+    other_data = settings["dataset"] != request.dataset
+    other_protocol = other_data or settings["protocol"] != request.protocol
+    for key in ("methods", "runs", *["expects"] * other_data, *["groups"] * other_protocol):
+        settings.pop(key, None)
+    return settings
+
+
+def _steps(settings: CommentedMap, name: str, request: Request) -> int:
+    """Number of steps of a benchmark. Raises ConfigError, which names the setting of a preset with this protocol."""
+    place = f"benchmarks.{name}"
+    benchmark = config.validate(config.Benchmark, settings, "plan", place)
+    try:
+        return runs_run.steps(benchmark, f"plan: {place}")
+    except ConfigError as error:
+        same = {"dataset": request.dataset, "protocol": request.protocol}
+        settings = [preset["setting"] for preset in map(_plain, presets()) if same.items() <= preset.items()]
+        if settings and request.setting not in settings:
+            raise ConfigError(f"{error} Or add --setting {settings[0]}.") from None
+        raise
 
 
 def _list_own_data(document: CommentedMap) -> None:
@@ -144,7 +173,8 @@ def _restore_comments(document: CommentedMap, old: CommentedMap) -> None:
 
 def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, request: Request) -> None:
     base = f"{benchmark}-s{seed}"
-    document["bases"][base] = _flow({"benchmark": benchmark, "method": "finetune", "code": "finetune", "seed": seed})
+    start = {"benchmark": benchmark, "method": "finetune", "code": "finetune", "seed": seed}
+    document["bases"][base] = _flow(start)
     for method in request.methods:
         after = base
         for step in range(1, steps):
@@ -154,107 +184,95 @@ def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, req
             after = run
         document["ends"][f"{base}-{method}"] = _flow({"run": after, "benchmark": benchmark})
     if request.joint:
-        document["joints"][f"{base}-joint"] = _flow(
-            {"benchmark": benchmark, "method": "joint", "code": "joint", "seed": seed}
-        )
+        document["joints"][f"{base}-joint"] = _flow({**start, "method": "joint", "code": "joint"})
         document["ends"][f"{base}-joint"] = _flow({"run": f"{base}-joint", "benchmark": benchmark})
     elif not request.methods:  # the base step alone is a study, too
         document["ends"][base] = _flow({"run": base, "benchmark": benchmark})
 
 
 def _remove_unused_variants(document: CommentedMap, fresh: bool) -> None:
-    """Removes variants that a preset of a benchmark spells out, such as the trials of a tuning, and that no run uses;
-    with `fresh` also those of the methods' own presets. Variants with other numbers stay: they are the user's."""
+    """Removes unused variants of benchmarks' presets, such as trials, and with `fresh` also those of methods' presets.
+    Variants with numbers of the user stay."""
     used = {run["method"] for section in ("bases", "joints", "chain") for run in document[section].values()}
     for name in set(document["methods"]) - used:
         code, _, variant = name.partition("-")
-        if not variant or code not in METHODS:
-            continue
-        if (fresh or variant not in METHODS[code].presets) and _unedited(name, document["methods"][name]):
+        removable = variant and code in METHODS and (fresh or variant not in METHODS[code].presets)
+        if removable and _unedited(name, document["methods"][name]):
             del document["methods"][name]
 
 
 def _knows(preset: dict, method: str) -> bool:
-    """Whether the name has numbers without the file: a method's, a variant's of its own or of the preset's."""
+    """Whether a method or variant has coefficients in the method's file or in the preset."""
     code, _, variant = method.partition("-")
     return not variant or variant in METHODS[code].presets or method in preset.get("methods", {})
 
 
-def _unedited(method: str, mine: dict) -> bool:
-    """Whether coefficients are as some preset has them: nobody's own."""
+def _unedited(method: str, coefficients: dict) -> bool:
+    """Whether coefficients are those of some preset."""
     known = (preset for preset in map(_plain, presets()) if _knows(preset, method))
-    return any(mine == _coefficients(method, preset) for preset in known)
+    return any(coefficients == _coefficients(method, preset) for preset in known)
 
 
 @cache
 def _plain(name: str) -> dict:
+    """A preset without its comments."""
     return json.loads(json.dumps(load(name)))
 
 
-def _tell_differences(method: str, mine: dict, preset: dict) -> None:
-    """Coefficients stay as the file has them; another benchmark's may be among them, so that is said."""
-    theirs = _coefficients(method, preset)
-    kept = ", ".join(f"{key} {mine[key]} (preset: {theirs[key]})" for key in mine if mine[key] != theirs.get(key))
-    if kept:
-        print(f"methods.{method} stays as the file has it: {kept}. Remove the section to take the preset's.")
-
-
 def _coefficients(name: str, preset: dict) -> dict:
-    """A method's defaults, changed by the benchmark's preset, and for a variant by the method's own preset.
-
-    A variant that the benchmark's preset spells out is the defaults changed by that alone.
-    """
+    """A method's defaults, changed by the benchmark's preset, and for a variant by the method's own preset. A variant
+    in the benchmark's preset changes the defaults alone."""
     code, _, variant = name.partition("-")
-    method, theirs = METHODS[code], preset.get("methods", {})
-    spelt = name in theirs
+    method = METHODS[code]
+    changes = preset.get("methods", {})
     if not _knows(preset, name):
-        raise ConfigError(
-            f"--methods: {code} has no preset {variant!r}. {config.choose(variant, method.presets)} "
-            f"Or write methods.{name} into the file first, with the numbers you want."
-        )
-    values = theirs[name] if spelt else {**theirs.get(code, {}), **method.presets.get(variant, {})}
+        hint = f"{config.choose(variant, method.presets)} Or first write methods.{name} into the file."
+        raise ConfigError(f"--methods: {code} has no preset {variant!r}. {hint}")
+    values = changes[name] if name in changes else {**changes.get(code, {}), **method.presets.get(variant, {})}
     defaults = json.loads(json.dumps(asdict(method())))
     own_first = [key for kind in method.__mro__ for key in vars(kind).get("__annotations__", {}) if key in defaults]
     return {**{key: defaults[key] for key in own_first}, **values}
 
 
-def _unnamed(request: Request) -> str:
-    """Takes methods and seeds that the command does not name from the preset's `runs`. Returns the command after the
-    plan."""
-    theirs = _preset(request).get("runs", {})
-    request.methods = list(theirs.get("methods", USUAL)) if request.methods is None else request.methods
-    request.seeds = list(theirs.get("seeds", [0])) if request.seeds is None else request.seeds
-    request.joint = request.joint and theirs.get("joint", True)
-    return theirs.get("next", "dvc repro")
+def _complete(request: Request) -> str:
+    """Takes what the command does not name from the preset. Returns the command after the plan. Raises ConfigError."""
+    request.protocol = request.protocol or _preset(request)["protocol"]
+    request.setting = request.setting or _preset(request)["setting"]  # the protocol may select another preset
+    runs = _preset(request).get("runs", {})
+    request.seeds = list(runs.get("seeds", [0])) if request.seeds is None else request.seeds
+    request.joint = request.joint and runs.get("joint", True)
+    request.methods = present_names(list(runs.get("methods", USUAL)) if request.methods is None else request.methods)
+    for method in request.methods:
+        if code_of(method) not in INCREMENTAL:
+            wrong = f"no incremental method {method!r}. {config.choose(method, INCREMENTAL)}"
+            raise ConfigError(f"--methods: {BROKEN.get(code_of(method), wrong)}")
+    return runs.get("next", "dvc repro")
 
 
 def _name(request: Request) -> str:
-    """The preset's own data set and protocol go by its name; others carry what differs."""
-    stem, preset = _preset_name(request), _preset(request)
-    own = (preset["dataset"], preset["protocol"]) == (request.dataset, request.protocol)
-    kind = stem if stem.startswith(f"{request.dataset}-") else request.dataset
-    name = stem if own else f"{kind}-{request.protocol}"
+    """The name of the preset. Another protocol or setting is appended."""
+    name = _preset_name(request)
+    preset = _preset(request)
+    if (preset["dataset"], preset["protocol"]) != (request.dataset, request.protocol):
+        name = f"{name if name.startswith(f'{request.dataset}-') else request.dataset}-{request.protocol}"
     return name if request.setting == preset["setting"] else f"{name}-{request.setting}"
 
 
 def _preset_name(request: Request) -> str:
-    """The data set's own, or that of the asked protocol or setting if it has one (voc8-4-2); of `--preset mbs` what the
-    data set has by that name (voc-mbs), or the preset itself."""
+    """The preset of the data set, or of its protocol or setting (voc8-4-2). `--preset mbs` means the data set's preset
+    of that name (voc-mbs), or the preset mbs."""
     wanted = request.preset or (request.dataset if request.dataset in DATASETS else "own")
-    asked = () if request.preset else (request.protocol, request.setting)
-    for name in (*(f"{request.dataset}-{own}" for own in (*asked, wanted)), wanted):
+    parts = () if request.preset else (request.protocol, request.setting)
+    start = f"{request.dataset}-"
+    for name in (*(f"{start}{part}" for part in (*parts, wanted)), wanted):
         if name in presets():
             return name
-    start = f"{request.dataset}-"
-    words = [name.removeprefix(start) for name in presets() if name.startswith(start)]
-    others = [name for name in presets() if "-" not in name]
-    hints = [config.choose(wanted, known) for known in (words, others) if known]
-    hint = next((hint for hint in hints if hint.startswith("Did you mean")), hints[0])
-    raise ConfigError(f"--preset: no preset {wanted!r} for {request.dataset}. {hint}")
+    names = {name.removeprefix(start) for name in presets() if name.startswith(start) or "-" not in name}
+    raise ConfigError(f"--preset: no preset {wanted!r} for {request.dataset}. {config.choose(wanted, names)}")
 
 
 def _preset(request: Request) -> CommentedMap:
-    """A preset, its head comment (source, expected result, wall time) indented as it will stand in the file."""
+    """The preset, its head comment (source, expected result, wall time) indented as in the file."""
     settings = load(_preset_name(request))
     for line in settings.ca.comment[1]:
         line.start_mark.column = 4
@@ -262,36 +280,32 @@ def _preset(request: Request) -> CommentedMap:
 
 
 def _orders(request: Request) -> list[list[int] | None]:
-    """Class orders: the one given or the benchmark's, then shuffled ones, the same for everybody.
+    """The requested class order, or None for the benchmark's own, then shuffled ones, which are always the same.
 
-    No two bring the same classes in every step. Raises ConfigError where there are not so many, and in the domain
-    setting, whose steps bring images and no classes.
+    In any two of them, the classes of some step differ. Raises ConfigError if there are too few, or domains.
     """
     if request.setting == "domain" and (request.orders > 1 or request.order):
         option = "--order" if request.order else "--orders"
-        raise ConfigError(f"{option}: in the domain setting no step brings classes, so their order changes nothing.")
+        raise ConfigError(f"{option}: in the domain setting no step has new classes. Leave it out.")
     orders = [request.order]
     if request.orders == 1:
         return orders
-    classes = protocol.DATASETS.get(request.dataset) or data_set(request.dataset).order()
-    contents = [_steps(request, list(classes))]
+    classes = list(protocol.DATASETS.get(request.dataset) or data_set(request.dataset).order())
+
+    def classes_of_steps(order: list[int]) -> list[set[int]]:
+        groups = protocol.class_groups(request.dataset, request.protocol, order=order, classes=order)
+        return [set(group) for group in groups]
+
+    known = [classes_of_steps(classes)]
     for seed in range(1, ORDERS_TRIED):
         order = np.random.RandomState(seed).permutation(classes).tolist()
-        if (steps := _steps(request, order)) not in contents:
+        if (steps := classes_of_steps(order)) not in known:
             orders.append(order)
-            contents.append(steps)
+            known.append(steps)
         if len(orders) == request.orders:
             return orders
-    raise ConfigError(
-        f"--orders: {request.orders}, but {request.dataset} {request.protocol} has only {len(orders)} orders whose "
-        f"steps differ. Ask for at most {len(orders)}."
-    )
-
-
-def _steps(request: Request, order: list[int]) -> list[set[int]]:
-    """The classes of each step."""
-    groups = protocol.class_groups(request.dataset, request.protocol, order=order, classes=order)
-    return [set(group) for group in groups]
+    problem = f"{request.dataset} {request.protocol} has only {len(orders)} orders whose steps differ"
+    raise ConfigError(f"--orders: {request.orders}, but {problem}. Ask for at most {len(orders)}.")
 
 
 def _assign(settings: CommentedMap, key: str, value) -> None:
@@ -338,46 +352,38 @@ def _yaml() -> YAML:
 
 
 def main(request: Request) -> None:
-    """Writes the plan that is asked for, and prints what comes next. Exits with a message where it cannot."""
+    """Writes the requested plan, and prints the next command. Exits with a message if it cannot."""
     try:
         data_set(request.dataset)  # raises ConfigError where there is none
-        request.protocol = request.protocol or _preset(request)["protocol"]
-        request.setting = request.setting or _preset(request)["setting"]
         named = request.methods is not None
-        request.methods = present_names(request.methods)
-        next_command = _unnamed(request)
-        unknown = [method for method in request.methods if code_of(method) not in INCREMENTAL]
-        if unknown:
-            wrong = f"no incremental method {unknown[0]!r}. {config.choose(unknown[0], INCREMENTAL)}"
-            raise ConfigError(f"--methods: {BROKEN.get(code_of(unknown[0]), wrong)}")
+        next_command = _complete(request)
         text = _planned(request)
         settings = config.parse(YAML(typ="safe", pure=True).load(text), request.output)
         notes = plan_check.check_planned(settings)
         files.write_text(paths.project() / request.output, text)
-        if not named:
-            joint = " and joint training" if settings.joints else ""
-            print(f"methods: {', '.join(request.methods)}{joint}. Name others with --methods and --no-joint.")
-        plan_check.print_notes(notes)
-        runs_planned = plan_check.count(len(settings.runs()), "run")
-        first = "read the notes above, then: " if notes else ""
-        if (paths.project() / request.output).resolve() != (paths.project() / "params.yaml").resolve():
-            command = "ciss train" if next_command == "dvc repro" else next_command
-            next_command = f"{command} --config {request.output} (the pipeline reads params.yaml only)"
-        print(f"{request.output}: {', '.join(settings.benchmarks)}; {runs_planned}. Next: {first}{next_command}")
     except (ConfigError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
+    if not named:
+        joint = " and joint training" if settings.joints else ""
+        print(f"methods: {', '.join(request.methods)}{joint}. Name others with --methods and --no-joint.")
+    plan_check.print_notes(notes)
+    if not plan_check.is_of_pipeline(request.output):
+        command = "ciss train" if next_command == "dvc repro" else next_command
+        next_command = f"{command} --config {request.output} (the pipeline reads params.yaml only)"
+    if notes:
+        next_command = f"read the notes above, then: {next_command}"
+    runs = plan_check.count(len(settings.runs()), "run")
+    print(f"{request.output}: {', '.join(settings.benchmarks)}; {runs}. Next: {next_command}")
 
 
 def _planned(request: Request) -> str:
-    """The file as it will be: what is there, if anything, with what the request changes."""
+    """The text of the file: its present content, if any, changed by the request."""
     file = paths.project() / request.output
-    document = config.read_yaml(file) if file.is_file() else None
-    if document is None:
-        document = CommentedMap()
-        document.yaml_set_start_comment(HEADER)
-    else:
+    document = CommentedMap()
+    document.yaml_set_start_comment(HEADER)
+    if file.is_file() and config.read_yaml(file) is not None:
         config.load(request.output)
-        document = config.read_yaml(file, _yaml())  # with its comments, now that all is well with it
+        document = config.read_yaml(file, _yaml())  # with its comments
     buffer = io.StringIO()
     _yaml().dump(plan(document, request), buffer)
     return buffer.getvalue()
@@ -390,5 +396,4 @@ def parse_setting(text: str) -> tuple[str, object]:
         with suppress(ConfigError):
             documents.parse_yaml(value, "--set", documents.safe_yaml())  # refuses numbers such as 4_2
             return key, documents.parse_yaml(value, "--set", _yaml())
-    shown = text if len(text) <= 60 else f"{text[:57]}..."
-    raise ConfigError(f"{shown!r}: write KEY=VALUE, the value as in the file")
+    raise ConfigError(f"--set: found {documents.short(text)}. Write KEY=VALUE, the value as in the file.")

@@ -12,38 +12,55 @@ from ciss.data import data_set
 from ciss.data.describe import hidden
 from ciss.data.notes import change_notes, list_notes
 from ciss.runs import check as runs_check
-from ciss.runs.check import notices
 from ciss.runs.run import index_folder
 from ciss.store import files
 
+MISSING_WEIGHTS = re.compile(
+    r"\.model\.(weights: (no such file|.*there is no such weight file)|pretrained: .* cannot be reached)"
+)
+
 
 def check(file: str) -> None:
-    """Checks a parameter file and prints what is wrong with its data. It changes no result. Raises ConfigError."""
+    """Checks a parameter file and prints notes on its data. It changes no result. Raises ConfigError."""
     settings = config.load(file)
     runs_check.check(settings)
     root = (paths.project() / settings.output).resolve()
     names = [(run.benchmark, name) for name, run in settings.runs().items()]
     if links := list(paths.links(root, names)):
         raise ConfigError("\n".join(f"{problem}: {remedy}" for problem, remedy in links))
-    notes = _data_notes(settings) + list(notices(settings))
+    notes = _notes(settings)
     for name, benchmark in settings.benchmarks.items():
         notes += [f"benchmarks.{name}: {note}" for note in change_notes(benchmark, index_folder(root, name))]
-    if _of_the_pipeline(file):
+    if is_of_pipeline(file):
         _write_checked(settings)
         if unnamed := _unnamed_results(settings):
-            notes.append(
-                f"{len(unnamed)} folders in results/ are ignored, because {file} does not name their runs (first: "
-                f"{'/'.join(unnamed[0].parts[-2:])}). Remove them with: ciss plan --clean"
-            )
+            first = "/".join(unnamed[0].parts[-2:])
+            problem = f"{len(unnamed)} folders in results/ are ignored, because {file} does not name their runs"
+            notes.append(f"{problem} (first: {first}). Remove them with: ciss plan --clean")
     contents = f"{count(len(settings.benchmarks), 'benchmark')}, {count(len(settings.runs()), 'run')}"
     print(f"{file}: {contents}, no error found. The first stage of `dvc repro` reads images and masks.")
     print_notes(notes)
 
 
+def check_planned(settings: config.Config) -> list[str]:
+    """Checks a plan before it is written. Returns notes: weights and data that are missing may come later.
+
+    Raises ConfigError for all other mistakes.
+    """
+    lines: list[str] = []
+    try:
+        runs_check.check(settings)
+    except ConfigError as error:
+        lines = str(error).splitlines()
+    if errors := [line for line in lines if not MISSING_WEIGHTS.search(line)]:
+        raise ConfigError("\n".join(errors))
+    return lines + _notes(settings)
+
+
 def clean(file: str) -> None:
     """Removes the results of runs that `params.yaml` does not name. Raises ConfigError."""
     settings = config.load(file)
-    if not _of_the_pipeline(file):
+    if not is_of_pipeline(file):
         raise ConfigError(f"--clean: {file} is not the pipeline's file. Leave --output out.")
     unnamed = _unnamed_results(settings)
     for folder in unnamed:
@@ -54,7 +71,7 @@ def clean(file: str) -> None:
 
 
 def main(file: str, action: Callable[[str], None]) -> None:
-    """Runs `check` or `clean`. Exits with a message where it fails."""
+    """Runs `check` or `clean`. Exits with a message if it fails."""
     try:
         action(file)
     except (ConfigError, OSError, ValueError) as error:
@@ -64,12 +81,10 @@ def main(file: str, action: Callable[[str], None]) -> None:
 def _write_checked(settings: config.Config) -> None:
     """Writes the output of the stage `check`, always the same bytes. Removes the content hashes of other benchmarks.
     Raises ConfigError for a list `own` with which DVC would not see that images changed."""
-    own = own_benchmarks(settings)
+    own = [name for name, benchmark in settings.benchmarks.items() if data_set(benchmark.dataset).description]
     if own != settings.own:
-        raise ConfigError(
-            f"{settings.file}: own: found {settings.own}, but the benchmarks on data of your own are {own}. "
-            f"Write `own: [{', '.join(own)}]`."
-        )
+        problem = f"found {settings.own}, but the benchmarks on data of your own are {own}"
+        raise ConfigError(f"{settings.file}: own: {problem}. Write `own: [{', '.join(own)}]`.")
     folder = paths.project() / paths.content_file("")
     for file in folder.glob("*"):
         if file.name not in own:
@@ -77,12 +92,8 @@ def _write_checked(settings: config.Config) -> None:
     files.write_text(folder / "checked", "params.yaml was checked.\n")
 
 
-def own_benchmarks(settings: config.Config) -> list[str]:
-    """Names of the benchmarks whose data set has a `dataset.yaml`."""
-    return [name for name, benchmark in settings.benchmarks.items() if data_set(benchmark.dataset).description]
-
-
-def _of_the_pipeline(file: str) -> bool:
+def is_of_pipeline(file: str) -> bool:
+    """Whether a parameter file is the `params.yaml` of the project."""
     return (paths.project() / file).resolve() == (paths.project() / "params.yaml").resolve()
 
 
@@ -94,17 +105,18 @@ def _unnamed_results(settings: config.Config) -> list[Path]:
     return [folder for folder in folders if folder.is_dir() and (folder.parent.name, folder.name) not in named]
 
 
-def _data_notes(settings: config.Config) -> list[str]:
-    """Notes on the data of every benchmark. Raises ConfigError for a hold-out that the data cannot give,
-    and for own data under the name of a known data set."""
-    errors, notes = hidden(), []
+def _notes(settings: config.Config) -> list[str]:
+    """Notes on the data and methods of every benchmark. Raises ConfigError for a hold-out set that is larger than the
+    data, and for own data under the name of a known data set."""
+    errors = hidden()
+    notes = []
     for name, benchmark in settings.benchmarks.items():
-        own_errors, own_notes = list_notes(benchmark)
-        errors += [f"{settings.file}: benchmarks.{name}.{error}" for error in own_errors]
-        notes += [f"benchmarks.{name}: {note}" for note in own_notes]
+        benchmark_errors, benchmark_notes = list_notes(benchmark)
+        errors += [f"{settings.file}: benchmarks.{name}.{error}" for error in benchmark_errors]
+        notes += [f"benchmarks.{name}: {note}" for note in benchmark_notes]
     if errors:
         raise ConfigError("\n".join(errors))
-    return notes
+    return notes + list(runs_check.notices(settings))
 
 
 def print_notes(notes: list[str]) -> None:
@@ -114,22 +126,3 @@ def print_notes(notes: list[str]) -> None:
 
 def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def check_planned(settings: config.Config) -> list[str]:
-    """Checks a plan before it is written. Returns notes: weights that are missing may come later, as data may.
-
-    Raises ConfigError for all else.
-    """
-    notes = []
-    try:
-        runs_check.check(settings)
-    except ConfigError as error:
-        lines = str(error).splitlines()
-        missing = re.compile(
-            r"\.model\.(weights: (no such file|.*there is no such weight file)|pretrained: .* cannot be reached)"
-        )
-        notes = [line for line in lines if missing.search(line)]
-        if errors := [line for line in lines if line not in notes]:
-            raise ConfigError("\n".join(errors)) from None
-    return notes + _data_notes(settings) + list(runs_check.notices(settings))

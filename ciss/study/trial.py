@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ciss import config, metrics
-from ciss.data import Index, data_set, picture
+from ciss.data import Index, picture
 from ciss.runs import results
 from ciss.runs.check import check
 from ciss.runs.run import Run, index_folder, resolve
@@ -95,12 +95,11 @@ def draw_figures(run: Run, index: Index) -> list:
 
     result = results.read(run)
     before = results.read(run.before) if run.before else None
-    names = result["classes"]
+    names = run.classes.names
     known = sum(run.channel_groups)
-    colours = data_set(index.dataset).palette[[0, *(c for group in index.groups for c in group)]]
 
     def colour(labels: list) -> list:
-        return [masks.colour(positions, colours) for positions in labels]
+        return [masks.colour(positions, run.classes.colours) for positions in labels]
 
     scores, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
     training.loss_curve(left, result["log"])
@@ -113,11 +112,11 @@ def draw_figures(run: Run, index: Index) -> list:
     rows = [("image", [image for image, _ in pairs]), ("truth", colour([labels for _, labels in pairs]))]
     rows += [("before", colour(before["samples"].values()))] if before else []
     samples = masks.strips([*rows, ("prediction", colour(result["samples"].values()))])
-    masks.class_legend(samples, names, colours)
-    return [scores, samples, *_explained(run, index, result, colour)]
+    masks.class_legend(samples, run.classes)
+    return [scores, samples, *_explained(run, index, result["trace"], colour)]
 
 
-def _explained(run: Run, index: Index, result: dict, colour) -> list:
+def _explained(run: Run, index: Index, trace: dict, colour) -> list:
     """Training images as the step sees them; of an increment also the method's maps, its logs and its class tokens."""
     import matplotlib.pyplot as plt
 
@@ -134,5 +133,5 @@ def _explained(run: Run, index: Index, result: dict, colour) -> list:
     rows += [(name, colour(positions)) for name, positions in labels]
     known = sum(run.channel_groups)
     angles, ax = plt.subplots()
-    training.token_angles(ax, explained.tokens, result["classes"][:known], known - run.old_channels or known)
-    return [masks.strips([*rows, *explained.maps.items()]), training.trace_panels(result["trace"]), angles]
+    training.token_angles(ax, explained.tokens, run.classes.names[:known], known - run.old_channels or known)
+    return [masks.strips([*rows, *explained.maps.items()]), training.trace_panels(trace), angles]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ciss import distributed, documents, protocol
+from ciss import distributed, documents
 from ciss.data import Index, Loader, statistics_loader, training_loader
 from ciss.data.loaders import available_memory, cache_size, stable_seed
 from ciss.methods import Batch, Method
@@ -21,18 +21,17 @@ class BatchMaker:
     """Makes batches on the device from what a loader reads."""
 
     def __init__(self, run: Run, index: Index, device: torch.device):
-        steps = torch.as_tensor(protocol.class_steps(run.groups[: run.reached + 1]), dtype=torch.int64)
+        classes, channels = run.classes, sum(run.channel_groups)
+        steps = torch.from_numpy(classes.steps[:channels])
         self.class_steps = (torch.zeros_like(steps) if run.joint else steps).to(device)
-        first = run.old_channels if run.after else 1
-        self.new_classes = torch.arange(first, sum(run.channel_groups), device=device)
+        self.new_classes = torch.arange(run.old_channels, channels, device=device)
         self.run = run
         self.ids = index.ids
         self.device = device
         self.step = run.step
-        self.old_channels = first if run.after else 0
-        raw = [0, *(c for group in run.groups for c in group)]
+        self.old_channels = run.old_channels if run.after else 0
         given = np.arange(256)
-        given[: len(raw)] = run.label_table(training=True)[raw]
+        given[: len(classes)] = run.label_table(training=True)[classes.raw]
         self.given = torch.from_numpy(given).to(device)  # true position -> label that the step is given
 
     def read(self, loader: Loader, epoch: int | None = None) -> Iterator[Batch]:

@@ -20,7 +20,7 @@ from ciss.training.inference import predict
 @torch.inference_mode()
 def evaluate(run: Run, network: Network, loader: Loader) -> Tensor:
     """Confusion matrix (T,T) int64 over all classes of the benchmark, rows truth, summed over all processes."""
-    classes = 1 + sum(len(group) for group in run.groups)
+    classes = len(run.classes)
     total = torch.zeros(classes, classes, dtype=torch.int64, device=next(network.parameters()).device)
     with _evaluating(network):
         for labels, predictions, _ in _predict(run, network, loader):
@@ -61,7 +61,7 @@ def judge_labels(
     Returns: by the method's name and under `argmax`, (T,K+1) int64 counts of the pixels given as background. Rows are
     true classes; columns are labels, the last one ignored.
     """
-    classes = 1 + sum(len(group) for group in run.groups)
+    classes = len(run.classes)
     device = next(teacher.parameters()).device
     precision = precision_of(run.settings.train, device)
     columns = run.old_channels + 1
@@ -80,7 +80,7 @@ def judge_labels(
 
 def sample_images(run: Run, index: Index) -> list[int]:
     """Validation images for the figures: those with most classes of the benchmark, the same in every step."""
-    known = {c for group in run.groups for c in group}
+    known = set(run.classes.raw[1:].tolist())
     images = sorted(index.validation[-1], key=lambda number: -len(known & set(index.classes["val"][number])))
     return sorted(images[: run.settings.evaluation.samples])
 

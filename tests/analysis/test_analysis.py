@@ -13,7 +13,7 @@ from ciss.analysis.compare.tables import ProvenanceError, conventions_table, cur
 from ciss.analysis.exploring.prototypes import nearest_confusions
 from ciss.analysis.forgetting import tables as forgetting_tables
 from ciss.analysis.forgetting.tables import forgetting_table, iou_by_step, pace_table
-from tests.helpers.results import AFTER_0, AFTER_1, AFTER_2, GROUPS, result
+from tests.helpers.results import AFTER_0, AFTER_1, AFTER_2, CLASSES, result
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def ends() -> dict:
 
 
 def test_iou_by_step_ignores_future_pixels():
-    ious = iou_by_step([AFTER_0, AFTER_1, AFTER_2], GROUPS)
+    ious = iou_by_step([AFTER_0, AFTER_1, AFTER_2], CLASSES)
     # step 0, classes 0 and 1: 9 / (10 + 11 - 9), 6 / (8 + 7 - 6)
     np.testing.assert_allclose(ious[0], [9 / 12, 6 / 9, np.nan, np.nan])
     # step 1: rows 0 to 2 only
@@ -51,7 +51,7 @@ def test_pace_has_every_point_of_the_incremental_steps(ends):
 
 
 def test_flows_are_shares_of_each_group():
-    table = flows(AFTER_1, GROUPS, step=1)
+    table = flows(AFTER_1, CLASSES, step=1)
     expected = {
         "background": [0.6, 0.0, 0.1, 0.3],
         "old": [0.5, 0.25, 0.0, 0.25],
@@ -63,7 +63,7 @@ def test_flows_are_shares_of_each_group():
 
 
 def test_flows_of_groups_without_pixels_are_nan():
-    table = background_tables.flows(AFTER_2, GROUPS, step=2)
+    table = background_tables.flows(AFTER_2, CLASSES, step=2)
     assert table.loc["future"].isna().all()
     np.testing.assert_allclose(table.loc["old"].tolist(), [13 / 18, 5 / 18, 0, 0])
 
@@ -78,7 +78,7 @@ def test_mean_flows_are_means_over_seeds(ends):
     }
     found = {(method, step): table for method, step, table in mean_flows(more)}
     assert list(found) == [("mib", 1), ("mib", 2)]
-    at_first = [background_tables.flows(confusion, GROUPS, step=1) for confusion in (AFTER_1, other)]
+    at_first = [background_tables.flows(confusion, CLASSES, step=1) for confusion in (AFTER_1, other)]
     np.testing.assert_allclose(found["mib", 1], (at_first[0] + at_first[1]) / 2)
     assert found["mib", 1].loc["background", "background"] == pytest.approx(0.3)
     assert found["mib", 2].loc["future"].isna().all()
@@ -249,7 +249,7 @@ def test_without_a_background_there_is_no_row_of_it(ends):
         for name in ("confusion", "curve_confusions"):
             r[name] = r[name].copy()
             r[name][..., 0, :] = 0
-    ious = forgetting_tables.iou_by_step([r["confusion"] for r in ends["e"]], GROUPS)
+    ious = forgetting_tables.iou_by_step([r["confusion"] for r in ends["e"]], CLASSES)
     assert np.isnan(ious[:, 0]).all() and ious[0, 1] == pytest.approx(6 / 8) and ious[2, 1] == 0
     for table in (forgetting_table(ends), forgetting_tables.pace_table(ends)):
         assert set(table["class"]) == {"a", "b", "c"} and len(table)

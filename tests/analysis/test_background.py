@@ -16,7 +16,8 @@ from ciss.analysis.background.tables import (
     label_rules,
 )
 from ciss.analysis.background.words import background_findings
-from tests.helpers.results import AFTER_0, AFTER_1, AFTER_2, result
+from ciss.protocol import Classes
+from tests.helpers.results import AFTER_0, AFTER_1, AFTER_2, CLASSES, result
 
 NAN = np.nan
 
@@ -65,7 +66,7 @@ def test_where_pixels_of_each_class_go(ends):
 
 def test_another_class_of_the_same_group():
     confusion = np.array([[1, 0, 0, 0], [0, 2, 6, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-    ends = {"e": [result(1, confusion, groups=[[1, 2], [3]])]}
+    ends = {"e": [result(1, confusion, classes=Classes([[1, 2], [3]], CLASSES.names))]}
     (_, row) = background_tables.class_rates(ends).to_dict("records")
     assert (row["class"], row["right"], row["old"]) == ("a", 0.25, 0.75), "b and c have no pixels, and no row"
 

@@ -1,6 +1,7 @@
 """Means over seeds and class orders, cost, and which pictures are shown: by hand."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -30,7 +31,7 @@ from ciss.analysis.compare.tables import ProvenanceError, conventions_table, cur
 from ciss.analysis.figures import style as figures_style
 from ciss.analysis.figures.masks import VOID
 from ciss.analysis.figures.style import method_styles
-from tests.helpers.results import AFTER_0, AFTER_2, GROUPS, OTHER, path, result, scored
+from tests.helpers.results import AFTER_0, AFTER_2, CLASSES, OTHER, path, result, scored
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -186,14 +187,15 @@ def test_telling_images_show_classes_of_every_step():
         "void": np.full((1, 9), 255, np.uint8),
     }
     order = ["all", "all, one pixel", "two steps", "one step"]
-    assert telling(found, GROUPS, 4) == order
-    assert compare_samples.telling(found, GROUPS, 1) == ["all"] and len(compare_samples.telling(found, GROUPS, 9)) == 6
+    assert telling(found, CLASSES, 4) == order
+    assert compare_samples.telling(found, CLASSES, 1) == ["all"]
+    assert len(compare_samples.telling(found, CLASSES, 9)) == 6
 
 
 def test_truth_is_void_where_classes_come_later():
     truth = np.array([[0, 1, 2, 3, 255]], np.uint8)
-    assert known(truth, GROUPS, 0).tolist() == [[0, 1, 255, 255, 255]]
-    assert compare_samples.known(truth, GROUPS, 2).tolist() == truth.tolist()
+    assert known(truth, CLASSES, 0).tolist() == [[0, 1, 255, 255, 255]]
+    assert compare_samples.known(truth, CLASSES, 2).tolist() == truth.tolist()
 
 
 def test_steps_that_are_shown():
@@ -210,13 +212,13 @@ def test_pictures_of_every_step():
             each["samples"] = {"i": np.full((2, 3), each["reached"], np.uint8)}
     image = np.zeros((2, 3, 3), np.uint8)
     paths_ = {"mib": ends["e"], "joint": ends["j"]}
-    shown = Pictures(GROUPS, paths_, {"i": (image, np.full((2, 3), 3, np.uint8))})
-    colours = np.array([[k, k, k] for k in range(4)], np.uint8)
-    assert (shown.last, shown.steps, shown.names[1]) == (2, [0, 1, 2], "a")
-    assert [(name, row[0][0, 0, 0].item()) for name, row in shown.after_last(colours)] == [
+    classes = replace(CLASSES, colours=np.array([[k, k, k] for k in range(4)], np.uint8))
+    shown = Pictures(classes, paths_, {"i": (image, np.full((2, 3), 3, np.uint8))})
+    assert (shown.last, shown.steps) == (2, [0, 1, 2])
+    assert [(name, row[0][0, 0, 0].item()) for name, row in shown.after_last()] == [
         ("image", 0), ("truth", 3), ("mib", 2), ("joint", 2),
     ]  # fmt: skip
-    (block,) = shown.after_steps(colours)
+    (block,) = shown.after_steps()
     pixels = {name: {step: p[0, 0].tolist() for step, p in row.items()} for name, row in block["rows"].items()}
     assert pixels["mib"] == {0: [0] * 3, 1: [1] * 3, 2: [2] * 3}
     assert pixels["joint"] == {2: [2] * 3}, "it was never at an earlier step"
@@ -226,7 +228,7 @@ def test_pictures_of_every_step():
 def test_pictures_are_of_the_first_seed(monkeypatch):
     ends = {"e": path(), "f": path(seed=1)}
     index = SimpleNamespace(ids={"val": ["h", "i"]})
-    job = SimpleNamespace(groups=GROUPS, settings=None, index=lambda: index, label_table=lambda training: None)
+    job = SimpleNamespace(classes=CLASSES, settings=None, index=lambda: index, label_table=lambda training: None)
     monkeypatch.setattr("ciss.analysis.compare.samples.picture", lambda s, i, split, number, t: (split, number))
     shown = sample_pictures(job, ends)
     assert shown.paths["mib"][0]["seed"] == 0 and shown.images == {"i": ("val", 1)}

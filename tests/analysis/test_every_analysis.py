@@ -7,6 +7,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -72,6 +73,7 @@ from ciss.analysis.forgetting.tables import forgetting_summary, forgetting_table
 from ciss.analysis.forgetting.traces import gradient_table, imbalance, token_angles_table
 from ciss.analysis.forgetting.words import forgetting_findings
 from ciss.analysis.reasons import background_reasons, empty_reasons, forgetting_reasons
+from ciss.protocol import Classes
 from tests.helpers.modules import analysis_modules
 from tests.helpers.results import AFTER_0, result
 
@@ -121,9 +123,8 @@ def step_result(
         step,
         AFTER_0,
         run=f"{changes.get('method', 'mib')}-{changes.get('seed', 0)}-{step}",
-        groups=groups,
         reached=reached,
-        classes=["background", *(f"class {c}" for group in groups for c in group)],
+        classes=Classes(groups, ["background", *(f"class {c}" for group in groups for c in group)]),
         pixels=[0] * classes if void else list(range(60, 60 + classes)),
         curve_epochs=points,
         curve_confusions=np.array([matrix for _ in points], int).reshape(-1, classes, classes),
@@ -170,7 +171,8 @@ def order(results: list[dict], order: list[int]) -> list[dict]:
     made = deepcopy(results)
     for each in made:
         each["identity"]["parameters"]["benchmark"]["order"] = order
-        each["groups"] = [[8 - c for c in group] for group in each["groups"]]
+        groups = [[8 - c for c in group] for group in each["classes"].groups]
+        each["classes"] = replace(each["classes"], groups=groups)
         each["identity"]["data"] = "o" * 64
     return made
 
@@ -216,7 +218,7 @@ def limited(results: list[dict]) -> list[dict]:
 
 def renamed(results: list[dict]) -> list[dict]:
     names = ["background", "猫", "traffic light & sign", "50 % {a_b} $x^2$", "é", "\\", "a" * 60, "#"]
-    return [{**each, "classes": names} for each in results]
+    return [{**each, "classes": replace(each["classes"], names=names)} for each in results]
 
 
 def probes_of(ends: dict[str, list[dict]]) -> dict[str, dict[str, np.ndarray]]:
@@ -224,7 +226,7 @@ def probes_of(ends: dict[str, list[dict]]) -> dict[str, dict[str, np.ndarray]]:
     for results in ends.values():
         for each in results:
             classes, pixels = len(each["classes"]), each["confusion"].sum(axis=1)
-            teacher = 1 + sum(map(len, each["groups"][: max(1, each["step"])]))
+            teacher = each["classes"].known(max(0, each["step"] - 1))
             counts = np.zeros((classes, BINS), int)
             counts[:, -1] = pixels
             made[each["run"]] = {

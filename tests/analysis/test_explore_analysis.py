@@ -19,6 +19,7 @@ from ciss.analysis.exploring.prototypes import (
 )
 from ciss.analysis.forgetting import gradients as forgetting_gradients
 from ciss.analysis.forgetting.gradients import gradient_conflict, gradients_by_class, gradients_by_step, term_cosines
+from ciss.protocol import Classes
 
 pytestmark = pytest.mark.filterwarnings("error")
 NAN = np.nan
@@ -153,17 +154,18 @@ def test_pixels_and_prototypes_in_one_plane():
 
 def test_drift_from_step_to_step():
     means = np.array([[[0.0, 2.0], [1.0, 0.0]], [[0.0, 5.0], [0.0, 1.0]], [[0.0, 5.0], [9.0, 9.0]]])
-    counts = np.array([[4, 4], [4, 4], [4, 0]])
-    table = drift_table(means, counts, np.full((3, 2), 2.0), np.array([0, 1]), ["a", "b"])
-    assert table["step"].tolist() == [0, 0, 1, 1, 2, 2] and table["introduced"].tolist() == [0, 1] * 3
+    means = np.concatenate([means, np.ones((3, 1, 2))], axis=1)
+    counts = np.array([[4, 4, 4], [4, 4, 4], [4, 0, 4]])
+    table = drift_table(means, counts, np.full((3, 3), 2.0), Classes([[3], [1]], ["a", "b", "c"]))
+    assert table["step"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2] and table["introduced"].tolist() == [0, 0, 1] * 3
     root = np.sqrt(2)
-    assert table["drift"].tolist() == pytest.approx([NAN, NAN, 3, root, 0, NAN], nan_ok=True)
-    assert table["relative"].tolist() == pytest.approx([NAN, NAN, 1.5, root / 2, 0, NAN], nan_ok=True)
-    assert table["cosine"].tolist() == pytest.approx([NAN, NAN, 1, 0, 1, NAN], nan_ok=True)
+    assert table["drift"].tolist() == pytest.approx([NAN, NAN, NAN, 3, root, 0, 0, NAN, 0], nan_ok=True)
+    assert table["relative"].tolist() == pytest.approx([NAN, NAN, NAN, 1.5, root / 2, 0, 0, NAN, 0], nan_ok=True)
+    assert table["cosine"].tolist() == pytest.approx([NAN, NAN, NAN, 1, 0, 1, 1, NAN, 1], nan_ok=True)
 
 
 def test_drift_without_spread_or_direction():
-    table = exploring_prototypes.drift_table(np.zeros((2, 1, 2)), np.ones((2, 1)), np.zeros((2, 1)), np.zeros(1), ["a"])
+    table = exploring_prototypes.drift_table(np.zeros((2, 1, 2)), np.ones((2, 1)), np.zeros((2, 1)), Classes([], ["a"]))
     assert table["drift"].tolist()[1] == 0 and table[["relative", "cosine"]].isna().all(axis=None)
 
 

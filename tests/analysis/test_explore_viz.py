@@ -23,6 +23,7 @@ from ciss.analysis.exploring.figures import (
 from ciss.analysis.exploring.prototypes import FATES, drift_table, relabel_table
 from ciss.analysis.figures.masks import VOID
 from ciss.analysis.figures.style import style
+from ciss.protocol import Classes
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -69,7 +70,8 @@ def clean(figure) -> None:
 def test_panels_of_a_picture_a_mask_and_a_map():
     mask, values = np.array([[0, 1], [255, 1]], np.uint8), np.array([[0.0, 0.5], [1.0, 4.0]])
     parts = [("image", np.zeros((2, 2, 3), np.uint8)), ("truth", mask), ("weight", values, "weight", 2.0)]
-    figure = picture_row(parts, ["background", "a"], COLOURS, handles=fate_handles(exploring_prototypes.FATES))
+    known = Classes([[1]], ["background", "a"], COLOURS)
+    figure = picture_row(parts, known, handles=fate_handles(exploring_prototypes.FATES))
     clean(figure)
     truth, weight = (ax.images[0] for ax in figure.axes[1:3])
     assert truth.get_array()[0, 1].tolist() == [128, 0, 0] and truth.get_array()[1, 0].tolist() == list(VOID)
@@ -181,8 +183,8 @@ def test_projection_of_nothing():
 def test_drift_with_an_absent_class(steps):
     means, counts = np.arange(2 * steps).reshape(steps, 2, 1), np.array([[1, 0]] * steps)
     figure, ax = plt.subplots()
-    names = ["a", "absent"]
-    drift_heatmap(ax, drift_table(means, counts, np.ones((steps, 2)), np.zeros(2), names))
+    classes = Classes([[1]], ["a", "absent"])
+    drift_heatmap(ax, drift_table(means, counts, np.ones((steps, 2)), classes))
     drawn(figure)
     said = [text.get_text() for text in ax.texts]
     assert said == (["one step: nothing drifts"] if steps == 1 else ["2.00"])

@@ -14,7 +14,8 @@ from ciss.analysis.forgetting.tables import forgetting_summary, forgetting_table
 from ciss.analysis.forgetting.traces import gradient_table, imbalance, token_angles_table
 from ciss.analysis.forgetting.words import forgetting_findings
 from ciss.analysis.reasons import empty_reasons
-from tests.helpers.results import AFTER_0, AFTER_1, AFTER_2, GROUPS, result
+from ciss.protocol import Classes
+from tests.helpers.results import AFTER_0, AFTER_1, AFTER_2, CLASSES, GROUPS, result
 
 NAN = np.nan
 PROTOTYPES = np.array([[1.0, 0, 0], [0, 2, 0], [3, 3, 0], [0, 1, 1]])  # background, a, b, c
@@ -56,7 +57,7 @@ def test_pace_of_an_old_class_and_its_factors(ends):
 
 def test_the_nearest_of_several_new_classes(ends):
     for each in ends["e"]:
-        each["groups"] = [[1], [2, 3]]
+        each["classes"] = Classes([[1], [2, 3]], CLASSES.names)
     (row,) = forgetting_pace.pace_factors(ends, {"r-1": probe()}).to_dict("records")
     # cos to b: 6 / (2 sqrt 18) = .707, to c: 2 / (2 sqrt 2) = .707; turn c nearer
     nearer = probe(prototypes=PROTOTYPES + np.array([[0], [0], [0], [1]]) * np.array([0, 1, 0]))

@@ -10,6 +10,7 @@ from ciss.analysis.figures import masks as figures_masks
 from ciss.analysis.figures import training as figures_training
 from ciss.analysis.figures.masks import VOID, class_legend, colour, strips
 from ciss.analysis.figures.training import iou_bars, loss_curve, trace_panels
+from ciss.protocol import Classes
 from tests.helpers.figures import draw
 
 mpl.use("Agg")
@@ -28,7 +29,7 @@ def test_masks_take_the_palette_and_void_is_pale():
 def test_strips_of_uneven_rows_and_one_class_legend():
     image = np.zeros((4, 6, 3), np.uint8)
     figure = strips([("image", [image, image]), ("a long name of a row", [image])])
-    class_legend(figure, ["background"], np.zeros((1, 3), np.uint8))
+    class_legend(figure, Classes([], ["background"], np.zeros((1, 3), np.uint8)))
     draw(figure)
     assert len(figure.axes) == 4
 

@@ -38,6 +38,7 @@ from ciss.analysis.forgetting.figures import (
 )
 from ciss.analysis.forgetting.pace import rank_correlations
 from ciss.analysis.forgetting.tables import group_table
+from ciss.protocol import Classes
 from tests.helpers.figures import draw
 
 mpl.use("Agg")
@@ -206,8 +207,8 @@ def test_equal_gradients_are_below_the_top_of_the_axis():
 
 # --- background
 
-FLOWS = flows(np.array([[3, 1, 0], [1, 4, 1], [0, 2, 2]]), [[1], [2]], step=1)
-EMPTY = background_tables.flows(np.array([[3, 0, 0], [0, 0, 0], [0, 0, 0]]), [[1], [2]], step=1)
+FLOWS = flows(np.array([[3, 1, 0], [1, 4, 1], [0, 2, 2]]), Classes([[1], [2]]), step=1)
+EMPTY = background_tables.flows(np.array([[3, 0, 0], [0, 0, 0], [0, 0, 0]]), Classes([[1], [2]]), step=1)
 
 
 @pytest.mark.parametrize("table", [FLOWS, EMPTY, FLOWS * NAN], ids=["all", "background alone", "nothing"])
@@ -334,7 +335,7 @@ def test_classes_in_letters_without_a_font_are_numbered(tmp_path, monkeypatch):
     background_figures.class_rate_map(ax, rows.assign(background=0.5)[3:], "background")
     assert [label.get_text() for label in ax.get_yticklabels()] == ["class 3"]
     strip = plt.figure()
-    class_legend(strip, CHINESE, np.zeros((4, 3), np.uint8))
+    class_legend(strip, Classes([[1, 2, 3]], CHINESE, np.zeros((4, 3), np.uint8)))
     assert legend(strip)[1:4] == ["cat", "class 2", "class 3"]
     strip.savefig(tmp_path / "a.png")
     assert numbered_classes(tmp_path / "a.png") == {"class 2": "\u732b", "class 3": "\u72d7"}
@@ -345,7 +346,7 @@ def test_classes_in_letters_without_a_font_are_numbered(tmp_path, monkeypatch):
 def test_names_that_a_font_has_stay(tmp_path):
     names = ["stra\u00dfe", "\u043a\u043e\u0442", "cat"]
     figure = plt.figure()
-    figures_masks.class_legend(figure, names, np.zeros((3, 3), np.uint8))
+    figures_masks.class_legend(figure, Classes([[1, 2]], names, np.zeros((3, 3), np.uint8)))
     assert legend(figure)[:3] == names
     figure.savefig(tmp_path / "a.png")
     assert figures_style.numbered_classes(tmp_path / "a.png") == {}

@@ -24,7 +24,7 @@ from ciss.data.index import scan
 from ciss.data.pictures import Pair, read_pair
 from ciss.data.sets import voc as sets_voc
 from ciss.data.sets.voc import read_list
-from ciss.protocol import SETTINGS, class_groups, class_steps, label_table, positions, select_images
+from ciss.protocol import SETTINGS, Classes, class_groups, select_images
 
 REMEDY = (
     r"(Fetch it again|Convert it|Complete the data set|Keep one|Cut it up|Turn |Lay it|Make a|Allow it|Replace|Correct)"
@@ -430,8 +430,8 @@ def test_groups_are_a_partition_or_refused(groups, step, setting):
     right = plain(every) and len(set(every)) == len(every) and all(groups)
     images = [[0, 255, *range(1, 13)], [1], [2, 3]]
     for use in (
-        lambda: positions(groups),
-        lambda: label_table(groups, step, setting, training=True),
+        lambda: Classes(groups),
+        lambda: Classes(groups).label_table(step, setting, training=True),
         lambda: select_images(images, groups, step, setting, domains=[0, 1, 1]),
     ):
         try:
@@ -441,8 +441,8 @@ def test_groups_are_a_partition_or_refused(groups, step, setting):
             assert message.endswith(".") and ". " in message and len(message.splitlines()) == 1
             continue
         assert right
-        if isinstance(found, dict):
-            assert sorted(found.values()) == list(range(1, len(every) + 1)) and list(found) == every
+        if isinstance(found, Classes):
+            assert found.raw.tolist() == [0, *every]
         elif len(found) == 256:
             shown = found[(found > 0) & (found < 255)]
             assert found[255] == 255 and found[0] == 0 and len(set(shown.tolist())) == len(shown)
@@ -455,7 +455,7 @@ def test_groups_are_a_partition_or_refused(groups, step, setting):
             if setting in ("disjoint", "sequential"):
                 assert not any(later & set(images[i]) for i in found), "a class of a later step"
     if right and groups:
-        steps = class_steps(groups)
+        steps = Classes(groups).steps
         assert steps.tolist() == [0, *(t for t, group in enumerate(groups) for _ in group)]
 
 

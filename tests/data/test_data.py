@@ -32,6 +32,7 @@ from ciss.data.sets import voc as sets_voc
 from ciss.data.sets.voc import CLASSES, LISTS
 from ciss.data.steps import draw_holdout
 from ciss.data.transforms import evaluation_transform, training_transform
+from ciss.protocol import Classes
 
 IDENTITY = np.arange(256, dtype=np.uint8)
 CPU = torch.device("cpu")
@@ -503,7 +504,7 @@ def test_processes_share_every_batch(monkeypatch, images, sizes):
 
 def test_labels_go_through_the_table(ready):
     index = ready(make())
-    table = protocol.label_table(index.groups, 1, "overlapped", training=True)
+    table = Classes(index.groups).label_table(1, "overlapped", training=True)
     raw, seen = (by_number(epoch_of(make(), index, index.steps[1], table=t)) for t in (IDENTITY, table))
     for number, (_, labels) in seen.items():
         assert set(labels.unique().tolist()) <= {0, 5, 6, 255}
@@ -512,7 +513,7 @@ def test_labels_go_through_the_table(ready):
 
 def test_old_labels_show_in_the_sequential_setting(ready):
     index = ready(make(setting="sequential"))
-    table = protocol.label_table(index.groups, 1, "sequential", training=True)
+    table = Classes(index.groups).label_table(1, "sequential", training=True)
     seen = by_number(epoch_of(make(setting="sequential"), index, index.steps[1], table=table))
     shown = set().union(*(labels.unique().tolist() for _, labels in seen.values()))
     assert shown & {1, 2, 3, 4} and shown & {5, 6} and not shown & {7, 8}
@@ -663,9 +664,7 @@ def test_processes_share_the_evaluation(sizes, ready, monkeypatch):
 
 def test_a_picture_is_what_is_scored(sizes, ready):
     index = ready(make(holdout=0))
-    image, labels = picture(
-        make(), index, "val", 1, protocol.label_table(index.groups, 2, "overlapped", training=False)
-    )
+    image, labels = picture(make(), index, "val", 1, Classes(index.groups).label_table(2, "overlapped", training=False))
     expected, mask = speaking(30, 20, seed=1)
     assert (image == expected).all() and image.dtype == np.uint8 and (labels == mask).all()
 
@@ -767,7 +766,7 @@ def test_no_more_loader_processes_than_cores(own, ready, recwarn):
     """torch warns of more; four are the preset's for data of one's own, and many machines have two cores."""
     index = ready(make())
     settings = make(train__workers=1_000)
-    table = protocol.label_table(index.groups, 0, "overlapped", training=True)
+    table = Classes(index.groups).label_table(0, "overlapped", training=True)
     assert training_loader(settings, index, index.steps[0], table, 0).num_workers == available_cores()
     assert evaluation_loader(settings, index, "val", index.validation[0], table).num_workers == available_cores()
     assert not recwarn.list

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ciss import cli, config, data, paths, protocol
+from ciss import cli, config, data, paths
 from ciss.config import ConfigError
 from ciss.data import DataError, Index, data_set, prepare
 from ciss.data import scan as scanning
 from ciss.data.index import content_hash
 from ciss.data.notes import change_notes, list_notes
 from ciss.methods import METHODS
+from ciss.protocol import Classes
 from ciss.runs import results as runs_results
 from ciss.runs.check import check
 from ciss.training import loop
@@ -283,7 +284,7 @@ def test_the_published_division_is_asked_for_by_name(plot, garden):
 def test_groups_in_any_order_and_of_some_classes(plot, garden, method):
     """Raw ids and positions differ: 4 arrives first, 1 never, and is background."""
     jobs, found = trained(plot, garden, method, protocol="own", groups=[[4], [2, 3]])
-    assert found[-1]["classes"] == ["background", "fruit", "stem", "flower"] and jobs[1].channel_groups == [2, 2]
+    assert found[-1]["classes"].names == ["background", "fruit", "stem", "flower"] and jobs[1].channel_groups == [2, 2]
     truth = found[-1]["confusion"].sum(axis=1)
     counts = {raw: 0 for raw in range(5)}
     for pair in data_set("garden").pairs(garden, "val"):
@@ -340,7 +341,7 @@ def test_training_and_scoring_see_the_numbers_that_the_scan_saw(plot, garden, pr
     settings = benchmark(project, protocol="own", groups=[[5, 1], [2, 3]])
     index = prepare(settings, tmp_path / "data" / "index" / "garden", progress=False)
     pair, position = index.pairs("val")[0], {0: 2, 1: 3, 2: 4, 3: 255, 4: 1}
-    table = protocol.label_table(index.groups, 1, "overlapped", training=False)
+    table = Classes(index.groups).label_table(1, "overlapped", training=False)
     for labels, numbers in (batch[1:] for batch in data.evaluation_loader(settings, index, "val", [0], table)):
         stored = np.array(Image.open(pair.mask))
         assert numbers.tolist() == [0] and labels[0].tolist() == np.vectorize(position.get)(stored).tolist()

@@ -1,8 +1,13 @@
 """Results of runs whose confusion matrices are small enough to work out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 
+from ciss.protocol import Classes
+
 GROUPS = [[1], [2], [3]]  # background and three steps of one class
+CLASSES = Classes(GROUPS, ["background", "a", "b", "c"])
 # Rows truth, columns predictions, after step 1: classes 0 to 2 are known, 3 is a future one.
 AFTER_1 = np.array([[6, 1, 3, 0], [4, 2, 2, 0], [1, 0, 9, 0], [5, 1, 4, 0]])
 AFTER_0 = np.array([[9, 1, 0, 0], [2, 6, 0, 0], [8, 2, 0, 0], [10, 0, 0, 0]])
@@ -19,8 +24,7 @@ def result(step: int, confusion: np.ndarray, **changes) -> dict:
         "step": step,
         "reached": step,
         "after": f"run-{step - 1}" if step else None,
-        "groups": GROUPS,
-        "classes": ["background", "a", "b", "c"],
+        "classes": CLASSES,
         "pixels": [60, 20, 10, 10],
         "confusion": confusion,
         "confusion_all": confusion,
@@ -68,7 +72,7 @@ def path(*, order: list | None = None, **changes) -> list[dict]:
     for each in made:
         each["samples"] = {"i": np.zeros((2, 2), np.uint8)}
         if order:
-            each["groups"] = order
+            each["classes"] = replace(each["classes"], groups=order)
             each["identity"]["parameters"] |= {"groups": order}
             each["identity"]["parameters"]["benchmark"] |= {"order": [c for group in order for c in group]}
             each["identity"]["data"] = "o" * 64  # an index lists its images by class

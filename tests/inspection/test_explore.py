@@ -102,7 +102,7 @@ def test_steps_of_a_line_share_their_images(explorer, finished):
         shapes = [picture.shape[:2] for picture in line.pictures]
         assert shapes == [array.shape for array in truth]
         for array, number in zip(truth, line.numbers, strict=True):
-            raw = [0, *(c for group in index.groups for c in group)]
+            raw = line.classes.raw
             assert {raw[p] for p in np.unique(array) if p != 255} == set(index.classes["train"][number])
 
 
@@ -317,11 +317,11 @@ def look(line: inspection_lines.Line, step: int) -> None:
         for layer in at.reached_layers():
             assert np.isfinite(at.arriving(0, 1, layer, moment)).all()
     given, labels, truth = at.labels()
-    assert len(relabel_table(given, labels, truth, at.old, line.classes))
+    assert len(relabel_table(given, labels, truth, at.old, line.classes.names))
     for layer in at.layer_names():
-        drift = drift_table(*line.prototypes(layer, step), line.introduced, line.classes)
+        drift = drift_table(*line.prototypes(layer, step), line.classes)
         assert len(drift) == (step + 1) * len(line.classes)
-        nearest_confusions(*at.points(layer), *at.known_prototypes(layer), line.classes)
+        nearest_confusions(*at.points(layer), *at.known_prototypes(layer), line.classes.names)
     assert all(np.isfinite(values).all() for values in at.method_maps(0).values())
 
 

@@ -394,7 +394,9 @@ def test_the_encoders_starting_weights_are_not_needed(project, tmp_path):
 def test_options_that_cannot_be(project, tmp_path):
     save(project)
     file = store(tmp_path / "a.png")
-    assert "is no folder" in failing("tune-1", file, "--out", file)
+    for folder, reason in ((file, "File exists"), ("/proc/x", "No such file or directory")):
+        message = f"--out: cannot make the folder {folder}: {reason}. Name another."
+        assert message in failing("tune-1", file, "--out", folder)
     assert failing("tune-1", file, "--config", "lost.yaml").startswith("error: ")
     if not torch.cuda.is_available():
         assert "no CUDA device" in failing("tune-1", file, "--device", "cuda")

@@ -14,7 +14,7 @@ from ciss import config
 from ciss.analysis.figures import training as figures_training
 from ciss.analysis.figures.style import style
 from ciss.analysis.figures.training import token_angles, trace_panels
-from ciss.data import evaluation_loader
+from ciss.data import classes_of, data_set, evaluation_loader
 from ciss.data.transforms import training_transform
 from ciss.inspection.trained import explain, telling_images
 from ciss.labels.patches import patch_labels, patch_weights
@@ -26,7 +26,7 @@ from ciss.runs import check as runs_check
 from ciss.runs import results as runs_results
 from ciss.runs.check import check
 from ciss.runs.results import read
-from ciss.runs.run import class_groups, index_folder
+from ciss.runs.run import index_folder
 from ciss.store import weights as store_weights
 from ciss.study import presets
 from ciss.training import loop
@@ -532,9 +532,9 @@ def test_a_shuffled_class_order_trains(steps):
     choose(steps, "mask_transformer")
     for name in ("base", "mbs-1", "mbs-2"):
         loop.train(run := steps.run(name))
-    assert run.groups == [[7, 3, 8, 1], [6, 2], [5, 4]]
+    assert run.classes.groups == [[7, 3, 8, 1], [6, 2], [5, 4]]
     result = read(run)
-    assert result["classes"][1:5] == [runs_results.class_names("shapes", [[c]])[1] for c in (7, 3, 8, 1)]
+    assert result["classes"].names[1:5] == [data_set("shapes").classes[c] for c in (7, 3, 8, 1)]
     assert all(np.isfinite(result["trace"][f"loss/{term}"]).all() for term in TERMS)
     # every class of the step is named by the labels that the loader gives
     truth = evaluation_loader(run.settings, run.index(), "train", run.images(run.index()), run.label_table(True))
@@ -744,8 +744,7 @@ def test_ade20k():
     assert benchmark.holdout == 0 and benchmark.evaluation.size == "crop"
     assert METHODS["mbs"](**methods.pop("mbs")) == MBS(distillation=50.0)
     assert methods == {"gsc_mbs": {"distillation": 50.0}}
-    groups = class_groups(benchmark, "ade20k-mbs.yaml")
-    assert [len(group) for group in groups] == [100, 50]
+    assert classes_of(benchmark).sizes == [100, 50]
 
 
 MISTAKES = {

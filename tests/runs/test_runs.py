@@ -50,7 +50,7 @@ def test_a_benchmark_by_name(project):
 )
 def test_what_a_run_is(project, name, channels, step, reached, phase, after):
     run = project.run(name)
-    assert run.groups == GROUPS
+    assert run.classes.groups == GROUPS
     assert (run.channel_groups, run.step, run.reached, run.after) == (channels, step, reached, after)
     assert run.phase == getattr(run.settings.train, phase)
     assert run.joint == (name == "all")
@@ -132,7 +132,7 @@ def test_presets_are_right(project, name, monkeypatch):
     project.document["benchmarks"]["tiny"] = settings
     project.document["ends"], project.document["chain"] = {}, {}
     resolved = project.run("base")
-    assert resolved.groups == groups
+    assert resolved.classes.groups == groups
     assert resolved.settings.train.base.epochs == settings["train"]["base"]["epochs"]
     runs_check.check(project.config)
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ciss import data, metrics, protocol
+from ciss import data, metrics
 from ciss.analysis.compare.tables import ours
 from ciss.config import ConfigError
 from ciss.inspection import probe
+from ciss.protocol import Classes
 from tests.helpers.gardens import benchmark
 
 matplotlib.use("Agg")
@@ -70,7 +71,7 @@ def test_loaders_read_the_ids_that_the_scan_read(plot, garden, project, tmp_path
     (garden / "dataset.yaml").write_text("classes: {0: sky, 1: leaf, 2: stem, 3: flower}\nvoid: 4\n")
     settings = benchmark(project)
     index = data.prepare(settings, tmp_path / "data" / "index" / "garden", progress=False)
-    table = protocol.label_table(index.groups, 1, "overlapped", training=False)
+    table = Classes(index.groups).label_table(1, "overlapped", training=False)
     for number, pair in enumerate(index.pairs("train")):
         stored = np.array(Image.open(pair.mask))
         labels = data.picture(settings, index, "train", number, table)[1]

@@ -34,6 +34,7 @@ from ciss.analysis.compare.tables import conventions_table, curves_table
 from ciss.analysis.figures.masks import class_legend
 from ciss.analysis.figures.style import note, note_in, style
 from ciss.analysis.figures.style import save as style_save
+from ciss.protocol import Classes
 from ciss.study.report import markup as report_markup
 from ciss.study.report import page as report_page
 from ciss.study.report.markup import picture, prose
@@ -384,7 +385,7 @@ def test_the_page_says_once_which_classes_are_numbered(tmp_path, ends, monkeypat
     save(tmp_path, ends)
     for folder, name in (("benchmarks/b/data", "data"), ("benchmarks/b/data", "more"), ("compare/predictions", "b")):
         figure = plt.figure(figsize=(1, 1))
-        class_legend(figure, ["background", "\u732b", "cat"], np.zeros((3, 3), np.uint8))
+        class_legend(figure, Classes([[1, 2]], ["background", "\u732b", "cat"], np.zeros((3, 3), np.uint8)))
         figure.savefig(tmp_path / folder / f"{name}.png")
     text = report_page.page(tmp_path, benchmarks("b"))
     said = "No installed font has the letters of \u732b (class 1): figures name these classes by number. Install for"

@@ -221,12 +221,8 @@ def test_too_many_threads_are_remarked_on(project):
 def test_the_command_says_what_is_wrong(project, monkeypatch):
     monkeypatch.setattr(launch, "_hear_signals", lambda: None)
     project.write()
-    for arguments, message in (
-        (["--jobs", "0"], "error: --jobs 0: there should be one or more. Leave it out for one a GPU."),
-        (["--config", "other.yaml"], "error: .*/other.yaml: there is no such file."),
-    ):
-        with pytest.raises(SystemExit, match=f"^{message}"):
-            cli.main(["train", *arguments])
+    with pytest.raises(SystemExit, match="^error: .*/other.yaml: there is no such file."):
+        cli.main(["train", "--config", "other.yaml"])
 
 
 def test_the_command_when_it_is_stopped(project, monkeypatch, capsys):

@@ -35,12 +35,11 @@ def trial(method: str, first: tuple, second: tuple, **changes) -> list[dict]:
 
 def test_the_best_on_the_hold_out_is_chosen():
     """Right in full counts 1, missed 0, and lowers the background's IoU, here by 10 pixels each."""
-    groups = {"groups": [[1], [2], [3]]}
     ends = {
-        "a": trial("mib-1", (1, 1, 1), (1, 0, 1, 1), **groups),
-        "b": trial("mib-22", (1, 1, 1), (1, 1, 1, 0), **groups, scores=dict.fromkeys(("all", "old", "new"), 0.9)),
-        "c": trial("mib-22", (1, 0, 1), (1, 1, 1, 1), **groups, seed=1),
-        "d": trial("plop-1", (1, 1, 0), (1, 0, 0, 0), **groups),
+        "a": trial("mib-1", (1, 1, 1), (1, 0, 1, 1)),
+        "b": trial("mib-22", (1, 1, 1), (1, 1, 1, 0), scores=dict.fromkeys(("all", "old", "new"), 0.9)),
+        "c": trial("mib-22", (1, 0, 1), (1, 1, 1, 1), seed=1),
+        "d": trial("plop-1", (1, 1, 0), (1, 0, 0, 0)),
         "joint": [result(0, counts(1, 1, 1, 1), method="joint", after=None)],
     }
     for results in (ends["a"], ends["b"]):  # by the validation images the second is better: they have no say

@@ -20,10 +20,10 @@ from PIL import Image
 from torch import nn
 
 from ciss import cli, config, paths
-from ciss.data import Index, evaluation_loader
+from ciss.data import Index, data_set, evaluation_loader
 from ciss.methods import METHODS, Finetune, MiB
 from ciss.runs import results as runs_results
-from ciss.runs.results import ARRAYS, class_names
+from ciss.runs.results import ARRAYS
 from ciss.runs.run import Run, index_folder
 from ciss.store import weights as store_weights
 from ciss.store.files import CheckpointError, Locked
@@ -171,7 +171,7 @@ def test_log(finished):
     assert result["log"] == log
     assert result["processes"] == 1
     assert result["images"] == len(run.images(run.index()))
-    assert result["classes"] == ["background", *(class_names("shapes", run.groups)[1:])]
+    assert result["classes"].names == list(data_set("shapes").classes.values())
     assert "second" not in (run.folder / "log.json").read_text(), "times would change the bytes"
 
 

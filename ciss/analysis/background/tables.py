@@ -3,8 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from ciss import metrics, protocol
-from ciss.analysis.rows import WHOSE_STEP, classes, increments, table, whose_step, with_classes
+from ciss import metrics
+from ciss.analysis.rows import WHOSE_STEP, class_names, increments, table, whose_step, with_classes
+from ciss.protocol import Classes
 
 FLOW_GROUPS = ("background", "old", "new", "future")
 LABEL_RULES = ("argmax", "plop", "gsc", "mbs")
@@ -18,13 +19,13 @@ RATES = {  # true group, and what its pixels are called
 SHARES = dict.fromkeys(("right", "background", "old", "new"), float)
 
 
-def flows(confusion: np.ndarray, groups: list[list[int]], step: int) -> pd.DataFrame:
+def flows(confusion: np.ndarray, classes: Classes, step: int) -> pd.DataFrame:
     """Shares of truth by group: rows background, old, new, future; columns what the network says of their pixels.
 
     `confusion` (T,T), rows truth. Columns: background, right (the class itself), old, new: other classes of the group
     than the right one. A row sums to 1; a group without pixels is NaN. For the background, `background` is right.
     """
-    kinds, confusion = _kinds(groups, step), np.asarray(confusion, float)
+    kinds, confusion = _kinds(classes, step), np.asarray(confusion, float)
     right = np.diag(confusion) * (kinds > 0)
     off = confusion - np.diag(right)
     rows = {}
@@ -37,9 +38,9 @@ def flows(confusion: np.ndarray, groups: list[list[int]], step: int) -> pd.DataF
     return pd.DataFrame(rows).T
 
 
-def confusion_rates(confusion: np.ndarray, groups: list[list[int]], step: int) -> dict[str, float]:
+def confusion_rates(confusion: np.ndarray, classes: Classes, step: int) -> dict[str, float]:
     """The rates of background shift: old pixels called background, background and old pixels called new."""
-    shares = flows(confusion, groups, step)
+    shares = flows(confusion, classes, step)
     return {name: shares.loc[true, called] for name, (true, called) in RATES.items()}
 
 
@@ -47,7 +48,7 @@ def mean_flows(ends: dict[str, list[dict]]) -> list[tuple[str, int, pd.DataFrame
     """Method, incremental step, and the mean over seeds of its `flows`. Joint runs are left out."""
     found: dict[tuple[str, int], list[pd.DataFrame]] = {}
     for _, result in increments(ends):
-        shares = flows(result["confusion"], result["groups"], result["step"])
+        shares = flows(result["confusion"], result["classes"], result["step"])
         found.setdefault((result["title"], result["step"]), []).append(shares)
     return [(*key, sum(tables) / len(tables)) for key, tables in found.items()]
 
@@ -58,7 +59,7 @@ def background_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
     Columns: end, method, seed, step, and the rates of `confusion_rates`.
     """
     rows = (
-        {**whose_step(end, result), **confusion_rates(result["confusion"], result["groups"], result["step"])}
+        {**whose_step(end, result), **confusion_rates(result["confusion"], result["classes"], result["step"])}
         for end, result in increments(ends)
     )
     return table(rows, {**WHOSE_STEP, **dict.fromkeys(RATES, float)})
@@ -73,8 +74,8 @@ def class_rates(ends: dict[str, list[dict]]) -> pd.DataFrame:
     """
     rows = []
     for end, result in increments(ends):
-        confusion, kinds = np.asarray(result["confusion"], float), _kinds(result["groups"], result["step"])
-        for position, name in enumerate(result["classes"]):
+        confusion, kinds = np.asarray(result["confusion"], float), _kinds(result["classes"], result["step"])
+        for position, name in enumerate(result["classes"].names):
             line, total = confusion[position], confusion[position].sum()
             if not total:
                 continue
@@ -91,7 +92,7 @@ def class_rates(ends: dict[str, list[dict]]) -> pd.DataFrame:
                 }
             )
     rates = table(rows, {**WHOSE_STEP, "class": str, "kind": str, "pixels": int, **SHARES})
-    return with_classes(rates, classes(ends))
+    return with_classes(rates, class_names(ends))
 
 
 def background_errors(ends: dict[str, list[dict]]) -> pd.DataFrame:
@@ -103,7 +104,7 @@ def background_errors(ends: dict[str, list[dict]]) -> pd.DataFrame:
     """
     rows = []
     for end, result in increments(ends):
-        confusion, kinds = np.asarray(result["confusion"], float), _kinds(result["groups"], result["step"])
+        confusion, kinds = np.asarray(result["confusion"], float), _kinds(result["classes"], result["step"])
         errors = {f"{name} called background": confusion[kinds == k, 0].sum() for k, name in ((1, "old"), (2, "new"))}
         errors |= {f"background called {name}": confusion[0, kinds == k].sum() for k, name in ((1, "old"), (2, "new"))}
         total, future = sum(errors.values()), confusion[kinds == 3, 0].sum()
@@ -129,7 +130,7 @@ def calibration_table(ends: dict[str, list[dict]], probes: dict[str, dict[str, n
     rows = []
     for end, result in increments(ends):
         counts, sums = (probes[result["run"]][name] for name in ("background", "background_sums"))
-        kinds, bins = _kinds(result["groups"], result["step"]), counts.shape[1]
+        kinds, bins = _kinds(result["classes"], result["step"]), counts.shape[1]
         for number in range(bins):
             total = counts[:, number].sum()
             shares = {
@@ -185,7 +186,7 @@ def background_belief(ends: dict[str, list[dict]], probes: dict[str, dict[str, n
     rows = []
     for end, result in increments(ends):
         counts, sums = (probes[result["run"]][name].sum(axis=1) for name in ("background", "background_sums"))
-        kinds = _kinds(result["groups"], result["step"])
+        kinds = _kinds(result["classes"], result["step"])
         for k, name in enumerate(FLOW_GROUPS):
             total = counts[kinds == k].sum()
             mean = sums[kinds == k].sum() / total if total else np.nan
@@ -216,9 +217,8 @@ def label_rules(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.ndar
     return table(rows.values(), {"teacher": str, "step": int, "method": str, "rule": str, **scores})
 
 
-def _kinds(groups: list[list[int]], step: int) -> np.ndarray:
-    """(T,) place in FLOW_GROUPS of each position."""
-    introduced = protocol.class_steps(groups)
-    kinds = np.where(introduced < step, 1, np.where(introduced == step, 2, 3))
+def _kinds(classes: Classes, step: int) -> np.ndarray:
+    """(T,) index into FLOW_GROUPS of each position."""
+    kinds = 2 + np.sign(classes.steps - step)
     kinds[0] = 0
     return kinds

@@ -209,7 +209,7 @@ def find(results: Iterable[Result], dataset: str, protocol_name: str, setting: s
         if result.dataset == dataset
         and (
             (result.protocol == name and result.setting == setting)
-            or (result.protocol == "joint" and setting != "domain")
+            or (result.protocol in protocol.ONE_GROUP and setting != "domain")
         )
     ]
 

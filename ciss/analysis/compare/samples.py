@@ -4,13 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ciss import protocol
-from ciss.analysis.figures import masks as figures_masks
 from ciss.analysis.figures.masks import colour
 from ciss.data import picture
+from ciss.protocol import VOID, Classes
 from ciss.runs.run import Run
 
-VOID = 255
 COLUMNS = 8  # that a page has room for
 
 
@@ -20,14 +18,9 @@ class Pictures:
     its end, by the method's title; `images` by id: (H,W,3) uint8 with labels, positions (H,W) uint8, sized as scored.
     """
 
-    groups: list[list[int]]
+    classes: Classes
     paths: dict[str, list[dict]]
     images: dict[str, tuple[np.ndarray, np.ndarray]]
-
-    @property
-    def names(self) -> list[str]:
-        """Of the classes, by position."""
-        return next(iter(self.paths.values()))[-1]["classes"]
 
     @property
     def last(self) -> int:
@@ -39,24 +32,25 @@ class Pictures:
         """Those that are shown."""
         return shown_steps(self.last)
 
-    def after_last(self, colours: np.ndarray) -> list[tuple[str, list[np.ndarray]]]:
+    def after_last(self) -> list[tuple[str, list[np.ndarray]]]:
         """Rows for `viz.strips`: all images, their truth, and what each method says after the last step."""
         rows = [("image", [image for image, _ in self.images.values()])]
-        rows.append(("truth", [colour(labels, colours) for _, labels in self.images.values()]))
+        rows.append(("truth", [colour(labels, self.classes.colours) for _, labels in self.images.values()]))
         for method, path in self.paths.items():
-            rows.append((method, [figures_masks.colour(path[-1]["samples"][image], colours) for image in self.images]))
+            samples = path[-1]["samples"]
+            rows.append((method, [colour(samples[image], self.classes.colours) for image in self.images]))
         return rows
 
-    def after_steps(self, colours: np.ndarray) -> list[dict]:
+    def after_steps(self) -> list[dict]:
         """Blocks for `viz.step_strips`: the most telling images, as many as there is room for, at most two."""
         count = min(2, max(1, COLUMNS // len(self.steps)))
         blocks = []
-        for image in telling({name: labels for name, (_, labels) in self.images.items()}, self.groups, count):
+        for image in telling({name: labels for name, (_, labels) in self.images.items()}, self.classes, count):
             photograph, labels = self.images[image]
-            rows = {"truth": {step: known(labels, self.groups, step) for step in self.steps}}
+            rows = {"truth": {step: known(labels, self.classes, step) for step in self.steps}}
             rows |= {method: predictions(path, image, self.last) for method, path in self.paths.items()}
             coloured = {
-                name: {step: figures_masks.colour(mask, colours) for step, mask in row.items()}
+                name: {step: colour(mask, self.classes.colours) for step, mask in row.items()}
                 for name, row in rows.items()
             }
             blocks.append({"image": photograph, "rows": coloured})
@@ -72,25 +66,24 @@ def sample_pictures(job: Run, ends: dict[str, list[dict]]) -> Pictures:
     index, table = job.index(), job.label_table(training=False)
     shown = {image: index.ids["val"].index(image) for image in next(iter(paths.values()))[-1]["samples"]}
     images = {image: picture(job.settings, index, "val", number, table) for image, number in shown.items()}
-    return Pictures(groups=job.groups, paths=paths, images=images)
+    return Pictures(classes=job.classes, paths=paths, images=images)
 
 
-def telling(labels: dict[str, np.ndarray], groups: list[list[int]], count: int) -> list[str]:
+def telling(labels: dict[str, np.ndarray], classes: Classes, count: int) -> list[str]:
     """Ids of the `count` images that show most: classes of the most steps, then the most pixels of the step that has
     the fewest; equal ones in the order given. `labels`: positions (H,W) by id."""
-    introduced = protocol.class_steps(groups)
 
     def shown(image: str) -> tuple[int, int]:
-        pixels = np.bincount(labels[image].ravel(), minlength=256)[1 : len(introduced)]
-        steps = np.bincount(introduced[1:], weights=pixels)
+        pixels = np.bincount(labels[image].ravel(), minlength=256)[1 : len(classes)]
+        steps = np.bincount(classes.steps[1:], weights=pixels)
         return int((steps > 0).sum()), int(steps[steps > 0].min(initial=labels[image].size))
 
     return sorted(labels, key=shown, reverse=True)[:count]
 
 
-def known(labels: np.ndarray, groups: list[list[int]], step: int) -> np.ndarray:
+def known(labels: np.ndarray, classes: Classes, step: int) -> np.ndarray:
     """Labels (H,W) as they are scored after a step: classes that come later are void."""
-    return np.where(labels < protocol.channels(groups, step), labels, VOID).astype(np.uint8)
+    return np.where(labels < classes.known(step), labels, VOID).astype(np.uint8)
 
 
 def shown_steps(last: int, most: int = COLUMNS) -> list[int]:

@@ -27,7 +27,7 @@ def families(ends: dict[str, dict[str, list[dict]]]) -> dict[str, list[str]]:
             continue  # no run of it leads to a result
         last = next(iter(mine.values()))[-1]
         settings[name] = {**last["identity"]["parameters"]["benchmark"], "order": None}
-        orders[name] = last["groups"]
+        orders[name] = last["classes"].groups
         for first, members in found.items():
             if settings[first] == settings[name] and all(orders[other] != orders[name] for other in members):
                 members.append(name)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ciss import documents, metrics, protocol
+from ciss import documents, metrics
 from ciss.analysis.compare import published as compare_published
 from ciss.analysis.compare.published import Ours
 from ciss.analysis.forgetting.tables import iou_by_step
@@ -97,7 +97,7 @@ def check_equal(benchmark: str, ends: dict[str, list[dict]]) -> None:
         first, reference = results[0]
         different = documents.differences(_shared(reference), _shared(result))
         if not different:
-            first, reference = orders.setdefault(str(result["groups"]), (name, result))
+            first, reference = orders.setdefault(str(result["classes"].groups), (name, result))
             different = documents.differences(*({"data": each["identity"]["data"]} for each in (reference, result)))
         if different:
             raise ProvenanceError(
@@ -108,7 +108,7 @@ def check_equal(benchmark: str, ends: dict[str, list[dict]]) -> None:
     seen: dict[tuple, str] = {}
     for end, found in ends.items():
         method, seed = found[-1]["method"], found[-1]["seed"]
-        first = seen.setdefault((method, seed, str(found[-1]["groups"])), end)
+        first = seen.setdefault((method, seed, str(found[-1]["classes"].groups)), end)
         if first != end:
             raise ProvenanceError(f"{benchmark}: {first} and {end} are both {method} with seed {seed}. Remove one end.")
         first, reference = by_method.setdefault(method, (end, found))
@@ -129,7 +129,7 @@ def conventions_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFra
     """
     rows = []
     for end, results in ends.items():
-        last, sizes = results[-1], [len(group) for group in results[-1]["groups"]]
+        last, sizes = results[-1], results[-1]["classes"].sizes
         settings = last["identity"]["parameters"]["benchmark"]
         images = metrics.scored(settings["setting"], settings["legacy_split"])
         for name, convention in metrics.conventions(last["background"]).items():
@@ -189,8 +189,8 @@ def _over_steps(results: list[dict]) -> dict[str, float]:
     last = results[-1]
     if last["joint"] or len(results) == 1:
         return dict.fromkeys(OVER_STEPS, np.nan)
-    ious = iou_by_step([result["confusion"] for result in results], last["groups"])
-    introduced = protocol.class_steps(last["groups"])
+    ious = iou_by_step([result["confusion"] for result in results], last["classes"])
+    introduced = last["classes"].steps
     return {
         "forgetting": metrics.mean_forgetting(ious, introduced),
         "backward_transfer": metrics.mean_backward_transfer(ious, introduced),
@@ -224,7 +224,7 @@ def _provenance(results: list[dict]) -> dict[str, Any]:
     for each in parameters:
         each["benchmark"] = {**each["benchmark"], "order": None}
     return {
-        "order": " | ".join(" ".join(map(str, group)) for group in last["groups"]),
+        "order": " | ".join(" ".join(map(str, group)) for group in last["classes"].groups),
         "configuration": digest(parameters)[:12],
         "code": digest([each["code"] for each in made])[:12],
         "data": made[-1]["data"][:12],
@@ -266,7 +266,7 @@ def holdout_scores(result: dict) -> dict[str, float]:
     """all, old, new on the hold-out at a run's end; NaN without one."""
     if not len(result["curve_confusions"]):
         return dict.fromkeys(("all", "old", "new"), np.nan)
-    sizes = [len(group) for group in result["groups"]]
+    sizes = result["classes"].sizes
     scores = metrics.scores(result["curve_confusions"][-1], sizes, result["reached"], _own_convention(result))
     return {name: float(scores[name]) for name in ("all", "old", "new")}
 

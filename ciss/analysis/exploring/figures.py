@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 
 from ciss.analysis.figures.masks import colour, show
 from ciss.analysis.figures.style import COLOURS, HATCHES, MARKERS, all_classes, class_label, class_labels, note
+from ciss.protocol import Classes
 
 MOST = 24  # classes in one figure
 # what became of a pixel, as `ciss.analysis.FATES` numbers it; in grey some 45 of 255 apart
@@ -21,8 +22,7 @@ FATE_COLOURS = ("#FFFFFF", "#D0D0D0", "#005A8C", "#E69F00", "#D55E00", "#000000"
 
 def picture_row(
     parts: Sequence[tuple],
-    names: Sequence[str] = (),
-    colours: np.ndarray | None = None,
+    classes: Classes | None = None,
     *,
     handles: Sequence[Patch] = (),
     size: float = 1.75,
@@ -31,26 +31,26 @@ def picture_row(
 
     `parts`: (title, RGB picture (H,W,3)); (title, mask (H,W) of integers: positions, 255 void); or (title, map (h,w) of
     floats, unit, largest value or None[, outline (H,W) bool]). A map has a bar with its unit, from 0 to the largest
-    value (None: its own 99th percentile). Pixels that the outline holds are framed. Below, the classes of `names` and
-    `colours` (T,3) that the masks show, and in lines of their own `handles`.
+    value (None: its own 99th percentile). Pixels that the outline holds are framed. Below, the `classes` that the
+    masks show, and in lines of their own `handles`.
     """
     rows = -(-len(parts) // 4)
     columns = -(-len(parts) // rows)
     tall = min(1.5, max(part[1].shape[0] / part[1].shape[1] for part in parts))
     masks = [part[1] for part in parts if part[1].ndim == 2 and np.issubdtype(part[1].dtype, np.integer)]
-    found = [k for k in np.unique(np.concatenate([m.ravel() for m in masks])) if k < len(names)] if masks else []
-    classes = [Patch(fc=colours[k] / 255, ec="#444444", label=names[k]) for k in found[:MOST]]
+    shown = [k for k in np.unique(np.concatenate([m.ravel() for m in masks])) if k < len(classes)] if masks else []
+    patches = [Patch(fc=classes.colours[k] / 255, ec="#444444", label=classes.names[k]) for k in shown[:MOST]]
     across = max(1, int((size + 0.75) * columns / 1.65))  # entries of a legend beside each other
-    lines = [0.2 * -(-len(entries) // across) for entries in (classes, handles)]  # inches
+    lines = [0.2 * -(-len(entries) // across) for entries in (patches, handles)]  # inches
     width, height = (size + 0.75) * columns, (size * tall + 0.28) * rows + sum(lines) + 0.15
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
-    for k, patch in zip(found, classes, strict=False):
-        patch.set_label(class_label(figure, names[k], k))
+    for k, patch in zip(shown, patches, strict=False):
+        patch.set_label(class_label(figure, classes.names[k], k))
     figure.subplots_adjust(
         left=0.02, right=1 - 0.7 / width, top=1 - 0.26 / height, bottom=(sum(lines) + 0.15) / height,
         wspace=0.7 / size, hspace=0.3 / (size * tall),
     )  # fmt: skip
-    for entries, place in ((classes, (sum(lines) + 0.1) / height), (handles, (lines[1] + 0.03) / height)):
+    for entries, place in ((patches, (sum(lines) + 0.1) / height), (handles, (lines[1] + 0.03) / height)):
         options = {"loc": "upper center", "bbox_to_anchor": (0.5, place), "borderaxespad": 0, "borderpad": 0}
         if entries:
             figure.legend(handles=entries, ncols=min(across, len(entries)), frameon=False, fontsize=8, **options)
@@ -60,7 +60,7 @@ def picture_row(
         if picture.ndim == 3:
             show(ax, picture, title)
         elif np.issubdtype(picture.dtype, np.integer):
-            show(ax, colour(picture, colours), title)
+            show(ax, colour(picture, classes.colours), title)
         else:
             _map(ax, title, picture, *rest)
     return figure

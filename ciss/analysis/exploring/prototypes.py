@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ciss.analysis.rows import with_classes
+from ciss.protocol import Classes
 
 VOID = 255
 # what became of a pixel, see `relabelled`
@@ -78,19 +79,17 @@ def projection_table(
     ), shares
 
 
-def drift_table(
-    means: np.ndarray, counts: np.ndarray, spreads: np.ndarray, introduced: np.ndarray, names: Sequence[str]
-) -> pd.DataFrame:
+def drift_table(means: np.ndarray, counts: np.ndarray, spreads: np.ndarray, classes: Classes) -> pd.DataFrame:
     """How far each class's prototype moved in every step, one row for each class and step.
 
     `means` (S,T,D): after steps 0..S-1, of the same pixels; `counts` (S,T); `spreads` (S,T): how far a class's pixels
-    lie from their prototype; `introduced` (T,). Columns: class, introduced, step, drift (distance from the prototype
+    lie from their prototype. Columns: class, introduced, step, drift (distance from the prototype
     after the step before; NaN at step 0), relative (over the spread then), cosine (of the two prototypes). NaN for a
     class without pixels.
     """
     rows = []
     for step in range(len(means)):
-        for position, name in enumerate(names):
+        for position, name in enumerate(classes.names):
             drift = relative = cosine = np.nan
             if step and counts[step, position] and counts[step - 1, position]:
                 before, after = (np.asarray(means[s, position], float) for s in (step - 1, step))
@@ -98,7 +97,7 @@ def drift_table(
                 spread, sizes = spreads[step - 1, position], np.linalg.norm(before) * np.linalg.norm(after)
                 relative = drift / spread if spread > 0 else np.nan
                 cosine = float(np.clip(before @ after / sizes, -1, 1)) if sizes > 0 else np.nan
-            row = {"class": name, "introduced": int(introduced[position]), "step": step}
+            row = {"class": name, "introduced": int(classes.steps[position]), "step": step}
             rows.append({**row, "drift": drift, "relative": relative, "cosine": cosine})
     return pd.DataFrame(rows)
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ciss.analysis.figures.style import class_label, class_labels
+from ciss.protocol import Classes
 
 VOID = (224, 224, 192)
 DOTS = 128  # per inch; a power of two, so that pixels come out as whole numbers
@@ -59,10 +60,10 @@ def strips(rows: list[tuple[str, list[np.ndarray]]], size: float = 1.25) -> Figu
     return figure
 
 
-def class_legend(figure: Figure, names: list[str], colours: np.ndarray) -> None:
+def class_legend(figure: Figure, classes: Classes) -> None:
     """Names of the classes with their colours, under a figure of masks."""
-    labels = class_labels(figure, names, names)
-    patches = [Patch(facecolor=c / 255, edgecolor="#444444", label=n) for n, c in zip(labels, colours, strict=True)]
+    entries = zip(class_labels(figure, classes.names, classes.names), classes.colours, strict=True)
+    patches = [Patch(facecolor=colour / 255, edgecolor="#444444", label=name) for name, colour in entries]
     patches.append(Patch(facecolor=np.array(VOID) / 255, edgecolor="#444444", label="void (ignored)"))
     figure.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=5, fontsize=8, frameon=False)
 

@@ -57,7 +57,10 @@ def style() -> None:
 
 
 def is_joint(method: str) -> bool:
-    """Whether a method of a table is joint training or a variant of it: `joint-long`."""
+    """Whether a method of a table is joint training or a variant of it, such as `joint-long`.
+
+    A table has the title of a method alone. Of a run or a result, ask `joint`.
+    """
     return method.partition(" ")[0].partition("-")[0] == JOINT
 
 
@@ -69,8 +72,9 @@ def mark(k: int) -> dict[str, str]:
 def method_styles(methods: Iterable[str]) -> dict[str, dict]:
     """Colour and marker by method, the same in every figure of the same methods; joint training, the upper bound, is
     a black star, and its variants are grey ones. From the ninth on colours come again, with other markers."""
-    others = [method for method in dict.fromkeys(methods) if not is_joint(method)]
-    stars = [JOINT, *(method for method in dict.fromkeys(methods) if is_joint(method) and method != JOINT)]
+    methods = list(dict.fromkeys(methods))
+    others = [method for method in methods if not is_joint(method)]
+    stars = dict.fromkeys([JOINT, *filter(is_joint, methods)])
     colours = [colour for colour in COLOURS if colour != "#000000"] + [GREY]
     markers = MARKERS.replace("*", "") + "<"
     found = {

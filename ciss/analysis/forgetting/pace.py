@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ciss import protocol
 from ciss.analysis.forgetting.tables import pace_table, pixel_shares
 from ciss.analysis.rows import WHOSE_STEP, table
 
@@ -27,13 +26,13 @@ def pace_factors(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.nda
     rows = []
     for (end, step), curve in pace_table(ends).groupby(["end", "step"], sort=False):
         result = next(result for result in ends[end] if result["step"] == step)
-        introduced, seen = protocol.class_steps(result["groups"]), probes[result["run"]]
+        classes, seen = result["classes"], probes[result["run"]]
         shares = pixel_shares(result)
         cosines = prototype_cosines(seen["prototypes"], seen["counts"])
-        new = np.flatnonzero(introduced == step)
+        new = classes.new(step)
         for name, mine in curve.groupby("class", sort=False):
-            position = result["classes"].index(name)
-            if position == 0 or introduced[position] >= step:
+            position = classes.names.index(name)
+            if position not in classes.old(step):
                 continue
             iou = mine.set_index("epochs")["iou"]
             near = cosines[position, new]
@@ -47,7 +46,7 @@ def pace_factors(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.nda
                     "first_epoch": iou.iloc[0] - iou.get(1.0, np.nan),
                     "pixel_share": shares[position],
                     "similarity": np.nanmax(near) if known else np.nan,
-                    "nearest": result["classes"][new[np.nanargmax(near)]] if known else "",
+                    "nearest": classes.names[new[np.nanargmax(near)]] if known else "",
                     "gradient": seen["gradients"][position],
                 }
             )

@@ -3,18 +3,19 @@
 import numpy as np
 import pandas as pd
 
-from ciss import metrics, protocol
-from ciss.analysis.rows import WHOSE, WHOSE_STEP, classes, increments, table, whose, whose_step, with_classes
+from ciss import metrics
+from ciss.analysis.rows import WHOSE, WHOSE_STEP, class_names, increments, table, whose, whose_step, with_classes
+from ciss.protocol import Classes
 
 
-def iou_by_step(confusions: list[np.ndarray], groups: list[list[int]]) -> np.ndarray:
+def iou_by_step(confusions: list[np.ndarray], classes: Classes) -> np.ndarray:
     """(S,T) IoU of every class after every step, from (T,T) confusion matrices of steps 0..S-1.
 
     NaN before a class exists, and for a background that no pixel is; future classes' pixels are ignored.
     """
     rows = []
     for step, confusion in enumerate(confusions):
-        known = protocol.channels(groups, step)
+        known = classes.known(step)
         row = np.full(len(confusion), np.nan)
         row[:known] = _ious(confusion, known)
         rows.append(row)
@@ -38,11 +39,11 @@ def forgetting_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
     for end, results in ends.items():
         if results[-1]["joint"]:
             continue
-        groups, names, shares = results[-1]["groups"], results[-1]["classes"], pixel_shares(results[-1])
-        ious = iou_by_step([result["confusion"] for result in results], groups)
-        introduced = protocol.class_steps(groups)
+        classes, shares = results[-1]["classes"], pixel_shares(results[-1])
+        ious = iou_by_step([result["confusion"] for result in results], classes)
+        introduced = classes.steps
         for step in range(len(ious)):
-            for position, name in enumerate(names):
+            for position, name in enumerate(classes.names):
                 if introduced[position] > step or (position == 0 and np.isnan(ious[:, 0]).all()):
                     continue
                 earlier = ious[introduced[position] : step, position]
@@ -60,7 +61,7 @@ def forgetting_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
                 )
     columns = {"class": str, "introduced": int, "step": int}
     columns |= dict.fromkeys(("iou", "forgetting", "pixel_share"), float)
-    return with_classes(table(rows, {**WHOSE, **columns}), classes(ends))
+    return with_classes(table(rows, {**WHOSE, **columns}), class_names(ends))
 
 
 def pixel_shares(result: dict) -> np.ndarray:
@@ -77,22 +78,23 @@ def pace_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
     """
     rows = []
     for end, result in increments(ends):
-        introduced, known = protocol.class_steps(result["groups"]), protocol.channels(result["groups"], result["step"])
+        classes = result["classes"]
+        known = classes.known(result["step"])
         for epochs, confusion in zip(result["curve_epochs"], result["curve_confusions"], strict=True):
             ious = _ious(confusion, known)
             rows += [
                 {
                     **whose_step(end, result),
                     "epochs": float(epochs),
-                    "class": result["classes"][position],
-                    "introduced": int(introduced[position]),
+                    "class": classes.names[position],
+                    "introduced": int(classes.steps[position]),
                     "iou": ious[position],
                 }
                 for position in range(known)
                 if position or not np.isnan(ious[0])
             ]
     columns = {"epochs": float, "class": str, "introduced": int, "iou": float}
-    return with_classes(table(rows, {**WHOSE_STEP, **columns}), classes(ends))
+    return with_classes(table(rows, {**WHOSE_STEP, **columns}), class_names(ends))
 
 
 def group_table(forgotten: pd.DataFrame) -> pd.DataFrame:
@@ -118,8 +120,8 @@ def forgetting_summary(ends: dict[str, list[dict]]) -> pd.DataFrame:
         last = results[-1]
         if last["joint"] or len(results) == 1:
             continue
-        ious = iou_by_step([result["confusion"] for result in results], last["groups"])
-        introduced = protocol.class_steps(last["groups"])
+        ious = iou_by_step([result["confusion"] for result in results], last["classes"])
+        introduced = last["classes"].steps
         lost = metrics.forgetting(ious, introduced).numpy()
         lost[0] = np.nan
         worst = int(np.nanargmax(lost)) if np.isfinite(lost).any() else None
@@ -128,7 +130,7 @@ def forgetting_summary(ends: dict[str, list[dict]]) -> pd.DataFrame:
                 **whose(end, last),
                 "forgetting": metrics.mean_forgetting(ious, introduced),
                 "backward_transfer": metrics.mean_backward_transfer(ious, introduced),
-                "worst": "" if worst is None else last["classes"][worst],
+                "worst": "" if worst is None else last["classes"].names[worst],
                 "worst_forgetting": np.nan if worst is None else lost[worst],
                 "spread": np.nan if worst is None else np.nanstd(lost),
             }
