@@ -44,10 +44,11 @@ def problems(root: Path) -> Iterator[str]:
 
 
 def outputs(stage: Stage) -> Iterator[str]:
-    """Outputs that are there and differ. A clone lacks those in DVC's cache; the others must have been committed."""
+    """Outputs that are there and differ. A clone lacks those in DVC's cache and those that stay between runs
+    (`persist`); the others must have been committed."""
     for out in stage.outs:
         status = out.workspace_status().get(str(out)) if out.hash_info else "new"
-        if status and (status != "deleted" or not out.use_cache):
+        if status and (status != "deleted" or not (out.use_cache or out.persist)):
             yield f"{stage.name}: output {out} is {status}"
 
 

@@ -213,15 +213,28 @@ def tune(
 
 
 @app.command(cls=Command)
-def report(config: Config = "params.yaml") -> None:
+def report(
+    config: Config = "params.yaml",
+    against: Annotated[
+        str | None, Option(metavar="REVISION", help="Write nothing: compare the scores with those of a git revision.")
+    ] = None,
+) -> int | None:
     """Write reports/report.html from the tables and figures that the analyses left.
 
     \b
     ciss report
+    ciss report --against HEAD    # which scores differ from the commit, and by how much; status 1 if some do
+
+    Seconds and memory of the runs that were trained here go to timings/, beside the page.
     """
+    if against is not None:
+        from ciss.study.report import against as comparison
+
+        return comparison.main(config, against)
     from ciss.study.report import command
 
     command.main(config)
+    return None
 
 
 @app.command(cls=Command)

@@ -16,6 +16,7 @@ import torch
 
 from ciss import config, paths
 from ciss.data import evaluation_loader, prepare, training_loader
+from ciss.runs import timings
 from ciss.runs.results import _copy
 from ciss.training import loop
 from tests.helpers.training import left_by
@@ -103,8 +104,7 @@ def test_it_trains_without_posix_modules_and_signals(project):
     out, error = process.communicate(timeout=100)
     assert process.returncode == 0, error
     assert "base: epoch 2/2" in out
-    result = json.loads((project.folder / "results" / "tiny" / "base" / "result.json").read_text())
-    assert result["peak_memory_bytes"] > 1e7
+    assert timings.read(project.folder, "tiny", "base")["peak_memory_bytes"] > 1e7
 
 
 def test_loader_processes_may_be_spawned(project):

@@ -66,8 +66,6 @@ def score_reasons(results: list[dict]) -> list[str]:
         sentences.append("No pixel of an old class is labelled background in the hold-out set, so recall is undefined.")
     if labels and _undefined(labels["precision"]):
         sentences.append("No background pixel of the hold-out set takes an old class, so precision is undefined.")
-    if any(result["peak_memory_bytes"] is None for result in results):
-        sentences.append("Peak memory was not measured: the system does not report it.")
     return [*sentences, *_unseen([results])]
 
 

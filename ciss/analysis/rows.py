@@ -1,6 +1,7 @@
 """How tables are made: whose a row is, which results have rows, and columns that a table keeps when it has no rows."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pandas as pd
 
@@ -36,3 +37,22 @@ def whose(end: str, result: dict) -> dict:
 
 def whose_step(end: str, result: dict) -> dict:
     return {**whose(end, result), "step": result["step"]}
+
+
+def by_benchmark(tables: dict[str, pd.DataFrame], members: dict[str, list[str]]) -> pd.DataFrame:
+    """Tables of several families as one, to be saved: columns benchmark (the family's first) and benchmarks (all of
+    them, with spaces between) before the tables' own, their indices among these."""
+    parts = []
+    for first, table in tables.items():
+        part = table.reset_index()
+        part.insert(0, "benchmark", first)
+        part.insert(1, "benchmarks", " ".join(members[first]))
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["benchmark", "benchmarks"])
+
+
+def add_means(table: pd.DataFrame, grouped: Any, names: tuple[str, ...]) -> None:
+    """Adds the mean and the sample deviation (`<name>_std`) of some columns of grouped rows."""
+    for name in names:
+        table[name] = grouped[name].mean()
+        table[f"{name}_std"] = grouped[name].std()

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import platform
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,12 +15,12 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import torch
 from torch import nn
 
 from ciss import distributed, documents, metrics
 from ciss.config import Config
 from ciss.data import Index
+from ciss.runs import timings
 from ciss.runs.run import Run, digest, resolve
 from ciss.runs.state import TrainingState
 from ciss.store import files
@@ -30,6 +29,7 @@ from ciss.store.weights import save_weights
 ARRAYS = ("confusion.npz", "curves.npz", "samples.npz", "trace.npz", "labels.npz", "tokens.npz")  # beside result.json
 CODE = "code.txt"  # which code a training depends on, a line for each definition
 SHOWN = 5  # definitions in a message
+MEASURED = ("training_seconds", "preparation_seconds", "wall_seconds", "peak_memory_bytes")
 VERSIONS = ("torch", "torchvision", "timm", "numpy")
 
 
@@ -137,11 +137,12 @@ def _entry(run: Run, key: str) -> Any:
 def write(run: Run, network: nn.Module, identity: dict, index: Index, state: TrainingState) -> None:
     """Puts both folders in place, each whole, where older ones stay until then.
 
-    `runs/`: weights.safetensors and log.json, free of times, so that the same training leaves the same bytes and
-    later steps need not run again. `results/`: result.json (scores, provenance, times), code.txt (the definitions that
-    the training depends on), confusion.npz (T,T), curves.npz (epochs (P,), confusions (P,T,T) on the hold-out),
+    `runs/`: weights.safetensors and log.json. `results/`: result.json (scores, provenance), code.txt (the definitions
+    that the training depends on), confusion.npz (T,T), curves.npz (epochs (P,), confusions (P,T,T) on the hold-out),
     samples.npz (predictions by image id), trace.npz (columns, values (N,columns), a row a batch), labels.npz (pseudo
     labels against the truth), tokens.npz (epochs (Q,), cosines (Q,N,C) of the N new class tokens to all).
+
+    The same training leaves the same bytes in both: seconds, memory and machine go to `timings/`.
     """
     confusion = state.confusion
     convention = metrics.conventions(run.classes.background)["ciss"]
@@ -160,16 +161,11 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, state: Tra
         "pixels": [index.pixels.get(str(raw), 0) for raw in run.classes.raw],
         "images": len(run.images(index)),
         "pseudo_labels": {name: _plain(metrics.label_scores(matrix)) for name, matrix in state.label_counts.items()},
-        "training_seconds": state.training_seconds,
-        "preparation_seconds": state.preparation_seconds,
-        "wall_seconds": state.wall_seconds,
-        "peak_memory_bytes": state.peak_memory_bytes,
         "parameters": sum(p.numel() for p in network.parameters()),
         "log": state.log,
         "identity": identity,
         "key": digest(identity),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
-        "device": device_name(),
+        "versions": {name: version(name) for name in VERSIONS},
         "precision": state.precision,
         "processes": distributed.world(),
     }
@@ -179,6 +175,8 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, state: Tra
         save_weights(trained / "weights.safetensors", network, run.description())
         files.write_text(trained / "log.json", json.dumps(state.log, indent=1))
         result["weights"] = file_hash(trained / "weights.safetensors")
+        timing = {name: getattr(state, name) for name in MEASURED}
+        timings.write(run.root, run.benchmark, run.name, {"weights": result["weights"], **timing})
         files.write_text(scored / "result.json", json.dumps(result, indent=1))
         files.write_text(scored / CODE, run.training_code().listing())
         save_arrays(scored / "confusion.npz", confusion=confusion.numpy())
@@ -203,19 +201,6 @@ def _trace(epochs: list[dict]) -> dict[str, np.ndarray]:
         values[start:stop, [columns.index(name) for name in part["columns"]]] = part["values"]
         start = stop
     return {"columns": np.array(columns), "values": values}
-
-
-def device_name() -> str:
-    """The GPU, or the processor: another kind of either gives other last digits."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    with suppress(OSError, KeyError):  # Linux; clouds give generations of processors one name
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
-        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-        name = f"{facts['model name']} (family {facts['cpu family']}, model {facts['model']})"
-    vectors = torch.backends.cpu.get_cpu_capability()  # what the kernels use, AVX2 or AVX512, say
-    return f"{name}, {vectors}, {torch.get_num_threads()} threads"
 
 
 def read(run: Run) -> dict:

@@ -2,6 +2,10 @@
 
 The notebook runs in the Python that runs this module, whichever kernel its metadata name. Its printed lines pass
 through. An error becomes one message, and the executed copy shows where it happened. Ctrl-C stops the notebook too.
+
+The same notebook on the same data leaves the same bytes: the executed copy has no times, no versions of Python, no
+warnings (they name folders and processes) and, of cells with the tag `remove-stdout`, no printed lines. A training
+prints seconds, and fewer lines when it continues a stopped one: its cell has this tag.
 """
 
 import ast
@@ -20,6 +24,7 @@ import psutil
 # What papermill reads notebooks with would first build a grammar of web addresses in any script, over a second that
 # every stage pays, for a check that no notebook asks for. It is optional: seen as not installed, it is left out.
 sys.modules.setdefault("rfc3987_syntax", None)
+import nbformat  # noqa: E402
 import papermill  # noqa: E402
 from jupyter_client import AsyncKernelManager  # noqa: E402
 from jupyter_client.kernelspec import KernelSpec  # noqa: E402
@@ -30,6 +35,7 @@ from papermill.exceptions import PapermillExecutionError  # noqa: E402
 KERNELSPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours of IPython's traceback
 TRACEBACK_LINES = 15
+UNPRINTED = "remove-stdout"  # tag of cells; MyST-NB knows it too
 OUTPUT_TIMEOUT = 600  # seconds from a cell's end until its last printed line has arrived; nbclient's own is 4
 QUIET = "--IPKernelApp.log_level=ERROR"  # every kernel warns that it speaks to this machine unencrypted
 EXPLAINED = (
@@ -67,6 +73,7 @@ class Engine(NBClientEngine):
     def execute_managed_notebook(cls, manager, kernel_name: str, **options) -> None:
         manager.nb.metadata["kernelspec"] = dict(KERNELSPEC)
         options |= {"kernel_manager_class": KernelManager, "iopub_timeout": OUTPUT_TIMEOUT}
+        options |= {"coalesce_streams": True}  # messages are cut at other places each time
         super().execute_managed_notebook(manager, kernel_name, **options)
 
 
@@ -91,6 +98,24 @@ def execute(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
         extra_arguments=[QUIET],
         shutdown_kernel="immediate",  # what a notebook leaves is on the disk by then
     )
+    executed = nbformat.read(output, as_version=4)
+    remove_changing(executed)
+    nbformat.write(executed, output)
+
+
+def remove_changing(notebook: nbformat.NotebookNode) -> None:
+    """Removes from an executed notebook what another execution would leave otherwise."""
+    notebook.metadata.pop("papermill", None)  # times and folders
+    notebook.metadata["language_info"] = {"name": KERNELSPEC["language"]}
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", ())
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if "injected-parameters" in tags:
+            cell["id"] = "injected-parameters"
+        if cell.cell_type == "code":
+            removed = ("stderr", "stdout") if UNPRINTED in tags else ("stderr",)
+            cell.outputs = [output for output in cell.outputs if output.get("name") not in removed]
 
 
 def parameter_names(notebook: Path) -> list[str]:

@@ -12,6 +12,7 @@ from ciss.data import data_set
 from ciss.data.describe import hidden
 from ciss.data.notes import change_notes, list_notes
 from ciss.runs import check as runs_check
+from ciss.runs import timings
 from ciss.runs.run import index_folder
 from ciss.store import files
 
@@ -63,9 +64,11 @@ def clean(file: str) -> None:
     if not is_of_pipeline(file):
         raise ConfigError(f"--clean: {file} is not the pipeline's file. Leave --output out.")
     unnamed = _unnamed_results(settings)
+    root = (paths.project() / settings.output).resolve()
     for folder in unnamed:
         print(f"removing results/{'/'.join(folder.parts[-2:])}")
         shutil.rmtree(folder)
+        timings.remove(root, *folder.parts[-2:])
     if not unnamed:
         print(f"results/ holds no runs that {file} does not name.")
 

@@ -10,18 +10,18 @@ import pandas as pd
 import pytest
 
 from ciss import paths
+from ciss.analysis.compare import cost as compare_cost
 from ciss.analysis.compare import figures as compare_figures
 from ciss.analysis.compare import samples as compare_samples
 from ciss.analysis.compare import summary as compare_summary
 from ciss.analysis.compare import tables as compare_tables
+from ciss.analysis.compare.cost import cost_table, timings_table
 from ciss.analysis.compare.figures import cost_bars, score_curves, stability_scatter, step_strips
 from ciss.analysis.compare.paired import paired_table
 from ciss.analysis.compare.published import COLUMNS
 from ciss.analysis.compare.samples import Pictures, known, sample_pictures, shown_steps, telling
 from ciss.analysis.compare.summary import (
-    by_benchmark,
     convention_means,
-    cost_table,
     families,
     family_tables,
     methods_table,
@@ -31,6 +31,7 @@ from ciss.analysis.compare.tables import ProvenanceError, conventions_table, cur
 from ciss.analysis.figures import style as figures_style
 from ciss.analysis.figures.masks import VOID
 from ciss.analysis.figures.style import method_styles
+from ciss.analysis.rows import by_benchmark
 from tests.helpers.results import AFTER_0, AFTER_2, CLASSES, OTHER, path, result, scored
 
 mpl.use("Agg")
@@ -113,6 +114,11 @@ def test_conventions_over_runs(orders):
     assert "scored as background" in table.loc[("plop", "plop"), "sentence"]
 
 
+def took(ends: dict[str, list[dict]]) -> pd.DataFrame:
+    """`timings_table` of results that have their times among them."""
+    return timings_table(runs_table("b", ends), ends)
+
+
 def test_cost_relative_to_finetune():
     gib = 2**30
     ends = {
@@ -121,21 +127,40 @@ def test_cost_relative_to_finetune():
         "m1": path(training_seconds=14.0, preparation_seconds=3.0, peak_memory_bytes=2 * gib, parameters=21, seed=1),
         "j": [result(0, AFTER_2, method="joint", reached=2, training_seconds=40.0)],
     }
-    table = cost_table(runs_table("b", ends))
+    table = cost_table(took(ends))
     assert list(table.index) == ["finetune", "mib", "joint"]
     mib = table.loc["mib"]
     assert (mib["training_seconds"], mib["preparation_seconds"], mib["base_seconds"]) == (24, 4, 12)  # 2 own steps
     assert mib["training_seconds_std"] == pytest.approx(8 / 2**0.5)
-    assert (mib["peak_memory_mib"], mib["runs"], mib["devices"]) == (2048, 2, 1)
+    assert (mib["peak_memory_mib"], mib["runs"], mib["measured"], mib["devices"]) == (2048, 2, 2, 1)
     assert (mib["relative_time"], mib["relative_memory"], mib["relative_parameters"]) == (2.4, 2, 3)
     assert table.loc["joint", "base_seconds"] == 0 and table.loc["joint", "relative_time"] == 4
-    without = compare_summary.cost_table(compare_tables.runs_table("b", {"m0": ends["m0"]}))
+    without = compare_cost.cost_table(took({"m0": ends["m0"]}))
     assert without[["relative_time", "relative_memory"]].isna().all(axis=None)
 
 
 def test_only_a_base_step_is_its_own_cost():
-    (row,) = compare_tables.runs_table("b", {"e": [result(0, AFTER_0)]}).to_dict("records")
+    (row,) = took({"e": [result(0, AFTER_0)]}).to_dict("records")
     assert (row["training_seconds"], row["base_seconds"]) == (2, 0)
+
+
+def test_an_end_with_a_run_that_was_trained_elsewhere_has_no_seconds():
+    """Of two seeds the other one is the mean; a base step from elsewhere leaves the method's own steps."""
+    ends = {"m0": path(), "m1": path(seed=1, training_seconds=3.0), "p": path(method="plop")}
+    timings = {"m0": [*ends["m0"][:2], None], "m1": [None, *ends["m1"][1:]]}
+    table = compare_cost.timings_table(runs_table("b", ends), timings).set_index("end")
+    assert table.loc["m0", ["preparation_seconds", "training_seconds", "peak_memory_mib"]].isna().all()
+    assert (table.loc["m0", "base_seconds"], table.loc["m1", "training_seconds"]) == (2, 6)
+    assert np.isnan(table.loc["m1", "base_seconds"]) and table.loc["p"].isna().sum() == 4
+    assert table["device"].tolist() == ["a processor, 2 threads"] * 2 + [""]
+    costs = cost_table(table.reset_index())
+    assert costs.loc["mib", ["runs", "measured", "devices", "training_seconds"]].tolist() == [2, 1, 1, 6]
+    assert costs.loc["plop", ["runs", "measured", "devices", "parameters"]].tolist() == [1, 0, 0, 7]
+
+
+def test_memory_that_the_system_does_not_report_is_no_number():
+    table = took({"m": path(peak_memory_bytes=None)})
+    assert table["peak_memory_mib"].isna().all() and table["training_seconds"].tolist() == [4]
 
 
 def test_columns_are_those_that_are_documented(orders):
@@ -144,7 +169,7 @@ def test_columns_are_those_that_are_documented(orders):
     counted = pd.concat(compare_tables.conventions_table(name, found) for name, found in orders.items())
     methods = {name: compare_summary.methods_table(table) for name, table in tables.items()}
     means = {name: compare_summary.convention_means(counted, mine) for name, mine in members.items()}
-    costs = {name: compare_summary.cost_table(table) for name, table in tables.items()}
+    costs = {name: cost_table(timings_table(table, {})) for name, table in tables.items()}
     made = {
         "runs": (tables["b"], [runs_table]),
         "curves": (curves_table("b", orders["b"]), [curves_table]),
@@ -155,10 +180,12 @@ def test_columns_are_those_that_are_documented(orders):
             by_benchmark(means, members), [convention_means, by_benchmark]
         ),
         "beside_published": (pd.DataFrame(columns=[*COLUMNS, "benchmark"]), []),
+        "ends": (timings_table(tables["b"], {}), [timings_table]),
         "cost": (by_benchmark(costs, members), [cost_table, by_benchmark]),
     }  # fmt: skip
     text = (paths.project() / "reports" / "README.md").read_text(encoding="utf-8")
-    rows = text.split("<!-- columns -->")[1].split("<!-- end -->")[0].strip().splitlines()[2:]
+    blocks = [text.split(f"<!-- {name} -->")[1].split("<!-- end -->")[0] for name in ("columns", "timings")]
+    rows = [row for block in blocks for row in block.strip().splitlines()[2:]]
     assert len(rows) == len(made)
     for row in rows:
         name, _, columns = (cell.strip() for cell in row.strip("|").split("|"))
@@ -323,7 +350,7 @@ def test_curves_of_many_steps_and_runs():
 def test_cost_bars():
     ends = {"f": path(method="finetune", training_seconds=5.0), "m": path(training_seconds=10.0, preparation_seconds=0)}
     figure, axes = plt.subplots(1, 3)
-    cost_bars(axes, compare_summary.cost_table(compare_tables.runs_table("b", ends)), "b")
+    cost_bars(axes, compare_cost.cost_table(took(ends)), "b")
     figure.canvas.draw()
     assert [patch.get_width() for patch in axes[0].patches[:2]] == [10, 20]
     assert [text.get_text() for text in axes[0].texts] == ["10  (×1.00)", "20  (×2.00)"]
@@ -333,7 +360,7 @@ def test_cost_bars():
 
 @pytest.mark.filterwarnings("error")
 def test_cost_bars_without_finetune_or_numbers():
-    table = compare_summary.cost_table(compare_tables.runs_table("b", {"m": path()}))
+    table = compare_cost.cost_table(took({"m": path()}))
     table.loc["mib", ["training_seconds", "parameters"]] = [np.nan, 0]
     figure, axes = plt.subplots(1, 3)
     compare_figures.cost_bars(axes, table)

@@ -44,13 +44,13 @@ from ciss.analysis.compare import published as compare_published
 from ciss.analysis.compare import summary as compare_summary
 from ciss.analysis.compare import tables as compare_tables
 from ciss.analysis.compare.cells import undefined_words
+from ciss.analysis.compare.cost import cost_table, timings_table
 from ciss.analysis.compare.figures import cost_bars, paired_points, score_curves, stability_scatter
 from ciss.analysis.compare.paired import paired_table
 from ciss.analysis.compare.published import Ours
 from ciss.analysis.compare.summary import (
     by_benchmark,
     convention_means,
-    cost_table,
     families,
     family_tables,
     methods_table,
@@ -271,6 +271,7 @@ class Study:
         self.counted = conventions_table(self.name, self.ends)
         self.runs = self.tables.get(self.name, runs_table(self.name, {}))
         self.paired = paired_table(self.tables)
+        self.timings = timings_table(self.runs, self.ends)
 
     def at_end(self, table: pd.DataFrame) -> pd.DataFrame:
         return table[table["step"] == table["step"].max()]
@@ -286,7 +287,7 @@ TABLES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "class_rates": lambda s: class_rates(s.ends),
     "convention_means": lambda s: convention_means(s.counted, [s.name]),
     "conventions_table": lambda s: s.counted,
-    "cost_table": lambda s: cost_table(s.runs),
+    "cost_table": lambda s: cost_table(s.timings),
     "curves_table": lambda s: curves_table(s.name, s.ends),
     "forgetting_summary": lambda s: forgetting_tables.forgetting_summary(s.ends),
     "forgetting_table": lambda s: s.forgotten,
@@ -302,6 +303,7 @@ TABLES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "paired_table": lambda s: s.paired,
     "rank_correlations": lambda s: s.correlations,
     "runs_table": lambda s: s.runs,
+    "timings_table": lambda s: s.timings,
     "token_angles_table": lambda s: token_angles_table(s.ends),
     "tuning_table": lambda s: tuning_table(s.name, s.ends),
     "beside": lambda s: beside(s),
@@ -334,7 +336,7 @@ FIGURES: dict[str, Callable[[Study], Figure]] = {
     "angle_panels": lambda s: angle_panels(forgetting_traces.token_angles_table(s.ends), s.methods, s.empty["tokens"]),
     "belief_map": lambda s: on_axes(belief_map, s.at_end(s.belief)),
     "class_rate_map": lambda s: rate_map(s),
-    "cost_bars": lambda s: on_axes(cost_bars, compare_summary.cost_table(s.runs), count=3),
+    "cost_bars": lambda s: on_axes(cost_bars, cost_table(s.timings), count=3),
     "error_bars": lambda s: on_axes(error_bars, s.at_end(s.errors)),
     "flow_panels": lambda s: flow_panels(mean_flows(s.ends), s.empty["steps"]),
     "forgetting_bars": lambda s: on_axes(forgetting_bars, s.old),

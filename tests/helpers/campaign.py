@@ -127,7 +127,7 @@ def line(row: dict, done: int) -> str:
 
 
 def summary(rows: list[dict], arguments: argparse.Namespace, seconds: float, projects: list[Project]) -> dict:
-    result = next(iter(projects[0].references.values())) if projects else {}
+    timing = next((file for project in projects for file in project.folder.glob("timings/*/*.json")), None)
     ends = {row["trial"]: row["identical"] for row in rows}
     kinds = ("torch", "numpy", "dvc", "papermill", "ipykernel")
     # An epoch counts from its printed line; a kill between that and its state on disk costs it.
@@ -147,7 +147,7 @@ def summary(rows: list[dict], arguments: argparse.Namespace, seconds: float, pro
         "seed": arguments.seed,
         "workers": arguments.workers,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in kinds}},
-        "device": result.get("result.json:device"),
+        "device": json.loads(timing.read_text())["device"] if timing else None,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
 

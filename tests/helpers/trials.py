@@ -109,7 +109,7 @@ class Project:
         copy(self.copies / "dvc.lock", self.folder / "dvc.lock")
 
     def state(self, run: str) -> dict:
-        """What must be equal: bytes of files, arrays, results without times and memory, and which files there are."""
+        """What must be equal: bytes of files, arrays, results, and which files there are."""
         found: dict = {f"{part} of {run}": "missing" for part in ("weights", "results")}
         for file in sorted((self.folder / "runs" / "shapes" / run).glob("*")):
             found[f"weights of {run}"] = "there"

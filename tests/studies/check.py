@@ -30,6 +30,7 @@ from ciss.methods import METHODS, code_of
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (
     "undefined",
+    "device",
     "benchmark",
     "benchmarks",
     "end",
@@ -339,13 +340,16 @@ def may_be_empty(name: str, facts: Facts) -> str:
 
 
 def tables(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
-    """Violations of columns, rows and NaN, in `reports/compare` and in the folders of each benchmark."""
+    """Violations of columns, rows and NaN, in `reports/compare`, `timings` and the folders of each benchmark."""
     reports = project / "reports"
     ends = {end: method for each in facts.values() for end, method in each.ends.items()}
     methods = set(ends.values())
     page = text_of(reports / "report.html")
-    for file, names in columns("columns").items():
-        table, problems = open_table(reports / "compare" / file, names)
+    files = {reports / "compare" / file: names for file, names in columns("columns").items()}
+    files |= {project / "timings" / file: names for file, names in columns("timings").items()}
+    for path, names in files.items():
+        file = path.name
+        table, problems = open_table(path, names)
         yield from problems
         if table is None:
             continue
@@ -491,8 +495,8 @@ def figures(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
             folder = reports / "benchmarks" / each.name
             if has_nothing(folder / file, drawn):
                 empty.add(str((folder / file).with_name(f"{figure}.png").relative_to(reports)))
-    for file in sorted(reports.rglob("*.png")):
-        name = str(file.relative_to(reports))
+    for file in [*sorted(reports.rglob("*.png")), project / "timings" / "cost.png"]:
+        name = file.relative_to(reports).as_posix() if file.is_relative_to(reports) else file.name
         try:
             pixels = decode(file.read_bytes())
         except OSError as error:
@@ -592,37 +596,37 @@ def warnings(text: str) -> list[str]:
 # --- LaTeX
 
 
-def latex(text: str, methods: set[str]) -> Iterator[str]:
+def latex(name: str, text: str, methods: set[str]) -> Iterator[str]:
     """Violations of what LaTeX needs: balanced braces and environments, rows as wide as the table, labels once."""
     plain = re.sub(r"(?<!\\)%.*", "", text)
     bare = re.sub(r"\\[\\{}&%$#_]", "", plain)
     if bare.count("{") != bare.count("}"):
-        yield f"tables.tex: {bare.count('{')} opening and {bare.count('}')} closing braces"
+        yield f"{name}: {bare.count('{')} opening and {bare.count('}')} closing braces"
     if bare.count("$") % 2:
-        yield "tables.tex: a $ is not closed"
+        yield f"{name}: a $ is not closed"
     stack = []
-    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", plain):
+    for kind, environment in re.findall(r"\\(begin|end)\{(\w+)\}", plain):
         if kind == "begin":
-            stack.append(name)
-        elif not stack or stack.pop() != name:
-            yield f"tables.tex: \\end{{{name}}} closes nothing"
+            stack.append(environment)
+        elif not stack or stack.pop() != environment:
+            yield f"{name}: \\end{{{environment}}} closes nothing"
     if stack:
-        yield f"tables.tex: {stack} are not closed"
+        yield f"{name}: {stack} are not closed"
     labels = Counter(re.findall(r"\\label\{([^}]*)\}", plain))
-    yield from (f"tables.tex: the label {name} stands {count} times" for name, count in labels.items() if count > 1)
+    yield from (f"{name}: the label {label} stands {count} times" for label, count in labels.items() if count > 1)
     for spec, body in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", plain, re.DOTALL):
         rows = re.sub(r"\\(toprule|midrule|bottomrule)", "", body).split(r"\\")
         for row in (row.strip() for row in rows):
             cells = len(re.findall(r"(?<!\\)&", row)) + 1
             if row and cells != len(spec):
-                yield f"tables.tex: {cells} cells in a table of {len(spec)} columns: {row[:80]}"
+                yield f"{name}: {cells} cells in a table of {len(spec)} columns: {row[:80]}"
     outside = re.sub(r"\$[^$]*\$|\\label\{[^}]*\}|\\setlength\{[^}]*\}", "", re.sub(r"\\[\\{}&%$#_]", "", plain))
     if "_" in outside or "#" in outside or "nan" in re.findall(r"[a-z]+", outside):
-        yield "tables.tex: _, # or nan outside of mathematics"
+        yield f"{name}: _, # or nan outside of mathematics"
     rows = {line.split(" & ")[0].strip() for line in plain.splitlines() if " & " in line}
     escaped = {method.replace("_", r"\_") for method in methods}
     if lacking := escaped - rows:
-        yield f"tables.tex: no row for {sorted(lacking)}"
+        yield f"{name}: no row for {sorted(lacking)}"
 
 
 # --- the page
@@ -685,7 +689,8 @@ def failures(project: Path, status: int, log: str) -> list[str]:
     methods = {method for each in facts.values() for method in each.ends.values()}
     found += tables(project, facts)
     found += figures(project, facts)
-    found += latex((reports / "compare" / "tables.tex").read_text(encoding="utf-8"), methods)
+    for file in (reports / "compare" / "tables.tex", project / "timings" / "cost.tex"):
+        found += latex(file.name, file.read_text(encoding="utf-8"), methods)
     found += page(reports / "report.html", methods)
     document = json.loads((reports / "metrics.json").read_text())
     scores = {name for each in document.get("benchmarks", {"": document["methods"]}).values() for name in each}

@@ -212,7 +212,7 @@ mib & $\mathbf{0.2}$ \\
 
 
 FORGETTING, BACKGROUND = (f"benchmarks/two/{name}/{name}.png" for name in ("forgetting", "background"))
-COST = "compare/cost.png"
+COST = "timings/cost.png"
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def sound(tmp_path_factory) -> Path:
     """A project as a sound study leaves it: two methods on two classes, with a hold-out; a row an end in each table."""
     project = tmp_path_factory.mktemp("sound") / "project"
     reports, ends = project / "reports", {"two-s0-finetune": "finetune", "two-s0-mib": "mib"}
-    for folder in ("two", "compare", "benchmarks/two/forgetting", "benchmarks/two/background"):
+    for folder in ("two", "compare", "benchmarks/two/forgetting", "benchmarks/two/background", "../timings"):
         (reports / folder).mkdir(parents=True)
     tiny = {"dataset": "two", "protocol": "1-1", "setting": "overlapped", "model": {"decoder": "deeplabv3"}}
     chain = {f"two-s0-{method}-1": {"after": "two-s0", "method": method} for method in ends.values()}
@@ -240,21 +240,23 @@ def sound(tmp_path_factory) -> Path:
     }  # fmt: skip
     (project / "data" / "index" / "two").mkdir(parents=True)
     (project / "data" / "index" / "two" / "index.json").write_text(json.dumps(index))
-    for section, folder in (("columns", reports / "compare"), ("benchmark", reports / "benchmarks/two")):
+    folders = {"columns": reports / "compare", "timings": project / "timings", "benchmark": reports / "benchmarks/two"}
+    for section, folder in folders.items():
         for file, names in check.columns(section).items():
             rows = [
                 {name: {"end": end, "method": method, "benchmark": "two", **VALUES}.get(name, 0.5) for name in names}
                 for end, method in ends.items()
             ]
             pd.DataFrame(rows, columns=names).to_csv(folder / file, index=False)
-    for file in (FORGETTING, BACKGROUND, COST):
-        (reports / file).write_bytes(GOOD)
+    for file in (reports / FORGETTING, reports / BACKGROUND, project / COST):
+        file.write_bytes(GOOD)
     cell = {"cell_type": "code", "source": "1", "outputs": [{"output_type": "stream", "name": "stdout", "text": "ok"}]}
     for name in ("two/4_forgetting", "two/5_background", "6_compare"):
         (reports / f"{name}.ipynb").write_text(json.dumps({"cells": [cell]}))
     text = f'<a href="#two">two</a><h2 id="two">two</h2>{embedded(GOOD)}<td>finetune</td><td>mib</td>'
     (reports / "report.html").write_text(text)
-    (reports / "compare" / "tables.tex").write_text(TEX)
+    for file in (reports / "compare" / "tables.tex", project / "timings" / "cost.tex"):
+        file.write_text(TEX)
     (reports / "metrics.json").write_text(json.dumps({"methods": {name: {} for name in ends.values()}}))
     return project
 
@@ -270,20 +272,20 @@ def test_a_sound_study_passes(sample):
 
 
 def edit(file: str, change: Callable[[str], str]) -> Callable[[Path], None]:
-    """Changes the text of the file of this name, in whichever folder of `reports/` it lies."""
+    """Changes the text of the file of this name, in whichever folder of `reports/` or `timings/` it lies."""
 
     def apply(project: Path) -> None:
-        (path,) = (project / "reports").rglob(file)
+        (path,) = (path for folder in ("reports", "timings") for path in (project / folder).rglob(file))
         path.write_text(change(path.read_text()))
 
     return apply
 
 
 def table(file: str, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Callable[[Path], None]:
-    """Changes the table in the file of this name, in whichever folder of `reports/` it lies."""
+    """Changes the table in the file of this name, in whichever folder of `reports/` or `timings/` it lies."""
 
     def apply(project: Path) -> None:
-        (path,) = (project / "reports").rglob(file)
+        (path,) = (path for folder in ("reports", "timings") for path in (project / folder).rglob(file))
         change(pd.read_csv(path)).to_csv(path, index=False)
 
     return apply
@@ -295,9 +297,9 @@ def output(**values) -> Callable[[Path], None]:
 
 @pytest.mark.parametrize(("spoil", "words"), [
     (lambda p: (p / "reports" / FORGETTING).write_bytes(BLANK), r"two/forgetting/forgetting\.png: is blank"),
-    (lambda p: (p / "reports" / COST).write_bytes(GREY), r"cost\.png: shows axes and no data"),
-    (lambda p: (p / "reports" / COST).write_bytes(SENTENCE), r"cost\.png: shows a sentence although"),
-    (lambda p: (p / "reports" / COST).write_bytes(GOOD[:60]), r"cost\.png: cannot be decoded"),
+    (lambda p: (p / COST).write_bytes(GREY), r"cost\.png: shows axes and no data"),
+    (lambda p: (p / COST).write_bytes(SENTENCE), r"cost\.png: shows a sentence although"),
+    (lambda p: (p / COST).write_bytes(GOOD[:60]), r"cost\.png: cannot be decoded"),
     (lambda p: (p / "reports" / "report.html").unlink(), r"report\.html: missing"),
     (lambda p: (p / "reports" / "compare/runs.csv").unlink(), r"runs\.csv: missing"),
     (lambda p: (p / "reports" / "compare/runs.csv").write_text("\n"), r"runs\.csv: has no columns"),

@@ -61,6 +61,7 @@ def test_an_analysis_has_a_folder_for_itself():
     assert set(owners) == {
         *(f"reports/benchmarks/${{key}}/{analysis}" for analysis in ("data", "forgetting", "background")),
         "reports/compare",
+        ".reported",
     }
     assert all(len(names) == 1 for names in owners.values())
 

@@ -382,7 +382,11 @@ def test_clean_removes_results_that_the_file_does_not_name(planned):
     planned("shapes", "--methods", "finetune")
     others = results_of_other_runs(planned.folder)
     before = set(planned.files())
+    timing = planned.folder / "timings" / f"{others[0]}.json"
+    timing.parent.mkdir(parents=True)
+    timing.touch()
     out = planned("--clean")
+    assert not timing.exists()
     results = planned.folder / "results"
     removed = {path for name in others for path in (results / name, results / name / "result.json")}
     assert before - set(planned.files()) == removed

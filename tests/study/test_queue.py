@@ -76,7 +76,7 @@ def workspace(folder: Path) -> dict[str, str]:
 
 
 def outcome(folder: Path, name: str) -> tuple[dict, dict]:
-    """An experiment's results without seconds and memory, and the hashes of its checkpoints with their losses."""
+    """An experiment's results, and the hashes of its checkpoints with their losses."""
     revisions = [line.split() for line in run(folder, "git", "for-each-ref", "refs/exps").splitlines()]
     (revision,) = [sha for sha, _, ref in revisions if ref.endswith(f"/{name}")]
     stages = YAML(typ="safe").load(run(folder, "git", "show", f"{revision}:dvc.lock"))["stages"]

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -18,23 +19,24 @@ from ciss.analysis.compare import cells as compare_cells
 from ciss.analysis.compare import latex as compare_latex
 from ciss.analysis.compare import published as compare_published
 from ciss.analysis.compare.cells import best, runs_words, score, shown
+from ciss.analysis.compare.cost import timings_table
 from ciss.analysis.compare.figures import stability_scatter
 from ciss.analysis.compare.latex import escape
 from ciss.analysis.compare.paired import paired_table
 from ciss.analysis.compare.published import COLUMNS
 from ciss.analysis.compare.summary import (
-    by_benchmark,
     convention_means,
-    cost_table,
     families,
     family_tables,
     methods_table,
 )
-from ciss.analysis.compare.tables import conventions_table, curves_table
+from ciss.analysis.compare.tables import conventions_table, curves_table, runs_table
 from ciss.analysis.figures.masks import class_legend
 from ciss.analysis.figures.style import note, note_in, style
 from ciss.analysis.figures.style import save as style_save
+from ciss.analysis.rows import by_benchmark
 from ciss.protocol import Classes
+from ciss.study.report import cost as report_cost
 from ciss.study.report import markup as report_markup
 from ciss.study.report import page as report_page
 from ciss.study.report.markup import picture, prose
@@ -65,7 +67,6 @@ def save(folder: Path, ends: dict, beside: pd.DataFrame | None = None) -> dict[s
         "methods": {name: methods_table(table) for name, table in tables.items()},
         "convention_means": {name: convention_means(counted, mine) for name, mine in members.items()},
         "paired": paired_table(tables),
-        "cost": {name: cost_table(table) for name, table in tables.items()},
         "beside_published": pd.DataFrame(columns=[*compare_published.COLUMNS, "benchmark"])
         if beside is None
         else beside,
@@ -146,12 +147,12 @@ def test_what_a_mean_is_over():
 
 def latex_tables(made: dict[str, pd.DataFrame]) -> str:
     sentences = dict.fromkeys(made["methods"]["benchmark"], "mIoU in 0..1, 100 % of `all` & nothing_else")
-    return compare_latex.tables(made["methods"], made["paired"], made["convention_means"], made["cost"], sentences)
+    return compare_latex.tables(made["methods"], made["paired"], made["convention_means"], sentences)
 
 
 def test_tables_for_a_paper(tmp_path, ends):
     text = latex_tables(save(tmp_path, ends))
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 3
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
     first = text.split(r"\end{table}")[0]
     assert r"100 \% of all \& nothing\_else One run each" in first
     rows = [line.split(" & ")[0] for line in first.splitlines() if " & " in line]
@@ -182,7 +183,7 @@ def seeds(ends) -> dict:
 
 def test_differences_of_several_seeds_in_a_paper(tmp_path, seeds):
     text = latex_tables(save(tmp_path, seeds))
-    assert text.count(r"\begin{table}") == 4
+    assert text.count(r"\begin{table}") == 3
     (part,) = (each for each in text.split(r"\end{table}") if r"\label{tab:b-paired}" in each)
     rows = [line.split(" & ") for line in part.splitlines() if " & " in line]
     assert [row[0] for row in rows] == ["method", "finetune", "plop", "mib", "joint"]
@@ -288,12 +289,12 @@ def test_the_page_holds_everything(tmp_path, ends):
     (folder / "forgetting/forgetting.md").write_text("**plain disc** fades & [why](https://example.org) <i>x</i> `y`\n")
     text = report_page.page(tmp_path, benchmarks("b"))
     page = parsed(text)
-    assert len(page.sources) == 6 + 3, "files, and the figures drawn from the tables"
+    assert len(page.sources) == 6 + 2, "files, and the figures drawn from the tables"
     assert "<strong>plain disc</strong> fades &amp; why &lt;i&gt;x&lt;/i&gt; <code>y</code>" in text
     assert text.index(base64.b64encode(PIXEL + b"more").decode()) < text.index("Background shift"), "with forgetting"
     assert "<strong>0.500</strong>" in text and "<strong>0.900</strong>" not in text
     assert "future classes&#x27; pixels ignored" in text or "future classes' pixels ignored" in text
-    for words in ("1 | 2 | 3", "a processor, 2 threads", "torch 2.15.0", "One run each", "train.batch", "float32"):
+    for words in ("1 | 2 | 3", "torch 2.15.0", "One run each", "train.batch", "float32"):
         assert words in text, words
     assert "All benchmarks" not in text
     assert text == report_page.page(tmp_path, benchmarks("b")), "the same bytes each time"
@@ -304,7 +305,7 @@ def test_differences_of_several_seeds_on_the_page(tmp_path, seeds):
     save(tmp_path, seeds)
     text = report_page.page(tmp_path, benchmarks("b"))
     page = parsed(text)
-    assert len(page.sources) == 4, "one figure more"
+    assert len(page.sources) == 3, "one figure more"
     assert "<td>mib</td><td>+0.450 [-0.185, +1.085] 2/2</td>" in text and "<td>plop</td><td>+0.300</td>" in text
     assert "<h4>Minus finetune</h4>" in text and "<h4>Minus mib</h4>" in text
     every = text[text.index("<summary>Every two methods") :]
@@ -372,7 +373,7 @@ def test_figures_without_a_plot_become_a_sentence(tmp_path, ends):
     text = report_page.page(tmp_path, benchmarks("b"))
     assert "How fast" not in text and "And why" not in text and "Whether it can be believed." in text
     assert text.count("No hold-out set: nothing is measured. Left out: the figures pace, pace factors.") == 1
-    assert len(Page(text).sources) == 1 + 3, "the half-empty figure, and those drawn from the tables"
+    assert len(Page(text).sources) == 1 + 2, "the half-empty figure, and those drawn from the tables"
 
 
 def test_a_drawn_figure_without_a_plot_becomes_a_sentence():
@@ -400,7 +401,7 @@ def test_nothing_from_a_file_is_markup(tmp_path, ends):
             each["device"] = evil
             each["title"] += evil
     save(tmp_path, ends)
-    text = report_page.page(tmp_path, benchmarks("b"))
+    text = report_page.with_costs(report_page.page(tmp_path, benchmarks("b")), cost_sections(ends["b"]))
     assert "script" not in parsed(text).tags and "&lt;script&gt;" in text
 
 
@@ -450,7 +451,6 @@ def test_scores_that_are_undefined_have_a_reason_on_the_page(tmp_path, ends):
     save(tmp_path, {"b": {"j": ends["b"]["j"]}})
     text = report_page.page(tmp_path, benchmarks("b"))
     assert "Scores of joint: Joint training has no steps: no forgetting, backward transfer" in text
-    assert "finetune, which was not run here" in text
     assert not re.search(r">\s*nan\s*<", text, re.IGNORECASE)
 
 
@@ -497,6 +497,50 @@ def test_broad_pictures_can_be_moved(tmp_path):
     )
 
 
+# --- cost, which differs each time
+
+
+def cost_sections(ends: dict[str, list[dict]], timings: dict | None = None) -> list[str]:
+    """The page's section on what the methods of one benchmark take; by default all results have their times."""
+    return report_cost.sections({"b": timings_table(runs_table("b", ends), ends if timings is None else timings)})
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_methods_take_is_a_section_of_its_own(tmp_path, ends):
+    save(tmp_path, ends)
+    text = report_page.page(tmp_path, benchmarks("b"))
+    assert "a processor" not in text and "seconds" not in text.lower(), "they would change its hash"
+    (section,) = cost_sections(ends["b"])
+    assert "Measured on: a processor, 2 threads." in section and "<td>mib</td><td>4.0</td><td>1.0</td>" in section
+    assert "not measured" not in section.lower()
+    whole = report_page.with_costs(text, [section])
+    page = parsed(whole)
+    assert len(page.sources) == len(Page(text).sources) + 1 and section in whole
+    assert whole.index('id="b-cost"') < whole.index(section) < whole.index('id="b-forgetting"')
+    assert cost_sections(ends["b"]) == [section], "the same bytes of the same times"
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_was_not_measured_here_is_said(ends):
+    (section,) = cost_sections(ends["b"], {})
+    assert report_cost.NOT_MEASURED in section and "<td>7</td>" in section, "parameters are known"
+    assert "nan" not in re.sub("base64,[A-Za-z0-9+/=]*", "", section)
+    (section,) = cost_sections(ends["b"], {**ends["b"], "m": [*ends["b"]["m"][:2], None]})
+    assert "Not measured here: 1 of 4 runs, which were trained elsewhere." in section
+    (section,) = cost_sections({"m": path(peak_memory_bytes=None)})
+    assert "Peak memory was not measured: the system does not report it." in section
+    assert "finetune, which was not run here" in section
+
+
+def test_cost_for_a_paper(ends):
+    table = timings_table(runs_table("b", ends["b"]), ends["b"])
+    text = compare_latex.cost_tables({"b_1": report_cost.cost_table(table)})
+    assert text.count(r"\begin{table}") == 1 and r"\label{tab:b-1-cost}" in text and "$\\times$ time" in text
+    assert r"mib & $4.0$ & $1.0$ & $1024$ & 7 & $1.00$ & $1.00$ \\" in text
+    missing = compare_latex.cost_tables({"b": report_cost.cost_table(timings_table(runs_table("b", ends["b"]), {}))})
+    assert "mib & -- & -- & -- & 7 & -- & -- " in missing and "nan" not in missing
+
+
 # --- the command
 
 
@@ -521,8 +565,41 @@ def call(monkeypatch, *arguments: str) -> None:
 def test_the_command_writes_the_page(project, monkeypatch, capsys):
     call(monkeypatch)
     assert capsys.readouterr().out.startswith("reports/report.html: 0.")
-    parsed((project / "reports" / "report.html").read_text(encoding="utf-8"))
+    text = (project / "reports" / "report.html").read_text(encoding="utf-8")
+    parsed(text)
+    assert text.count("not measured here") == 1
     assert not list((project / "reports").glob(".*"))
+    assert sorted(file.name for file in (project / "timings").iterdir()) == [
+        "cost.csv", "cost.png", "cost.tex", "ends.csv",
+    ]  # fmt: skip
+
+
+def test_what_the_pipeline_hashes_of_the_page_has_no_times(project, monkeypatch):
+    """`.reported` changes with a score, not with seconds, which count where they are of the results."""
+    call(monkeypatch)
+    stamp = (project / ".reported").read_text()
+    settings = config.load("params.yaml")
+    end = next(iter(settings.ends))
+    file = project / "reports" / "compare" / "runs.csv"
+    rows = pd.read_csv(file)
+    rows.loc[0, "end"] = end
+    rows.to_csv(file, index=False)
+    timing = {"training_seconds": 123.4, "preparation_seconds": 0.0, "peak_memory_bytes": 2**20, "device": "abacus"}
+    for run in settings.path(end):
+        for folder, document in (("results", {"weights": "w"}), ("timings", {"weights": "w", **timing})):
+            place = project / folder / "b" / (f"{run}/result.json" if folder == "results" else f"{run}.json")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(json.dumps(document))
+    call(monkeypatch)
+    text = (project / "reports" / "report.html").read_text(encoding="utf-8")
+    assert "Measured on: abacus." in text and f"{123.4 * (len(settings.path(end)) - 1):.1f}" in text
+    assert (project / ".reported").read_text() == stamp
+    place.write_text(json.dumps({"weights": "of another training", **timing}))
+    call(monkeypatch)
+    assert (project / "reports" / "report.html").read_text(encoding="utf-8").count("not measured here") == 1
+    rows.assign(old=0.123).to_csv(file, index=False)
+    call(monkeypatch)
+    assert (project / ".reported").read_text() != stamp
 
 
 def test_a_page_of_another_plan_is_one_line(project, monkeypatch):
@@ -536,7 +613,7 @@ def test_a_page_of_another_plan_is_one_line(project, monkeypatch):
 
 @pytest.mark.parametrize("arguments", [("--config", "nowhere.yaml"), ()])
 def test_errors_are_one_line(project, monkeypatch, arguments):
-    (project / "reports" / "compare" / "cost.csv").unlink()
-    with pytest.raises(SystemExit, match=r"^error: .*(nowhere.yaml|cost.csv: there is no such table)") as caught:
+    (project / "reports" / "compare" / "curves.csv").unlink()
+    with pytest.raises(SystemExit, match=r"^error: .*(nowhere.yaml|curves.csv: there is no such table)") as caught:
         call(monkeypatch, *arguments)
     assert "\n" not in str(caught.value)

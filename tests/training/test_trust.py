@@ -15,7 +15,8 @@ from ciss.config import ConfigError
 from ciss.distributed import WorkerError
 from ciss.methods import GSC, METHODS, Finetune
 from ciss.runs import results as runs_results
-from ciss.runs.results import device_name, read, read_end
+from ciss.runs.results import read, read_end
+from ciss.runs.timings import device_name
 from ciss.store import files, weights
 from ciss.store.files import CheckpointError, DiskFull
 from ciss.training import loop
@@ -163,7 +164,7 @@ def test_the_notebook_refuses_to_average(project):
             assert f"{right['versions']['torch']!r}, now '1.0.0'" in line and "Traceback" not in error
     assert codes == [1, 0], out + error
     rows = (project.folder / "reports" / "compare" / "runs.csv").read_text().splitlines()
-    for column in ("benchmark", "seed", "order", "configuration", "code", "data", "versions", "device"):
+    for column in ("benchmark", "seed", "order", "configuration", "code", "data", "versions", "arithmetic"):
         assert column in rows[0].split(",")
     assert len(rows) == 3
 
@@ -173,8 +174,7 @@ def test_a_result_says_what_made_it(project):
     result = read(project.run())
     assert set(result["identity"]) == {"parameters", "code", "data", "teacher", "torch", "device"}
     assert result["identity"]["data"] == project.run().index().fingerprint
-    assert set(result["versions"]) == {"python", "torch", "torchvision", "timm", "numpy"}
-    assert result["device"] == runs_results.device_name() and result["device"].endswith(", 1 threads")
+    assert set(result["versions"]) == {"torch", "torchvision", "timm", "numpy"}
     assert result["precision"] == "float32" and result["processes"] == 1
 
 
@@ -189,7 +189,7 @@ def test_a_device_tells_kinds_of_processor_apart(monkeypatch):
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: "Processor\t: ARMv8\n")
     monkeypatch.setattr("platform.processor", lambda: "")
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert runs_results.device_name() == "aarch64, AVX2, 3 threads"
+    assert device_name() == "aarch64, AVX2, 3 threads"
 
 
 def test_training_again_says_why(project, capsys):

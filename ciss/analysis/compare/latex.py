@@ -14,6 +14,7 @@ SPECIAL = {
     "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$", "`": "", '"': "''",
 }  # fmt: skip
 SCORES = ("all", "old", "new", "harmonic", "forgetting", "mean_over_steps")
+NEEDS = "% Needs \\usepackage{booktabs}."
 
 
 def escape(text: str) -> str:
@@ -26,17 +27,16 @@ def tables(
     methods: pd.DataFrame,
     paired: pd.DataFrame,
     conventions: pd.DataFrame,
-    cost: pd.DataFrame,
     sentences: dict[str, str],
 ) -> str:
-    """Tables for each benchmark: methods, differences to finetune and mib where there are several pairs, conventions,
-    cost. The best incremental method of a column is bold; joint training stands apart. `sentences`: the convention in
-    words, by benchmark.
+    """Tables for each benchmark: methods, differences to finetune and mib where there are several pairs, conventions.
+    The best incremental method of a column is bold; joint training stands apart. `sentences`: the convention in words,
+    by benchmark.
 
-    `paired`: `analysis.paired_table`. The others as `analysis.by_benchmark` gives `methods_table`, `convention_means`
-    and `cost_table`.
+    `paired`: `analysis.paired_table`. The others as `analysis.by_benchmark` gives `methods_table` and
+    `convention_means`.
     """
-    parts = ["% Needs \\usepackage{booktabs}. Written by notebooks/6_compare.ipynb."]
+    parts = [f"{NEEDS} Written by notebooks/6_compare.ipynb."]
     for name, mine in methods.groupby("benchmark", sort=False):
         mine, every = mine.set_index("method"), f"{escape(name)}: "
         explained = [sentence(CONVENTION[c]) for c in SCORES if c in CONVENTION]
@@ -47,8 +47,13 @@ def tables(
             parts.append(_paired(name, pairs, list(mine.index), every))
         caption = f"{every}\\emph{{all}} of the same predictions, after the last step, as different papers count it."
         parts.append(_conventions(name, _like(conventions, name, mine.index), caption))
-        parts.append(_cost(name, _like(cost, name, mine.index).set_index("method"), every))
     return "\n\n".join(parts) + "\n"
+
+
+def cost_tables(costs: dict[str, pd.DataFrame]) -> str:
+    """A table for each benchmark of what its methods take. `costs`: `cost_table` by benchmark."""
+    parts = [_cost(name, table, f"{escape(name)}: ") for name, table in costs.items()]
+    return "\n\n".join([f"{NEEDS} Written by: ciss report.", *parts]) + "\n"
 
 
 def _like(table: pd.DataFrame, name: str, methods: pd.Index) -> pd.DataFrame:

@@ -1,17 +1,14 @@
-"""From single runs to methods: means over seeds and class orders, what a method costs, what is written down."""
+"""From single runs to methods: means over seeds and class orders, and what is written down."""
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ciss.analysis.compare.tables import check_equal, runs_table
+from ciss.analysis.rows import add_means
 
 SCORES = ("all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps")
 COUNTED = ("all", "old", "new", "harmonic", "mean_over_steps")
-COSTS = ("training_seconds", "preparation_seconds", "base_seconds", "peak_memory_mib", "parameters")
-RELATIVE = {"training_seconds": "time", "peak_memory_mib": "memory", "parameters": "parameters"}
-REFERENCE = "finetune"
 
 
 def families(ends: dict[str, dict[str, list[dict]]]) -> dict[str, list[str]]:
@@ -52,14 +49,12 @@ def methods_table(runs: pd.DataFrame) -> pd.DataFrame:
 
     Index: method. Columns: seeds, orders (different ones), runs (that a mean is over, whatever seed and order); the
     means of all, old, new, harmonic, forgetting, backward_transfer and mean_over_steps of `runs_table`, each with its
-    `<score>_std` (sample deviation; NaN for one run); the mean training_seconds and peak_memory_mib.
+    `<score>_std` (sample deviation; NaN for one run).
     """
     grouped = runs.groupby("method")
     table = pd.DataFrame({"seeds": grouped["seed"].nunique(), "orders": grouped["order"].nunique()})
     table["runs"] = grouped.size()
-    _means(table, grouped, SCORES)
-    for name in ("training_seconds", "peak_memory_mib"):
-        table[name] = grouped[name].mean()
+    add_means(table, grouped, SCORES)
     return table.sort_values("all")
 
 
@@ -72,39 +67,9 @@ def convention_means(counted: pd.DataFrame, members: list[str]) -> pd.DataFrame:
     mine = counted[counted["benchmark"].isin(members)]
     grouped = mine.groupby(["method", "convention"], sort=False)
     table = pd.DataFrame({"runs": grouped.size()})
-    _means(table, grouped, COUNTED)
+    add_means(table, grouped, COUNTED)
     table["sentence"] = grouped["sentence"].first()
     return table
-
-
-def cost_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """What each method of a family takes, in the order of `runs`.
-
-    Index: method. Columns: runs, devices (different ones); mean and `_std` (sample deviation; NaN for one run) of
-    training_seconds (of the method's own steps), preparation_seconds (passes over the data before the steps, part of
-    them), base_seconds (of the base step that it continues, shared with others; 0 for joint), peak_memory_mib (the
-    GPU's, or the process's on a CPU; largest of its own steps) and parameters (after the last step);
-    relative_time, relative_memory, relative_parameters: means as multiples of finetune's, NaN where it is absent or 0.
-    """
-    grouped = runs.groupby("method", sort=False)
-    table = pd.DataFrame({"runs": grouped.size(), "devices": grouped["device"].nunique()})
-    _means(table, grouped, COSTS)
-    for name, short in RELATIVE.items():
-        reference = table[name].get(REFERENCE, np.nan)
-        table[f"relative_{short}"] = table[name] / reference if reference else np.nan
-    return table
-
-
-def by_benchmark(tables: dict[str, pd.DataFrame], members: dict[str, list[str]]) -> pd.DataFrame:
-    """Tables of several families as one, to be saved: columns benchmark (the family's first) and benchmarks (all of
-    them, with spaces between) before the tables' own, their indices among these."""
-    parts = []
-    for first, table in tables.items():
-        part = table.reset_index()
-        part.insert(0, "benchmark", first)
-        part.insert(1, "benchmarks", " ".join(members[first]))
-        parts.append(part)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["benchmark", "benchmarks"])
 
 
 def metrics_document(tables: dict[str, pd.DataFrame], conventions: dict[str, str]) -> dict[str, Any]:
@@ -131,9 +96,3 @@ def _scores(table: pd.DataFrame) -> dict[str, dict]:
         }
         for method, row in table.iterrows()
     }
-
-
-def _means(table: pd.DataFrame, grouped: Any, names: tuple[str, ...]) -> None:
-    for name in names:
-        table[name] = grouped[name].mean()
-        table[f"{name}_std"] = grouped[name].std()

@@ -1,4 +1,4 @@
-"""The methods side by side: scores after every step, means over seeds, cost."""
+"""The methods side by side: scores after every step, and what made them."""
 
 from typing import Any
 
@@ -22,10 +22,9 @@ RUNS = {  # columns of `runs_table`
     **OVER_STEPS,
     **dict.fromkeys(("holdout_all", "holdout_old", "holdout_new"), float),
     **dict.fromkeys(("relabelled", "ignored", "precision", "recall", "token_cosine", "patch_weight"), float),
-    **dict.fromkeys(("preparation_seconds", "training_seconds", "base_seconds", "peak_memory_mib"), float),
     "parameters": int,
     "undefined": str,
-    **dict.fromkeys(("order", "configuration", "code", "data", "weights", "versions", "device", "arithmetic"), str),
+    **dict.fromkeys(("order", "configuration", "code", "data", "weights", "versions", "arithmetic"), str),
     "processes": int,
 }
 
@@ -35,7 +34,7 @@ class ProvenanceError(ValueError):
 
 
 def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
-    """One row for each end: scores after the last step, cost of its own runs, provenance. Raises ProvenanceError for
+    """One row for each end: scores after the last step, provenance. Raises ProvenanceError for
     ends that cannot share a table (see `check_equal`).
 
     benchmark, end, method, seed: whose row it is. all, old, new, harmonic: mIoU, see `metrics.scores`. forgetting: the
@@ -49,19 +48,15 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     `metrics.label_scores`). token_cosine, patch_weight: means of the last epoch, of new class tokens to the
     background's and of patches.
 
-    preparation_seconds: what passes over the data before the steps took, part of training_seconds, those of the
-    method's own steps; base_seconds: of the base step that it continues. peak_memory_mib (MiB): the largest of its own
-    runs, NaN where it is not measured. parameters: of the last network. undefined: sentences that say why numbers of
-    the row are NaN.
+    parameters: of the last network. undefined: sentences that say why numbers of the row are NaN.
 
     order: raw class ids of each step. configuration, code, data: hashes, shortened, of all parameters but order and
-    seed, of the code that trains, of images and masks; weights: the last checkpoint's. versions, device, arithmetic
-    (precision), processes.
+    seed, of the code that trains, of images and masks; weights: the last checkpoint's. versions, arithmetic
+    (precision), processes. Seconds, memory and device are apart: see `cost.timings_table`.
     """
     rows = []
     for end, results in ends.items():
         last = results[-1]
-        own = [result for result in results if result["after"] or result["joint"]] or results
         labels = last["pseudo_labels"].get("method", {})
         rows.append(
             {
@@ -73,10 +68,6 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
                 **{name: _number(labels.get(name)) for name in ("relabelled", "ignored", "precision", "recall")},
                 "token_cosine": _number(last["log"][-1].get("cosine/background")),
                 "patch_weight": _number(last["log"][-1].get("patch/weight")),
-                "preparation_seconds": sum(result["preparation_seconds"] for result in own),
-                "training_seconds": sum(result["training_seconds"] for result in own),
-                "base_seconds": sum(r["training_seconds"] for r in results if not any(r is mine for mine in own)),
-                "peak_memory_mib": max(_number(result["peak_memory_bytes"]) for result in own) / 2**20,
                 "parameters": last["parameters"],
                 "undefined": " ".join(score_reasons(results)),
                 **_provenance(results),
@@ -230,20 +221,17 @@ def _provenance(results: list[dict]) -> dict[str, Any]:
         "data": made[-1]["data"][:12],
         "weights": last["weights"][:12],
         "versions": ", ".join(f"{name} {number}" for name, number in last["versions"].items()),
-        "device": "; ".join(dict.fromkeys(result["device"] for result in results)),
         "arithmetic": last["precision"],
         "processes": last["processes"],
     }
 
 
 def made_with(runs: pd.DataFrame) -> str:
-    """Versions and devices of a table's rows, a line each, with the number of rows where they are not all the same."""
-    lines = []
-    for column in ("versions", "device"):
-        counts = runs[column].value_counts(sort=False)
-        alone = len(counts) == 1
-        lines += [value if alone else f"{value} ({count} of {len(runs)} rows)" for value, count in counts.items()]
-    return "\n".join(lines)
+    """Versions of a table's rows, a line each, with the number of rows where they are not all the same."""
+    counts = runs["versions"].value_counts(sort=False)
+    if len(counts) == 1:
+        return counts.index[0]
+    return "\n".join(f"{versions} ({count} of {len(runs)} rows)" for versions, count in counts.items())
 
 
 def curves_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """`reports/report.html`: everything that the analyses found, in one file without a link to anywhere."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ciss.analysis.compare import cells
-from ciss.analysis.compare.figures import REFERENCES, cost_bars, paired_points, score_curves, stability_scatter
+from ciss.analysis.compare.figures import REFERENCES, paired_points, score_curves, stability_scatter
 from ciss.analysis.figures.style import is_joint, only_note, saved
 from ciss.config import Benchmark
 from ciss.documents import ConfigError
@@ -18,7 +18,7 @@ from ciss.study.report.markup import details, document, facts, heading, paragrap
 from ciss.study.report.notes import numbered, steps, why_none_published
 
 SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]
-TABLES = ("runs", "curves", "methods", "paired", "convention_means", "beside_published", "cost")
+TABLES = ("runs", "curves", "methods", "paired", "convention_means", "beside_published")
 # also one named 007 or NA
 WORDS = ("benchmark", "benchmarks", "end", "method", "against", "convention", "order", "arithmetic", "undefined")
 SECTIONS = {  # of each benchmark: the words of the link and the heading
@@ -34,10 +34,12 @@ SECTIONS = {  # of each benchmark: the words of the link and the heading
     "data": ("data", "Data"),
 }
 PARTS = ("forgetting", "background", "data")  # the sections of the notebooks
+COST = "<!-- cost of benchmark {} -->"  # the place of a section that `with_costs` fills
 
 
 def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
-    """The page, from the tables and figures in `folder`.
+    """The page, from the tables and figures in `folder`. The same tables and figures give the same bytes: the sections
+    on cost are left to `with_costs`.
 
     Args:
         folder: `reports/`.
@@ -45,7 +47,7 @@ def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
 
     Raises: FileNotFoundError naming a table that is missing, ConfigError for tables of other benchmarks.
     """
-    tables = {name: _read(folder / "compare" / f"{name}.csv") for name in TABLES}
+    tables = {name: read_table(folder / "compare" / f"{name}.csv") for name in TABLES}
     families = tables["methods"].groupby("benchmark", sort=False)["benchmarks"].first().str.split()
     members = families.sum() if len(families) else []
     if set(members) != set(benchmarks):
@@ -65,11 +67,19 @@ def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
         parts += ["<h2>All benchmarks</h2>", _overview(tables["methods"])]
     for number, (name, own) in enumerate(families.items()):
         parts.append(heading(2, name, name, "next" if number else ""))
-        parts.append(_family(folder, name, own, tables, benchmarks[name]))
+        parts.append(_family(folder, name, own, tables, benchmarks[name]).replace(COST, COST.format(number)))
     return document("Class-incremental segmentation: report", "\n".join(parts))
 
 
-def _read(file: Path) -> pd.DataFrame:
+def with_costs(text: str, sections: Iterable[str]) -> str:
+    """The page with what the methods of each benchmark take: see `cost.sections`."""
+    for number, section in enumerate(sections):
+        text = text.replace(COST.format(number), section)
+    return text
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """A table of `reports/compare`. Raises FileNotFoundError."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: there is no such table. Run: dvc repro compare")
     try:
@@ -101,11 +111,11 @@ def _family(folder: Path, name: str, members: list[str], tables: dict[str, pd.Da
         table[table["benchmark"].isin(members)] if len(table) else table
         for table in (tables["runs"], tables["curves"], tables["beside_published"])
     )
-    methods, means, cost = (
+    methods, means = (
         table[table["benchmark"] == name].set_index("method")
-        for table in (tables["methods"], tables["convention_means"], tables["cost"])
+        for table in (tables["methods"], tables["convention_means"])
     )
-    means, cost = (table.loc[methods.index] for table in (means, cost))
+    means = means.loc[methods.index]
     paired = tables["paired"][tables["paired"]["benchmark"] == name]
     sections = {
         "methods": [_methods(methods, runs), _stability(name, runs)],
@@ -114,7 +124,7 @@ def _family(folder: Path, name: str, members: list[str], tables: dict[str, pd.Da
         "published": [_published(beside, benchmark)],
         "steps": [_curves(name, curves)],
         "predictions": [_predictions(folder, member) for member in members],
-        "cost": [_cost(cost, list(dict.fromkeys(runs["method"])))],
+        "cost": [COST],
         **{part: [_analysis(folder, member, part, len(members) > 1) for member in members] for part in PARTS},
     }
     parts = [_what_was_run(members, runs, means, benchmark)]
@@ -140,9 +150,9 @@ def _what_was_run(members: list[str], runs: pd.DataFrame, means: pd.DataFrame, b
         "seeds": ", ".join(str(seed) for seed in sorted(runs["seed"].unique())),
         "network": f"{settings['model']['encoder']}, {settings['model']['decoder']}",
         "training": f"{'; '.join(phases)}; crops of {train['crop']} pixels, batches of {train['batch']}",
-        "versions": _counted(runs["versions"]),
-        "device": _counted(runs["device"]),
-        "arithmetic": f"{_counted(runs['arithmetic'])}; processes: {_counted(runs['processes'].astype(str))}",
+        "versions": distinct_values(runs["versions"]),
+        "arithmetic": distinct_values(runs["arithmetic"]),
+        "processes": distinct_values(runs["processes"].astype(str)),
     }
     every = {"; ".join(members): ""} if len(members) > 1 else {}
     every |= {key: str(value) for key, value in _flat(settings).items() if not (key == "order" and several)}
@@ -168,11 +178,11 @@ def _methods(methods: pd.DataFrame, runs: pd.DataFrame) -> str:
     notes.append(" ".join(cells.sentence(cells.CONVENTION[c]) for c in columns if c in cells.CONVENTION))
     notes += [f"Scores of {words}" for words in cells.undefined_words(runs)]
     bold = {head: cells.best(methods, column) for column, head in cells.HEADS.items() if column in columns}
-    scores = _score_table(cells.shown(methods, columns), bold)
+    scores = score_table(cells.shown(methods, columns), bold)
     return scores + "".join(paragraph(note, "note") for note in notes)
 
 
-def _score_table(texts: pd.DataFrame, bold: Mapping[str, set[str]] = {}) -> str:
+def score_table(texts: pd.DataFrame, bold: Mapping[str, set[str]] = {}) -> str:
     """Methods by row, joint training last and apart. `bold`: of each column the methods that stand out."""
     methods = sorted(texts.index, key=is_joint)
     marked = {
@@ -210,11 +220,11 @@ def _paired(name: str, runs: pd.DataFrame, pairs: pd.DataFrame) -> str:
     parts = [paragraph(words, "note")]
     for against in REFERENCES:
         if against in set(pairs["against"]):
-            parts += [f"<h4>Minus {against}</h4>", _score_table(cells.differences(pairs, against))]
+            parts += [f"<h4>Minus {against}</h4>", score_table(cells.differences(pairs, against))]
     caption = "all, against both: a dot a seed (and order), and the 95 % interval of their mean."
     parts.append(picture(figure, f"{name}: paired differences in mIoU by method", caption))
     note = paragraph("Row minus column in all; a star: the 95 % interval is on one side of 0.", "note")
-    parts.append(details("Every two methods", _score_table(cells.every_difference(pairs)) + note))
+    parts.append(details("Every two methods", score_table(cells.every_difference(pairs)) + note))
     return "\n".join(parts)
 
 
@@ -226,7 +236,7 @@ def _conventions(means: pd.DataFrame) -> str:
     if means["all"].isna().any():
         note += " Empty: no class counts under the convention (mbs drops classes with an IoU of 0)."
     items = "\n".join(f"- **{name}**: {counted['sentence'].iloc[0]}" for name, counted in tables.items())
-    return _score_table(texts, bold) + paragraph(note, "note") + details("What each convention counts", prose(items))
+    return score_table(texts, bold) + paragraph(note, "note") + details("What each convention counts", prose(items))
 
 
 def _published(beside: pd.DataFrame, benchmark: Benchmark) -> str:
@@ -265,28 +275,6 @@ def _predictions(folder: Path, benchmark: str) -> str:
     return "\n".join(picture(file, words, f"{words}. One seed.") for file, words in existing.items() if file.is_file())
 
 
-def _cost(cost: pd.DataFrame, order: list[str]) -> str:
-    """`order`: of the methods in other figures, which gives each its colour."""
-    measured = {"training": "training_seconds", "preparation": "preparation_seconds", "base": "base_seconds"}
-    texts = pd.DataFrame({f"{head}, s": cells.shown(cost, [column], 1)[column] for head, column in measured.items()})
-    texts["memory, MiB"] = cells.shown(cost, ["peak_memory_mib"], 0)
-    texts["parameters"] = [f"{count:,.0f}" for count in cost["parameters"]]
-    for head, column in {"time": "time", "memory": "memory", "param.": "parameters"}.items():
-        texts[f"× {head}"] = [cells.score(value, digits=2) for value in cost[f"relative_{column}"]]
-    height = 0.7 + 0.32 * len(cost)
-    figure, axes = plt.subplots(1, 3, figsize=(9, height))
-    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.62 / height, top=0.98, wspace=0.2)
-    cost_bars(axes, cost.loc[order])
-    note = (
-        "Training: seconds of the method's own steps, preparation (what passes over the data before them) among them, "
-        "without the base step that they share (base). Memory: the peak, of the GPU, or of the process on a CPU. ×: as "
-        f"a multiple of finetune{'' if 'finetune' in order else ', which was not run here'}. Seconds of different "
-        f"devices cannot be compared; here: {cost['devices'].max()} device(s) a method."
-    )
-    bars = picture(figure, "training seconds, peak memory and parameters by method", "The same as bars.")
-    return _score_table(texts) + paragraph(note, "note") + bars
-
-
 def _analysis(folder: Path, benchmark: str, part: str, named: bool) -> str:
     """Findings and figures of one notebook."""
     results = folder / "benchmarks" / benchmark / part
@@ -312,7 +300,8 @@ def _flat(settings: dict, place: str = "") -> dict[str, object]:
     return found
 
 
-def _counted(column: pd.Series) -> str:
+def distinct_values(column: pd.Series) -> str:
+    """The values of a column, with how many rows have each where they are not all the same."""
     counts = column.value_counts(sort=False)
     if len(counts) == 1:
         return str(counts.index[0])

@@ -1,0 +1,104 @@
+"""What the methods of a study take, from `timings/`: sections of the page, and tables and a figure in `timings/`."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from ciss.analysis.compare import cells
+from ciss.analysis.compare.cost import cost_table, timings_table
+from ciss.analysis.compare.figures import cost_bars
+from ciss.analysis.compare.latex import cost_tables
+from ciss.analysis.rows import by_benchmark
+from ciss.config import Config
+from ciss.runs import timings
+from ciss.store import files
+from ciss.study.report.markup import paragraph, picture
+from ciss.study.report.page import distinct_values, read_table, score_table
+
+NOT_MEASURED = (
+    "Seconds and memory: not measured here. They are known where the runs were trained, and come with no commit, clone "
+    "or cache of DVC."
+)
+
+
+def measure(root: Path, settings: Config) -> tuple[dict[str, pd.DataFrame], dict[str, list[str]]]:
+    """What the ends of each family of benchmarks took: `timings_table` and the family's benchmarks, by its first one.
+
+    Args:
+        root: the folder that holds `reports/`, `results/` and `timings/`.
+        settings: the parameters of the study.
+
+    Raises: FileNotFoundError naming a table of `reports/compare` that is missing.
+    """
+    runs, methods = (read_table(root / "reports" / "compare" / f"{name}.csv") for name in ("runs", "methods"))
+    measured = {
+        end: [timings.read(root, value.benchmark, run) for run in settings.path(end)]
+        for end, value in settings.ends.items()
+    }
+    ends = timings_table(runs, measured)
+    members = methods.groupby("benchmark", sort=False)["benchmarks"].first().str.split().to_dict()
+    return {name: ends[ends["benchmark"].isin(own)] for name, own in members.items()}, members
+
+
+def write(folder: Path, ends: dict[str, pd.DataFrame], members: dict[str, list[str]]) -> None:
+    """Writes `ends.csv`, `cost.csv`, `cost.tex` and `cost.png` to `folder`. `ends`, `members`: see `measure`."""
+    if not ends:
+        return
+    costs = {name: cost_table(mine) for name, mine in ends.items()}
+    figure, axes = plt.subplots(len(costs), 3, figsize=(9, 2.8 * len(costs)), squeeze=False)
+    figure.tight_layout()
+    for row, (name, costs_of_methods) in zip(axes, costs.items(), strict=True):
+        cost_bars(row, costs_of_methods, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "cost.png")
+    plt.close(figure)
+    for name, rows in {"ends": pd.concat(ends.values()), "cost": by_benchmark(costs, members)}.items():
+        files.write_text(folder / f"{name}.csv", rows.round(6).to_csv(index=False))
+    files.write_text(folder / "cost.tex", cost_tables(costs))
+
+
+def sections(ends: dict[str, pd.DataFrame]) -> list[str]:
+    """The section on cost of each benchmark of the page, in its order. `ends`: see `measure`."""
+    return [_section(mine) for mine in ends.values()]
+
+
+def _section(ends: pd.DataFrame) -> str:
+    costs = cost_table(ends)
+    columns = {"training": "training_seconds", "preparation": "preparation_seconds", "base": "base_seconds"}
+    texts = pd.DataFrame({f"{head}, s": cells.shown(costs, [column], 1)[column] for head, column in columns.items()})
+    texts["memory, MiB"] = cells.shown(costs, ["peak_memory_mib"], 0)
+    texts["parameters"] = [f"{count:,.0f}" for count in costs["parameters"]]
+    for head, column in {"time": "time", "memory": "memory", "param.": "parameters"}.items():
+        texts[f"× {head}"] = [cells.score(value, digits=2) for value in costs[f"relative_{column}"]]
+    notes = [paragraph(note, "note") for note in _notes(ends, costs)]
+    return "\n".join([score_table(texts), *notes, _bars(costs)])
+
+
+def _notes(ends: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
+    """What the columns are, where the numbers were measured, and what is missing."""
+    absent = "" if "finetune" in costs.index else ", which was not run here"
+    notes = [
+        "Training: seconds of the method's own steps, preparation (what passes over the data before them) among them, "
+        "without the base step that they share (base). Memory: the peak, of the GPU, or of the process on a CPU. ×: as "
+        f"a multiple of finetune{absent}. Seconds of different devices cannot be compared."
+    ]
+    devices = ends["device"][ends["device"] != ""]
+    if len(devices):
+        notes.append(f"Measured on: {distinct_values(devices)}.")
+    if not costs["measured"].any():
+        return [*notes, NOT_MEASURED]
+    if (costs["measured"] < costs["runs"]).any():
+        number = int((costs["runs"] - costs["measured"]).sum())
+        notes.append(f"Not measured here: {number} of {len(ends)} runs, which were trained elsewhere.")
+    if ends["peak_memory_mib"][ends["training_seconds"].notna()].isna().any():
+        notes.append("Peak memory was not measured: the system does not report it.")
+    return notes
+
+
+def _bars(costs: pd.DataFrame) -> str:
+    height = 0.7 + 0.32 * len(costs)
+    figure, axes = plt.subplots(1, 3, figsize=(9, height))
+    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.62 / height, top=0.98, wspace=0.2)
+    cost_bars(axes, costs)
+    return picture(figure, "training seconds, peak memory and parameters by method", "The same as bars.")
