@@ -31,9 +31,10 @@ stages:
       params: ["bases.${{key}}"]
       outs: ["runs/${{key}}"]
   compare:
-    cmd: mkdir -p reports && echo 1 > reports/metrics.json
+    cmd: mkdir -p reports && echo 1 > reports/metrics.json && touch .reported
     deps: [runs, runs/s0, runs/s0/params.yaml, .source, table.csv]
     params: [title]
+    outs: [.reported: {{cache: false, persist: true}}]
     metrics: [reports/metrics.json: {{cache: false}}]
 """
 
@@ -69,6 +70,7 @@ def origin(tmp_path_factory):
     check_lock.write(reduced)
     (root / "dvc.yaml").write_text(PIPELINE.format(reduced=reduced / ".source"))
     (root / "table.csv").touch()
+    (root / ".gitignore").write_text(".reported\n")
     (root / "params.yaml").write_text("bases: {s0: {seed: 0}}\ntitle: one\n")
     git("init", "-q", folder=root)
     with chdir(root):
@@ -93,7 +95,7 @@ def edit(file: Path, old: str, new: str) -> None:
 
 
 def test_fresh_clone_and_the_repository_itself(origin, clone):
-    assert not (clone / "runs/s0").exists()
+    assert not (clone / "runs/s0").exists() and not (clone / ".reported").exists()
     assert list(check_lock.problems(clone)) == []
     assert list(check_lock.problems(origin)) == []
     (clone / ".source/stale").write_text("")

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from ciss import paths
+from ciss.study.execute import UNPRINTED
 
 NOTEBOOKS = sorted((paths.project() / "notebooks").glob("*.ipynb"))
 CHECK = "# NBVAL_CHECK_OUTPUT"
@@ -70,3 +71,12 @@ def test_outputs_name_no_folder_of_a_machine(notebook):
     text = json.dumps([cell.get("outputs", []) for cell in cells(notebook)])
     assert "/home/" not in text
     assert str(paths.project()) not in text
+
+
+def test_a_cell_that_trains_keeps_no_printed_line(notebook):
+    """A training prints seconds, and other lines when it continues a stopped one."""
+    for cell in cells(notebook):
+        if cell["cell_type"] == "code" and "loop.train(" in cell["source"]:
+            assert UNPRINTED in cell["metadata"]["tags"]
+            assert [output for output in cell["outputs"] if output["output_type"] == "stream"] == []
+    assert "s left" not in notebook.read_text(encoding="utf-8")

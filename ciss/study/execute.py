@@ -3,9 +3,9 @@
 The notebook runs in the Python that runs this module, whichever kernel its metadata name. Its printed lines pass
 through. An error becomes one message, and the executed copy shows where it happened. Ctrl-C stops the notebook too.
 
-The same notebook on the same data leaves the same bytes: the executed copy has no times, no versions of Python, no
-warnings (they name folders and processes) and, of cells with the tag `remove-stdout`, no printed lines. A training
-prints seconds, and fewer lines when it continues a stopped one: its cell has this tag.
+The same notebook on the same data leaves the same bytes. The executed copy has no times, no version of Python, no
+warnings (they name processes) and no absolute path of the project or of `$CISS_DATA`. It has no printed lines of cells
+with the tag `remove-stdout`: a training prints seconds, and fewer lines when it continues a stopped one.
 """
 
 import ast
@@ -116,6 +116,20 @@ def remove_changing(notebook: nbformat.NotebookNode) -> None:
         if cell.cell_type == "code":
             removed = ("stderr", "stdout") if UNPRINTED in tags else ("stderr",)
             cell.outputs = [output for output in cell.outputs if output.get("name") not in removed]
+            for output in cell.outputs:
+                texts = output if output.output_type == "stream" else output.get("data", {})
+                for kind in [kind for kind in texts if kind.startswith("text")]:
+                    texts[kind] = _without_folders(texts[kind])
+
+
+def _without_folders(text: str) -> str:
+    """The text with the folders of this machine by the names that they have everywhere."""
+    names = {str(Path.cwd()): "."}
+    if root := os.environ.get("CISS_DATA"):
+        names[str(Path(root).expanduser().absolute())] = "$CISS_DATA"
+    for folder in sorted(names, key=len, reverse=True):
+        text = text.replace(f"{folder}{os.sep}", f"{names[folder]}{os.sep}")
+    return text
 
 
 def parameter_names(notebook: Path) -> list[str]:

@@ -20,8 +20,11 @@ TRAINING = """import os, sys, time, warnings
 print(f"a: epoch 1/2: loss 0.5; {time.perf_counter():.9f} s, 3 s left", flush=True)
 warnings.warn(os.getcwd())
 sys.stderr.write(str(os.getpid()))
-41 + 1"""
-LINES = "import time\nfor number in range(20):\n    print(number, flush=number % 2)\n    time.sleep(0.003)"
+os.path.join(os.getcwd(), "data")"""
+LINES = """print(os.environ["CISS_DATA"] + "/a.png")
+for number in range(20):
+    print(number, flush=number % 2)
+    time.sleep(0.003)"""
 
 
 def notebook(folder: Path) -> Path:
@@ -34,20 +37,22 @@ def notebook(folder: Path) -> Path:
     return file
 
 
-def test_an_executed_notebook_has_the_same_bytes_each_time(tmp_path, monkeypatch, capfd):
+def test_an_executed_notebook_has_the_same_bytes_each_time(tmp_path, monkeypatch):
     source = notebook(tmp_path)
     copies = []
     for folder in (tmp_path / "one", tmp_path / "two"):
         folder.mkdir()
         monkeypatch.chdir(folder)
+        monkeypatch.setenv("CISS_DATA", f"{folder}{folder.name}")
         execute.execute(source, Path("copy.ipynb"), {"name": "you"})
         copies.append(Path("copy.ipynb").read_bytes())
     assert copies[0] == copies[1]
     cells = nbformat.reads(copies[0].decode(), as_version=4).cells
     assert [cell["source"] for cell in cells][1].endswith('name = "you"\n')
     assert [output.output_type for output in cells[2].outputs] == ["execute_result"], "what it prints is not kept"
+    assert cells[2].outputs[0].data["text/plain"] == "'./data'"
     (output,) = cells[3].outputs
-    assert output.text == "".join(f"{number}\n" for number in range(20))
+    assert output.text == "$CISS_DATA/a.png\n" + "".join(f"{number}\n" for number in range(20))
     text = copies[0].decode()
     assert str(tmp_path) not in text and str(os.getpid()) not in text and sys.version.split()[0] not in text
 
