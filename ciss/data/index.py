@@ -101,14 +101,14 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
         raise DataError(
             f"{root}: {problem}. Change the benchmark's setting, protocol, order, groups, holdout or limit."
         ) from None
-    learnt = sorted({number for images in chosen.steps for number in images})
-    counted = learnt if benchmark.setting == "domain" else np.setdiff1d(np.arange(len(ids["train"])), chosen.holdout)
+    learnt = sorted({number for images in chosen["steps"] for number in images})
+    counted = learnt if benchmark.setting == "domain" else np.setdiff1d(np.arange(len(ids["train"])), chosen["holdout"])
     totals: dict[str, int] = {}
     for i in counted:
         for c, count in scans["train"][i]["pixels"].items():
             totals[str(c)] = totals.get(str(c), 0) + count
     digests = {split: [s["digest"] for s in scans[split]] for split in scans}
-    choices = [groups, chosen.steps, chosen.holdout, chosen.validation, ids, list(digests.values())]
+    choices = [groups, chosen["steps"], chosen["holdout"], chosen["validation"], ids, list(digests.values())]
     index = Index(
         dataset=benchmark.dataset,
         selection=_selection(benchmark),
@@ -119,7 +119,7 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
         sizes={split: [s["size"] for s in scans[split]] for split in scans},
         digests=digests,
         pixels=totals,
-        **asdict(chosen),
+        **chosen,
         description=dataset.description,
     )
     index.save(folder)

@@ -68,7 +68,7 @@ def _judge(pair: Pair, result: dict | str, dataset: DataSet) -> dict | str:
     foreign = [i for i in pixels if i not in dataset.classes and i != dataset.void]
     if foreign:
         known = sorted({*dataset.classes, dataset.void})
-        return f"{pair.mask}: {pictures.foreign_ids(sorted(foreign), known, pair.own)}"
+        return pictures.foreign_ids(pair, sorted(foreign), known)
     return {**result, "pixels": pixels}
 
 
