@@ -82,7 +82,7 @@ def describe(folder: Path) -> str:
         raise DataError(f"{folder}: the masks hold {other[0]}. {remedy}")
     write_text(file, _document(folders, values, classes))
     try:
-        notes = list(load(file).unpaired(folder))
+        notes = list(load(file).own.unpaired(folder))
     except DataError as error:
         notes = [str(error)]
     return "\n".join([*_summary(file, values, classes, len(masks)), *notes, _next(file)])

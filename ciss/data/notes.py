@@ -12,8 +12,7 @@ from ciss.data.index import Index, scan_file
 from ciss.data.loaders import Shuffle
 from ciss.data.pictures import DataError
 from ciss.data.scan import scan
-from ciss.data.sets import DATASETS, data_set
-from ciss.data.sets.own import find, load
+from ciss.data.sets import data_set
 from ciss.data.sets.shapes import TRAIN, VAL
 
 NAMES_SHOWN = 8  # class names in one note
@@ -134,12 +133,10 @@ def list_notes(benchmark: Benchmark) -> tuple[list[str], list[str]]:
         why = f"limit leaves only {train}" if train < counts["train"] else f"there are only {train}"
         errors.append(f"holdout: {benchmark.holdout}, but {why} training images. Make it smaller.")
     notes = count_notes(benchmark, **counts)
-    file = find(benchmark.dataset)
-    if file and benchmark.dataset not in DATASETS:
-        own = load(file)
+    if own := data_set(benchmark.dataset).own:
         if own.described.share and benchmark.setting == "domain":
-            notes.append(f"{file}: `share` is not used in the domain setting, which scores 20 % of each step's images.")
-        notes += own.unpaired(file.parent)
+            notes.append(f"{own.file}: `share` is not used in the domain setting, which scores 20 % of the images.")
+        notes += own.unpaired(own.file.parent)
     return errors, notes
 
 

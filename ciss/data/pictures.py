@@ -24,15 +24,6 @@ Image.MAX_IMAGE_PIXELS = None  # `_decoded` checks the limit, with a message of 
 FOREIGN = 254  # marks a number without a class in `Pair.ids`; no data set uses it as a raw id
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads greys of 2 and 4 bits over 0 to 255, and ids with them
 KIND_WORDS = "image|img|rgb|masks?|labels?|labelids|gt|seg|segmentation|annotations?"  # at the ends of file names
-TURNS = {  # EXIF orientation -> a function that makes the pixels (H,W,...) upright
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
-}
 
 
 class DataError(Exception):
@@ -105,7 +96,14 @@ def read_image(file: Path) -> tuple[np.ndarray, int]:
     Raises DataError: one sentence with file and remedy.
     """
     _, pixels, turn = _decoded("image", file, _colours, "or leave it out.")
-    return np.ascontiguousarray(TURNS[turn](pixels)) if turn > 1 else pixels, turn
+    if turn > 4:
+        pixels = pixels.swapaxes(0, 1)
+    flips = (turn - 1) % 4  # 1: horizontal, 2: both, 3: vertical
+    if flips in (1, 2):
+        pixels = pixels[:, ::-1]
+    if flips in (2, 3):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels), turn
 
 
 def read_mask(file: Path) -> np.ndarray:

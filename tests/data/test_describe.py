@@ -66,8 +66,8 @@ def test_void_and_the_colours_of_a_palette(leaves):
     put(leaves, "images/train", "masks/train", "b", [9], palette=True)
     assert "2 masks hold 2 classes (7, 9) and 255 as void." in describe(leaves)
     described = load(leaves / "dataset.yaml")
-    assert described.palette[7].tolist() == [7, 10, 20] and described.described.void == 255
-    assert described.described.classes["9"].colour is None, "black in the palette, as the background is"
+    assert described.palette[7].tolist() == [7, 10, 20] and described.own.described.void == 255
+    assert described.own.described.classes["9"].colour is None, "black in the palette, as the background is"
 
 
 def test_images_without_masks_are_counted(leaves):

@@ -151,10 +151,10 @@ def test_images_that_are_not_read_are_named(plot, garden, project):
 
 
 def test_a_share_is_noted_in_the_domain_setting(plot, garden, project):
-    (garden / "dataset.yaml").write_text(YAML + "train: {images: images, masks: masks}\nshare: 0.2\n")
+    (garden / "dataset.yaml").write_text(GARDEN + "train: {images: images, masks: masks}\nshare: 0.2\n")
     assert list_notes(benchmark(project)) == ([], [])
     _, (note,) = list_notes(benchmark(project, setting="domain", protocol="1-1"))
-    assert note.endswith("`share` is not used in the domain setting, which scores 20 % of each step's images.")
+    assert note.endswith("`share` is not used in the domain setting, which scores 20 % of the images.")
 
 
 def test_images_beside_the_folders_of_domains(plot, garden, project):

@@ -27,22 +27,13 @@ def data_set(name: str) -> DataSet:
     """
     if name in DATASETS:
         return DATASETS[name]
-    file = find(name)
-    if file is None:
-        own_names = names()
-        if name in own_names:  # its folder is there
-            problem = "DVC needs a name of letters from A to Z, digits, '-' and '_'"
-            raise ConfigError(f"no data set {short(name)}: {problem}. Rename the folder.")
-        if (last := Path(name).name) in own_names:
-            raise ConfigError(f"no data set {short(name)}. Give the name of the folder alone: {last}.")
-        folder = f"A folder data/NAME with a {FILE} is a data set too."
-        raise ConfigError(f"no data set {short(name)}. {choose(name, [*DATASETS, *own_names])} {folder}")
-    own = load(file)
-    return DataSet(
-        folder=(name,),
-        classes=own.classes,
-        pairs=own.pairs,
-        palette=own.palette,
-        background=own.background,
-        description=own.digest,
-    )
+    if file := find(name):
+        return load(file)
+    own_names = names()
+    if name in own_names:  # its folder is there
+        problem = "DVC needs a name of letters from A to Z, digits, '-' and '_'"
+        raise ConfigError(f"no data set {short(name)}: {problem}. Rename the folder.")
+    if (last := Path(name).name) in own_names:
+        raise ConfigError(f"no data set {short(name)}. Give the name of the folder alone: {last}.")
+    folder = f"A folder data/NAME with a {FILE} is a data set too."
+    raise ConfigError(f"no data set {short(name)}. {choose(name, [*DATASETS, *own_names])} {folder}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ class DataSet:
     background: bool = True  # 0 is a class, and not only pixels without a label
     domains: tuple[str, ...] = ()  # in order of arrival; empty: the folders of images, sorted
     description: str = ""  # of a data set of one's own: sha256 of the values in its `dataset.yaml`
+    own: Any = None  # of a data set of one's own: its folders, see `own.Own`
 
     def root(self) -> Path:
         """Absolute folder of the data set. Raises FileNotFoundError naming the searched folders and the remedy."""

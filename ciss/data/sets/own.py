@@ -21,12 +21,11 @@ from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from pydantic import AfterValidator, Field
 
 from ciss import config, paths
 from ciss.data.pictures import DataError, Pair
-from ciss.data.sets.base import FILE, id_table
+from ciss.data.sets.base import FILE, DataSet, id_table
 from ciss.data.sets.voc import palette
 from ciss.documents import ConfigError, plain, read_yaml, short
 
@@ -75,12 +74,10 @@ class Description:
 
 @plain_dataclass(frozen=True)
 class Own:
+    """The folders of a data set of one's own. `ids`: the table of `Pair.ids`."""
+
     file: Path
     described: Description
-    classes: dict[int, str]
-    palette: np.ndarray
-    background: bool
-    digest: str
     ids: bytes
 
     def pairs(self, folder: Path, split: str) -> list[Pair]:
@@ -162,7 +159,7 @@ def names() -> list[str]:
     return sorted({file.parent.name for root in paths.data_roots() for file in root.glob(f"*/{FILE}")})
 
 
-def load(file: Path) -> Own:
+def load(file: Path) -> DataSet:
     """The data set that a `dataset.yaml` describes. Raises ConfigError naming file and key."""
     described = _description(file)
     classes = _by_number(described, file)
@@ -171,51 +168,52 @@ def load(file: Path) -> Own:
     for number, entry in classes.items():
         if entry.colour:
             colours[number + shift] = entry.colour
-    return Own(
-        file=file,
-        described=described,
+    ids = id_table({0: 0, **{number: number + shift for number in classes}, described.void: 255})
+    own = Own(file, described, ids)
+    return DataSet(
+        folder=(file.parent.name,),
         classes={0: "background", **{number + shift: entry.name for number, entry in classes.items()}},
+        pairs=own.pairs,
         palette=colours,
         background=not shift and described.void != 0,
-        digest=hashlib.sha256(json.dumps(asdict(described), sort_keys=True).encode()).hexdigest(),
-        ids=id_table({0: 0, **{number: number + shift for number in classes}, described.void: 255}),
+        description=hashlib.sha256(json.dumps(asdict(described), sort_keys=True).encode()).hexdigest(),
+        own=own,
     )
 
 
 def _description(file: Path) -> Description:
-    """The checked contents of a `dataset.yaml`. Raises ConfigError naming file and key."""
+    """The contents of a `dataset.yaml`. Raises ConfigError naming file and key."""
+
+    def wrong(problem: str) -> ConfigError:
+        return ConfigError(f"{file}: {problem}")
+
     if not file.is_file():
-        raise ConfigError(f"{file}: this is no file. Write `classes: {{1: NAME, 2: NAME}}` into a file of this name.")
+        raise wrong("this is no file. Write `classes: {1: NAME, 2: NAME}` into a file of this name.")
     document = read_yaml(file)
     if not isinstance(document, dict):
-        raise ConfigError(f"{file}: found no sections. Write `classes: {{1: NAME, 2: NAME}}` at least.")
+        raise wrong("found no sections. Write `classes: {1: NAME, 2: NAME}` at least.")
     classes, val, share = (document.get(key) for key in ("classes", "val", "share"))
     if isinstance(classes, list):
-        raise ConfigError(
-            f"{file}: classes: found a list, but each class needs its number. Write {{1: NAME, 2: NAME}}."
-        )
+        raise wrong("classes: found a list, but each class needs its number. Write {1: NAME, 2: NAME}.")
     if isinstance(classes, dict):
         entries = {}
         for number, entry in classes.items():
             if not isinstance(entry, str | dict):
-                value = "nothing" if entry is None else short(entry)
+                problem = f"found {'nothing' if entry is None else short(entry)}, but it should be a name"
                 advice = f"Write {number}: NAME, or {number}: {{name: NAME, colour: [R, G, B]}}."
-                raise ConfigError(f"{file}: classes.{number}: found {value}, but it should be a name. {advice}")
+                raise wrong(f"classes.{number}: {problem}. {advice}")
             entries[str(number)] = {"name": entry} if isinstance(entry, str) else entry
         if len(entries) < len(classes):
-            raise ConfigError(f"{file}: classes: a number stands twice. Change one.")
+            raise wrong("classes: a number stands twice. Change one.")
         document = {**document, "classes": entries}
     if isinstance(val, dict) and "share" in val:
-        raise ConfigError(
-            f"{file}: val.share: `share` is a key of its own. Write either `val: {{images: images/val, masks: "
-            f"masks/val}}` for folders of validation images, or `share: {val['share']}` in place of `val`."
-        )
+        folders = "`val: {images: images/val, masks: masks/val}` for folders of validation images"
+        problem = "val.share: `share` is a key of its own"
+        raise wrong(f"{problem}. Write either {folders}, or `share: {val['share']}` in place of `val`.")
     if val is not None and share is not None:
-        raise ConfigError(
-            f"{file}: `val` and `share` are both set, but only one can give the scored images. Remove one."
-        )
+        raise wrong("`val` and `share` are both set, but only one can give the scored images. Remove one.")
     if isinstance(share, int | float) and share >= 1:
-        raise ConfigError(f"{file}: share: found {share}, but 0.2 stands for 20 %. Write a number below 1.")
+        raise wrong(f"share: found {share}, but 0.2 stands for 20 %. Write a number below 1.")
     return config.validate(Description, document, str(file), "")
 
 
@@ -233,10 +231,11 @@ def _by_number(described: Description, file: Path) -> dict[int, Class]:
         del classes[0]  # the default name
     if not classes:
         raise ConfigError(f"{file}: classes: there is nothing but background. Name a class.")
+    classes = dict(sorted(classes.items()))
     numbers = {"background": 0}
-    for number, entry in sorted(classes.items()):
+    for number, entry in classes.items():
         if entry.name in numbers:
             same = f"{numbers[entry.name]} and {number} have the same name, {entry.name!r}"
             raise ConfigError(f"{file}: classes: {same}. Change one.")
         numbers[entry.name] = number
-    return dict(sorted(classes.items()))
+    return classes
