@@ -27,7 +27,7 @@ from ciss import cli
 from ciss.data import commands as command
 from ciss.data import fetch as module
 from ciss.data import sbd
-from ciss.data.fetch import SOURCES, FetchError, fetch
+from ciss.data.fetch import SOURCES, fetch
 from ciss.data.pictures import DataError
 from ciss.data.sets import voc as sets_voc
 from ciss.data.sets.voc import palette
@@ -364,7 +364,7 @@ def test_every_address_that_failed_is_named(site, root, monkeypatch):
 def test_an_address_of_ones_own(site, root, monkeypatch):
     right = SOURCES["voc"].address
     monkeypatch.setitem(SOURCES, "voc", replace(SOURCES["voc"], address=f"{site.address}/none.tar"))
-    with pytest.raises(FetchError, match="nonsense: is no address"):
+    with pytest.raises(DataError, match="nonsense: is no address"):
         fetch("voc", root, address="nonsense")
     fetch("voc", root, address=right)
     assert (root / "VOCdevkit" / "VOC2012" / "JPEGImages").is_dir()
