@@ -55,10 +55,9 @@ def user(setup: Setup) -> Result:
     """The user's name and home folder, which DVC needs. In a container both may be missing."""
     name, home = getpass.getuser(), Path.home()
     parent = paths.existing_parent(home)
-    if not parent.is_dir():
-        return fail(f"the home folder {home} cannot be created")
-    writable = os.access(parent, os.W_OK)
-    return f"{name}, {home}" if writable else note(f"{name}, whose home folder {home} cannot be written to")
+    if parent.is_dir() and os.access(parent, os.W_OK):
+        return f"{name}, {home}"
+    return (note if parent.is_dir() else fail)(f"{name}, whose home folder {home} cannot be written to")
 
 
 @check()
@@ -118,9 +117,7 @@ def torch_build(setup: Setup) -> Result:
 @check("start DVC by `uv run dvc repro`, or activate the environment first")
 def stages(setup: Setup) -> Result:
     """Stages run `python -m ciss...` in a shell, whose PATH decides which Python that is."""
-    program = shutil.which("python")
-    if program is None:
-        return note("there is no program python on PATH, which stages start")
+    program = shutil.which("python") or "no program: there is no python on PATH"
     same = Path(program).parent.resolve() == Path(sys.executable).parent.resolve()
     return f"stages start this Python: {program}" if same else note(f"stages start {program}, not {sys.executable}")
 
@@ -212,8 +209,8 @@ def data(setup: Setup) -> Iterator[Result]:
     from ciss.data import DATASETS, data_set
 
     root = os.environ.get("CISS_DATA")
-    missing = root and not Path(root).expanduser().is_dir()
-    yield fail(f"CISS_DATA is {root}: there is no such folder") if missing else f"CISS_DATA is {root or 'not set'}"
+    exists = not root or Path(root).expanduser().is_dir()
+    yield f"CISS_DATA is {root or 'not set'}" if exists else fail(f"CISS_DATA is {root}: there is no such folder")
     used = {benchmark.dataset: name for name, benchmark in setup.benchmarks.items()}
     for name in dict.fromkeys([*DATASETS, *used]):
         try:
@@ -240,7 +237,6 @@ def prepared(setup: Setup) -> Iterator[Result]:
     from ciss.runs.run import index_folder
 
     for name, benchmark in setup.benchmarks.items():
-        errors = []
         try:
             index = Index.load(index_folder(setup.output, name), benchmark)
             yield f"{name}: prepared, {len(index.steps)} steps"
@@ -249,7 +245,7 @@ def prepared(setup: Setup) -> Iterator[Result]:
             text, _, remedy = str(error).partition(" Run: ")
             yield note(text, remedy or f"dvc repro prepare@{name}")
             errors, notes = list_notes(benchmark)
-        yield from (fail(f"{name}: {text}", f"change benchmarks.{name} in {setup.file}") for text in errors)
+            yield from (fail(f"{name}: {text}", f"change benchmarks.{name} in {setup.file}") for text in errors)
         for text in notes:
             if not text.startswith("The data of "):  # the check `data` reports it
                 text, _, command = text.partition(" Run `")
@@ -264,8 +260,8 @@ def weights(setup: Setup) -> Iterator[Result]:
     for name, benchmark in setup.benchmarks.items():
         model = benchmark.model
         file = hub.cached_weights(model.encoder) if model.pretrained else model.weights or "none needed"
-        missing = note(f"{name}: timm's weights of {model.encoder} are not on this machine yet")
-        yield f"{name}: {file}" if file else missing
+        problem = f"{name}: timm's weights of {model.encoder} are not on this machine yet"
+        yield f"{name}: {file}" if file else note(problem)
 
 
 @check("free space (dvc gc -w drops old results), or move: `output`, dvc cache dir FOLDER, TMPDIR")

@@ -92,8 +92,8 @@ def examine(setup: Setup, checks: Mapping[str, Check]) -> int:
     """Runs checks and prints their findings and a verdict. Returns the exit status: 1 if anything failed."""
     levels = []
     width = max(map(len, checks))
-    for name, one in checks.items():
-        for finding in one.findings(setup):
+    for name, entry in checks.items():
+        for finding in entry.findings(setup):
             levels.append(finding.level)
             print(f"{finding.level:<4}  {name:<{width}}  {finding.text}", flush=True)
             if finding.remedy:

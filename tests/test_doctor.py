@@ -207,7 +207,7 @@ def test_a_user_without_name_or_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert str(tmp_path) in passes(doctor.user, setup)
     monkeypatch.setenv("HOME", "/dev/null/x")
-    finds(doctor.user, setup, "FAIL", "/dev/null/x cannot be created", "HOME=/tmp/home")
+    finds(doctor.user, setup, "FAIL", "/dev/null/x cannot be written to", "HOME=/tmp/home")
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # no HOME, and no name by which to look it up
     finds(doctor.user, setup, "FAIL", "home directory", "HOME=/tmp/home")
     monkeypatch.undo()
@@ -327,7 +327,7 @@ def test_the_python_that_stages_start(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert sys.executable.rpartition("/")[0] in passes(doctor.stages, Setup(ROOT))
     monkeypatch.setenv("PATH", str(tmp_path))
-    finds(doctor.stages, Setup(ROOT), "note", "there is no program python on PATH", "uv run dvc repro")
+    finds(doctor.stages, Setup(ROOT), "note", "there is no python on PATH", "uv run dvc repro")
     (tmp_path / "python").touch(0o755)
     finds(doctor.stages, Setup(ROOT), "note", f"{tmp_path}/python, not {sys.executable}", "uv run dvc repro")
 

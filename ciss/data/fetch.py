@@ -4,8 +4,8 @@ Addresses and MD5 of VOC and SBD: torchvision.datasets. ADE20K: the challenge's 
 Mirrors of VOC: the site of the challenge, and the copy of the authors of YOLO. The checksum decides which archive is
 accepted, whatever its address.
 
-The download is our own because `pooch` neither continues half a download (it deletes it) nor looks at an answer before
-it replaces the file: a web page of a firewall would fail only by its checksum.
+`pooch` is no substitute: it deletes half a download instead of continuing it, and it reports the web page of a firewall
+as a wrong checksum.
 """
 
 import gzip
