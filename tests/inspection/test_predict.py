@@ -11,14 +11,12 @@ import torch
 from PIL import Image, ImageOps
 
 from ciss import cli
-from ciss.analysis.figures import masks as figures_masks
 from ciss.analysis.figures.masks import overlay, percent
 from ciss.analysis.figures.style import style
 from ciss.data import DATASETS, DataError, evaluation_loader, normalise
 from ciss.inspection import predict
 from ciss.models import create_network
 from ciss.runs.run import Run
-from ciss.store import weights as store_weights
 from ciss.store.files import CheckpointError
 from ciss.store.weights import restore, save_weights
 from ciss.training.evaluation import evaluate
@@ -187,7 +185,7 @@ def test_the_legend_is_whole_at_every_size(shape, shown):
 def test_many_classes_have_a_legend_each_below_the_other():
     voc = DATASETS["voc"]
     labels = np.repeat(np.arange(21, dtype=np.uint8), 300 * 400 // 21 + 1)[: 300 * 400].reshape(300, 400)
-    figure = figures_masks.overlay(np.zeros((300, 400, 3), np.uint8), labels, voc.classes, voc.palette)
+    figure = overlay(np.zeros((300, 400, 3), np.uint8), labels, voc.classes, voc.palette)
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in figure.legends[0].get_texts()]
     assert len(boxes) == 21 and figure.bbox.width == 400
@@ -307,7 +305,7 @@ def test_a_vision_transformer_with_class_tokens(project, tmp_path):
     project.set("benchmarks.tiny.evaluation.size", "window")
     project.write()
     run = project.run("tune-1")
-    store_weights.save_weights(run.folder / "weights.safetensors", run.build_network(), run.description())
+    save_weights(run.folder / "weights.safetensors", run.build_network(), run.description())
     files = [store(tmp_path / "a.png"), store(tmp_path / "b.png", photo(33, 17))]
     cli.main(["predict", "tune-1", *files, "--out", str(tmp_path / "out")])
     assert ids(tmp_path / "out" / "b.png").shape == (33, 17)
@@ -387,7 +385,7 @@ def test_the_encoders_starting_weights_are_not_needed(project, tmp_path):
     project.write()
     run = project.run("tune-1")
     network = create_network(replace(run.settings.model, weights=None), run.channel_groups)
-    store_weights.save_weights(run.folder / "weights.safetensors", network, run.description())
+    save_weights(run.folder / "weights.safetensors", network, run.description())
     cli.main(["predict", "tune-1", store(tmp_path / "a.png")])
 
 
