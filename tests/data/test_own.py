@@ -267,6 +267,8 @@ def trained(project, garden, method: str, **changes):
     project.document["benchmarks"]["tiny"] |= {"dataset": "garden", "protocol": "2-2", "holdout": 2, **changes}
     project.document["methods"][method] = {}
     project.document["joints"] = {}
+    for phase in ("base", "increment"):
+        project.set(f"train.{phase}.epochs", 1)
     chain, after = {}, "base"
     steps = data.step_count(project.config.benchmarks["tiny"])
     for step in range(1, steps):

@@ -26,14 +26,16 @@ def explorer(finished):
 
 
 @pytest.fixture
-def trained(project):
-    """trained(run, **values) -> its Line, after training it and what it continues for an epoch."""
+def trained(finished_copy):
+    """trained(run, method, **values) -> its Line: after an epoch on the base step, which `values` may change."""
+    project = finished_copy
 
     def make(name: str, method: str, **values) -> Line:
         project.set("methods", {"finetune": {}, "joint": {}, method: {}})
         project.set("chain", {name: {"benchmark": "tiny", "method": method, "seed": 0, "after": "base", "step": 1}})
         project.set("ends", {})
-        for key, value in {"train.base.epochs": 1, "train.increment.epochs": 1, **values}.items():
+        epochs = {"train.increment.epochs": 1} | ({"train.base.epochs": 1} if values else {})
+        for key, value in {**epochs, **values}.items():
             project.set(key, value)
         project.prepare()
         for run in ("base", name):
