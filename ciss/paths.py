@@ -35,6 +35,11 @@ def project() -> Path:
     raise FileNotFoundError(f"no dvc.yaml in {here} or above: change to the folder of the project, or to one inside it")
 
 
+def existing_parent(path: Path) -> Path:
+    """The path itself where it exists, else its nearest ancestor that exists."""
+    return next(parent for parent in (path, *path.parents) if parent.exists())
+
+
 def data_roots() -> list[Path]:
     """Absolute folders that data sets are looked for in: `$CISS_DATA`, then `data/` of the project, then, in a queued
     experiment (DVC_ROOT), `data/` of the repository it was queued from."""

@@ -32,9 +32,7 @@ ROOMS = (
     "",  # the single files
 )
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60  # lines
-ALLOWED: dict[str, int] = {  # lines of functions that are still longer; none is added, none grows
-    "data.sets.own.load": 65,
-}
+ALLOWED: dict[str, int] = {}  # lines of functions that are still longer; none is added, none grows
 FILES = sorted(PACKAGE.rglob("*.py"))
 TESTS = sorted((paths.project() / "tests").rglob("*.py"))
 

@@ -1,5 +1,6 @@
-"""What `ciss data` does: draw the embedded data set, download a real one, describe one's own."""
+"""The commands of `ciss data`: draw the embedded data set, download a real one, describe your own."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from pathlib import Path
 
 from ciss import config, paths
 from ciss.data.describe import describe
-from ciss.data.fetch import CITYSCAPES, SOURCES, FetchError, default_root, fetch
+from ciss.data.fetch import CITYSCAPES, SOURCES, fetch
 from ciss.data.index import content_hash
 from ciss.data.pictures import DataError
 from ciss.data.sets.shapes import write
@@ -23,16 +24,16 @@ def draw() -> None:
 
 
 def download(dataset: str, to: Path | None, keep: bool, address: str | None) -> None:
-    """Downloads a real data set; of one for registered users only, says how to get it.
+    """Downloads one of `DOWNLOADS`, or says how registered users get it.
 
     Args:
         dataset: one of `DOWNLOADS`.
-        to: the folder; None: $CISS_DATA, or data/ of the project.
+        to: the folder; default: $CISS_DATA, or data/ of the project.
         keep: keep the archive, in `downloads` of the folder.
-        address: of the archive; None: the official one.
+        address: of the archive; default: the official ones.
     """
     with _explained():
-        root = to.expanduser().absolute() if to else default_root()
+        root = Path(to or os.environ.get("CISS_DATA") or paths.project() / "data").expanduser().absolute()
         if dataset == "cityscapes":
             sys.exit(CITYSCAPES.format(folder=root / "cityscapes"))
         fetch(dataset, root, keep, address)
@@ -50,7 +51,7 @@ def content(benchmark: str) -> None:
 
 
 def init(folder: Path) -> None:
-    """Writes `dataset.yaml` for a folder of images and masks."""
+    """Writes `dataset.yaml` into a folder of images and masks."""
     with _explained():
         print(describe(folder))
 
@@ -60,7 +61,7 @@ def _explained() -> Iterator[None]:
     """Exits with a message where a command fails."""
     try:
         yield
-    except (OSError, FetchError, CheckpointError, DataError, config.ConfigError) as error:
+    except (OSError, CheckpointError, DataError, config.ConfigError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on")

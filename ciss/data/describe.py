@@ -1,7 +1,6 @@
-"""`ciss data init FOLDER`: a first `dataset.yaml` for a folder of images and masks, from what is in them."""
+"""`ciss data init FOLDER`: writes a first `dataset.yaml` for a folder of images and masks."""
 
-import os
-from collections.abc import Iterable, Iterator
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +8,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ciss import paths
 from ciss.data import pictures
 from ciss.data.pictures import DataError
 from ciss.data.sets import DATASETS
-from ciss.data.sets import own as sets_own
-from ciss.data.sets.own import FILE, find, is_name, load
+from ciss.data.sets.own import FILE, LARGEST_CLASS, find, is_name, load, visible_files
+from ciss.data.sets.shapes import is_foreign
 from ciss.store.files import write_text
 
 LAYOUTS = ("{kind}/{split}", "{split}/{kind}", "{kind}")  # the last one has no validation images of its own
@@ -21,25 +21,30 @@ IMAGES = ("images", "image", "img", "JPEGImages")
 MASKS = ("masks", "mask", "labels", "annotations", "SegmentationClass")
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
 SHARE = 0.2  # of the training images, scored where there are no validation images
-LARGEST_CLASS = 250  # see `own.load`
 VOID = 255
 
 
 @dataclass(frozen=True)
 class Values:
-    """What the masks of a data set hold, by number."""
+    """The numbers in the masks of a data set."""
 
-    pixels: dict[int, int]
-    masks: dict[int, int]  # how many masks have it
-    colours: dict[int, list[int]]  # of palettes, where the masks have one
+    pixels: dict[int, int]  # number -> pixels
+    masks: dict[int, int]  # number -> masks that have it
+    colours: dict[int, list[int]]  # number -> colour in the palette; black, the background's colour, is left out
 
 
 def hidden() -> list[str]:
-    """A message for each folder with a description and the name of a known data set.
+    """A message for each folder of own data that has the name of a known data set.
 
-    Every command would take the known one instead, and the pipeline draws into data/shapes.
+    Every command would use the known data set, and the pipeline would replace data/shapes by its drawings.
     """
-    return [_taken(found.parent) for name in DATASETS if (found := find(name))]
+    folders = [file.parent for name in DATASETS if (file := find(name))]
+    messages = [_taken(folder) for folder in folders]
+    drawings = paths.project() / "data" / "shapes"
+    if drawings not in folders and is_foreign(drawings):
+        problem = f"{drawings}: the pipeline draws the data set shapes into this folder, and would delete your files"
+        messages.append(f"{problem}. Rename the folder.")
+    return messages
 
 
 def _taken(folder: Path) -> str:
@@ -48,10 +53,10 @@ def _taken(folder: Path) -> str:
 
 
 def describe(folder: Path) -> str:
-    """Writes `dataset.yaml` into a folder. Returns what was written and what to do next.
+    """Writes `dataset.yaml` into a folder. Returns what was written and the next step.
 
-    Raises: DataError for a folder with the name of a known data set, or without images and masks, masks that cannot
-    be read, or a `dataset.yaml` that is there already.
+    Raises: DataError for a folder with the name of a known data set, without images and masks, or with a
+        `dataset.yaml`; also for masks that cannot be read.
     """
     file = folder / FILE
     if file.exists():
@@ -61,85 +66,59 @@ def describe(folder: Path) -> str:
     if folder.absolute().name in DATASETS:
         raise DataError(_taken(folder))
     folders = _folders(folder)
-    masks = [mask for _, masks in folders.values() for mask in _masks(folder / masks)]
+    masks = [mask for _, mask_folder in folders.values() for mask in visible_files(folder / mask_folder, {".png"})]
     if not masks:
-        names = " and ".join(masks for _, masks in folders.values())
+        names = " and ".join(mask_folder for _, mask_folder in folders.values())
         raise DataError(f"{folder}: no PNG masks in {names}. Masks have to be 8-bit PNG files named like their images.")
     values = _values(masks)
-    classes = [number for number in sorted(values.pixels) if 0 < number <= LARGEST_CLASS]
-    other = [number for number in sorted(values.pixels) if LARGEST_CLASS < number < VOID]
+    classes = [number for number in values.pixels if 0 < number <= LARGEST_CLASS]
     if not classes:
-        found = ", ".join(map(str, sorted(values.pixels)))
-        raise DataError(f"{folder}: the masks hold {found} and no class. Number the classes from 1 to {LARGEST_CLASS}.")
-    if other:
+        numbers = ", ".join(map(str, values.pixels))
         raise DataError(
-            f"{folder}: the masks hold {other[0]}. Use 1 to {LARGEST_CLASS} for classes and {VOID} for void."
+            f"{folder}: the masks hold {numbers} and no class. Number the classes from 1 to {LARGEST_CLASS}."
         )
+    if other := [number for number in values.pixels if LARGEST_CLASS < number < VOID]:
+        remedy = f"Use 1 to {LARGEST_CLASS} for classes and {VOID} for void."
+        raise DataError(f"{folder}: the masks hold {other[0]}. {remedy}")
     write_text(file, _document(folders, values, classes))
-    return "\n".join([*_summary(file, values, classes, len(masks)), *_unpaired(folder, folders), _next(file)])
-
-
-def _unpaired(folder: Path, splits: Iterable[str]) -> Iterator[str]:
-    """What is wrong with the names of images and masks, one line for a split."""
-    description = load(folder / sets_own.FILE)
-    for split in splits:
-        try:
-            pairs = description.listed(folder, split)
-        except DataError as error:
-            yield str(error)
-            continue
-        missing = [pair for pair in pairs if not pair.mask.is_file()]
-        if missing:
-            noun = "image has" if len(missing) == 1 else "images have"
-            yield (
-                f"{len(missing)} {split} {noun} no mask of the same name (first: {missing[0].image.name} needs "
-                f"{missing[0].mask.name}). Rename the masks, or move the images away."
-            )
+    try:
+        notes = list(load(file).own.unpaired(folder))
+    except DataError as error:
+        notes = [str(error)]
+    return "\n".join([*_summary(file, values, classes, len(masks)), *notes, _next(file)])
 
 
 def _folders(folder: Path) -> dict[str, tuple[str, str]]:
-    """Split -> its folders of images and masks, relative. `train` alone where nothing is set aside for validation."""
+    """Split -> its folders of images and masks, relative. `train` alone without folders of validation images."""
     for layout in LAYOUTS:
-        found = {}
+        folders: dict[str, tuple[str, str]] = {}
         for split, names in SPLITS.items():
-            pairs = (
-                (layout.format(kind=image, split=name), layout.format(kind=mask, split=name))
-                for name in names
-                for image in IMAGES
-                for mask in MASKS
-            )
-            pair = next((p for p in pairs if all((folder / part).is_dir() for part in p)), None)
-            if pair:
-                found[split] = pair
-        if "train" in found:
-            return {"train": found["train"]} if layout == LAYOUTS[-1] else found
+            for name, image, mask in itertools.product(names, IMAGES, MASKS):
+                images, masks = layout.format(kind=image, split=name), layout.format(kind=mask, split=name)
+                if (folder / images).is_dir() and (folder / masks).is_dir():
+                    folders.setdefault(split, (images, masks))
+        if "train" in folders:
+            return {"train": folders["train"]} if layout == LAYOUTS[-1] else folders
     raise DataError(
         f"{folder}: no folders of images and masks. Make images/train and masks/train, images/val and masks/val (or "
         "images and masks alone), with masks named like their images."
     )
 
 
-def _masks(folder: Path) -> Iterator[Path]:
-    for place, _, names in os.walk(folder, followlinks=True):
-        for name in sorted(names):
-            if name.lower().endswith(".png") and not name.startswith("."):
-                yield Path(place, name)
-
-
 def _values(masks: list[Path]) -> Values:
-    """Raises DataError for a mask that cannot be read."""
+    """The numbers in the masks, sorted. Raises DataError for a mask that cannot be read."""
     pixels, counts = np.zeros(256, np.int64), np.zeros(256, np.int64)
     colours: dict[int, list[int]] = {}
     for file in tqdm(masks, desc="reading masks", unit="mask", disable=None):
-        ids = pictures.read_mask(file)
-        present = np.bincount(ids.ravel(), minlength=256)
+        present = np.bincount(pictures.read_mask(file).ravel(), minlength=256)
         pixels += present
         counts += present > 0
         with Image.open(file) as opened:
             palette = opened.getpalette() if opened.mode == "P" else None
-        for number in present.nonzero()[0].tolist():
-            if palette and number not in colours and len(palette) >= 3 * number + 3:
-                colours[number] = palette[3 * number : 3 * number + 3]
+        for number in present.nonzero()[0].tolist() if palette else ():
+            colour = palette[3 * number : 3 * number + 3]
+            if len(colour) == 3 and any(colour):
+                colours.setdefault(number, colour)
     numbers = pixels.nonzero()[0].tolist()
     return Values({n: int(pixels[n]) for n in numbers}, {n: int(counts[n]) for n in numbers}, colours)
 
@@ -147,9 +126,9 @@ def _values(masks: list[Path]) -> Values:
 def _document(folders: dict[str, tuple[str, str]], values: Values, classes: list[int]) -> str:
     total = sum(values.pixels.values())
     lines = [
-        "# A data set of your own. Written by `ciss data init`: replace the names of the classes by yours.",
-        "# 0 is the background; name it under `classes` if it is a class of its own.",
-        "classes: # number in the masks -> name; pixels are the share of all",
+        "# A data set of your own, written by `ciss data init`. Replace the names of the classes by yours.",
+        "# 0 is the background. If it is a class in your masks, name it under `classes`.",
+        "classes: # number in the masks -> name; the pixels are a share of all pixels",
     ]
     for number in classes:
         colour = values.colours.get(number)
@@ -165,9 +144,9 @@ def _document(folders: dict[str, tuple[str, str]], values: Values, classes: list
 
 
 def _summary(file: Path, values: Values, classes: list[int], masks: int) -> list[str]:
-    found = f"{masks} masks hold {len(classes)} classes ({', '.join(map(str, classes))})"
-    found += f" and {VOID} as void" if VOID in values.pixels else ""
-    lines = [f"{file}: written. {found}."]
+    contents = f"{masks} masks hold {len(classes)} classes ({', '.join(map(str, classes))})"
+    contents += f" and {VOID} as void" if VOID in values.pixels else ""
+    lines = [f"{file}: written. {contents}."]
     if 0 not in values.pixels:
         lines.append("No mask has 0, the background. If a class has to be 0 in the masks, name it under `classes`.")
     if len(classes) == 1:
@@ -179,8 +158,9 @@ def _next(file: Path) -> str:
     name = file.absolute().parent.name
     if not is_name(name):
         rename = "rename the folder to letters from A to Z, digits, '-' and '_'"
-        return f"Next: {rename}; then give the classes names in {sets_own.FILE}."
+        return f"Next: {rename}; then give the classes names in {FILE}."
+    planned = find(name)
     move = ""
-    if find(name) is None or not sets_own.find(name).samefile(file):
+    if planned is None or not planned.samefile(file):
         move = f"Put the folder {name} into data/ of the project, or into the folder that CISS_DATA names.\n"
-    return f"{move}Next: give the classes names in {sets_own.FILE}, then: ciss plan {name} 1-1"
+    return f"{move}Next: give the classes names in {FILE}, then: ciss plan {name} 1-1"

@@ -1,7 +1,6 @@
-"""Batches of a step. What an image becomes depends on seed, epoch and image alone: not on the number of loader
-processes, nor on where a stopped training went on.
+"""Batches of a step. An image's pixels depend on seed, epoch and image alone, not on the number of loader processes.
 
-torchvision takes seconds to import: the functions that make a loader import it, before any loader process starts.
+torchvision takes seconds to import. The functions that make a loader import it, before any loader process starts.
 """
 
 import hashlib
@@ -11,10 +10,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,13 +26,11 @@ from ciss.data.index import Index
 from ciss.data.normalisation import input_statistics
 from ciss.data.pictures import DataError, read_pair
 
-if TYPE_CHECKING:
-    from torchvision.transforms import v2
+Cache = dict[int, tuple[Tensor, Tensor]]  # decoded images and masks by image number
 
 
 class Loader(DataLoader):
-    """torch's, in which a broken file is the same short message, whichever process reads it, and so is the end of a
-    loader process."""
+    """torch's DataLoader with short messages for a broken file and for the death of a loader process."""
 
     def __iter__(self) -> Iterator:
         try:
@@ -45,13 +42,12 @@ class Loader(DataLoader):
             raise DataError(str(error).strip().rpartition(f"{DataError.__module__}.DataError: ")[2]) from None
         except (RuntimeError, EOFError, OSError) as error:
             if _broken_off(error):
-                time.sleep(1)  # the signal of the process's end is on its way, and says the same: once is enough
+                time.sleep(1)  # until the signal of the dead process arrives, so that it raises only one error
             raise _explained(error) from None
 
 
 def _explain_dead_processes() -> None:
-    """torch notices a dead loader process in the handler of a signal, wherever training is at that moment. Without
-    that signal, on Windows, torch looks for dead processes while it waits for a batch."""
+    """Replaces torch's message in its signal handler for dead loader processes. Windows has no such signal."""
     child_signal = getattr(signal, "SIGCHLD", None)
     if child_signal is None or threading.current_thread() is not threading.main_thread():
         return
@@ -70,25 +66,23 @@ def _explain_dead_processes() -> None:
 
 
 def _broken_off(error: Exception) -> bool:
-    """While a loader process handed a batch over."""
+    """Whether a loader process died while it handed over a batch."""
     return isinstance(error, EOFError | ConnectionError | FileNotFoundError)
 
 
 def _explained(error: Exception) -> Exception:
+    """A DataError with a remedy for full shared memory and for a dead loader process; any other error unchanged."""
     reason = re.search("unable to (?:allocate|open|resize|mmap|map).*", str(error))  # torch's words
     if reason and re.search("shm|shared memory|No space left|torch_", reason[0]):
-        return DataError(
-            f"no shared memory (/dev/shm) is left for the batches of loader processes ({reason[0]}). The last finished "
-            "epoch is kept: run the same command again, with fewer train.workers (0 needs none), or give a container "
-            "more shared memory: docker run --shm-size=8g."
-        )
-    if not _broken_off(error) and not str(error).startswith("DataLoader worker"):
+        problem = f"no shared memory (/dev/shm) is left for the batches of loader processes ({reason[0]})"
+    elif _broken_off(error) or str(error).startswith("DataLoader worker"):
+        why = " ".join(str(error).split()) or "while it handed over a batch"
+        problem = f"a loader process was killed ({why}): memory or shared memory (/dev/shm) may have run out"
+    else:
         return error
-    why = " ".join(str(error).split()) or "in the middle of a batch"
     return DataError(
-        f"a loader process was killed ({why}): memory or shared memory (/dev/shm) may have run out. The last finished "
-        "epoch is kept: run the same command again, with fewer train.workers, or give a container more shared memory: "
-        "docker run --shm-size=8g."
+        f"{problem}. The last finished epoch is kept: run the same command again, with fewer train.workers (0 needs no "
+        "shared memory), or give a container more shared memory: docker run --shm-size=8g."
     )
 
 
@@ -96,37 +90,26 @@ class Images(Dataset):
     """Pairs of image (3,H,W) uint8 and labels (H,W) uint8 as positions, with the image's number in the index."""
 
     def __init__(
-        self,
-        index: Index,
-        split: str,
-        table: np.ndarray,
-        transform: "v2.Transform",
-        seed: int,
-        cache: dict[int, tuple[Tensor, Tensor]] | None = None,
+        self, index: Index, split: str, table: np.ndarray, transform: Callable, seed: int, cache: Cache | None = None
     ):
-        self.pairs, self.digests, self.transform, self.seed = index.pairs(split), index.digests[split], transform, seed
+        self.pairs, self.digests = index.pairs(split), index.digests[split]
         self.table = torch.from_numpy(table)
-        self.cache = cache  # decoded images by number; None: every read decodes
+        self.transform, self.seed, self.cache = transform, seed, cache
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         from torchvision import tv_tensors
 
         epoch, number = key
-        image, mask = self._read(number)
+        image, mask = self._decoded(number)
         with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which would start the GPU's random numbers anew with every image.
+            # torch.manual_seed would also seed the GPU, with every image.
             torch.default_generator.manual_seed(stable_seed(self.seed, epoch, number))
             image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
         return image.as_subclass(Tensor), self.table[mask.as_subclass(Tensor).long()], number
 
-    def _read(self, number: int) -> tuple[Tensor, Tensor]:
-        if self.cache is None:
-            return self._decode(number)
-        if number not in self.cache:
-            self.cache[number] = self._decode(number)
-        return self.cache[number]
-
-    def _decode(self, number: int) -> tuple[Tensor, Tensor]:
+    def _decoded(self, number: int) -> tuple[Tensor, Tensor]:
+        if self.cache is not None and number in self.cache:
+            return self.cache[number]
         pair, why = self.pairs[number], ""
         try:
             image, mask, digest, _ = read_pair(pair)
@@ -135,14 +118,17 @@ class Images(Dataset):
         if digest != self.digests[number]:
             changed = f"{pair.image} or its mask changed since the data were prepared{why}"
             raise DataError(f"{changed}. Run: dvc repro -f prepare")
-        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(mask)
+        decoded = torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(mask)
+        if self.cache is not None:
+            self.cache[number] = decoded
+        return decoded
 
 
 class Shuffle(Sampler):
-    """Batches of (epoch, image), the same in every process; each process takes its share of every batch.
+    """Batches of (epoch, image). The order is the same in every process; each process takes its share of every batch.
 
-    An epoch drops the images that do not fill a last update (batch x accumulate x processes); one shorter than an
-    update uses all it has, in batches as even as can be. Raises DataError for fewer images than processes.
+    An epoch drops the images that do not fill a last update (batch x accumulate x processes). An epoch with fewer
+    images than an update uses all, in batches of even size. Raises DataError for fewer images than processes.
     """
 
     def __init__(self, images: list[int], batch: int, accumulate: int, seed: int):
@@ -164,7 +150,7 @@ class Shuffle(Sampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(stable_seed(self.seed, self.epoch))
         order = self.images[torch.randperm(len(self.images), generator=generator)[: self.used]]
-        # by turns, so that the processes have the batches that one process would accumulate
+        # Processes take turns: together they have the batches that one process would accumulate.
         for share in order.tensor_split(len(self) * self.world)[self.rank :: self.world]:
             yield [(self.epoch, number) for number in share.tolist()]
 
@@ -174,15 +160,15 @@ def _too_few(images: int, processes: int) -> DataError:
 
 
 def cache_size(benchmark: Benchmark, index: Index, images: list[int]) -> int:
-    """Bytes that the decoded `images` and masks take in the end: every loader process keeps its own copies."""
+    """Bytes of all decoded `images` and masks. Every loader process keeps its own copies."""
     copies = max(1, benchmark.train.workers) * distributed.world()
     return copies * sum(4 * height * width for height, width in (index.sizes["train"][number] for number in images))
 
 
 def available_memory() -> int:
-    """Bytes that this machine, or the limit of this container, still has; without psutil the limit alone counts."""
+    """Bytes that are free on this machine and within the limit of this container; without psutil only the latter."""
     left = [sys.maxsize]
-    with suppress(ImportError):  # training does without psutil
+    with suppress(ImportError):  # training does not need psutil
         import psutil
 
         left.append(psutil.virtual_memory().available)
@@ -204,7 +190,7 @@ def training_loader(benchmark: Benchmark, index: Index, images: list[int], table
 
 
 def evaluation_loader(benchmark: Benchmark, index: Index, split: str, images: list[int], table: np.ndarray) -> Loader:
-    """Batches of images of one size, so that nothing is padded; each process takes its share of the batches."""
+    """Batches of images of one size, without padding. Each process takes its share of the batches."""
     from ciss.data.transforms import evaluation_transform
 
     crop = benchmark.train.crop if benchmark.evaluation.size == "crop" else None
@@ -214,16 +200,14 @@ def evaluation_loader(benchmark: Benchmark, index: Index, split: str, images: li
     for number in images:
         by_size.setdefault(() if crop else tuple(index.sizes[split][number]), []).append(number)
     size = benchmark.evaluation.batch
-    batches = [[(0, n) for n in same[i : i + size]] for same in by_size.values() for i in range(0, len(same), size)]
+    batches = []
+    for group in by_size.values():
+        batches += [[(0, number) for number in group[i : i + size]] for i in range(0, len(group), size)]
     return _loader(pairs, batches[distributed.rank() :: distributed.world()], benchmark.train.workers)
 
 
 def statistics_loader(
-    benchmark: Benchmark,
-    index: Index,
-    images: list[int],
-    table: np.ndarray,
-    cache: dict[int, tuple[Tensor, Tensor]] | None = None,
+    benchmark: Benchmark, index: Index, images: list[int], table: np.ndarray, cache: Cache | None = None
 ) -> Loader:
     """Batches for method statistics: every training image once, whole and without augmentation (`statistics_size`).
 
@@ -231,17 +215,17 @@ def statistics_loader(
     at most `evaluation.batch` of them, and at most as many pixels as that many training crops. Each process takes its
     share of the batches, at least one. `cache`: decoded images to use and to add to.
     """
-    from ciss.data.transforms import StatisticsResize, statistics_size
+    from ciss.data.transforms import Resize, statistics_size
 
     train, most, world = benchmark.train, benchmark.evaluation.batch, distributed.world()
-    pairs = Images(index, "train", table, StatisticsResize(train), 0, cache)
+    pairs = Images(index, "train", table, Resize(partial(statistics_size, train=train)), 0, cache)
     by_size: dict[tuple[int, int], list[int]] = {}
     for number in sorted(images):
         by_size.setdefault(statistics_size(*index.sizes["train"][number], train), []).append(number)
     batches = []
-    for (height, width), same in by_size.items():
+    for (height, width), group in by_size.items():
         size = max(1, min(most, most * train.crop**2 // (height * width), len(images) // world))
-        batches += [[(0, number) for number in same[i : i + size]] for i in range(0, len(same), size)]
+        batches += [[(0, number) for number in group[i : i + size]] for i in range(0, len(group), size)]
     if len(batches) < world:
         raise _too_few(len(images), world)
     return _loader(pairs, batches[distributed.rank() :: world], train.workers)
@@ -258,16 +242,14 @@ def available_cores() -> int:
 
 
 def _loader(pairs: Images, batches, workers: int) -> Loader:
-    workers = min(
-        workers, available_cores()
-    )  # more only wait for each other, and torch warns; the batches are the same
+    workers = min(workers, available_cores())  # torch warns of more; the batches do not depend on it
     return Loader(
         pairs,
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),  # its own, so that starting processes leaves the training's random numbers alone
+        generator=torch.Generator(),  # its own: starting processes must not change the training's random numbers
     )
 
 
@@ -275,9 +257,5 @@ def picture(
     benchmark: Benchmark, index: Index, split: str, number: int, table: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """An image (H,W,3) uint8 and its labels (H,W) uint8 through a label table, sized as they are scored."""
-    from ciss.data.transforms import evaluation_transform
-
-    crop = benchmark.train.crop if benchmark.evaluation.size == "crop" else None
-    pairs = Images(index, split, table, evaluation_transform(crop), 0)
-    image, labels, _ = pairs[0, number]
+    image, labels, _ = evaluation_loader(benchmark, index, split, [number], table).dataset[0, number]
     return image.permute(1, 2, 0).numpy(), labels.numpy()

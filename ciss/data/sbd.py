@@ -19,16 +19,17 @@ COLOURS = palette().tobytes()
 
 
 def build(archive: Path, given: Path, folder: Path, images: int) -> None:
-    """Makes `SegmentationClassAug` (training and validation) and `trainaug.txt` in VOC's folder, in this order: the
-    list says that the masks are there.
+    """Makes `SegmentationClassAug` (training and validation), then `trainaug.txt`, in VOC's folder.
+
+    The list is written last: it says that the masks are complete.
 
     Args:
         archive: SBD's, for messages.
-        given: what was unpacked of it; new masks are written beside it first.
+        given: its unpacked files; new masks are written beside them first.
         folder: VOC's.
-        images: of the training list.
+        images: the number of images in the training list.
 
-    Raises: DataError.
+    Raises: DataError where lists, images or masks are not those of the data set.
     """
     masks = folder / "SegmentationClassAug"
     lists = folder / "ImageSets" / "Segmentation"
@@ -36,21 +37,27 @@ def build(archive: Path, given: Path, folder: Path, images: int) -> None:
     training = {*read_list(given / "train.txt"), *read_list(given / "val.txt"), *read_list(lists / "train.txt")}
     training = sorted(training - validation)
     names = [*training, *sorted(validation)]
-    _check(folder, training, names, images)
+    again = f"Move {folder} away, and fetch voc again."
+    if len(training) != images:
+        problem = f"{lists}: {len(training)} training images with SBD's, not {images}"
+        raise DataError(f"{problem}: train.txt or val.txt is not VOC's. {again}")
+    _require(folder / "JPEGImages", names, ".jpg", "images", again)
+    listed = lists / "trainaug.txt"
+    if listed.exists() and set(read_list(listed)) != set(training):
+        raise DataError(f"{listed}: not the list made of VOC's and SBD's. Move it away, and run this again.")
     if masks.is_dir() and any(masks.iterdir()):
-        _check_there(masks, names, ".png", "masks", "Move it away, and run this again.")
+        _require(masks, names, ".png", "masks", "Move it away, and run this again.")
     else:
         partial = given.with_name("masks")
         partial.mkdir()
         with ThreadPoolExecutor() as pool:
             written = pool.map(lambda name: _write(name, archive, given, folder, partial), names)
             try:
-                for _ in tqdm(written, total=len(names), desc="masks", unit="img", disable=None):
-                    pass
+                list(tqdm(written, total=len(names), desc="masks", unit="img", disable=None))
             finally:
                 pool.shutdown(cancel_futures=True)  # else a failure, or Ctrl-C, would wait for all the others
         partial.rename(masks)
-    files.write_text(lists / "trainaug.txt", "".join(f"{name}\n" for name in training))
+    files.write_text(listed, "".join(f"{name}\n" for name in training))
 
 
 def check_list(folder: Path, images: int) -> None:
@@ -61,44 +68,28 @@ def check_list(folder: Path, images: int) -> None:
         raise DataError(f"{problem}. Move it and SegmentationClassAug away, and run this again.")
 
 
-def _check(folder: Path, training: list[str], names: list[str], images: int) -> None:
-    """Raises DataError where the lists and images are not those of the data set."""
-    lists = folder / "ImageSets" / "Segmentation"
-    again = f"Move {folder} away, and fetch voc again."
-    if len(training) != images:
-        problem = f"{lists}: {len(training)} training images with SBD's, not {images}"
-        raise DataError(f"{problem}: train.txt or val.txt is not VOC's. {again}")
-    _check_there(folder / "JPEGImages", names, ".jpg", "images", again)
-    listed = lists / "trainaug.txt"
-    if listed.exists() and set(read_list(listed)) != set(training):
-        raise DataError(f"{listed}: not the list made of VOC's and SBD's. Move it away, and run this again.")
-
-
-def _check_there(folder: Path, names: list[str], ending: str, what: str, remedy: str) -> None:
+def _require(folder: Path, names: list[str], ending: str, kind: str, remedy: str) -> None:
     """Raises DataError where files are missing."""
-    there = {file.name for file in folder.iterdir()}
-    if lacking := [name for name in names if f"{name}{ending}" not in there]:
-        raise DataError(f"{folder}: lacks {len(lacking)} {what}, {lacking[0]}{ending} first. {remedy}")
+    present = {file.name for file in folder.iterdir()}
+    if missing := [name for name in names if f"{name}{ending}" not in present]:
+        raise DataError(f"{folder}: lacks {len(missing)} {kind}, {missing[0]}{ending} first. {remedy}")
 
 
-def _write(name: str, archive: Path, given: Path, folder: Path, made: Path) -> None:
+def _write(name: str, archive: Path, given: Path, folder: Path, masks: Path) -> None:
     """One mask as a palette PNG. VOC's own where it has one: it marks the borders of objects as void, SBD does not."""
     own = folder / "SegmentationClass" / f"{name}.png"
     if own.is_file():
-        shutil.copyfile(own, made / own.name)
+        shutil.copyfile(own, masks / own.name)
         return
     from scipy.io import loadmat  # here, because nothing else needs scipy
 
-    problem = "its ids are no classes of VOC"
     try:
         ids = loadmat(given / "cls" / f"{name}.mat", variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0]
-        valid = ids.ndim == 2 and np.isin(ids, list(CLASSES)).all()
+        if ids.ndim != 2 or not np.isin(ids, list(CLASSES)).all():
+            raise ValueError("its ids are no classes of VOC")
     except Exception as error:  # scipy raises many kinds; each means that it cannot be read
-        valid = False
-        problem = error
-    if not valid:
         remedy = "Delete the archive, and run the same command again."
-        raise DataError(f"{archive}: the mask of {name} cannot be used ({problem}). {remedy}")
+        raise DataError(f"{archive}: the mask of {name} cannot be used ({error}). {remedy}") from None
     labels = Image.fromarray(ids.astype(np.uint8))
     labels.putpalette(COLOURS)
-    labels.save(made / own.name)
+    labels.save(masks / own.name)

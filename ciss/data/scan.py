@@ -1,5 +1,7 @@
-"""Reads every image and mask of a list once: what is in them, and what is wrong, before hours of training. What was
-read is kept, so that the next benchmark of the same files starts at once."""
+"""Reads every image and mask of a list once: what is in them, and what is wrong, before hours of training.
+
+The results are kept in a file, so that the next benchmark on the same files starts at once.
+"""
 
 import functools
 import hashlib
@@ -21,37 +23,42 @@ SHOWN = 5  # problems listed in one message
 
 
 def scan(
-    found: Sequence[Pair], dataset: DataSet, progress: str | bool = False, cache: Path | None = None
+    pairs: Sequence[Pair], dataset: DataSet, progress: str | bool = False, cache: Path | None = None
 ) -> list[dict]:
-    """What is in each pair: raw ids with their pixel counts, size, digest of both files, EXIF's turn.
+    """The contents of each pair: `pixels` (raw id -> count), `size`, `digest` of both files, `turned` by an EXIF tag.
 
-    progress: a name for the bar; cache: a file that keeps what was read of files of this name, size and time. Raises
-    DataError listing what cannot be used.
+    Args:
+        progress: a name for the progress bar; False: no bar.
+        cache: a file that keeps the results for files of the same name, size and time.
+
+    Raises: DataError listing the pairs that cannot be used.
     """
     known = _load(cache)
-    keys = [_key(pair) for pair in found]
+    keys = [_key(pair) for pair in pairs]
     results: list = [known.get(key) for key in keys]
     missing = [number for number, result in enumerate(results) if result is None]
     with ThreadPoolExecutor() as pool:
-        read = pool.map(_read, [found[number] for number in missing])
-        shown = {"total": len(missing), "desc": f"reading {progress}", "unit": "img"}
-        for number, result in zip(missing, tqdm(read, **shown, disable=None if progress else True), strict=True):
+        read = pool.map(_read, [pairs[number] for number in missing])
+        disable = None if progress else True  # None: no bar where the output is no terminal
+        bar = tqdm(read, total=len(missing), desc=f"reading {progress}", unit="img", disable=disable)
+        for number, result in zip(missing, bar, strict=True):
             results[number] = result
     if cache and missing:
-        sound = {key: result for key, result in zip(keys, results, strict=True) if isinstance(result, dict)}
-        _store(cache, {**known, **sound})
-    results = [_judge(pair, result, dataset) for pair, result in zip(found, results, strict=True)]
+        readable = {key: result for key, result in zip(keys, results, strict=True) if isinstance(result, dict)}
+        readable.pop(None, None)
+        document = {"rules": _rules(), "pairs": {**known, **readable}}
+        write_text(cache, json.dumps(document, separators=(",", ":")))
+    results = [_checked(pair, result, dataset) for pair, result in zip(pairs, results, strict=True)]
     problems = [result for result in results if isinstance(result, str)]
     if problems:
         rest = f"\n... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise DataError(
-            f"{len(problems)} of {len(found)} images cannot be used:\n" + "\n".join(problems[:SHOWN]) + rest
-        )
+        listed = "\n".join(problems[:SHOWN])
+        raise DataError(f"{len(problems)} of {len(pairs)} images cannot be used:\n{listed}{rest}")
     return results
 
 
 def _read(pair: Pair) -> dict | str:
-    """What is in a pair, or a sentence about what is wrong with it."""
+    """The contents of a pair, or a message about what is wrong."""
     try:
         _, mask, digest, turned = read_pair(pair)
     except DataError as error:
@@ -61,14 +68,14 @@ def _read(pair: Pair) -> dict | str:
     return {"pixels": pixels, "size": list(mask.shape), "digest": digest, "turned": turned}
 
 
-def _judge(pair: Pair, result: dict | str, dataset: DataSet) -> dict | str:
+def _checked(pair: Pair, result: dict | str, dataset: DataSet) -> dict | str:
+    """The contents with raw ids as integers, or a message about ids that are no class of the data set."""
     if isinstance(result, str):
         return result
-    pixels = {int(i): count for i, count in result["pixels"].items()}
-    foreign = [i for i in pixels if i not in dataset.classes and i != dataset.void]
-    if foreign:
-        known = sorted({*dataset.classes, dataset.void})
-        return f"{pair.mask}: {pictures.foreign_ids(sorted(foreign), known, pair.own)}"
+    pixels = {int(raw): count for raw, count in result["pixels"].items()}
+    known = {*dataset.classes, dataset.void}
+    if foreign := sorted(set(pixels) - known):
+        return pictures.foreign_ids(pair, foreign, sorted(known))
     return {**result, "pixels": pixels}
 
 
@@ -84,11 +91,12 @@ def _key(pair: Pair) -> str | None:
 
 @functools.cache
 def _rules() -> str:
-    """Of the code that reads: what was read by other rules is read again."""
+    """A digest of the code that reads. Results of other code are not used."""
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in (pictures.__file__, __file__))).hexdigest()
 
 
 def _load(cache: Path | None) -> dict[str | None, dict]:
+    """The kept results; none for a file that is missing, damaged or of other code."""
     if cache is None:
         return {}
     try:
@@ -96,8 +104,3 @@ def _load(cache: Path | None) -> dict[str | None, dict]:
         return document["pairs"] if document["rules"] == _rules() else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def _store(cache: Path, pairs: dict) -> None:
-    pairs.pop(None, None)
-    write_text(cache, json.dumps({"rules": _rules(), "pairs": pairs}, separators=(",", ":")))

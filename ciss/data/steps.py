@@ -1,7 +1,6 @@
-"""What each step of a benchmark brings: classes, or domains, and the images it trains on and is scored on."""
+"""The steps of a benchmark: their classes or domains, and the images for training and scoring."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain
 
@@ -52,10 +51,18 @@ def _class_groups(benchmark: Benchmark, dataset: DataSet) -> list[list[int]]:
 
 
 def domain_groups(benchmark: Benchmark) -> list[list[str]]:
-    """Domains of every step of the domain setting. Raises ChoiceError; where the domains are folders that have to be
-    looked up, FileNotFoundError and DataError."""
+    """Domains of every step of the domain setting.
+
+    Raises: ChoiceError; where the domains are folders, also FileNotFoundError and DataError.
+    """
     dataset = _data_set(benchmark)
-    domains = dataset.domains or sorted({pair.domain for pair in every_pair(dataset)})
+    domains = dataset.domains
+    if not domains:
+        first_images = {pair.domain: pair.image for pair in reversed(every_pair(dataset))}
+        domains = sorted(first_images)
+        if len(domains) > 1 and "" in domains:
+            problem = f"{first_images['']}: the image lies beside the folders of domains, and has no domain"
+            raise DataError(f"{problem}. Move such images into one of the folders, or into a new one.")
     try:
         return protocol.domain_groups(benchmark.dataset, benchmark.protocol, domains)
     except ValueError as error:
@@ -73,16 +80,6 @@ def every_pair(dataset: DataSet) -> list:
     return [pair for split in ("train", "val") for pair in dataset.pairs(dataset.root(), split)]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Images by number, sorted."""
-
-    steps: list[list[int]]  # step -> training images
-    joint: list[int]  # training images of any class
-    holdout: list[int]
-    validation: list[list[int]]  # step -> images scored after it
-
-
 def choose_images(
     benchmark: Benchmark,
     groups: list[list[int]],
@@ -90,46 +87,47 @@ def choose_images(
     classes: Sequence[Sequence[int]],
     validation: int,
     domains: Sequence[str],
-) -> Choice:
-    """The images of every step. `ids`, `classes` and `domains`: of the training images; `validation`: how many there
-    are. In the domain setting training and validation images are one list, divided here.
+) -> dict[str, list]:
+    """The images of every step, by number and sorted.
 
-    Raises: DataError for a hold-out that leaves nothing; ValueError for a step without images.
+    Args:
+        groups: raw class ids of each step.
+        ids, classes, domains: of each training image; in the domain setting of all images, which are divided here.
+        validation: number of validation images.
+
+    Returns: the fields `steps`, `joint`, `holdout` and `validation` of `ciss.data.Index`.
+
+    Raises: DataError for a hold-out that leaves no image; ValueError for a step without images.
     """
-    setting = benchmark.setting
-    if setting == "domain":
-        named = domain_groups(benchmark)
-        step_of = {name: step for step, names in enumerate(named) for name in names}
-        if strange := sorted(set(domains) - set(step_of)):
-            raise DataError(f"domain {strange[0]!r} is not among those of {benchmark.dataset}. Remove its images.")
+    if benchmark.setting == "domain":
+        domain_steps = domain_groups(benchmark)
+        step_of = {domain: step for step, members in enumerate(domain_steps) for domain in members}
+        if unknown := sorted(set(domains) - set(step_of)):
+            raise DataError(f"domain {unknown[0]!r} is not among those of {benchmark.dataset}. Remove its images.")
         training, tests = protocol.split_domains([step_of[d] for d in domains], legacy=benchmark.legacy_split)
-        if len(training) < len(named):
+        if len(training) < len(domain_steps):
             raise ValueError(f"step {len(training)} is left without images in the domain setting. Give it images.")
         trained = np.sort(np.concatenate(training))
         held = trained[draw_holdout([ids[i] for i in trained], benchmark.holdout)]
+        joint = np.setdiff1d(trained, held)
         steps = [np.setdiff1d(images, held) for images in training]
-        return Choice(
-            [images.tolist() for images in steps],
-            np.setdiff1d(trained, held).tolist(),
-            held.tolist(),
-            [images.tolist() for images in tests],
-        )
-    held = draw_holdout(ids, benchmark.holdout)
-    kept = np.setdiff1d(np.arange(len(ids)), held)
-    present = [classes[i] for i in kept]
-    everything = [list(chain.from_iterable(groups))]
-    steps = [protocol.select_images(present, groups, step, setting) for step in range(len(groups))]
-    joint = protocol.select_images(present, everything, 0, "overlapped")
-    return Choice(
-        [kept[images].tolist() for images in steps],
-        kept[joint].tolist(),
-        held.tolist(),
-        [list(range(validation))] * len(groups),
-    )
+    else:
+        held = draw_holdout(ids, benchmark.holdout)
+        kept = np.setdiff1d(np.arange(len(ids)), held)
+        present = [classes[i] for i in kept]
+        steps = [kept[protocol.select_images(present, groups, step, benchmark.setting)] for step in range(len(groups))]
+        joint = kept[protocol.select_images(present, [list(chain.from_iterable(groups))], 0, "overlapped")]
+        tests = [np.arange(validation)] * len(groups)
+    return {
+        "steps": [images.tolist() for images in steps],
+        "joint": joint.tolist(),
+        "holdout": held.tolist(),
+        "validation": [images.tolist() for images in tests],
+    }
 
 
 def draw_holdout(ids: Sequence[str], images: int) -> np.ndarray:
-    """Positions of the hold-out, sorted: drawn by image id, so that it is the same for every step, method and seed."""
+    """Positions of the hold-out images, sorted. The draw depends on the image ids alone, not on step or seed."""
     if images >= len(ids):
         raise DataError(f"holdout is {images}, but there are only {len(ids)} training images. Make it smaller.")
     order = sorted(range(len(ids)), key=lambda i: sha256(ids[i].encode()).hexdigest())

@@ -1,6 +1,8 @@
-"""Augmentation: torchvision's transforms on image and mask together. Images stay uint8, masks never gain ids."""
+"""Transforms of an image and its mask together. Images stay uint8, and masks never gain ids."""
 
 import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torchvision import tv_tensors
@@ -12,75 +14,60 @@ from ciss.config import Train
 from ciss.data.normalisation import IMAGENET
 
 
-class RandomScale(v2.Transform):
-    """Resizes by a factor drawn from a range, relative to the image's own size."""
+class Resize(v2.Transform):
+    """Resizes image and mask to the (height, width) that `choose_size` returns for their own height and width."""
 
-    def __init__(self, scale: tuple[float, float]):
+    def __init__(self, choose_size: Callable[[int, int], Sequence[int]]):
         super().__init__()
-        self.scale = scale
+        self.choose_size = choose_size
 
     def make_params(self, flat_inputs: list) -> dict:
-        factor = torch.empty(()).uniform_(*self.scale).item()
-        return {"size": [max(1, round(side * factor)) for side in v2.query_size(flat_inputs)]}
+        return {"size": list(self.choose_size(*v2.query_size(flat_inputs)))}
 
     def transform(self, inpt, params: dict):
         return self._call_kernel(F.resize, inpt, params["size"], antialias=True)
 
 
-class RandomTranspose(v2.Transform):
-    """Swaps height and width half of the time; with both flips, the eight symmetries of a square."""
+def random_size(height: int, width: int, scale: tuple[float, float]) -> list[int]:
+    """Height and width times a factor drawn from the range `scale`."""
+    factor = torch.empty(()).uniform_(*scale).item()
+    return [max(1, round(side * factor)) for side in (height, width)]
 
-    def make_params(self, flat_inputs: list) -> dict:
-        return {"swap": bool(torch.rand(()) < 0.5)}
 
-    def transform(self, inpt, params: dict):
-        return tv_tensors.wrap(inpt.transpose(-1, -2), like=inpt) if params["swap"] else inpt
+def transpose(inpt):
+    """Swaps height and width of an image or a mask."""
+    return tv_tensors.wrap(inpt.transpose(-1, -2), like=inpt)
 
 
 def training_transform(train: Train, colour: tuple[int, int, int] = IMAGENET.colour) -> v2.Compose:
-    """(Image, Mask) -> both `crop` pixels square.
+    """A transform of (Image, Mask) that returns both with `crop` pixels a side.
 
-    `resized_crop`: random area and aspect (MiB, PLOP; `scale` is a share of the AREA); `scaled_crop`: random resize,
-    then crop (SSUL, MBS; `scale` is a factor of the sides); `none`: crop only. `resize` brings the shorter side to a
-    size first (MBS). Padding has a `colour`, the mean of the input statistics, and is ignored.
+    `resized_crop`: random area and aspect ratio (MiB, PLOP); `scale` is a share of the AREA. `scaled_crop`: random
+    resize, then crop (SSUL, MBS); `scale` is a factor of the sides. `none`: crop only. `resize` first brings the
+    shorter side to a size (MBS). Padding is ignored. It has a `colour`, the mean of the input statistics.
     """
     fill = {tv_tensors.Image: colour, tv_tensors.Mask: protocol.VOID}
     crop = v2.RandomCrop(train.crop, pad_if_needed=True, fill=fill)
     steps: list[v2.Transform] = {
         "none": [crop],
         "resized_crop": [v2.RandomResizedCrop(train.crop, scale=train.scale, antialias=True)],
-        "scaled_crop": [RandomScale(train.scale), crop],
+        "scaled_crop": [Resize(partial(random_size, scale=train.scale)), crop],
     }[train.augmentation]
     if train.resize:
         steps.insert(0, v2.Resize(train.resize, antialias=True))
     if train.flip:
         steps.append(v2.RandomHorizontalFlip())
     if train.transpose:
-        steps += [v2.RandomVerticalFlip(), RandomTranspose()]
+        # With both flips, these are the eight symmetries of a square.
+        steps += [v2.RandomVerticalFlip(), v2.RandomApply([v2.Lambda(transpose)], p=0.5)]
     return v2.Compose(steps)
-
-
-class StatisticsResize(v2.Transform):
-    """Resizes an image to the size at which method statistics read it: see `statistics_size`."""
-
-    def __init__(self, train: Train):
-        super().__init__()
-        self.train = train
-
-    def make_params(self, flat_inputs: list) -> dict:
-        return {"size": list(statistics_size(*v2.query_size(flat_inputs), self.train))}
-
-    def transform(self, inpt, params: dict):
-        if list(inpt.shape[-2:]) == params["size"]:
-            return inpt
-        return self._call_kernel(F.resize, inpt, params["size"], antialias=True)
 
 
 def statistics_size(height: int, width: int, train: Train) -> tuple[int, int]:
     """Height and width in pixels at which method statistics (medians, prototypes) read a whole image.
 
-    This is the resolution of training: the image's own, or `train.resize` for its shorter side. An image with more
-    than four times the area of a training crop is reduced to that area, so that memory is bounded.
+    This is the resolution of training: the image's own, or `train.resize` for its shorter side. The area is at most
+    four times that of a training crop, which bounds the memory.
     """
     if train.resize:
         short, long = sorted((height, width))
@@ -91,5 +78,5 @@ def statistics_size(height: int, width: int, train: Train) -> tuple[int, int]:
 
 
 def evaluation_transform(crop: int | None) -> v2.Compose:
-    """(Image, Mask) -> shorter side to `crop`, then its centre; unchanged for None."""
+    """A transform of (Image, Mask): shorter side to `crop`, then its centre. None: unchanged."""
     return v2.Compose([v2.Resize(crop, antialias=True), v2.CenterCrop(crop)] if crop else [v2.Identity()])

@@ -1,17 +1,17 @@
 """Which code a run or a stage of the pipeline depends on: `ciss source` in the root of the project.
 
-Starting from what a stage runs, names are followed through the package, from function to function. `.source/` has a
-file for every stage, with a line for each function, class and constant that it reaches: its name, and a hash of its
-syntax tree. A comment, a docstring, a moved or renamed file and a function that the stage does not use change no file.
-A changed constant changes the files of the stages that use it, and `dvc diff` or `diff` of two versions names it. The
-first line is a hash of everything together: it changes, too, when a name leads to another definition.
+Starting from what a stage runs, names are followed through the package, from function to function. `.source/` has one
+file per stage, with one line per function, class and constant that it uses: its name, and a hash of its syntax tree.
+A comment, a docstring, a moved or renamed file and a function that the stage does not use change no file. `dvc diff`
+or `diff` of two versions names the changed definitions. The first line is a hash of all definitions and of which uses
+which: it also changes when an import refers to another definition of the same name.
 
 * Methods and data sets are imported by the names of their files. A training depends on its own method alone, and on
-  its own data set, whose code `data/index` lists. Other stages depend on all files of a folder that they import so.
-* Trainings do not depend on modules with the line `AFFECTS_RESULTS = False`, nor on what their notebook draws.
-* A stage does not depend on the code that makes its inputs in another stage: it depends on these inputs.
+  its own data set, whose code `data/index` lists. Other stages depend on all files of such a folder.
+* Trainings do not depend on modules with the line `AFFECTS_RESULTS = False`, nor on the figures of their notebook.
+* A stage does not depend on the code of another stage that makes its inputs. It depends on these inputs.
 
-Standard library only: it takes a fraction of importing torch.
+Standard library only: importing this takes a fraction of importing torch.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ from ciss.store.names import Definition, Group, Module, Package
 from ciss.store.syntax import parse_cell
 
 AFFECTS_RESULTS = False
-Place = tuple[str, str]  # a module and a name in it
-TRAIN: Place = ("ciss.training.loop", "train")
-PROBE: Place = ("ciss.inspection.probe", "probe")
-MAKERS: dict[str, Place] = {"check": ("ciss.runs.check", "check"), "probe": PROBE}  # by stage
-STAGES: dict[str, Place] = {  # those that run no notebook
+Entry = tuple[str, str]  # a module and a name in it
+TRAIN: Entry = ("ciss.training.loop", "train")
+PROBE: Entry = ("ciss.inspection.probe", "probe")
+MAKERS: dict[str, Entry] = {"check": ("ciss.runs.check", "check"), "probe": PROBE}  # by stage
+STAGES: dict[str, Entry] = {  # those that run no notebook
     "check": ("ciss.study.plan_check", "check"),
     "shapes": ("ciss.data.sets.shapes", "write"),
     "probe": ("ciss.inspection.probe", "write"),
@@ -41,9 +41,7 @@ TOGETHER = "(together)"  # the first line of a listing
 class Closure:
     """What some definitions use, directly and through others.
 
-    Attributes:
-        definitions: in the order in which they are reached.
-        digest: sha256 of what they say and of which uses which; of no name or place of a file.
+    `digest`: sha256 of their reduced code and of which uses which, without paths of files and modules.
     """
 
     def __init__(
@@ -56,57 +54,52 @@ class Closure:
         """
         Args:
             roots: where to start.
-            training: leave out what affects no result of a training, and folders that are imported by files' names.
-            stops: definitions that are not followed.
-            callers: definitions that count by their text and by what they use of the others.
+            training: leave out modules that affect no result, and folders whose files are imported by name.
+            stops: definitions that count by their name; what they use is left out.
+            callers: definitions that count by their own code and by which of the others they use.
         """
         self._stops = set(stops)
         numbers: dict[Definition, int] = {}
         waiting = list(roots)[::-1]
         while waiting:
             definition = waiting.pop()
-            if definition not in numbers and not (training and _left_out(definition)):
+            dynamic = isinstance(definition, Group) and definition.dynamic
+            left_out = training and (dynamic or "AFFECTS_RESULTS" in definition.module.bindings)
+            if definition not in numbers and not left_out:
                 numbers[definition] = len(numbers)
                 waiting += self._uses(definition)[::-1]
-        numbers |= {caller: len(numbers) + k for k, caller in enumerate(callers)}
+        for caller in callers:
+            numbers[caller] = len(numbers)
         total = hashlib.sha256()
         for definition in numbers:
             text = definition.name if definition in self._stops else definition.line
-            uses = [numbers[each] for each in self._uses(definition) if each in numbers]
+            uses = [numbers[used] for used in self._uses(definition) if used in numbers]
             total.update(f"{text} {uses}\n".encode())
-        self.definitions = list(numbers)
+        self._definitions = list(numbers)
         self.digest = total.hexdigest()
 
     def _uses(self, definition: Definition) -> list[Definition]:
         return [] if definition in self._stops else definition.uses
 
-    def places(self) -> dict[str, str]:
+    def locations(self) -> dict[str, str]:
         """Where each definition lies, such as "training.loop.train", by its line in the listing."""
-        found = {}
-        for definition in self.definitions:
-            if definition not in self._stops and not isinstance(definition, Group):
-                found[definition.line] = f"{definition.module.name}.{definition.name}".removeprefix("ciss.")
-        return found
+        listed = [d for d in self._definitions if d not in self._stops and not isinstance(d, Group)]
+        return {d.line: f"{d.module.name}.{d.name}".removeprefix("ciss.") for d in listed}
 
     def listing(self) -> str:
-        """A line for each definition, its name and a hash of its text, by name; the first line is of everything."""
-        return "".join(f"{line}\n" for line in [f"{TOGETHER} {self.digest}", *sorted(self.places())])
+        """The digest, then one line per definition: its name and a hash of its code, sorted."""
+        return "".join(f"{line}\n" for line in [f"{TOGETHER} {self.digest}", *sorted(self.locations())])
 
     def differences(self, listing: str) -> list[str]:
-        """What another listing has with another text, or not at all, by its place; without a place: what is gone."""
+        """Definitions that changed or are new since another listing, by location; removed ones by name."""
         first, *rest = listing.splitlines() or [""]
-        other, own = set(rest), self.places()
-        changed = [own[line] for line in sorted(own) if line not in other]
-        names = {line.rpartition(" ")[0] for line in own if line not in other}
-        gone = {line.rpartition(" ")[0] for line in other if line not in own} - names
-        if not changed and not gone and first != f"{TOGETHER} {self.digest}":
+        locations = self.locations()
+        new = sorted(locations.keys() - set(rest))
+        removed = set(rest) - locations.keys()
+        changed_names, removed_names = ({line.rpartition(" ")[0] for line in lines} for lines in (new, removed))
+        if not new and not removed and first != f"{TOGETHER} {self.digest}":
             return ["an import of another definition by the same name"]
-        return [*changed, *sorted(gone)]
-
-
-def _left_out(definition: Definition) -> bool:
-    """Of trainings."""
-    return not definition.module.affects_results or (isinstance(definition, Group) and definition.dynamic)
+        return [*(locations[line] for line in new), *sorted(removed_names - changed_names)]
 
 
 @lru_cache(maxsize=256)
@@ -128,27 +121,27 @@ def probe_code(package: Package, methods: tuple[str, ...], dataset: str) -> Clos
 
 
 def dataset_code(package: Package, dataset: str) -> Closure:
-    """What a data set's own file says and uses."""
+    """What the file of a data set defines and uses."""
     return Closure(_dataset(package, dataset), training=True)
 
 
 def read(root: Path) -> Package:
     """The package in a project's folder, else the one that runs, as its files are now. Raises as `write`."""
-    return _package(_files(root if (root / "ciss").is_dir() else Path(__file__).resolve().parents[2]))
+    return _read(root if (root / "ciss").is_dir() else Path(__file__).resolve().parents[2])
 
 
 def write(root: Path) -> None:
-    """Bring `root/.source` up to date: changed files are replaced, stale ones removed, equal ones left untouched.
+    """Bring `root/.source` up to date: replace changed files, remove stale ones, leave equal ones untouched.
 
     Nothing is written unless everything can be read. Raises ValueError with file and line; FileNotFoundError without
     ciss/.
     """
     target = root / ".source"
-    wanted = {target / name: closure.listing().encode() for name, closure in stages(root).items()}
-    for path, content in wanted.items():
+    contents = {target / name: closure.listing().encode() for name, closure in stages(root).items()}
+    for path, content in contents.items():
         if not (path.is_file() and path.read_bytes() == content):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Never write into a file: it may be a link into DVC's cache, and a killed process must leave no half of it.
+            # Replace the file: it may be a link into DVC's cache, and a killed process must not leave half of it.
             scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
             scratch.write_bytes(content)
             os.replace(scratch, path)
@@ -156,75 +149,65 @@ def write(root: Path) -> None:
         if path.is_dir():
             if not any(path.iterdir()):
                 path.rmdir()
-        elif path not in wanted:
+        elif path not in contents:
             path.unlink()
 
 
 def stages(root: Path) -> dict[str, Closure]:
-    """What each stage depends on, by the name of its file in `.source`: of a notebook that trains one file a method.
+    """What each stage depends on, by the name of its file in `.source`. A notebook that trains has a file per method.
 
     Raises as `write`.
     """
-    package = _package(_files(root))
-    train, makers = _named(package, TRAIN), {name: _named(package, place) for name, place in MAKERS.items()}
-    stops = [train, *makers.values()]
-    found = {}
-    for name, place in STAGES.items():
-        own = makers.get(name)
-        found[name] = Closure([_named(package, place)], stops=[stop for stop in stops if stop is not own])
+    package = _read(root)
+    train = _definition(package, TRAIN)
+    makers = {name: _definition(package, entry) for name, entry in MAKERS.items()}
+    stops = {train, *makers.values()}
+    closures = {}
+    for name, entry in STAGES.items():
+        closures[name] = Closure([_definition(package, entry)], stops=stops - {makers.get(name)})
     for file in sorted((root / "notebooks").glob("[0-9]*.ipynb")):
         cells = _cells(package, file)
         if not any(train in cell.uses for cell in cells):
-            found[file.stem] = Closure(cells, stops=stops)
+            closures[file.stem] = Closure(cells, stops=stops)
             continue
-        for method in _methods(package):
-            roots = _roots(package, TRAIN, [method])
-            found[f"{file.stem}/{method}"] = Closure(roots, training=True, callers=cells)
-    return found
+        for module in sorted(package.files):
+            folder, _, method = module.rpartition(".")
+            if folder == "ciss.methods" and method != "base":
+                roots = _roots(package, TRAIN, [method])
+                closures[f"{file.stem}/{method}"] = Closure(roots, training=True, callers=cells)
+    return closures
 
 
-def _roots(package: Package, place: Place, methods: Iterable[str], dataset: str = "") -> list[Definition]:
-    roots = [_named(package, place), *_dataset(package, dataset)]
-    for method in methods:
-        roots += _classes(package, method)
+def _roots(package: Package, entry: Entry, methods: Iterable[str], dataset: str = "") -> list[Definition]:
+    roots = [_definition(package, entry), *_dataset(package, dataset)]
+    for method in methods:  # one of the classes of its file is the method
+        roots += [definition for definition in package[f"ciss.methods.{method}"].definitions if definition.is_class]
     return roots
-
-
-def _methods(package: Package) -> list[str]:
-    """The names of the methods' files."""
-    folder = "ciss.methods."
-    names = sorted(name.removeprefix(folder) for name in package.files if name.startswith(folder))
-    return [name for name in names if name != "base"]
-
-
-def _classes(package: Package, method: str) -> list[Definition]:
-    """The classes of a method's file: one of them is the method."""
-    return [definition for definition in package[f"ciss.methods.{method}"].definitions if definition.is_class]
 
 
 def _dataset(package: Package, name: str) -> list[Definition]:
     module = f"ciss.data.sets.{name}"
-    found = package.find(module, "DATASET") if module in package.files else []
-    return [definition for definition, _ in found]
+    return [definition for definition, _ in package.find(module, "DATASET")] if module in package.files else []
 
 
-def _named(package: Package, place: Place) -> Definition:
-    """Raises ValueError where the definition is not there."""
-    ((found, _), *_) = package.find(*place)
-    if not isinstance(found, Definition) or isinstance(found, Group):
-        raise ValueError(f"{__name__}: there is no {'.'.join(place)}. Name its new place at the top of this file.")
-    return found
+def _definition(package: Package, entry: Entry) -> Definition:
+    """Raises ValueError where the package lacks the definition."""
+    definition, _ = package.find(*entry)[0]
+    if not isinstance(definition, Definition) or isinstance(definition, Group):
+        raise ValueError(f"{__name__}: there is no {'.'.join(entry)}. Name its new place at the top of this file.")
+    return definition
 
 
 def _cells(package: Package, file: Path) -> list[Definition]:
     """The code cells of a notebook. Raises ValueError naming file, cell and line."""
-    module, cells = Module(package, file.stem, "", is_folder=False), []
+    module = Module(package, file.stem)
+    cells = []
     try:
-        notebook = json.loads(file.read_text(encoding="utf-8-sig"))["cells"]
-        code = [(number, cell) for number, cell in enumerate(notebook, start=1) if cell["cell_type"] == "code"]
-        for number, cell in code:
+        for number, cell in enumerate(json.loads(file.read_text(encoding="utf-8-sig"))["cells"], start=1):
+            if cell["cell_type"] != "code":
+                continue
             statements = parse_cell("".join(cell["source"]), f"cell {number}")
-            # The one piece of metadata with a meaning: papermill injects its values after the cell with this tag.
+            # The one tag with a meaning: papermill injects its values after the cell with this tag.
             tag = ", parameters" if "parameters" in cell["metadata"].get("tags", ()) else ""
             cells.append(Definition(module, f"cell {len(cells) + 1}{tag}", statements, displayed=True))
             module.read_imports(statements)
@@ -235,23 +218,21 @@ def _cells(package: Package, file: Path) -> list[Definition]:
     return cells
 
 
-def _files(root: Path) -> tuple[tuple[str, str], ...]:
-    """Path and text of every file of the package. Raises as `write`."""
-    package = root / "ciss"
-    if not package.is_dir():
+def _read(root: Path) -> Package:
+    """The package in a folder. Raises as `write`."""
+    folder = root / "ciss"
+    if not folder.is_dir():
         raise FileNotFoundError(f"no ciss in {root.absolute()}: run this in the root of the project")
-    found = []
-    for file in sorted(package.rglob("*.py")):
+    texts = []
+    for file in sorted(folder.rglob("*.py")):
         path = file.relative_to(root)
         if any(part.startswith(".") for part in path.parts):  # editors' copies, such as .ipynb_checkpoints
             continue
         try:
-            found.append((path.as_posix(), file.read_text(encoding="utf-8-sig")))
+            texts.append((path.as_posix(), file.read_text(encoding="utf-8-sig")))
         except ValueError as error:
             raise ValueError(f"{file} cannot be read: {error!r}") from error
-    return tuple(found)
+    return _package(tuple(texts))
 
 
-@lru_cache(maxsize=4)
-def _package(files: tuple[tuple[str, str], ...]) -> Package:
-    return Package(dict(files))
+_package = lru_cache(maxsize=4)(lambda texts: Package(dict(texts)))  # parses the same texts once

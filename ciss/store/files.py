@@ -1,4 +1,4 @@
-"""Files that survive: written whole or not at all; space, and one lock a run. Imports no torch."""
+"""Files written whole or not at all, free space, and one lock per run. Imports no torch."""
 
 import errno
 import os
@@ -10,14 +10,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ciss import documents
+from ciss import documents, paths
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
 NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # of vfat, 9p, CIFS and FUSE
 
 
@@ -34,8 +30,10 @@ class Locked(Exception):
 
 
 def write_bytes(file: Path, data: bytes) -> None:
-    """Atomic: readers see the old file or the new one, also after a power cut. Raises DiskFull, and CheckpointError
-    where nothing may be written."""
+    """Atomic: readers see the old file or the new one, also after a power cut.
+
+    Raises: DiskFull, and CheckpointError without the right to write.
+    """
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +62,7 @@ def write_text(file: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes names in a folder, new and replaced ones, survive a power cut too, where the file system can do this."""
+    """Makes new and replaced names in a folder survive a power cut, where the file system can do this."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except PermissionError:  # Windows opens no folder; elsewhere a folder may be writable but not readable
@@ -84,40 +82,40 @@ def _fsync(handle: int) -> None:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Raises DiskFull when there is no room for `size` bytes in a folder, or in the one that it will be made in."""
-    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if shutil.disk_usage(place).free < size:
+    """Raises DiskFull without room for `size` bytes in a folder, which may be missing yet."""
+    if shutil.disk_usage(paths.existing_parent(folder)).free < size:
         raise _full(folder, size)
 
 
-def _full(place: Path, size: int) -> DiskFull:
-    free = shutil.disk_usage(next(parent for parent in (place, *place.parents) if parent.exists())).free
+def _full(path: Path, size: int) -> DiskFull:
+    free = shutil.disk_usage(paths.existing_parent(path)).free
     lack = f"{documents.size(size - free)} missing" if free < size else "a quota or limit forbids more"
     return DiskFull(
-        f"{place}: no room: {documents.size(size)} needed, {documents.size(free)} free, {lack}. What was finished "
+        f"{path}: no room: {documents.size(size)} needed, {documents.size(free)} free, {lack}. What was finished "
         "before is kept. Make room, and run the same command again."
     )
 
 
 @contextmanager
-def exclusive(file: Path, what: str) -> Iterator[None]:
-    """Holds an operating-system lock, released even by SIGKILL. Raises Locked, naming the process that has it."""
+def exclusive(file: Path, run: str) -> Iterator[None]:
+    """Holds an operating-system lock, released even by SIGKILL. Raises Locked, naming the process that holds it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    owner, here = file.with_suffix(".pid"), socket.gethostname()
+    owner = file.with_suffix(".pid")
+    host = socket.gethostname()
     lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        holder, host = "unknown", here  # for the moment between the lock and its owner's file
+        process, holding_host = "unknown", host  # for the moment between the lock and its owner's file
         with suppress(FileNotFoundError, ValueError):
-            holder, host = owner.read_text(encoding="utf-8").split()
-        place = "" if host == here else f" on {host}"
+            process, holding_host = owner.read_text(encoding="utf-8").split()
+        where = "" if holding_host == host else f" on {holding_host}"
         raise Locked(
-            f"{what} is being trained by process {holder}{place}, perhaps left over from a stopped pipeline. "
-            f"Wait for it, or stop it: kill {holder}"
+            f"{run} is being trained by process {process}{where}, perhaps left over from a stopped pipeline. "
+            f"Wait for it, or stop it: kill {process}"
         ) from None
     try:
-        owner.write_text(f"{os.getpid()} {here}", encoding="utf-8")
+        owner.write_text(f"{os.getpid()} {host}", encoding="utf-8")
         yield
     finally:
         owner.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""Which definitions the code of a package uses: every top-level statement with the statements that its names lead to.
+"""Which definitions the code of a package uses: top-level statements, and the statements that their names refer to.
 
-Names are followed through imports, `module.name`, and what a package's `__init__` passes on. Standard library only.
+Names are followed through imports, `module.name`, and re-exports by the `__init__` of a folder. Standard library only.
 """
 
 import ast
@@ -16,8 +16,8 @@ SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 DYNAMIC = ("importlib.import_module", "pkgutil.iter_modules", "pkgutil.walk_packages", "runpy.run_module")
 
-Imported = tuple[str, str | None]  # a module and a name in it; without a name the module itself
-Target = tuple["Definition | Module | None", str]  # what a name stands for, and its own name; None: others' code
+Imported = tuple[str, str | None]  # a module and a name in it; None: the module itself
+Target = tuple["Definition | Module | None", str]  # what a name refers to, and its own name; None: other packages' code
 
 
 class Definition:
@@ -25,59 +25,46 @@ class Definition:
 
     Attributes:
         name: the name that it defines, several with commas; "(statement)" where it defines none.
-        text: what it says, without how it is written; names of the package as they are called where they are defined.
-        uses: the definitions that its names lead to, in the order of the text, then its module's effects.
+        line: its name, and a hash of its reduced code, in which names of the package are spelt as they are defined.
+        uses: the definitions that its names refer to, in the order of the text, then the effects of its module.
     """
 
     def __init__(self, module: "Module", name: str, statements: list[ast.stmt], displayed: bool = False):
         self.module, self.name = module, name
+        self.is_class = bool(statements) and isinstance(statements[0], ast.ClassDef)
         self._statements, self._displayed = statements, displayed
 
     @cached_property
-    def _reduced(self) -> tuple[str, list["Definition"]]:
-        names = _Names(self.module)
-        statements = [new for node in self._statements if (new := names.visit(node)) is not None]
-        return reduce(statements, displayed=self._displayed), names.uses
-
-    @property
-    def is_class(self) -> bool:
-        return isinstance(self._statements[0], ast.ClassDef)
-
-    @property
-    def text(self) -> str:
-        return self._reduced[0]
+    def _resolved(self) -> tuple[str, list["Definition"]]:
+        resolver = _Resolver(self.module)
+        tree = resolver.visit(ast.Module(self._statements, []))
+        return reduce(tree.body, displayed=self._displayed), resolver.uses
 
     @cached_property
     def line(self) -> str:
-        """Its name and a hash of its text."""
-        return f"{self.name} {hashlib.sha256(self.text.encode()).hexdigest()[:16]}"
+        return f"{self.name} {hashlib.sha256(self._resolved[0].encode()).hexdigest()[:16]}"
 
-    @property
+    @cached_property
     def uses(self) -> list["Definition"]:
-        return self._reduced[1] + self.module.effects
+        return self._resolved[1] + self.module.effects
 
 
 class Group(Definition):
-    """Several definitions at once: a module that is used as a whole, or a folder that is imported by its files' names.
-
-    `dynamic`: the latter.
-    """
+    """Several definitions: a module used as a whole or, `dynamic`, a folder whose files are imported by name."""
 
     def __init__(self, module: "Module", members: list[Definition], dynamic: bool = False):
         super().__init__(module, "(folder)" if dynamic else "(module)", [])
-        self.members, self.dynamic = members, dynamic
-
-    @property
-    def uses(self) -> list[Definition]:
-        return self.members
+        self.uses = members
+        self.dynamic = dynamic
 
 
 class Module:
-    """A file of the package. `name`: dotted; `code`: its text."""
+    """A file of the package. `name`: dotted; `is_folder`: it is the `__init__` of a folder."""
 
-    def __init__(self, package: "Package", name: str, code: str, is_folder: bool):
-        self.package, self.name, self.is_folder = package, name, is_folder
-        self.code = code
+    def __init__(self, package: "Package", name: str, is_folder: bool = False):
+        self.package = package
+        self.name = name
+        self.folder = name if is_folder else name.rpartition(".")[0]
         self.definitions: list[Definition] = []
         self.effects: list[Definition] = []
         self.bindings: dict[str, list[Definition | Imported]] = {}
@@ -86,14 +73,14 @@ class Module:
         for node in statements:
             if _does_nothing(node):
                 continue
-            names = bound([node], self.folder)
+            names = bound_names([node], self.folder)
             if "*" in names:
                 path = self.package.files.get(self.name, self.name)
                 raise ValueError(f"{path}, line {node.lineno}: `import *` hides what is used. Import the names.")
-            own = [name for name, imports in names.items() if not all(imports)]
-            definition = Definition(self, ",".join(own) or "(statement)", [node])
+            defined = [name for name, imports in names.items() if not all(imports)]
+            definition = Definition(self, ",".join(defined) or "(statement)", [node])
             for name, imports in names.items():
-                self.bindings.setdefault(name, []).extend(each or definition for each in imports)
+                self.bindings.setdefault(name, []).extend(imported or definition for imported in imports)
             if isinstance(node, ast.Import | ast.ImportFrom):
                 continue
             self.definitions.append(definition)
@@ -101,19 +88,9 @@ class Module:
                 self.effects.append(definition)
 
     def read_imports(self, statements: list[ast.stmt]) -> None:
-        """Only these: of a notebook, whose cells are definitions and share their variables."""
-        for name, imports in bound(statements, self.folder).items():
-            self.bindings.setdefault(name, []).extend(each for each in imports if each)
-
-    @property
-    def folder(self) -> str:
-        """The dotted name of the folder that it lies in; of a folder's `__init__` the folder itself."""
-        return self.name if self.is_folder else self.name.rpartition(".")[0]
-
-    @property
-    def affects_results(self) -> bool:
-        """Whether it lacks the line `AFFECTS_RESULTS = False`."""
-        return "AFFECTS_RESULTS" not in self.bindings
+        """Only the imports: the cells of a notebook are definitions and share their variables."""
+        for name, imports in bound_names(statements, self.folder).items():
+            self.bindings.setdefault(name, []).extend(filter(None, imports))
 
     @cached_property
     def whole(self) -> Group:
@@ -122,20 +99,20 @@ class Module:
     @cached_property
     def neighbours(self) -> Group:
         """The other modules of its folder."""
-        inside = [name for name in sorted(self.package.files) if name.rpartition(".")[0] == self.folder]
-        return Group(self, [self.package[name].whole for name in inside if name != self.name], dynamic=True)
+        names = [name for name in sorted(self.package.files) if name.rpartition(".")[0] == self.folder]
+        return Group(self, [self.package[name].whole for name in names if name != self.name], dynamic=True)
 
     def find(self, name: str) -> list[Target]:
-        """What a name stands for; nothing: it is unknown."""
-        found: list[Target] = []
+        """What a name refers to; empty for an unknown name."""
+        targets: list[Target] = []
         for binding in self.bindings.get(name, []):
-            found += [(binding, name)] if isinstance(binding, Definition) else self.package.find(*binding)
-        inside = f"{self.name}.{name}"
-        return found or ([(self.package[inside], name)] if inside in self.package.files else [])
+            targets += [(binding, name)] if isinstance(binding, Definition) else self.package.find(*binding)
+        submodule = f"{self.name}.{name}"
+        return targets or ([(self.package[submodule], name)] if submodule in self.package.files else [])
 
 
 class Package:
-    """The modules of a package by dotted name, each parsed when it is asked for.
+    """The modules of a package by dotted name. Each is parsed when it is first needed.
 
     Args:
         files: the text of every file by its path, such as "ciss/data/index.py".
@@ -150,12 +127,12 @@ class Package:
         """Raises KeyError for an unknown name, ValueError naming file and line for a syntax error."""
         if name not in self._modules:
             path = self.files[name]
-            module = self._modules[name] = Module(self, name, self._texts[path], path.endswith("/__init__.py"))
-            module.read(parse(module.code, path))
+            module = self._modules[name] = Module(self, name, path.endswith("/__init__.py"))
+            module.read(parse(self._texts[path], path))
         return self._modules[name]
 
     def find(self, module: str, name: str | None) -> list[Target]:
-        """What an import stands for. A name that its module does not show stands for the whole module."""
+        """What an import refers to. A name that its module does not show stands for the whole module."""
         if module not in self.files:
             return [(None, f"{module}.{name}" if name else module)]
         if name is None:
@@ -163,26 +140,27 @@ class Package:
         return self[module].find(name) or [(self[module].whole, name)]
 
 
-class _Names(ast.NodeTransformer):
-    """Replaces names by what they stand for, and collects the definitions among these in `uses`."""
+class _Resolver(ast.NodeTransformer):
+    """Replaces names by what they refer to. Collects the definitions among these in `uses`."""
 
     def __init__(self, module: Module):
-        self.module, self.uses = module, []
+        self.module = module
+        self.uses: list[Definition] = []
         self._scopes: list[tuple[bool, dict[str, list[Imported | None]]]] = []  # whether of a class, names
 
     def visit_Import(self, node: ast.stmt) -> None:
-        """An import counts by what is used of it."""
+        """Drops an import: what the code uses of it counts."""
 
     visit_ImportFrom = visit_Import
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        return self._replaced(self._look_up(node.id)) or node if isinstance(node.ctx, ast.Load) else node
+        return self._reference(self._look_up(node.id)) or node if isinstance(node.ctx, ast.Load) else node
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         module = self._module(node.value)
         if module is None:
             return self.generic_visit(node)
-        return self._replaced(module.find(node.attr) or [(module.whole, node.attr)])
+        return self._reference(module.find(node.attr) or [(module.whole, node.attr)])
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         node = self.generic_visit(node)
@@ -192,30 +170,30 @@ class _Names(ast.NodeTransformer):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.stmt:
         self._visit_fields(node, "decorator_list", "bases", "keywords")
-        return self._visit_inside(node, bound(node.body, self.module.folder), "body", is_class=True)
+        return self._visit_scope(node, bound_names(node.body, self.module.folder), "body", is_class=True)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.stmt:
         self._visit_fields(node, "decorator_list", "args", "returns")
-        return self._visit_inside(node, self._parameters(node) | bound(node.body, self.module.folder), "body")
+        return self._visit_scope(node, _parameters(node) | bound_names(node.body, self.module.folder), "body")
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
         self._visit_fields(node, "args")
-        return self._visit_inside(node, self._parameters(node), "body")
+        return self._visit_scope(node, _parameters(node), "body")
 
     def _visit_comprehension(self, node: ast.expr) -> ast.expr:
-        names = bound([part.target for part in node.generators], self.module.folder)
+        names = bound_names([generator.target for generator in node.generators], self.module.folder)
         first = node.generators[0]
-        outer = self.visit(first.iter)  # in the scope around
+        iterable = self.visit(first.iter)  # in the enclosing scope
         first.iter = ast.Constant(None)
-        node = self._visit_inside(node, names, "generators", "elt", "key", "value")
-        first.iter = outer
+        node = self._visit_scope(node, names, "generators", "elt", "key", "value")
+        first.iter = iterable
         return node
 
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _visit_comprehension
 
-    def _visit_inside(self, node: ast.AST, names: dict, *fields: str, is_class: bool = False) -> ast.AST:
+    def _visit_scope(self, node: ast.AST, names: dict, *fields: str, is_class: bool = False) -> ast.AST:
         self._scopes.append((is_class, names))
         self._visit_fields(node, *fields)
         self._scopes.pop()
@@ -225,78 +203,72 @@ class _Names(ast.NodeTransformer):
         for field in fields:
             value = getattr(node, field, None)
             if isinstance(value, list):
-                value[:] = [new for part in value if (new := self.visit(part)) is not None]
+                value[:] = self.generic_visit(ast.Module(value, [])).body
             elif isinstance(value, ast.AST):
                 setattr(node, field, self.visit(value))
 
-    @staticmethod
-    def _parameters(node: ast.FunctionDef | ast.Lambda) -> dict[str, list[None]]:
-        return {part.arg: [None] for part in ast.walk(node.args) if isinstance(part, ast.arg)}
-
     def _look_up(self, name: str) -> list[Target]:
-        """What a name stands for here; nothing: a local variable, or one of Python's own."""
+        """What a name refers to here; empty for a local variable and for Python's own names."""
         for depth, (is_class, names) in enumerate(reversed(self._scopes)):
             if name in names and not (is_class and depth):  # a method does not see the names of its class
-                imports = [each for each in names[name] if each]
-                return [target for each in imports for target in self.module.package.find(*each)]
+                imports = filter(None, names[name])
+                return [target for imported in imports for target in self.module.package.find(*imported)]
         return self.module.find(name)
 
     def _module(self, node: ast.expr) -> Module | None:
-        """The module that an expression stands for, if it is one."""
+        """The module that an expression refers to, if it is one."""
+        targets: list[Target] = []
         if isinstance(node, ast.Name):
             targets = self._look_up(node.id)
         elif isinstance(node, ast.Attribute) and (module := self._module(node.value)):
             targets = module.find(node.attr)
-        else:
-            return None
         return targets[0][0] if len(targets) == 1 and isinstance(targets[0][0], Module) else None
 
-    def _replaced(self, targets: list[Target]) -> ast.expr | None:
-        """What stands in the text for targets of a name; None where there are none."""
-        replaced = None
-        for target, name in targets:
-            if target is None:
-                replaced = replaced or ast.Name(name, ast.Load())
-                continue
-            definition = target.whole if isinstance(target, Module) else target
-            self.uses.append(definition)
-            replaced = replaced or Reference(definition.name if isinstance(definition, Group) else name)
-        return replaced
+    def _reference(self, targets: list[Target]) -> ast.expr | None:
+        """The expression for a name that has these targets, the first one's; None without targets."""
+        definitions = [target.whole if isinstance(target, Module) else target for target, _ in targets]
+        self.uses += filter(None, definitions)
+        if not targets:
+            return None
+        name = definitions[0].name if isinstance(definitions[0], Group) else targets[0][1]
+        return Reference(name) if definitions[0] else ast.Name(name, ast.Load())
 
 
-def bound(nodes: Iterable[ast.AST], folder: str) -> dict[str, list[Imported | None]]:
-    """Names that code binds in its own scope, with what they are imported from, None for what is not imported."""
+def _parameters(node: ast.FunctionDef | ast.Lambda) -> dict[str, list[None]]:
+    return {argument.arg: [None] for argument in ast.walk(node.args) if isinstance(argument, ast.arg)}
+
+
+def bound_names(nodes: Iterable[ast.AST], folder: str) -> dict[str, list[Imported | None]]:
+    """Names that code binds in its own scope, with the origins of imports, and None for a binding without import."""
     names: dict[str, list[Imported | None]] = {}
-    outside: set[str] = set()
+    outer: set[str] = set()
     waiting = list(nodes)[::-1]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Global | ast.Nonlocal):
-            outside |= set(node.names)
-        for name, imported in _binds(node, folder):
+            outer |= set(node.names)
+        for name, imported in _bindings(node, folder):
             names.setdefault(name, []).append(imported)
-        if isinstance(node, COMPREHENSIONS):  # of which only `:=` binds around it
-            waiting += [part for part in ast.walk(node) if isinstance(part, ast.NamedExpr)]
+        if isinstance(node, COMPREHENSIONS):  # only its `:=` bind outside of it
+            waiting += [child for child in ast.walk(node) if isinstance(child, ast.NamedExpr)]
         elif not isinstance(node, SCOPES):
             waiting += list(ast.iter_child_nodes(node))[::-1]
-    return {name: imports for name, imports in names.items() if name not in outside}
+    return {name: imports for name, imports in names.items() if name not in outer}
 
 
-def _binds(node: ast.AST, folder: str) -> Iterator[tuple[str, Imported | None]]:
-    """What one node binds by itself."""
+def _bindings(node: ast.AST, folder: str) -> Iterator[tuple[str, Imported | None]]:
+    """What one node binds, without its children."""
     match node:
-        case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
+        case ast.Name(id=name, ctx=ast.Store() | ast.Del()) | ast.MatchMapping(rest=str(name)):
             yield name, None
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             yield name, None
         case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
             yield name, None
-        case ast.MatchMapping(rest=str(name)):
-            yield name, None
         case ast.Import():
             for alias in node.names:
-                whole = alias.name if alias.asname else alias.name.partition(".")[0]
-                yield alias.asname or whole, (whole, None)
+                module = alias.name if alias.asname else alias.name.partition(".")[0]
+                yield alias.asname or module, (module, None)
         case ast.ImportFrom():
             above = folder.rsplit(".", node.level - 1)[0] if node.level else ""
             module = f"{above}.{node.module or ''}".strip(".")
@@ -305,42 +277,37 @@ def _binds(node: ast.AST, folder: str) -> Iterator[tuple[str, Imported | None]]:
 
 
 def dotted(node: ast.expr) -> str:
-    """ "a.b" of the expression a.b; nothing of others."""
+    """ "a.b" for the expression a.b; empty for other kinds of expression."""
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""
 
 
 def _does_nothing(node: ast.stmt) -> bool:
-    """When a module is imported: a text, or what stands under `if __name__ == "__main__"`."""
+    """Whether an import of the module skips it: a text, or the block under `if __name__ == "__main__"`."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant)
-    test = node.test if isinstance(node, ast.If) else None
-    return isinstance(test, ast.Compare) and isinstance(test.left, ast.Name) and test.left.id == "__name__"
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Compare) and dotted(node.test.left) == "__name__"
 
 
-def _has_effect(node: ast.stmt, module: Module) -> bool:
-    """Whether a statement may do more than bind its names: then it counts with all else of its module."""
+def _has_effect(node: ast.stmt | ast.ExceptHandler, module: Module) -> bool:
+    """Whether a statement may do more than bind its names. All definitions of its module then use it."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return any(_may_register(decorator, module) for decorator in node.decorator_list)
     if isinstance(node, ast.Assign):
         return not all(isinstance(target, ast.Name | ast.Tuple) for target in node.targets)
-    if isinstance(node, ast.If | ast.Try):
-        return any(_has_effect(part, module) for part in _inner_statements(node))
+    if isinstance(node, ast.If | ast.Try | ast.ExceptHandler):
+        children = ast.iter_child_nodes(node)
+        return any(_has_effect(child, module) for child in children if isinstance(child, ast.stmt | ast.ExceptHandler))
     return not isinstance(node, ast.AnnAssign | ast.Import | ast.ImportFrom | ast.Pass)
 
 
-def _inner_statements(node: ast.If | ast.Try) -> list[ast.stmt]:
-    inner = [*node.body, *node.orelse, *getattr(node, "finalbody", [])]
-    for handler in getattr(node, "handlers", []):
-        inner += handler.body
-    return inner
-
-
 def _may_register(decorator: ast.expr, module: Module) -> bool:
-    """Whether a decorator may put what it decorates somewhere else, from where it is used without its name. Those of
-    the standard library do not."""
+    """Whether a decorator may add its function to a table, from which code uses it without its name.
+
+    Decorators of the standard library do not.
+    """
     name = dotted(decorator.func if isinstance(decorator, ast.Call) else decorator)
     first = name.partition(".")[0]
-    ((target, origin), *_) = module.find(first) or [(None, first)]
+    target, origin = (module.find(first) or [(None, first)])[0]
     return target is not None or origin.partition(".")[0] not in sys.stdlib_module_names

@@ -317,6 +317,8 @@ def test_the_loader_sees_what_the_scan_saw(tmp_path, monkeypatch):
     [
         (b"a\nb\n", ["a", "b"]),
         (b"a\r\nb\r\n\r\n", ["a", "b"]),
+        (b"a\rb\r", ["a", "b"]),
+        (b"2007_1 1\n2007_2", ["2007_1 1", "2007_2"]),
         (b"\xef\xbb\xbfa\n\n  \n\tb  ", ["a", "b"]),
         (b"a b\nb", ["a b", "b"]),
         ("ä\n日本".encode(), ["ä", "日本"]),
@@ -334,7 +336,8 @@ def test_lists_are_read(tmp_path, text, ids):
         (b"", "the list is empty. Fetch it again."),
         (b"\xef\xbb\xbf \r\n\n", "the list is empty. Fetch it again."),
         (b"a\n\xff\n", "the list is not UTF-8 (invalid start byte). Fetch it again."),
-        (b"a\n../b\n", "line 2: '../b' is no image id. Write one a line"),
+        (b"a\n../b\n", "line 2: '../b' is no image id. Write one a line, without folder or second column, such as"),
+        (b"2007_1  1\r2007_2 -1\r2007_3  0\r", "line 1: '2007_1  1' is no image id."),
         (b"/etc/passwd\n", "line 1: '/etc/passwd' is no image id."),
         (b"/JPEGImages/a.jpg /SegmentationClassAug/a.png\n", "line 1: '/JPEGImages/a.jpg /Seg"),
         (b"a\\b\n", "is no image id"),

@@ -335,7 +335,7 @@ def test_the_embedded_data_set_is_drawn_where_it_is_missing(tmp_path, monkeypatc
     assert drawn == [tmp_path / "data" / "shapes"]
 
     (tmp_path / "data" / "shapes" / "JPEGImages" / "train_00000.jpg").unlink()
-    with pytest.raises(SystemExit, match="error: .*holds something else than shapes"):
+    with pytest.raises(SystemExit, match="error: .*shapes: the folder has other files than the drawn data set"):
         cli.main(["data", "shapes"])
 
 

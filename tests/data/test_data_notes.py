@@ -1,20 +1,21 @@
 """Notes on data that are not those of a preset, on small steps and on missing classes."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
 from ciss import config
 from ciss.config import validate
-from ciss.data import DataError, Index, classes_of
+from ciss.data import DataError, Index, classes_of, data_set
+from ciss.data import notes as data_notes
 from ciss.data.loaders import Shuffle
-from ciss.data.notes import count_notes, data_notes, epoch_images
+from ciss.data.notes import count_notes, epoch_images
 from ciss.runs import run as runs_run
 from ciss.runs.run import resolve
 from ciss.study import presets
 from tests.helpers.plans import load
 
-NAMES = {0: "background", 1: "leaf", 2: "stem", 3: "flower"}
 PHASE = {"epochs": 1, "lr": 0.1}
 # spec/protocols.md: data sizes
 COUNTS = {"voc": (10_582, 1_449, 20), "ade20k": (20_210, 2_000, 150), "cityscapes": (2_975, 500, 19)}
@@ -50,8 +51,16 @@ def index(train=({1}, {1}, {2}, {2}, {3}, {3}), val=({1, 2}, {3}), **changes) ->
     return Index(**values)
 
 
-def notes(benchmark: config.Benchmark, index: Index) -> list[str]:
-    return data_notes(benchmark, index, NAMES)
+@pytest.fixture(autouse=True)
+def names(monkeypatch) -> dict[int, str]:
+    """The class names of the data set `leaves`."""
+    names = {0: "background", 1: "leaf", 2: "stem", 3: "flower"}
+    leaves = SimpleNamespace(classes=names)
+    monkeypatch.setattr(data_notes, "data_set", lambda name: leaves if name == "leaves" else data_set(name))
+    return names
+
+
+notes = data_notes.data_notes
 
 
 def test_nothing_is_said_of_data_as_expected():
@@ -152,10 +161,10 @@ def test_domains_bring_no_classes():
     ]
 
 
-def test_long_lists_are_cut():
-    names = {c: f"class_{c}" for c in range(100)}
+def test_long_lists_are_cut(names):
+    names |= {c: f"class_{c}" for c in range(100)}
     found = index(train=({1}, {1}), val=({1},), groups=[list(range(1, 31))], steps=[[0, 1]])
-    note = data_notes(benchmark(), found, names)[0]
+    note = notes(benchmark(), found)[0]
     assert note == f"No training image of step 0 contains: {', '.join(names[c] for c in range(2, 10))} and 21 more."
 
 

@@ -6,7 +6,8 @@ from PIL import Image
 
 from ciss import cli
 from ciss.data import DataError, data_set
-from ciss.data.describe import describe
+from ciss.data.describe import describe, hidden
+from ciss.data.sets import shapes
 from ciss.data.sets.own import load
 
 
@@ -30,7 +31,7 @@ def put(folder, images: str, masks: str, name: str, ids: list[int], palette: boo
         labels[row] = number
     mask = Image.fromarray(labels)
     if palette:
-        mask.putpalette([value for number in range(256) for value in (number, 10, 20)])
+        mask.putpalette([value for number in range(256) for value in ((number, 10, 20) if number != 9 else (0, 0, 0))])
     mask.save(folder / masks / f"{name}.png")
 
 
@@ -65,7 +66,8 @@ def test_void_and_the_colours_of_a_palette(leaves):
     put(leaves, "images/train", "masks/train", "b", [9], palette=True)
     assert "2 masks hold 2 classes (7, 9) and 255 as void." in describe(leaves)
     described = load(leaves / "dataset.yaml")
-    assert described.palette[7].tolist() == [7, 10, 20] and described.described.void == 255
+    assert described.palette[7].tolist() == [7, 10, 20] and described.own.described.void == 255
+    assert described.own.described.classes["9"].colour is None, "black in the palette, as the background is"
 
 
 def test_images_without_masks_are_counted(leaves):
@@ -73,7 +75,9 @@ def test_images_without_masks_are_counted(leaves):
         put(leaves, "images/train", "masks/train", name, [7, 9])
     (leaves / "masks/train/b.png").rename(leaves / "masks/train/b_mask.png")
     text = describe(leaves)
-    assert "1 train image has no mask of the same name (first: b.jpg needs b.png). Rename the masks" in text
+    image, mask = leaves / "images/train/b.jpg", leaves / "masks/train/b.png"
+    assert f"1 image has no mask of the same name (first: {image} needs {mask}). Rename the masks" in text
+    assert f"1 mask is not used, because no image of the same name is there (first: {mask.with_stem('b_mask')})" in text
     assert text.splitlines()[-1].startswith("Next: give the classes names in dataset.yaml, then: ciss plan")
 
 
@@ -148,3 +152,16 @@ def test_a_folder_with_the_name_of_a_known_data_set(leaves, name, capsys):
     with pytest.raises(SystemExit, match=f"error: .*data/{name}: {name} is the name of another data set"):
         cli.main(["plan", "shapes", "1-1"])
     assert not (leaves.parents[1] / "params.yaml").exists()
+
+
+def test_images_that_the_drawings_would_replace(leaves):
+    """DVC deletes data/shapes before the data set is drawn."""
+    folder = leaves.rename(leaves.with_name("shapes"))
+    assert hidden() == [], "an empty folder"
+    put(folder, "images/train", "masks/train", "a", [1, 2])
+    with pytest.raises(SystemExit, match="error: .*data/shapes: the pipeline draws .* would delete your files. Rename"):
+        cli.main(["plan", "shapes", "4-2"])
+    shapes.write(leaves.with_name("drawn"), train=1, val=1)
+    folder.rename(folder.with_name("images"))
+    leaves.with_name("drawn").rename(folder)
+    assert hidden() == []

@@ -27,7 +27,7 @@ from ciss import cli
 from ciss.data import commands as command
 from ciss.data import fetch as module
 from ciss.data import sbd
-from ciss.data.fetch import SOURCES, FetchError, fetch
+from ciss.data.fetch import SOURCES, fetch
 from ciss.data.pictures import DataError
 from ciss.data.sets import voc as sets_voc
 from ciss.data.sets.voc import palette
@@ -108,10 +108,8 @@ def sbd_files() -> dict[str, bytes]:
 def ade_files() -> dict[str, bytes]:
     top = "ADEChallengeData2016"
     files = {f"{top}/images/{split}/{split}_1.jpg": jpeg() for split in ("training", "validation")}
-    files |= {
-        f"{top}/annotations/{split}/{split}_1.png": png(mask_of(9, False)) for split in ("training", "validation")
-    }
-    return files | {f"{top}/objectInfo150.txt": b"Idx", f"{top}/else.txt": b"of no use"}
+    masks = {file.replace("images", "annotations").replace("jpg", "png"): png(mask_of(9, False)) for file in files}
+    return {**files, **masks, f"{top}/objectInfo150.txt": b"Idx", f"{top}/else.txt": b"of no use"}
 
 
 class Site:
@@ -166,21 +164,27 @@ def site(monkeypatch):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setattr(module, "WAITS", (0, 0))
-    made = Site()
+    site = Site()
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.site = made
-        made.address = f"http://127.0.0.1:{server.server_port}"
+        server.site = site
+        site.address = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        made.put(monkeypatch, "voc", tar(voc_files()))
-        made.put(monkeypatch, "sbd", tar(sbd_files(), "w:gz"), images=len(AUGMENTED))
-        made.put(monkeypatch, "ade20k", zipped(ade_files()))
-        yield made
+        site.put(monkeypatch, "voc", tar(voc_files()))
+        site.put(monkeypatch, "sbd", tar(sbd_files(), "w:gz"), images=len(AUGMENTED))
+        site.put(monkeypatch, "ade20k", zipped(ade_files()))
+        yield site
         server.shutdown()
 
 
 @pytest.fixture
 def root(tmp_path) -> Path:
+    """A data root."""
     return tmp_path / "sets"
+
+
+@pytest.fixture
+def voc_archive(site) -> bytes:
+    return site.files[SOURCES["voc"].file]
 
 
 def archive(root: Path, name: str, suffix: str = "") -> Path:
@@ -280,33 +284,33 @@ def test_the_real_sources():
 # --- connections
 
 
-def test_a_cut_connection_goes_on_where_it_was(site, root):
-    size = len(site.files[SOURCES["voc"].file])
+def test_a_cut_connection_continues(site, root, voc_archive):
+    size = len(voc_archive)
     site.cuts = [size // 2, size // 4]
     fetch("voc", root)
     assert site.asked == [None, f"bytes={size // 2}-", f"bytes={size // 2 + size // 4}-"]
 
 
-def test_many_cuts_are_no_failure_while_it_gets_further(site, root):
-    site.cuts = [len(site.files[SOURCES["voc"].file]) // 10] * 9
+def test_many_cuts_are_no_failure_while_it_gets_further(site, root, voc_archive):
+    site.cuts = [len(voc_archive) // 10] * 9
     fetch("voc", root)
     assert len(site.asked) == 10
 
 
-def test_the_next_call_goes_on_where_the_last_one_was(site, root):
-    data = site.files[SOURCES["voc"].file]
-    site.cuts = [len(data) // 2, 0, 0]
+def test_the_next_call_continues_where_the_last_one_stopped(site, root, voc_archive):
+    half = len(voc_archive) // 2
+    site.cuts = [half, 0, 0]
     text = fails(root, r"cut; .*B are kept, and the next try goes on there")
     assert str(archive(root, "voc")) in text
-    assert archive(root, "voc", ".part").read_bytes() == data[: len(data) // 2]
+    assert archive(root, "voc", ".part").read_bytes() == voc_archive[:half]
     assert not (root / "VOCdevkit").exists()
     fetch("voc", root)
-    assert site.asked[-1] == f"bytes={len(data) // 2}-"
+    assert site.asked[-1] == f"bytes={half}-"
     assert tree(root)
 
 
-def test_a_server_without_ranges(site, root):
-    site.ranges, site.cuts = False, [len(site.files[SOURCES["voc"].file]) // 2]
+def test_a_server_without_ranges(site, root, voc_archive):
+    site.ranges, site.cuts = False, [len(voc_archive) // 2]
     fetch("voc", root)
     assert len(site.asked) == 2
     assert tree(root)
@@ -343,10 +347,13 @@ def test_a_shorter_answer_leaves_what_is_there(site, root):
     assert archive(root, "voc", ".part").read_bytes() == half
 
 
+def set_addresses(monkeypatch, address: str, *mirrors: str) -> None:
+    monkeypatch.setitem(SOURCES, "voc", replace(SOURCES["voc"], address=address, mirrors=mirrors))
+
+
 def test_a_second_address_has_the_same_archive(site, root, monkeypatch, capsys):
-    right = SOURCES["voc"].address
-    wrong = f"{site.address}/gone/{SOURCES['sbd'].file}s"
-    monkeypatch.setitem(SOURCES, "voc", replace(SOURCES["voc"], address=wrong, mirrors=(right,)))
+    right, wrong = SOURCES["voc"].address, f"{site.address}/gone/{SOURCES['sbd'].file}s"
+    set_addresses(monkeypatch, wrong, right)
     fetch("voc", root)
     assert not module.missing(root / "VOCdevkit" / "VOC2012", module.VOC)
     out = capsys.readouterr().out
@@ -355,16 +362,16 @@ def test_a_second_address_has_the_same_archive(site, root, monkeypatch, capsys):
 
 def test_every_address_that_failed_is_named(site, root, monkeypatch):
     addresses = [f"{site.address}/{name}/none.tar" for name in ("a", "b")]
-    monkeypatch.setitem(SOURCES, "voc", replace(SOURCES["voc"], address=addresses[0], mirrors=(addresses[1],)))
+    set_addresses(monkeypatch, *addresses)
     text = fails(root)
     assert all(f"{address}: cannot be downloaded (the server answers 404" in text for address in addresses)
     assert text.count("Try again later") == 1
 
 
-def test_an_address_of_ones_own(site, root, monkeypatch):
+def test_a_given_address(site, root, monkeypatch):
     right = SOURCES["voc"].address
-    monkeypatch.setitem(SOURCES, "voc", replace(SOURCES["voc"], address=f"{site.address}/none.tar"))
-    with pytest.raises(FetchError, match="nonsense: is no address"):
+    set_addresses(monkeypatch, f"{site.address}/none.tar")
+    with pytest.raises(DataError, match="nonsense: is no address"):
         fetch("voc", root, address="nonsense")
     fetch("voc", root, address=right)
     assert (root / "VOCdevkit" / "VOC2012" / "JPEGImages").is_dir()
@@ -390,20 +397,19 @@ def test_a_server_that_gives_another_part(site, root):
     assert site.asked == [None, "bytes=1000-", None]
 
 
-@pytest.mark.parametrize(
-    "had", [b"of another file", b"of another file" * 10_000], ids=["shorter", "longer than what is there now"]
-)
-def test_a_rest_of_another_file_is_started_afresh(site, root, had, capsys):
-    put_archive(root, "voc", had, ".part")
+@pytest.mark.parametrize("times", [1, 10_000], ids=["shorter", "longer"])
+def test_a_part_of_another_file_is_started_afresh(site, root, times, capsys):
+    part = b"of another file" * times
+    put_archive(root, "voc", part, ".part")
     fetch("voc", root)
-    assert site.asked == [f"bytes={len(had)}-", None]
+    assert site.asked == [f"bytes={len(part)}-", None]
     assert "starting afresh" in capsys.readouterr().out
     assert tree(root)
 
 
-def test_a_complete_part_is_used(site, root):
+def test_a_complete_part_is_used(site, root, voc_archive):
     """The process was killed between the last byte and the check."""
-    put_archive(root, "voc", site.files[SOURCES["voc"].file], ".part")
+    put_archive(root, "voc", voc_archive, ".part")
     fetch("voc", root)
     assert len(site.asked) == 1
     assert tree(root)
@@ -434,7 +440,7 @@ def test_waits_grow(site, root, monkeypatch):
 
 def test_no_server_at_all(site, root, monkeypatch):
     site.put(monkeypatch, "voc", b"", checksum=SOURCES["voc"].checksum)
-    monkeypatch.setitem(SOURCES, "voc", replace(SOURCES["voc"], address="http://127.0.0.1:9/voc.tar"))
+    set_addresses(monkeypatch, "http://127.0.0.1:9/voc.tar")
     assert fails(root) == (
         "http://127.0.0.1:9/voc.tar: cannot be downloaded (Connection refused). Try again later, or download it by "
         f"hand to {root}/downloads/voc.tar and run the same command again (--from ADDRESS: from elsewhere); a copy you "
@@ -448,14 +454,12 @@ def test_a_name_that_nobody_knows(site, root, monkeypatch):
     fails(root, r"cannot be downloaded \(Name or service not known\)\. Try again")
 
 
-def test_a_wrong_checksum_is_removed(site, root):
-    file = SOURCES["voc"].file
-    right = site.files[file]
-    site.files[file] = right[:-1] + b"x"
+def test_a_wrong_checksum_is_removed(site, root, voc_archive):
+    site.files[SOURCES["voc"].file] = voc_archive[:-1] + b"x"
     fails(root, r"wrong checksum \(md5 .*; removed\. Try again later, or download it by hand")
     assert not tree(root)
     assert not archive(root, "voc").exists() and not archive(root, "voc", ".part").exists()
-    site.files[file] = right
+    site.files[SOURCES["voc"].file] = voc_archive
     fetch("voc", root)
     assert tree(root)
 
@@ -463,21 +467,19 @@ def test_a_wrong_checksum_is_removed(site, root):
 # --- an archive put there by hand
 
 
-def test_an_archive_put_there_by_hand_is_used_and_stays(site, root):
-    file = put_archive(root, "voc", site.files[SOURCES["voc"].file])
+def test_an_archive_put_there_by_hand_is_used_and_stays(site, root, voc_archive):
+    file = put_archive(root, "voc", voc_archive)
     fetch("voc", root)
-    assert site.asked == []
+    assert (site.asked, file.exists()) == ([], True)
     assert tree(root)
-    assert file.exists()
 
 
-def test_a_wrong_archive_put_there_by_hand_is_named_and_stays(site, root):
-    file = put_archive(root, "voc", site.files[SOURCES["voc"].file][:-100])
+def test_a_wrong_archive_put_there_by_hand_is_named_and_stays(site, root, voc_archive):
+    file = put_archive(root, "voc", voc_archive[:-100])
     text = fails(root)
     assert text.startswith(f"{file}: wrong checksum (md5 ")
     assert text.endswith("). Delete it, and run the same command again to download it.")
-    assert site.asked == []
-    assert file.exists()
+    assert (site.asked, file.exists()) == ([], True)
 
 
 # --- unpacking
@@ -672,30 +674,29 @@ def free(monkeypatch, count: int) -> None:
     monkeypatch.setattr(store_files.shutil, "disk_usage", lambda _: usage._replace(free=count))
 
 
-def test_a_full_disk_is_said_before_the_download(site, root, monkeypatch):
-    size = len(site.files[SOURCES["voc"].file])
-    site.put(monkeypatch, "voc", site.files[SOURCES["voc"].file], unpacked=5000)
-    free(monkeypatch, size + 4999)
+def test_a_full_disk_is_reported_before_the_download(site, root, voc_archive, monkeypatch):
+    site.put(monkeypatch, "voc", voc_archive, unpacked=5000)
+    free(monkeypatch, len(voc_archive) + 4999)
     with pytest.raises(DiskFull, match=r"1 B missing.*Make room, and run the same command again"):
         fetch("voc", root)
     assert not archive(root, "voc", ".part").exists()
-    free(monkeypatch, size + 5000)
+    free(monkeypatch, len(voc_archive) + 5000)
     fetch("voc", root)
+    assert tree(root)
 
 
-def test_what_was_downloaded_needs_no_room_again(site, root, monkeypatch):
-    data = site.files[SOURCES["voc"].file]
-    put_archive(root, "voc", data[:-1000], ".part")
+def test_what_was_downloaded_needs_no_room_again(site, root, voc_archive, monkeypatch):
+    put_archive(root, "voc", voc_archive[:-1000], ".part")
     free(monkeypatch, 1000)
     fetch("voc", root)
+    assert tree(root)
 
 
-def test_a_full_disk_is_said_before_unpacking(site, root, monkeypatch):
-    data = site.files[SOURCES["voc"].file]
-    site.put(monkeypatch, "voc", data, unpacked=5000)
-    put_archive(root, "voc", data)
+def test_a_full_disk_is_reported_before_unpacking(site, root, voc_archive, monkeypatch):
+    site.put(monkeypatch, "voc", voc_archive, unpacked=5000)
+    put_archive(root, "voc", voc_archive)
     free(monkeypatch, 4999)
-    with pytest.raises(store_files.DiskFull):
+    with pytest.raises(DiskFull):
         fetch("voc", root)
     assert not (root / "VOCdevkit").exists()
 
@@ -705,12 +706,9 @@ def test_a_full_disk_is_said_before_unpacking(site, root, monkeypatch):
     [(errno.ENOSPC, "no room left (.*). Make room"), (errno.EACCES, "cannot be read or written (.*) Give yourself")],
 )
 def test_a_disk_that_refuses(site, root, monkeypatch, number, message):
-    def replaced(source, target):
-        raise OSError(number, os.strerror(number), str(source))
-
-    monkeypatch.setattr(module.os, "replace", replaced)
-    text = fails(root, message)
-    assert text.startswith(f"{archive(root, 'voc', '.part')}: ")
+    part = archive(root, "voc", ".part")
+    monkeypatch.setattr(module.os, "replace", Mock(side_effect=OSError(number, os.strerror(number), str(part))))
+    assert fails(root, message).startswith(f"{part}: ")
 
 
 # --- the command

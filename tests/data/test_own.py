@@ -69,6 +69,13 @@ def test_a_named_zero_is_a_class(garden):
     ("classes: {255: leaf}", "classes.255: 255 is `void` too. Remove the class, or change `void`."),
     ("classes: [leaf, stem]", "classes: found a list, but each class needs its number. Write {1: NAME, 2: NAME}."),
     ("classes: {1: leaf, 2: 12}", "classes.2: found 12, but it should be a name. Write 2: NAME"),
+    ("classes: {1: leaf, 2: ' '}", "classes.2.name: found ' ', but it should be a name."),
+    ("classes: {1: leaf, 2: ''}", "classes.2.name: found '', but it should have at least 1 character."),
+    ("classes: {1: leaf, '01': stem}", "classes: found the number '01', but masks have classes from 0 to 250."),
+    (
+        "classes: {1: {name: leaf, colour: [0, 0, 0]}}",
+        "classes.1.colour: found [0, 0, 0], but it should be another colour, because the background is black.",
+    ),
     ("classes: {1: leaf, 2: }", "classes.2: found nothing, but it should be a name. Write 2: NAME"),
     ("classes: {1: leaf, 2: stem}\nshare: 20", "share: found 20, but 0.2 stands for 20 %. Write a number below 1."),
     (
@@ -141,6 +148,22 @@ def test_images_that_are_not_read_are_named(plot, garden, project):
         (garden / f"masks/train/spring/{number:02d}.png").unlink()
     _, (note,) = list_notes(benchmark(project))
     assert note.startswith("2 images have no mask of the same name (first: ") and "03.jpg needs " in note
+
+
+def test_a_share_is_noted_in_the_domain_setting(plot, garden, project):
+    (garden / "dataset.yaml").write_text(GARDEN + "train: {images: images, masks: masks}\nshare: 0.2\n")
+    assert list_notes(benchmark(project)) == ([], [])
+    _, (note,) = list_notes(benchmark(project, setting="domain", protocol="1-1"))
+    assert note.endswith("`share` is not used in the domain setting, which scores 20 % of the images.")
+
+
+def test_images_beside_the_folders_of_domains(plot, garden, project):
+    paint(garden, "train/b", [1], 1)
+    paint(garden, "train/a", [1], 2)
+    assert data.step_count(benchmark(project)) == 2, "other settings have no domains"
+    problem = f"{garden}/images/train/a.jpg: the image lies beside the folders of domains, and has no domain. Move"
+    with pytest.raises(DataError, match=problem):
+        data.step_count(benchmark(project, setting="domain", protocol="1-1"))
 
 
 @pytest.mark.parametrize("layout", ["one folder of masks", "share"])

@@ -307,7 +307,7 @@ def test_runs_of_both_in_one(project, decoder):
 
 
 def test_the_key_of_a_run_is_of_all_its_code(project):
-    places = set(add(project, "gsc_mbs").training_code().places().values())
+    places = set(add(project, "gsc_mbs").training_code().locations().values())
     assert {"methods.gsc_mbs.GSCMBS", "methods.mbs.MBS", "methods.base.Method"} <= places
 
 

@@ -344,7 +344,7 @@ def test_the_key_changes_with_what_makes_a_run(project):
 )
 def test_the_key_is_of_the_code_of_its_method(project, name, wanted):
     """Joint training learns like fine-tuning. Other methods, figures and analyses do not count."""
-    places = set(project.run(name).training_code().places().values())
+    places = set(project.run(name).training_code().locations().values())
     methods = {kind.__module__.removeprefix("ciss.") + "." + kind.__name__ for kind in METHODS.values()}
     assert places & methods == wanted
     assert {"training.loop.train", "methods.base.Method", "data.sets.shapes.DATASET"} <= places

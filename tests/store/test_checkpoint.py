@@ -1,4 +1,4 @@
-"""Files that survive: whole or not at all, the same bytes for the same weights, and a clear word about any other."""
+"""Files written whole or not at all, the same bytes for the same weights, and a clear message about other files."""
 
 import errno
 import json
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,17 +19,21 @@ from safetensors.torch import save
 from torch import nn
 
 from ciss.store import files
-from ciss.store import weights as store_weights
 from ciss.store.files import CheckpointError, DiskFull, Locked
 from ciss.store.weights import forget_state, load_state, load_weights, restore, save_state, save_weights
 
 
 def network(width: int = 3) -> nn.Module:
-    """Weights that follow from their place."""
-    made = nn.Sequential(nn.Conv2d(2, width, 3), nn.BatchNorm2d(width))
-    for k, parameter in enumerate(made.parameters()):
+    """Weights that follow from their position."""
+    modules = nn.Sequential(nn.Conv2d(2, width, 3), nn.BatchNorm2d(width))
+    for k, parameter in enumerate(modules.parameters()):
         nn.init.constant_(parameter, k / 7)
-    return made
+    return modules
+
+
+def os_error(number: int) -> Mock:
+    """A function of `os` that fails."""
+    return Mock(side_effect=OSError(number, os.strerror(number)))
 
 
 @pytest.fixture
@@ -41,7 +46,7 @@ def file(tmp_path):
 def refused(file, match, into=None) -> str:
     """The message, which names the file and the remedy in one line."""
     with pytest.raises(CheckpointError, match=match) as caught:
-        store_weights.restore(into or network(), file)
+        restore(into or network(), file)
     text = str(caught.value)
     assert text.startswith(f"{file}: ")
     assert text.endswith("ciss train base-s0")
@@ -67,14 +72,14 @@ def test_channels_last_is_saved(file, tmp_path):
     """safetensors refuses such tensors; the bytes are those of the usual layout."""
     last = network().to(memory_format=torch.channels_last)
     assert not last[0].weight.is_contiguous()
-    store_weights.save_weights(tmp_path / "last", last, store_weights.load_weights(file)[1])
+    save_weights(tmp_path / "last", last, load_weights(file)[1])
     assert (tmp_path / "last").read_bytes() == file.read_bytes()
-    store_weights.restore(last, file)
+    restore(last, file)
     assert last[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_order_of_the_configuration_does_not_matter(file, tmp_path):
-    store_weights.save_weights(tmp_path / "other", network(), {"method": "finetune", "groups": [[1, 2]], "seed": 0})
+    save_weights(tmp_path / "other", network(), {"method": "finetune", "groups": [[1, 2]], "seed": 0})
     assert (tmp_path / "other").read_bytes() == file.read_bytes()
 
 
@@ -88,7 +93,7 @@ def test_same_bytes_in_another_process(project, tmp_path):
     )
     process = project.command("-c", program, str(tmp_path / "there"), env={**os.environ, "PYTHONHASHSEED": "1"})
     assert process.communicate(timeout=60)[1] == ""
-    store_weights.save_weights(tmp_path / "here", network(), dict.fromkeys("hgfedcba", 0))
+    save_weights(tmp_path / "here", network(), dict.fromkeys("hgfedcba", 0))
     assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
 
 
@@ -97,24 +102,24 @@ def test_missing(file):
     refused(file, "there is no such checkpoint. Train it:")
 
 
-@pytest.mark.parametrize("kept", [0, 5, 60, -1])
-def test_truncated(file, kept):
-    file.write_bytes(file.read_bytes()[:kept])
-    refused(file, r"not a checkpoint of this project, or damaged \(.*\)\. Train it again:")
+CONTENTS = {f"truncated at {size}": size for size in (0, 5, 60, -1)} | {
+    "a text": b"no checkpoint at all",
+    "a pickle": pickle.dumps({"a": 1}),
+    "other tensors": save({"a": torch.ones(1)}),
+    "no JSON": save({"a": torch.ones(1)}, metadata={"config": "{"}),
+    "a folder": None,
+}
 
 
-def test_foreign(file):
-    for content in (b"no checkpoint at all", pickle.dumps({"a": 1}), save({"a": torch.ones(1)})):
-        file.write_bytes(content)
-        refused(file, "not a checkpoint of this project, or damaged")
-    file.write_bytes(save({"a": torch.ones(1)}, metadata={"config": "{"}))
-    refused(file, "not a checkpoint of this project, or damaged")
-
-
-def test_a_folder(file):
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+def test_foreign_and_truncated(file, content):
+    data = file.read_bytes()[:content] if isinstance(content, int) else content
     file.unlink()
-    file.mkdir()
-    refused(file, "not a checkpoint of this project, or damaged")
+    if data is None:
+        file.mkdir()
+    else:
+        file.write_bytes(data)
+    refused(file, r"not a checkpoint of this project, or damaged \(.*\)\. Train it again:")
 
 
 def test_tampered(file):
@@ -126,8 +131,8 @@ def test_tampered(file):
         refused(file, "damaged")
     file.write_bytes(whole + b"\0")
     refused(file, "damaged")
-    for place in range(len(whole)):
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    for position in range(len(whole)):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         refused(file, "damaged")
 
 
@@ -162,12 +167,8 @@ def test_a_refused_checkpoint_leaves_the_network_alone(file):
 def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch, moment):
     file = tmp_path / "a" / "file"
     files.write_bytes(file, b"old")
-
-    def crash(*_):
-        raise OSError("no power")
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, moment, crash)
+        patch.setattr(os, moment, Mock(side_effect=OSError("no power")))
         with pytest.raises(OSError, match="no power"):
             files.write_bytes(file, b"new and longer")
     assert file.read_bytes() == b"old"
@@ -179,32 +180,22 @@ def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch, moment):
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
 def test_a_file_system_without_fsync(tmp_path, monkeypatch, number):
     """vfat, 9p and network file systems lack it for folders or altogether: the file is written all the same."""
-
-    def refuse(handle):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", os_error(number))
     files.write_bytes(tmp_path / "file", b"x")
     assert (tmp_path / "file").read_bytes() == b"x"
 
 
 def test_a_disk_that_fails_is_not_hidden(tmp_path, monkeypatch):
-    def fail(handle):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", os_error(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
         files.write_bytes(tmp_path / "file", b"x")
 
 
 def test_a_folder_that_cannot_be_opened(tmp_path, monkeypatch):
     """Windows opens no folder."""
-
-    def refuse(*_):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "open", os_error(errno.EACCES))
     files.sync_folder(tmp_path)
+    assert os.open.called
 
 
 def test_the_data_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
@@ -219,17 +210,14 @@ def test_the_data_are_on_the_disk_before_the_name(tmp_path, monkeypatch):
 # --- the state of a stopped training
 
 
-def parts() -> dict:
-    made = network()
-    return {"student": made, "optimiser": torch.optim.SGD(made.parameters(), lr=0.1, momentum=0.9)}
-
-
-def stepped() -> dict:
-    made = parts()
-    for parameter in made["student"].parameters():
-        parameter.grad = torch.ones_like(parameter)
-    made["optimiser"].step()
-    return made
+def parts(stepped: bool = False) -> dict:
+    student = network()
+    optimiser = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9)
+    if stepped:
+        for parameter in student.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimiser.step()
+    return {"student": student, "optimiser": optimiser}
 
 
 KEY = {"data": "0a" * 32, "train": {"lr": 0.1}}
@@ -238,56 +226,55 @@ VALUES = {
     "log": [{"loss": 0.1 + 0.2, "log": None, "broken": float("nan"), "huge": -float("inf"), "on": True}],
     "curve": [(0.5, torch.eye(2, dtype=torch.int64))],
     "map": torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last),
-    "made": {"argmax": np.arange(6).reshape(2, 3)},
+    "counts": {"argmax": np.arange(6).reshape(2, 3)},
     7: {"empty": {}, "none": []},
 }
 
 
 def test_a_state_comes_back(tmp_path):
-    file, stored = tmp_path / "state", stepped()
+    file, stored = tmp_path / "state", parts(stepped=True)
     stored["student"].to(memory_format=torch.channels_last)
     save_state(file, KEY, stored, VALUES)
-    found = parts()
-    values = load_state(file, KEY, found)
+    restored = parts()
+    values = load_state(file, KEY, restored)
     assert values.keys() == VALUES.keys()
     assert repr(values["log"]) == repr(VALUES["log"]), "NaN, infinity, every digit, true and not 1"
     assert values["epoch"] == 3 and values[7] == {"empty": {}, "none": []}
     assert values["curve"][0][0] == 0.5 and torch.equal(values["curve"][0][1], VALUES["curve"][0][1])
     assert values["map"].is_contiguous(memory_format=torch.channels_last), "momenta lie as their weights do"
     assert values["map"].flatten().tolist() == list(range(24))
-    assert (
-        isinstance(values["made"]["argmax"], np.ndarray) and (values["made"]["argmax"] == [[0, 1, 2], [3, 4, 5]]).all()
-    )
+    counts = values["counts"]["argmax"]
+    assert isinstance(counts, np.ndarray) and counts.tolist() == [[0, 1, 2], [3, 4, 5]]
     for name, value in stored["student"].state_dict().items():
-        assert torch.equal(found["student"].state_dict()[name], value)
-    momenta = [state["momentum_buffer"] for state in found["optimiser"].state_dict()["state"].values()]
+        assert torch.equal(restored["student"].state_dict()[name], value)
+    momenta = [state["momentum_buffer"] for state in restored["optimiser"].state_dict()["state"].values()]
     assert len(momenta) == 4 and all((m == 1).all() for m in momenta)
 
 
 def test_no_state(tmp_path, capsys):
-    assert store_weights.load_state(tmp_path / "state", KEY, {}) is None
+    assert load_state(tmp_path / "state", KEY, {}) is None
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "pickle", "a weight", "weights", "other identity"])
 def test_a_state_that_cannot_be_continued(tmp_path, capsys, damage):
     file = tmp_path / "state"
-    store_weights.save_state(file, KEY, stepped(), VALUES)
+    save_state(file, KEY, parts(stepped=True), VALUES)
     whole = file.read_bytes()
     if damage == "pickle":
         torch.save([1], file)
     elif damage == "weights":
-        store_weights.save_weights(file, network(), KEY)
+        save_weights(file, network(), KEY)
     elif damage != "other identity":
         changed = {"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"hello", "a weight": whole[:-1] + b"!"}
         file.write_bytes(changed[damage])
     untouched = parts()
     asked = {**KEY, "data": "f" * 64, "train": {"lr": 0.2}} if damage.startswith("other") else KEY
-    assert store_weights.load_state(file, asked, untouched) is None
-    (said,) = capsys.readouterr().out.splitlines()
-    assert said.startswith(f"{file}: ") and said.endswith("starting afresh.")
+    assert load_state(file, asked, untouched) is None
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{file}: ") and line.endswith("starting afresh.")
     if damage.startswith("other"):
-        assert "begun with other values (data; train.lr 0.1, now 0.2)" in said, "which, not their hashes"
+        assert "begun with other values (data; train.lr 0.1, now 0.2)" in line, "which, not their hashes"
     for name, value in network().state_dict().items():
         assert torch.equal(untouched["student"].state_dict()[name], value)
 
@@ -307,7 +294,7 @@ def test_nothing_is_unpickled_unsafely(tmp_path, file, capsys):
     state = tmp_path / "state"
     for protocol in (True, False):
         torch.save({"identity": KEY, "parts": {}, "values": Harm(trap)}, state, _use_new_zipfile_serialization=protocol)
-        assert store_weights.load_state(state, KEY, {}) is None
+        assert load_state(state, KEY, {}) is None
         assert "starting afresh" in capsys.readouterr().out
         torch.save({"0.weight": Harm(trap)}, file, _use_new_zipfile_serialization=protocol)
         refused(file, "damaged")
@@ -329,27 +316,26 @@ def test_nothing_here_can_unpickle():
 def test_a_state_of_objects_is_refused(tmp_path):
     """A method that keeps what is no plain value hears so when its state is saved, not when it goes on."""
     with pytest.raises(TypeError, match="set has no place in a state"):
-        store_weights.save_state(tmp_path / "state", KEY, {}, {"a": {1, 2}})
+        save_state(tmp_path / "state", KEY, {}, {"a": {1, 2}})
 
 
 # --- no room
 
 
-@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "MB needed, 1 MB free, 2 MB missing"),
-    (errno.EDQUOT, "MB needed, 1 GB free, a quota or limit forbids more")])  # fmt: skip
-def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, number, words):
+@pytest.mark.parametrize(
+    ("number", "free", "words"),
+    [
+        (errno.ENOSPC, 10**6, "MB needed, 1 MB free, 2 MB missing"),
+        (errno.EDQUOT, 10**9, "MB needed, 1 GB free, a quota or limit forbids more"),
+    ],
+)
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch, number, free, words):
     file = tmp_path / "state"
     files.write_bytes(file, b"old")
-
-    def full(*_):
-        raise OSError(number, os.strerror(number))
-
-    free = 10**6 if number == errno.ENOSPC else 10**9
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(DiskFull) as caught:
-            files.write_bytes(file, bytes(3 * 10**6))
+    monkeypatch.setattr(os, "fsync", os_error(number))
+    with pytest.raises(DiskFull) as caught:
+        files.write_bytes(file, bytes(3 * 10**6))
     text = str(caught.value)
     assert text.startswith(f"{file}: no room: 3 {words}.") and "same command again" in text
     assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
@@ -380,10 +366,7 @@ def test_room_is_asked_for_beforehand(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_may_not_be_written(tmp_path, monkeypatch):
-    def denied(*_):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(os, "replace", denied)
+    monkeypatch.setattr(os, "replace", os_error(errno.EACCES))
     with pytest.raises(CheckpointError, match=r"cannot be written \(Permission denied\). Give yourself the right"):
         files.write_bytes(tmp_path / "file", b"x")
     assert not list(tmp_path.iterdir())
@@ -394,7 +377,7 @@ def test_a_state_is_forgotten_with_its_halves(tmp_path):
         (tmp_path / name).touch()
     forget_state(tmp_path / "state")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["lock", "state2"]
-    store_weights.forget_state(tmp_path / "state")
+    forget_state(tmp_path / "state")
 
 
 # --- one trainer a run

@@ -141,7 +141,7 @@ def closure(files: dict[str, str], module: str, name: str = "") -> Closure:
 
 def reached(files: dict[str, str], module: str = "a", name: str = "f") -> set[str]:
     """Dotted names of the definitions that one uses, itself left out."""
-    return set(closure(files, module, name).places().values()) - {f"{module}.{name}"}
+    return set(closure(files, module, name).locations().values()) - {f"{module}.{name}"}
 
 
 B = "def g(): return C\nC = 1\ndef other(): return g\n"
@@ -437,7 +437,7 @@ def test_a_new_data_set_trains_nothing_again(root):
     assert {name: store_code.dataset_code(package, name).listing() for name in before} == before
     mine = store_code.dataset_code(package, "mine")
     assert mine.listing() != before["voc"]
-    assert "data.sets.mine.NAMES" in mine.places().values()
+    assert "data.sets.mine.NAMES" in mine.locations().values()
     codes = {name: store_code.training_code(package, ("gsc",), name).digest for name in ("voc", "voc8", "mine", "own")}
     assert codes["voc"] == codes["voc8"]
     assert len(set(codes.values())) == 3, "a run depends on its own data set"

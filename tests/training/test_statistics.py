@@ -1,6 +1,7 @@
 """What `before_step` reads: every image of the step once, whatever the batch size, the seed and the order."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torchvision import tv_tensors
 from ciss import distributed
 from ciss.config import Phase, Train
 from ciss.data import DataError, statistics_loader
-from ciss.data.transforms import StatisticsResize, statistics_size
+from ciss.data.transforms import Resize, statistics_size
 from ciss.inspection.trained import OpenedRun
 from ciss.methods import GSC, GSCMBS, PLOP, Finetune
 from ciss.training import loop
@@ -127,7 +128,8 @@ def test_the_size_of_an_image(size, options, expected):
     assert expected[0] * expected[1] <= 4 * 32**2
     image = torch.zeros(3, *size, dtype=torch.uint8)
 
-    shown, mask = StatisticsResize(train)(tv_tensors.Image(image), tv_tensors.Mask(torch.full(size, 7)))
+    resize = Resize(partial(statistics_size, train=train))
+    shown, mask = resize(tv_tensors.Image(image), tv_tensors.Mask(torch.full(size, 7)))
     assert tuple(shown.shape[-2:]) == tuple(mask.shape) == expected and (mask == 7).all()
 
 

@@ -1,4 +1,4 @@
-"""The data sets by name. A new one is a file of this folder that defines `DATASET`; nothing else has to be changed."""
+"""The data sets by name. A file of this folder that defines `DATASET` is a new data set."""
 
 import importlib
 from pathlib import Path
@@ -27,22 +27,13 @@ def data_set(name: str) -> DataSet:
     """
     if name in DATASETS:
         return DATASETS[name]
-    file = find(name)
-    if file is None:
-        own_names = names()
-        if name in own_names:  # its folder is there
-            problem = "the name of a data set has letters from A to Z, digits, '-' and '_' only, since DVC reads it"
-            raise ConfigError(f"no data set {short(name)}: {problem}. Rename the folder.")
-        if (last := Path(name).name) in own_names:
-            raise ConfigError(f"no data set {short(name)}. Give the name of the folder alone: {last}.")
-        folder = f"A folder data/NAME with a {FILE} is a data set too."
-        raise ConfigError(f"no data set {short(name)}. {choose(name, [*DATASETS, *own_names])} {folder}")
-    found = load(file)
-    return DataSet(
-        folder=(name,),
-        classes=found.classes,
-        pairs=found.pairs,
-        palette=found.palette,
-        background=found.background,
-        description=found.digest,
-    )
+    if file := find(name):
+        return load(file)
+    own_names = names()
+    if name in own_names:  # its folder is there
+        problem = "DVC needs a name of letters from A to Z, digits, '-' and '_'"
+        raise ConfigError(f"no data set {short(name)}: {problem}. Rename the folder.")
+    if (last := Path(name).name) in own_names:
+        raise ConfigError(f"no data set {short(name)}. Give the name of the folder alone: {last}.")
+    folder = f"A folder data/NAME with a {FILE} is a data set too."
+    raise ConfigError(f"no data set {short(name)}. {choose(name, [*DATASETS, *own_names])} {folder}")

@@ -1,15 +1,13 @@
 """ADE20K, the scene parsing benchmark of 150 classes: images/ and annotations/, each with training/ and validation/.
 
 Source: Zhou et al., Scene parsing through ADE20K, CVPR 2017 (release ADEChallengeData2016). Names are the first of each
-line of its objectInfo150.txt, colours those that segmentation toolkits draw it with (road and skyscraper share one).
+line of its objectInfo150.txt. Colours are those of segmentation toolkits; road and skyscraper share one.
 """
 
 from pathlib import Path
 
-import numpy as np
-
-from ciss.data.pictures import DataError, Pair
-from ciss.data.sets.base import DataSet
+from ciss.data.pictures import Pair
+from ciss.data.sets.base import DataSet, colour_table, match_files
 
 NAMES = """
     wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
@@ -25,7 +23,7 @@ NAMES = """
     blanket, sculpture, hood, sconce, vase, traffic light, tray, ashcan, fan, pier, crt screen, plate, monitor,
     bulletin board, shower, radiator, glass, clock, flag
 """
-COLOURS = bytes.fromhex("""
+COLOURS = """
     787878 b47878 06e6e6 503232 04c803 787850 8c8c8c cc05ff e6e6e6 04fa07 e005ff ebff07 96053d 787846 08ff33
     ff0652 8fff8c ccff04 ff3307 cc4603 0066c8 3de6fa ff0633 0b66ff ff0747 ff09e0 0907e6 dcdcdc ff095c 7009ff
     08ffd6 07ffe0 ffb806 0aff47 ff290a 07ffff e0ff08 6608ff ff3d06 ffc207 ff7a08 00ff14 ff0829 ff0599 0633ff
@@ -36,42 +34,17 @@ COLOURS = bytes.fromhex("""
     8500ff 00ff5c b800ff ff001f 00b8ff 00d6ff ff0070 5cff00 00e0ff 70e0ff 46b8a0 a300ff 9900ff 47ff00 ff00a3
     ffcc00 ff008f 00ffeb 85ff00 ff00eb f500ff ff007a fff500 0abed4 d6ff00 00ccff 1400ff ffff00 0099ff 0029ff
     00ffcc 2900ff 29ff00 ad00ff 00f5ff 4700ff 7a00ff 00ffb8 005cff b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff
-""")
+"""
 CLASSES = {0: "unlabelled", **dict(enumerate(" ".join(NAMES.split()).split(", "), start=1))}
 FOLDERS = {"train": "training", "val": "validation"}
 LAYOUT = "ADE20K has {images,annotations}/{training,validation} in ADEChallengeData2016"
 
 
-def palette() -> np.ndarray:
-    """(256,3) uint8, by raw id; unlabelled black, void white."""
-    table = np.zeros((256, 3), np.uint8)
-    table[1:151] = np.frombuffer(COLOURS, np.uint8).reshape(150, 3)
-    table[255] = 255
-    return table
-
-
 def pairs(folder: Path, split: str) -> list[Pair]:
-    """The pairs of a split (`train` or `val`), sorted by name; masks hold raw ids, 0 to 150.
-
-    Raises FileNotFoundError for a folder that is missing or empty, DataError for images or masks without a partner.
-    """
-    part = FOLDERS[split]
-    images, masks = _files(folder / "images" / part, ".jpg"), _files(folder / "annotations" / part, ".png")
-    if lone := sorted(images.keys() ^ masks.keys()):
-        what = "mask" if lone[0] in images else "image"
-        problem = f"{len(lone)} images or masks of {part} have no partner; the {what} of {lone[0]} is missing"
-        raise DataError(f"{folder}: {problem}. Complete the data set, or remove what is left over.")
-    return [Pair(name, image, masks[name]) for name, image in images.items()]
+    """The pairs of a split (`train` or `val`), sorted by name. Masks hold raw ids. Raises as `match_files`."""
+    images, masks = (folder / kind / FOLDERS[split] for kind in ("images", "annotations"))
+    matches = match_files(images, "*.jpg", masks, ["*.png"], LAYOUT)
+    return [Pair(name, image, mask) for (name,), image, mask, _ in matches]
 
 
-def _files(folder: Path, ending: str) -> dict[str, Path]:
-    """Name without ending -> file, sorted."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: there is no such folder. Put it there: {LAYOUT}.")
-    found = {file.stem: file for file in sorted(folder.glob(f"*{ending}")) if not file.name.startswith(".")}
-    if not found:
-        raise FileNotFoundError(f"{folder}: no {ending} file in it. Fetch the data set again: {LAYOUT}.")
-    return found
-
-
-DATASET = DataSet(("ADEChallengeData2016",), CLASSES, pairs, palette(), background=False)
+DATASET = DataSet(("ADEChallengeData2016",), CLASSES, pairs, colour_table(COLOURS.split()), background=False)

@@ -1,15 +1,13 @@
 """Cityscapes: leftImg8bit/ and gtFine/, each with train/ and val/ and a folder for every city.
 
-Raw ids are the data set's train ids moved up by one, 1 to 19, so that 0 is left to old and future classes; what has no
-train id is void. Source: Cordts et al., The Cityscapes dataset, CVPR 2016; ids and colours as in its label table.
+Raw ids are the data set's train ids plus one, 1 to 19: 0 stays free for old and future classes. Labels without train
+id are void. Source: Cordts et al., The Cityscapes dataset, CVPR 2016; ids and colours as in its label table.
 """
 
 from pathlib import Path
 
-import numpy as np
-
-from ciss.data.pictures import FOREIGN, DataError, Pair
-from ciss.data.sets.base import DataSet
+from ciss.data.pictures import Pair
+from ciss.data.sets.base import DataSet, colour_table, id_table, match_files
 
 # label id in the masks: name, colour; in the order of their train ids
 LABELS = {
@@ -34,70 +32,30 @@ LABELS = {
     33: ("bicycle", "770b20"),
 }
 CLASSES = {0: "background", **{raw: name for raw, (name, _) in enumerate(LABELS.values(), start=1)}}
-# of the domain setting, in the order in which they arrive: training cities, then those of the validation images
+# domains in order of arrival: the training cities, then those of the validation images
 CITIES = (
     "aachen bremen darmstadt erfurt hanover krefeld strasbourg tubingen weimar bochum cologne dusseldorf hamburg jena "
     "monchengladbach stuttgart ulm zurich frankfurt lindau munster"
 ).split()
-IMAGE = "_leftImg8bit.png"
 LAYOUT = (
     "Cityscapes has leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png"
 )
-
-
-def _table(raw: dict[int, int]) -> bytes:
-    return bytes(raw.get(number, FOREIGN) for number in range(256))
-
-
-MASKS = {  # ending -> what its numbers mean, see `read_pair`; of two masks of an image the last one counts
-    "_gtFine_labelTrainIds.png": _table({**{number: number + 1 for number in range(19)}, 255: 255}),
-    # -1, the licence plate, is 255 in 8 bits
-    "_gtFine_labelIds.png": _table(
-        {**dict.fromkeys((*range(34), 255), 255), **{label: raw for raw, label in enumerate(LABELS, start=1)}}
-    ),
+LABEL_IDS = {**dict.fromkeys((*range(34), 255), 255), **{label: raw for raw, label in enumerate(LABELS, start=1)}}
+MASKS = {  # pattern -> `Pair.ids`; of two masks of an image the last one counts
+    "*/*_gtFine_labelTrainIds.png": id_table({**{number: number + 1 for number in range(19)}, 255: 255}),
+    "*/*_gtFine_labelIds.png": id_table(LABEL_IDS),  # -1, the licence plate, is 255 in 8 bits
 }
-
-
-def palette() -> np.ndarray:
-    """(256,3) uint8, by raw id; background black, void white."""
-    table = np.zeros((256, 3), np.uint8)
-    table[1:20] = [list(bytes.fromhex(colour)) for _, colour in LABELS.values()]
-    table[255] = 255
-    return table
 
 
 def pairs(folder: Path, split: str) -> list[Pair]:
     """The pairs of a split (`train` or `val`), sorted by city and name; the domain is the city.
 
-    An image's mask is its labelIds, else its labelTrainIds. Raises FileNotFoundError for a folder that is missing or
-    empty, DataError for images or masks without a partner.
+    An image's mask is its labelIds, else its labelTrainIds. Raises as `match_files`.
     """
-    images, masks = _files(folder / "leftImg8bit" / split, IMAGE), _files(folder / "gtFine" / split, *MASKS)
-    if lone := sorted(images.keys() ^ masks.keys()):
-        what = "mask" if lone[0] in images else "image"
-        problem = (
-            f"{len(lone)} images or masks of {split} have no partner; the {what} of {'/'.join(lone[0])} is missing"
-        )
-        raise DataError(f"{folder}: {problem}. Complete the data set, or remove what is left over.")
-    found = []
-    for (city, name), (_, image) in sorted(images.items()):
-        ending, mask = masks[city, name]
-        found.append(Pair(name, image, mask, MASKS[ending], domain=city))
-    return found
+    images, masks = folder / "leftImg8bit" / split, folder / "gtFine" / split
+    matches = match_files(images, "*/*_leftImg8bit.png", masks, MASKS, LAYOUT)
+    return [Pair(name, image, mask, MASKS[kind], domain=city) for (city, name), image, mask, kind in matches]
 
 
-def _files(folder: Path, *endings: str) -> dict[tuple[str, str], tuple[str, Path]]:
-    """City and name without ending -> ending and file; the last ending of a name counts."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: there is no such folder. Put it there: {LAYOUT}.")
-    found = {}
-    for ending in endings:
-        for file in folder.glob(f"*/*{ending}"):
-            if not file.name.startswith("."):
-                found[file.parent.name, file.name.removesuffix(ending)] = (ending, file)
-    if not found:
-        raise FileNotFoundError(f"{folder}: no file CITY/*{endings[-1]} in it. Fetch the data set again: {LAYOUT}.")
-    return found
-
-
-DATASET = DataSet(("cityscapes",), CLASSES, pairs, palette(), background=False, domains=CITIES)
+PALETTE = colour_table(colour for _, colour in LABELS.values())
+DATASET = DataSet(("cityscapes",), CLASSES, pairs, PALETTE, background=False, domains=CITIES)

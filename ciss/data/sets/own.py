@@ -1,41 +1,55 @@
 """A data set of one's own: a folder of images and masks with a small `dataset.yaml`.
 
     classes: {1: leaf, 2: {name: stem, colour: [0, 128, 0]}}  # number in the masks -> name
-    train: {images: images/train, masks: masks/train}         # these are the defaults, as for val
-    share: 0.2                                                # scored, of the training images; without folders for val
-    void: 255                                                 # the number of pixels that do not count
+    train: {images: images/train, masks: masks/train}         # the default; the same for `val`
+    share: 0.2                                                # in place of `val`: scored images, drawn from `train`
+    void: 255                                                 # the number of ignored pixels
 
-Masks are 8-bit PNGs named like their images. 0 is the background, unless it is void or `classes` names it otherwise:
-then there is no background, and in the second case class ids in `params.yaml` are one larger than in the masks. Folders
-within a folder of images are domains: one city, one camera, one season each.
+Masks are 8-bit PNGs named like their images. Folders within the folder of images are domains: cities, cameras, seasons.
+
+0 is the background, unless it is void or `classes` gives it another name. In both cases no pixel is background. In the
+second case class ids in `params.yaml` are the numbers in the masks plus one.
 """
 
 import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ciss import config, paths
-from ciss.data.pictures import FOREIGN, DataError, Pair
-from ciss.data.sets.base import FILE
+from ciss.data.pictures import DataError, Pair
+from ciss.data.sets.base import FILE, DataSet, id_table
 from ciss.data.sets.voc import palette
 from ciss.documents import ConfigError, plain, read_yaml, short
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+LARGEST_CLASS = 250  # the largest number of a class in the masks
 Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+def _not_blank(name: str) -> str:
+    if not name.strip():
+        raise ValueError("should be a name")
+    return name
+
+
+def _not_black(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    if not any(colour):
+        raise ValueError("should be another colour, because the background is black")
+    return colour
 
 
 @config.section
 class Class:
-    name: Annotated[config.Text, Field(max_length=100)]
-    colour: tuple[Byte, Byte, Byte] | None = None
+    name: Annotated[config.Text, Field(max_length=100), AfterValidator(_not_blank)]
+    colour: Annotated[tuple[Byte, Byte, Byte], AfterValidator(_not_black)] | None = None
 
 
 @config.section
@@ -52,59 +66,81 @@ class Description:
     share: Annotated[float, Field(gt=0, lt=1)] | None = None  # of the training images, drawn by name, in place of `val`
     void: Byte = 255
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have folders."""
+        return ("train",) if self.share else ("train", "val")
+
 
 @plain_dataclass(frozen=True)
 class Own:
+    """The folders of a data set of one's own. `ids`: the table of `Pair.ids`."""
+
     file: Path
     described: Description
-    classes: dict[int, str]
-    palette: np.ndarray
-    background: bool
-    digest: str
     ids: bytes
 
     def pairs(self, folder: Path, split: str) -> list[Pair]:
-        """The pairs of a split, sorted by name. Raises FileNotFoundError and DataError naming what lacks."""
+        """The pairs of a split, sorted by name. Raises FileNotFoundError and DataError naming what is missing."""
         share = self.described.share
-        found = self.listed(folder, "train" if share else split)
         if not share:
-            return found
-        order = sorted(found, key=lambda pair: hashlib.sha256(pair.id.encode()).hexdigest())
+            return self.listed(folder, split)
+        pairs = self.listed(folder, "train")
+        order = sorted(pairs, key=lambda pair: hashlib.sha256(pair.id.encode()).hexdigest())
         scored = {pair.id for pair in order[: max(1, round(share * len(order)))]}
-        return [pair for pair in found if (pair.id in scored) == (split == "val")]
+        return [pair for pair in pairs if (pair.id in scored) == (split == "val")]
 
     def listed(self, folder: Path, split: str) -> list[Pair]:
         """The pairs in the folders of a split, sorted by image."""
-        where: Folders = getattr(self.described, split)
-        images, masks = folder / where.images, folder / where.masks
-        for place in (images, masks):
-            if not place.is_dir():
-                raise FileNotFoundError(f"{place}: there is no such folder. Make it, or name another in {self.file}.")
-        walk = os.walk(images, followlinks=True)  # a city may be a link; names with a dot are the system's
-        found = sorted(Path(place, name) for place, _, names in walk for name in names)
-        found = [file for file in found if file.suffix.lower() in SUFFIXES]
-        parts = {file: file.relative_to(images).with_suffix("").parts for file in found}
-        found = [file for file in found if not any(part.startswith(".") for part in parts[file])]
-        if not found:
+        folders: Folders = getattr(self.described, split)
+        images, masks = folder / folders.images, folder / folders.masks
+        for needed in (images, masks):
+            if not needed.is_dir():
+                raise FileNotFoundError(f"{needed}: there is no such folder. Make it, or name another in {self.file}.")
+        files = visible_files(images, SUFFIXES)
+        if not files:
             remedy = f", or remove `val` from {self.file} and set `share: 0.2`" if split == "val" else ""
             raise DataError(f"{images}: no images ({', '.join(sorted(SUFFIXES))}). Put them there{remedy}.")
         pairs: dict[str, Pair] = {}
-        for file in found:
-            *domain, name = parts[file]
-            mask, number = masks.joinpath(*domain, f"{name}.png"), "_".join((split, *parts[file]))
-            if not number.isprintable():
-                raise DataError(f"{str(file)!r}: the name has signs that cannot be shown. Rename image and mask.")
-            if number in pairs:
-                other = pairs[number]
+        for file in files:
+            *domain, name = file.relative_to(images).with_suffix("").parts
+            mask, image_id = masks.joinpath(*domain, f"{name}.png"), "_".join((split, *domain, name))
+            if not image_id.isprintable():
+                raise DataError(f"{str(file)!r}: the name has characters that cannot be shown. Rename image and mask.")
+            if other := pairs.get(image_id):
                 if other.mask == mask:
                     raise DataError(f"{file} and {other.image.name} share the mask {mask}. Remove one image.")
-                raise DataError(f"{file}: would be {number} in tables, as {other.image} is. Rename one.")
-            pairs[number] = Pair(number, file, mask, self.ids, "/".join(domain), own=True)
+                raise DataError(f"{file} and {other.image} both have the image id {image_id}. Rename one.")
+            pairs[image_id] = Pair(image_id, file, mask, self.ids, "/".join(domain), own=True)
         return list(pairs.values())
+
+    def unpaired(self, folder: Path) -> Iterator[str]:
+        """Notes on images without a mask, and on masks without an image. Raises as `pairs`."""
+        pairs = [pair for split in self.described.splits for pair in self.listed(folder, split)]
+        masks: set[Path] = set()
+        for split in self.described.splits:
+            masks.update(visible_files(folder / getattr(self.described, split).masks, {".png"}))
+        if missing := [pair for pair in pairs if pair.mask not in masks and not pair.mask.is_file()]:
+            images = "1 image has" if len(missing) == 1 else f"{len(missing)} images have"
+            first = f"first: {missing[0].image} needs {missing[0].mask}"
+            yield f"{images} no mask of the same name ({first}). Rename the masks, or move the images away."
+        if unused := sorted(masks - {pair.mask for pair in pairs}):
+            count = "1 mask is" if len(unused) == 1 else f"{len(unused)} masks are"
+            problem = f"{count} not used, because no image of the same name is there (first: {unused[0]})"
+            yield f"{problem}. Images have to be {', '.join(sorted(SUFFIXES))} files: convert or rename them."
+
+
+def visible_files(folder: Path, suffixes: set[str]) -> list[Path]:
+    """Files with one of the suffixes in a folder and the folders within, sorted, without names that start with "."."""
+    files = []
+    for parent, folders, names in os.walk(folder, followlinks=True):  # a domain may be a link
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(file for file in files if file.suffix.lower() in suffixes)
 
 
 def is_name(text: str) -> bool:
-    """Whether a folder of this name can be a data set: DVC and the file names of results need plain letters."""
+    """Whether a folder of this name can be a data set. DVC and the names of results need plain letters."""
     return re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", text) is not None
 
 
@@ -123,81 +159,83 @@ def names() -> list[str]:
     return sorted({file.parent.name for root in paths.data_roots() for file in root.glob(f"*/{FILE}")})
 
 
-def _check_names(classes: Any, file: Path) -> None:
-    """Raises ConfigError for classes that are no mapping of numbers to names."""
-    if isinstance(classes, list):
-        raise ConfigError(
-            f"{file}: classes: found a list, but each class needs its number. Write {{1: NAME, 2: NAME}}."
-        )
-    for number, each in classes.items() if isinstance(classes, dict) else ():
-        if not isinstance(each, dict):
-            what = "nothing" if each is None else short(each)
-            advice = f"Write {number}: NAME, or {number}: {{name: NAME, colour: [R, G, B]}}."
-            raise ConfigError(f"{file}: classes.{number}: found {what}, but it should be a name. {advice}")
-
-
-def load(file: Path) -> Own:
-    """Raises ConfigError naming file and key."""
-    if not file.is_file():
-        raise ConfigError(f"{file}: this is no file. Write `classes: {{1: NAME, 2: NAME}}` into a file of this name.")
-    document = read_yaml(file)
-    if not isinstance(document, dict):
-        raise ConfigError(f"{file}: found no sections. Write `classes: {{1: NAME, 2: NAME}}` at least.")
-    values = dict(document)
-    if isinstance(values.get("classes"), dict):
-        values["classes"] = {
-            str(number): {"name": each} if isinstance(each, str) else each for number, each in values["classes"].items()
-        }
-    if isinstance(values.get("val"), dict) and "share" in values["val"]:
-        raise ConfigError(
-            f"{file}: val.share: `share` is a key of its own. Write either `val: {{images: images/val, masks: "
-            f"masks/val}}` for folders of validation images, or `share: {values['val']['share']}` in place of `val`."
-        )
-    if values.get("val") is not None and values.get("share") is not None:
-        raise ConfigError(
-            f"{file}: `val` and `share` are both set, but only one can give the scored images. Remove one."
-        )
-    if isinstance(values.get("share"), int | float) and values["share"] >= 1:
-        raise ConfigError(f"{file}: share: found {values['share']}, but 0.2 stands for 20 %. Write a number below 1.")
-    _check_names(values.get("classes"), file)
-    described = config.validate(Description, values, str(file), "")
-    numbers = {}
-    for number, each in described.classes.items():
-        if number == str(described.void):
-            raise ConfigError(f"{file}: classes.{number}: {number} is `void` too. Remove the class, or change `void`.")
-        if not re.fullmatch("[0-9]{1,3}", number) or int(number) > 250:
-            problem = f"found the number {plain(number)!r}, but masks have classes from 0 to 250"
-            raise ConfigError(f"{file}: classes: {problem}. Change it.")
-        numbers[int(number)] = each
-    if len(numbers) < len(document["classes"]):
-        raise ConfigError(f"{file}: classes: a number stands twice. Change one.")
-    if 0 in numbers and numbers[0].name.strip().lower() == "background":
-        del numbers[0]  # it is that anyway
-    if not numbers:
-        raise ConfigError(f"{file}: classes: there is nothing but background. Name a class.")
-    shift = 1 if 0 in numbers else 0
-    names = {number + shift: each.name for number, each in sorted(numbers.items())}
-    known = {"background": 0}
-    for number, name in names.items():
-        if name in known:
-            first, second = known[name], number - shift
-            raise ConfigError(f"{file}: classes: {first} and {second} have the same name, {name!r}. Change one.")
-        known[name] = number - shift
+def load(file: Path) -> DataSet:
+    """The data set that a `dataset.yaml` describes. Raises ConfigError naming file and key."""
+    described = _description(file)
+    classes = _by_number(described, file)
+    shift = 1 if 0 in classes else 0
     colours = palette()
-    for number, each in numbers.items():
-        if each.colour:
-            colours[number + shift] = each.colour
-    ids = np.full(256, FOREIGN, np.uint8)
-    ids[0] = 0
-    for number in numbers:
-        ids[number] = number + shift
-    ids[described.void] = 255
-    return Own(
-        file=file,
-        described=described,
-        classes={0: "background", **names},
+    for number, entry in classes.items():
+        if entry.colour:
+            colours[number + shift] = entry.colour
+    ids = id_table({0: 0, **{number: number + shift for number in classes}, described.void: 255})
+    own = Own(file, described, ids)
+    return DataSet(
+        folder=(file.parent.name,),
+        classes={0: "background", **{number + shift: entry.name for number, entry in classes.items()}},
+        pairs=own.pairs,
         palette=colours,
         background=not shift and described.void != 0,
-        digest=hashlib.sha256(json.dumps(asdict(described), sort_keys=True).encode()).hexdigest(),
-        ids=ids.tobytes(),
+        description=hashlib.sha256(json.dumps(asdict(described), sort_keys=True).encode()).hexdigest(),
+        own=own,
     )
+
+
+def _description(file: Path) -> Description:
+    """The contents of a `dataset.yaml`. Raises ConfigError naming file and key."""
+
+    def wrong(problem: str) -> ConfigError:
+        return ConfigError(f"{file}: {problem}")
+
+    if not file.is_file():
+        raise wrong("this is no file. Write `classes: {1: NAME, 2: NAME}` into a file of this name.")
+    document = read_yaml(file)
+    if not isinstance(document, dict):
+        raise wrong("found no sections. Write `classes: {1: NAME, 2: NAME}` at least.")
+    classes, val, share = (document.get(key) for key in ("classes", "val", "share"))
+    if isinstance(classes, list):
+        raise wrong("classes: found a list, but each class needs its number. Write {1: NAME, 2: NAME}.")
+    if isinstance(classes, dict):
+        entries = {}
+        for number, entry in classes.items():
+            if not isinstance(entry, str | dict):
+                problem = f"found {'nothing' if entry is None else short(entry)}, but it should be a name"
+                advice = f"Write {number}: NAME, or {number}: {{name: NAME, colour: [R, G, B]}}."
+                raise wrong(f"classes.{number}: {problem}. {advice}")
+            entries[str(number)] = {"name": entry} if isinstance(entry, str) else entry
+        if len(entries) < len(classes):
+            raise wrong("classes: a number stands twice. Change one.")
+        document = {**document, "classes": entries}
+    if isinstance(val, dict) and "share" in val:
+        folders = "`val: {images: images/val, masks: masks/val}` for folders of validation images"
+        problem = "val.share: `share` is a key of its own"
+        raise wrong(f"{problem}. Write either {folders}, or `share: {val['share']}` in place of `val`.")
+    if val is not None and share is not None:
+        raise wrong("`val` and `share` are both set, but only one can give the scored images. Remove one.")
+    if isinstance(share, int | float) and share >= 1:
+        raise wrong(f"share: found {share}, but 0.2 stands for 20 %. Write a number below 1.")
+    return config.validate(Description, document, str(file), "")
+
+
+def _by_number(described: Description, file: Path) -> dict[int, Class]:
+    """The classes by their number in the masks, sorted, without the background. Raises ConfigError."""
+    classes = {}
+    for number, entry in described.classes.items():
+        if number == str(described.void):
+            raise ConfigError(f"{file}: classes.{number}: {number} is `void` too. Remove the class, or change `void`.")
+        if not re.fullmatch("0|[1-9][0-9]{0,2}", number) or int(number) > LARGEST_CLASS:
+            problem = f"found the number {plain(number)!r}, but masks have classes from 0 to {LARGEST_CLASS}"
+            raise ConfigError(f"{file}: classes: {problem}. Change it.")
+        classes[int(number)] = entry
+    if 0 in classes and classes[0].name.strip().lower() == "background":
+        del classes[0]  # the default name
+    if not classes:
+        raise ConfigError(f"{file}: classes: there is nothing but background. Name a class.")
+    classes = dict(sorted(classes.items()))
+    numbers = {"background": 0}
+    for number, entry in classes.items():
+        if entry.name in numbers:
+            same = f"{numbers[entry.name]} and {number} have the same name, {entry.name!r}"
+            raise ConfigError(f"{file}: classes: {same}. Change one.")
+        numbers[entry.name] = number
+    return classes

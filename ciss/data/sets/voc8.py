@@ -1,5 +1,3 @@
 """Pascal VOC 2012 with eight of its classes; the others are background."""
 
-from ciss.data.sets.voc import DATASET
-
-__all__ = ["DATASET"]
+from ciss.data.sets.voc import DATASET as DATASET
