@@ -465,8 +465,8 @@ def test_undefined_scores_have_a_reason(study):
         ("no new class", "m", "No class counts as new"),
         ("no old class in the images", "m", "No pixel of the validation set is a class that counts as old."),
         ("nothing scored", "m", "No pixel of the validation set is a class that counts as new."),
-        ("a class without images", "m", "Not in the validation set: class 3."),
-        ("nothing scored", "j", "Not in the validation set: class 1, class 2, class 3"),
+        ("a class without images", "m", "Not in the scored part of the validation set: class 3."),
+        ("nothing scored", "j", "Not in the scored part of the validation set: class 1, class 2, class 3"),
     ],
 )
 def test_the_reason_is_the_right_one(study, end, words):
@@ -478,7 +478,7 @@ def test_the_reason_is_the_right_one(study, end, words):
     [
         ("usual", "Joint training has no steps, so it is left out."),
         ("no background", "No pixel that is scored is background"),
-        ("a class without images", "Not in the validation set: class 3."),
+        ("a class without images", "Not in the scored part of the validation set: class 3."),
         ("no new class", "No step brings a new class, so nothing can be confused with one."),
         ("two classes", "A step with a single new class has no angle between new class tokens."),
         ("no old class in the images", "Recall needs a pixel of an old class"),
