@@ -80,11 +80,6 @@ class Run:
         return self.settings.train.increment if self.after else self.settings.train.base
 
     @property
-    def new_classes(self) -> list[int]:
-        """Raw ids that this step brings; none in a later step of the domain setting."""
-        return self.classes.raw[self.classes.new(self.step)].tolist()
-
-    @property
     def old_channels(self) -> int:
         """Channels of the predecessor's network, the background's included; 1 without a predecessor."""
         return self.classes.known(self.step - 1)
@@ -129,9 +124,7 @@ class Run:
 
     def label_table(self, training: bool):
         """(256,) raw id -> position, for training or for scoring."""
-        if training and not self.joint:
-            return self.classes.label_table(self.step, self.settings.setting, training=True)
-        return self.classes.label_table(self.reached, self.settings.setting, training=False)
+        return self.classes.label_table(self.step, self.settings.setting, training=training and not self.joint)
 
     def description(self) -> dict:
         """The parameters that determine the weights, which are stored with them."""
@@ -222,8 +215,8 @@ def starting_network(run: Run, method: Method) -> Network:
     if run.after is None:
         return run.build_network()
     network = load_network(run.before, torch.device("cpu"), reader=run).requires_grad_(True)
-    if run.new_classes:
-        method.initialise(network, len(run.new_classes))
+    if new := len(run.classes.new(run.step)):  # a later step of the domain setting brings none
+        method.initialise(network, new)
     return network
 
 
