@@ -115,6 +115,15 @@ def finished(_finished, tiny_data) -> Project:
         yield _finished
 
 
+@pytest.fixture
+def finished_copy(_finished, tmp_path, tiny_data):
+    """A copy of the project whose runs are all trained: to change."""
+    with environment(tiny_data) as patch:
+        copied = _finished.copy(tmp_path / "project")
+        patch.chdir(copied.folder)
+        yield copied
+
+
 @pytest.fixture(scope="session")
 def study(tmp_path_factory) -> Path:
     """A repository whose pipeline has run once, committed, with weights that git does not know: to look at and

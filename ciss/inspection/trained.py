@@ -116,7 +116,8 @@ def _labels(labels: Tensor) -> np.ndarray:
 def telling_images(run: Run, count: int, among: list[int] | None = None) -> list[int]:
     """Training images of the step (or `among` others) with old and new classes in them, those with most first."""
     index = run.index()
-    old, new = set(run.classes.raw[run.classes.old(run.step)].tolist()), set(run.new_classes)
+    positions = (run.classes.old(run.step), run.classes.new(run.step))
+    old, new = (set(run.classes.raw[part].tolist()) for part in positions)
 
     def wealth(number: int) -> tuple[bool, bool, int]:
         found = set(index.classes["train"][number])

@@ -1,4 +1,4 @@
-"""What a finished run leaves behind, and how the analyses read it back."""
+"""The results of a finished run: write, keep and read them."""
 
 import hashlib
 import io
@@ -27,7 +27,7 @@ from ciss.store import files
 from ciss.store.weights import save_weights
 
 ARRAYS = ("confusion.npz", "curves.npz", "samples.npz", "trace.npz", "labels.npz", "tokens.npz")  # beside result.json
-CODE = "code.txt"  # which code a training depends on, a line for each definition
+CODE = "code.txt"  # `Closure.listing` of the code that trained
 SHOWN = 5  # definitions in a message
 MEASURED = ("training_seconds", "preparation_seconds", "wall_seconds", "peak_memory_bytes")
 VERSIONS = ("torch", "torchvision", "timm", "numpy")
@@ -45,13 +45,15 @@ def file_hash(file: Path) -> str:
 
 
 def finished(run: Run, identity: dict) -> bool:
-    """Whether both folders are there, of one training, by this configuration, code, data and teacher."""
+    """Whether both folders of a run are complete, of one training with this identity."""
     return _complete(run.folder, run.results, identity)
 
 
 def recover(run: Run, identity: dict) -> bool:
-    """Whether `keep` has this training; then it is in its place again. A pipeline that was stopped between the end of a
-    training and its entry in `dvc.lock` removes what it does not know before it goes on."""
+    """Restores what `keep` kept of this training. Returns whether there was something.
+
+    DVC removes outputs that are not in `dvc.lock`, for example if it was stopped between a training and its entry.
+    """
     kept = run.resume / "finished"
     if not _complete(kept / "runs", kept / "results", identity):
         return False
@@ -62,7 +64,7 @@ def recover(run: Run, identity: dict) -> bool:
 
 
 def keep(run: Run, identity: dict) -> None:
-    """Keeps a finished run where no pipeline removes it, as links to the same files where that is possible."""
+    """Keeps a finished run where DVC does not remove it, as hard links where possible."""
     kept = run.resume / "finished"
     if not _complete(kept / "runs", kept / "results", identity):
         with _replacing(kept) as fresh:
@@ -71,8 +73,10 @@ def keep(run: Run, identity: dict) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copies the files of a folder, as links to the same files where the file system has them. No modes and times:
-    some network file systems refuse to set them."""
+    """Copies the files of a folder, as hard links where possible, without modes and times.
+
+    Some network file systems refuse to set modes and times.
+    """
     for file in sorted(path for path in source.rglob("*") if path.is_file()):
         copy = target / file.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +90,7 @@ def _complete(trained: Path, scored: Path, identity: dict) -> bool:
     weights = trained / "weights.safetensors"
     try:
         result = json.loads((scored / "result.json").read_text(encoding="utf-8"))
-        for name in ARRAYS:  # one that is gone or cut off would be asked for again, and this run named as trained
+        for name in ARRAYS:  # a missing or truncated file makes the run incomplete
             np.load(scored / name).close()
         return result["key"] == digest(identity) and weights.is_file() and result["weights"] == file_hash(weights)
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
@@ -135,7 +139,7 @@ def _entry(run: Run, key: str) -> Any:
 
 
 def write(run: Run, network: nn.Module, identity: dict, index: Index, state: TrainingState) -> None:
-    """Puts both folders in place, each whole, where older ones stay until then.
+    """Writes both folders of a run. Older ones stay until the new ones are complete.
 
     `runs/`: weights.safetensors and log.json. `results/`: result.json (scores, provenance), code.txt (the definitions
     that the training depends on), confusion.npz (T,T), curves.npz (epochs (P,), confusions (P,T,T) on the hold-out),
@@ -154,7 +158,7 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, state: Tra
         "scores": _plain(metrics.scores(confusion, run.classes.sizes, run.reached, convention)),
         "convention": convention.sentence(
             metrics.resolution(asdict(run.settings.evaluation), run.settings.train.crop),
-            metrics.scored(run.settings.setting, run.settings.legacy_split),
+            metrics.scored_images(run.settings.setting, run.settings.legacy_split),
         ),
         "background": run.classes.background,
         "classes": run.classes.names,
@@ -192,7 +196,7 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, state: Tra
 
 
 def _trace(epochs: list[dict]) -> dict[str, np.ndarray]:
-    """The epochs' numbers in one array, NaN where a column does not exist."""
+    """The rows of all epochs in one array, NaN where an epoch lacks a column."""
     columns = list(dict.fromkeys(name for part in epochs for name in part["columns"]))
     values = np.full((sum(len(part["values"]) for part in epochs), len(columns)), np.nan, np.float32)
     start = 0
@@ -204,37 +208,30 @@ def _trace(epochs: list[dict]) -> dict[str, np.ndarray]:
 
 
 def read(run: Run) -> dict:
-    """result.json with the method's title, whether it sees all classes at once (`joint`), the benchmark's `Classes` and
-    the arrays confusion, curve_epochs, curve_confusions, token_epochs, token_cosines, samples, trace (by column) and
-    labels (by name) added. See `TrainingState`. Raises CheckpointError.
+    """result.json, the method's title, `joint`, the benchmark's `Classes`, and the arrays of `TrainingState`.
 
-    Of a data set without a background class, the matrices leave unlabelled pixels (true position 0) out;
-    `confusion_all` has them, for conventions that score them."""
+    Arrays: confusion, curve_epochs, curve_confusions, token_epochs, token_cosines, samples, trace (by column) and
+    labels (by name). If the data set has no background class, the matrices leave out unlabelled pixels (true position
+    0); `confusion_all` has them.
+
+    Raises CheckpointError for missing or damaged results, and for those of other parameters.
+    """
     file = run.results / "result.json"
     if not file.is_file():
         raise files.CheckpointError(f"{file}: this run has no result yet. Train it: ciss train {run.name}")
     try:
         result = json.loads(file.read_text(encoding="utf-8"))
-        result |= {"title": run.title, "joint": run.joint, "classes": run.classes}
         different = documents.differences(result["identity"]["parameters"], run.description())
-        with np.load(run.results / "confusion.npz") as arrays:
-            result["confusion_all"] = arrays["confusion"]
-        with np.load(run.results / "curves.npz") as arrays:
-            result["curve_epochs"], result["curve_confusions"] = arrays["epochs"], arrays["confusions"]
-        with np.load(run.results / "tokens.npz") as arrays:
-            result["token_epochs"], result["token_cosines"] = arrays["epochs"], arrays["cosines"]
-        with np.load(run.results / "samples.npz") as arrays:
-            result["samples"] = {name: arrays[name] for name in arrays.files}
-        with np.load(run.results / "trace.npz") as arrays:
-            columns = arrays["columns"].tolist()
-            result["trace"] = dict(zip(columns, arrays["values"].T, strict=True))
-        with np.load(run.results / "labels.npz") as arrays:
-            result["labels"] = {name: arrays[name] for name in arrays.files}
+        confusion, curves, samples, trace, labels, tokens = (_load_arrays(run.results / name) for name in ARRAYS)
+        result |= {"title": run.title, "joint": run.joint, "classes": run.classes, "samples": samples, "labels": labels}
+        result |= {"confusion_all": confusion["confusion"], "confusion": confusion["confusion"].copy()}
+        result |= {"curve_epochs": curves["epochs"], "curve_confusions": curves["confusions"]}
+        result |= {"token_epochs": tokens["epochs"], "token_cosines": tokens["cosines"]}
+        result["trace"] = dict(zip(trace["columns"].tolist(), trace["values"].T, strict=True))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise files.CheckpointError(
             f"{run.results}: damaged ({error}). Train it again: ciss train {run.name}"
         ) from None
-    result["confusion"] = result["confusion_all"].copy()
     if not result["background"]:
         result["confusion"][0] = 0
         result["curve_confusions"][:, 0] = 0
@@ -246,17 +243,24 @@ def read(run: Run) -> dict:
     return result
 
 
+def _load_arrays(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file) as arrays:
+        return dict(arrays)
+
+
 def read_end(config: Config, end: str) -> list[dict]:
-    """Results of every run that leads to an end, from the base step to the last. Raises CheckpointError, also for a run
-    that continues another training of its predecessor than the one that is there."""
-    found = [read(resolve(config, name)) for name in config.path(end)]
-    for before, after in pairwise(found):
+    """Results of every run that leads to an end, from the base step to the last.
+
+    Raises CheckpointError, also for a run whose teacher is another training than the one whose results are there.
+    """
+    results = [read(resolve(config, name)) for name in config.path(end)]
+    for before, after in pairwise(results):
         if after["identity"]["teacher"] != before["weights"]:
             raise files.CheckpointError(
                 f"{after['run']}: continues another training of {before['run']} than the one whose results are there. "
                 f"Train it again: ciss train {after['run']}"
             )
-    return found
+    return results
 
 
 def ends(config: Config, benchmarks: Iterable[str]) -> dict[str, list[dict]]:
@@ -267,10 +271,10 @@ def ends(config: Config, benchmarks: Iterable[str]) -> dict[str, list[dict]]:
 
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """A fresh folder that takes the place of the old one only when the block ends well."""
+    """A new folder that replaces the old one if the block ends without an error."""
     fresh, old = (folder.with_name(f".{folder.name}.{state}") for state in ("new", "old"))
-    for left in (fresh, old):  # by a kill
-        shutil.rmtree(left, ignore_errors=True)
+    for remains in (fresh, old):  # of a killed process
+        shutil.rmtree(remains, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
         yield fresh
@@ -286,12 +290,12 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def save_arrays(file: Path, **arrays: np.ndarray) -> None:
-    """A compressed `.npz`, in place only when it is whole."""
+    """Writes a compressed `.npz` in one step."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     files.write_bytes(file, buffer.getvalue())
 
 
 def _plain(scores: dict) -> dict:
-    """NaN has no place in JSON: null."""
+    """NaN becomes None, because JSON has no NaN."""
     return {name: None if value != value else float(value) for name, value in scores.items()}

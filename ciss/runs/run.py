@@ -1,4 +1,4 @@
-"""A run, resolved: everything its training needs to know, checked before it starts."""
+"""A run with all parameters of its training, and the one way to open its network."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from ciss.store.code import Closure
 from ciss.store.files import CheckpointError
 from ciss.store.weights import restore
 
-PACE = ("workers", "cache")  # of `train`: they change no result
+PACE = ("workers", "cache")  # keys of `train` that change no result
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class Run:
 
     @property
     def code(self) -> str:
-        """The method's name without its variant's."""
+        """The method's name without that of its variant."""
         return code_of(self.method)
 
     @property
     def title(self) -> str:
-        """The method as tables call it: "mbs (adapted)" on a network that it was not published on."""
-        home = method_class(self.code).decoder
-        return self.method if home in (None, self.settings.model.decoder) else f"{self.method} (adapted)"
+        """The method in tables: "mbs (adapted)" with another decoder than the published one."""
+        published = method_class(self.code).decoder
+        return self.method if published in (None, self.settings.model.decoder) else f"{self.method} (adapted)"
 
     @property
     def joint(self) -> bool:
@@ -78,11 +78,6 @@ class Run:
     @property
     def phase(self) -> Phase:
         return self.settings.train.increment if self.after else self.settings.train.base
-
-    @property
-    def new_classes(self) -> list[int]:
-        """Raw ids that this step brings; none in a later step of the domain setting."""
-        return self.classes.raw[self.classes.new(self.step)].tolist()
 
     @property
     def old_channels(self) -> int:
@@ -101,9 +96,10 @@ class Run:
     def build_network(self, steps: int | None = None, *, starting_weights: bool = True) -> Network:
         """The untrained network.
 
-        Args: steps: increments whose classes it has (default: this run's); starting_weights: whether the encoder gets
-        those of `model.weights` or `model.pretrained`. Without them no file is needed, and the same random numbers are
-        drawn.
+        Args:
+            steps: last step whose classes it has; None: this run's.
+            starting_weights: whether the encoder gets those of `model.weights` or `model.pretrained`. Without them no
+                file is needed. The same random numbers are drawn.
         """
         model = self.settings.model if starting_weights else replace(self.settings.model, pretrained=False)
         file = weight_file(self.settings) if starting_weights else None
@@ -113,32 +109,30 @@ class Run:
         return network
 
     def normalise(self, images: Tensor, device: torch.device) -> Tensor:
-        """Images (B,3,H,W) uint8 as the network of this run reads them: the one way for training and evaluation."""
+        """Normalises images (B,3,H,W) uint8, in the same way for training and evaluation."""
         return data.normalise(
             images, device, self.settings.train.channels_last, data.input_statistics(self.settings.model)
         )
 
     def index(self) -> Index:
-        """Raises DataError when it is missing, damaged, or made for other settings."""
+        """The index of the benchmark. Raises DataError if it is missing, damaged, or made for other settings."""
         return Index.load(index_folder(self.root, self.benchmark), self.settings)
 
     def images(self, index: Index) -> list[int]:
-        """Numbers of the training images this run sees."""
+        """Numbers of this run's training images."""
         return index.joint if self.joint else index.steps[self.step]
 
     def label_table(self, training: bool):
-        """(256,) raw id -> position, as the network sees labels in training or as they are scored."""
-        if training and not self.joint:
-            return self.classes.label_table(self.step, self.settings.setting, training=True)
-        return self.classes.label_table(self.reached, self.settings.setting, training=False)
+        """(256,) raw id -> position, for training or for scoring."""
+        return self.classes.label_table(self.step, self.settings.setting, training=training and not self.joint)
 
     def description(self) -> dict:
-        """What makes the weights, as stored beside them; not what only makes them sooner."""
+        """The parameters that determine the weights, which are stored with them."""
         settings = json.loads(json.dumps(asdict(self.settings)))
-        del settings["expects"]  # it changes notes, not results
+        del settings["expects"]  # for messages about the data only
         for name in PACE:
             del settings["train"][name]
-        # By their values: a checkpoint from before this key, which had ImageNet's for every encoder, keeps opening.
+        # Stored only if they differ from ImageNet's, which checkpoints without this key were trained with.
         del settings["model"]["input_statistics"]
         if (statistics := data.input_statistics(self.settings.model)) != data.IMAGENET:
             settings["model"]["input_statistics"] = [list(values) for values in statistics]
@@ -153,7 +147,7 @@ class Run:
         }
 
     def differences(self, stored: dict) -> list[str]:
-        """How a description that was stored with weights differs from this run's, in what makes the weights."""
+        """How a stored description differs from this run's, in parameters that determine the weights."""
         free = ["benchmark.evaluation", "benchmark.train.curve"]
         if self.after is None:
             free.append("benchmark.train.increment")
@@ -161,10 +155,13 @@ class Run:
         return [line for line in documents.differences(stored, wanted) if not line.startswith(tuple(free))]
 
     def identity(self, fingerprint: str, teacher: str | None) -> dict:
-        """What a stopped training shares with the one that goes on, and a finished one with what is asked for.
+        """The values that a stopped or finished training must share with this run to be used.
 
-        Every parameter of the benchmark counts, `evaluation` too: results are part of a run. `fingerprint`: of the
-        data; `teacher`: sha256 of the predecessor's checkpoint.
+        Parameters of `evaluation` count, too, because results are part of a run.
+
+        Args:
+            fingerprint: of the data.
+            teacher: sha256 of the predecessor's checkpoint; None: no predecessor.
         """
         package = store_code.read(paths.project())
         shared = store_code.training_code(package, dataset=self.settings.dataset)
@@ -178,7 +175,7 @@ class Run:
         }
 
     def training_code(self) -> Closure:
-        """The code that its results depend on, its method's included."""
+        """The code that its results depend on, with that of its method."""
         return store_code.training_code(store_code.read(paths.project()), (self.code,), self.settings.dataset)
 
 
@@ -188,12 +185,12 @@ def predecessor(run: Run) -> Path | None:
 
 
 def load_network(run: Run, device: torch.device, *, reader: Run | None = None) -> Network:
-    """A run's trained network, frozen and in evaluation mode: the one way to open a checkpoint.
+    """A run's trained network, frozen and in evaluation mode. Needs neither weight file nor network access.
 
-    The encoder's weight file is not needed, nor is network access.
+    Args:
+        reader: the run whose method reads the network's outputs; None: the run itself.
 
-    Args: reader: the run whose method reads the network's outputs (default: the run itself). Raises: CheckpointError
-    where there is no checkpoint, and where it was made with other parameters than the run has now.
+    Raises CheckpointError if there is no checkpoint, or if it was made with other parameters.
     """
     file = run.folder / "weights.safetensors"
     command = f"ciss train {run.name}"
@@ -210,16 +207,16 @@ def load_network(run: Run, device: torch.device, *, reader: Run | None = None) -
 
 
 def starting_network(run: Run, method: Method) -> Network:
-    """The network at the start of a run's training, on the CPU; seeds torch's random numbers.
+    """The network at the start of a training, on the CPU: in an increment the predecessor's with the new classes.
 
-    In an incremental step: the predecessor's network, grown by the new classes as the method does it.
+    Seeds torch's random numbers.
     """
     torch.manual_seed(stable_seed("weights", run.seed, run.reached))
     if run.after is None:
         return run.build_network()
     network = load_network(run.before, torch.device("cpu"), reader=run).requires_grad_(True)
-    if run.new_classes:
-        method.initialise(network, len(run.new_classes))
+    if new := len(run.classes.new(run.step)):  # a later step of the domain setting brings none
+        method.initialise(network, new)
     return network
 
 
@@ -233,14 +230,14 @@ def index_folder(root: Path, benchmark: str) -> Path:
 
 
 def report_folder(config: Config, *parts: str) -> Path:
-    """A folder in `reports/`; made if missing. An analysis has `benchmarks/<benchmark>/<analysis>` for itself."""
+    """A folder in `reports/`, created if missing."""
     folder = (paths.project() / config.output).resolve().joinpath("reports", *parts)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def resolve(config: Config, name: str) -> Run:
-    """A run by name. Raises ConfigError naming the known ones."""
+    """A run by name. Raises ConfigError for an unknown name."""
     runs = config.runs()
     if name not in runs:
         raise ConfigError(f"{config.file}: there is no run {name!r}. {configuration.choose(name, runs)}")
@@ -282,7 +279,7 @@ def steps(benchmark: Benchmark, place: str) -> int:
 
 
 def weight_file(benchmark: Benchmark) -> Path | None:
-    """The encoder's weight file, absolute: given so, or under the project or a data root."""
+    """The absolute path of the encoder's weight file, looked up in the project and in the data roots."""
     if benchmark.model.weights is None:
         return None
     file = paths.project() / benchmark.model.weights
@@ -295,13 +292,13 @@ def weight_file(benchmark: Benchmark) -> Path | None:
 
 
 def lone_image(benchmark: Benchmark, phase: Phase, images: int) -> bool:
-    """Whether batches of so many `images` cannot be normalised: one image, where a layer has one value of it.
+    """Whether a batch of so many `images` cannot be normalised: one image, where a layer has one value per channel.
 
-    `sync` normalises over the processes of a training on GPUs, and as `batch` without them.
+    `sync` normalises over the processes of a training on GPUs, and as `batch` without GPUs.
     """
-    synced = (
-        phase.norm == "sync" and torch.cuda.is_available() and max(benchmark.train.processes, distributed.world()) > 1
-    )
-    if images != 1 or phase.norm == "frozen" or synced:
+    if images != 1 or phase.norm == "frozen":
+        return False
+    processes = max(benchmark.train.processes, distributed.world())
+    if phase.norm == "sync" and torch.cuda.is_available() and processes > 1:
         return False
     return needs_two_images(benchmark.model, benchmark.train.crop) is not None

@@ -1,4 +1,4 @@
-"""The state of one training: saved after every epoch, and what its results are written from."""
+"""The state of one training, saved after every epoch. Results are written from it."""
 
 from dataclasses import dataclass, field
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 @dataclass
 class TrainingState:
-    """What a training has done so far. T classes of the benchmark, K of the teacher, C of the student, N new ones.
+    """What a training has recorded. T classes of the benchmark, K of the teacher, C of the student, N new ones.
 
-    `training.loop` changes it, `store.weights.save_state` saves its fields, and `results.write` writes them down.
+    `training.loop` changes it, `store.weights.save_state` saves its fields, `results.write` writes results from them.
     """
 
     epoch: int = 0  # finished epochs

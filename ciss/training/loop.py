@@ -262,7 +262,8 @@ def train_epoch(setup: Setup, state: TrainingState, log: LossLog, progress: Prog
     run = setup.run
     options = run.settings.train
     torch.manual_seed(stable_seed("epoch", run.seed, run.step, state.epoch, distributed.rank()))
-    scored = {max(1, round(point * setup.updates)) for point in options.curve}  # updates to score the hold-out after
+    # The hold-out is scored after these updates. Points are in epochs.
+    scored = {max(1, round(point * setup.updates)) for point in options.curve}
     done = state.epoch * setup.updates
     meter = Meter(setup.device)
     meter.start()

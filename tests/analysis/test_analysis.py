@@ -4,14 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ciss.analysis.background import tables as background_tables
 from ciss.analysis.background.tables import background_table, class_rates, flows, mean_flows
-from ciss.analysis.compare import summary as compare_summary
-from ciss.analysis.compare import tables as compare_tables
 from ciss.analysis.compare.summary import methods_table, metrics_document
 from ciss.analysis.compare.tables import ProvenanceError, conventions_table, curves_table, made_with, runs_table
 from ciss.analysis.exploring.prototypes import nearest_confusions
-from ciss.analysis.forgetting import tables as forgetting_tables
 from ciss.analysis.forgetting.tables import forgetting_table, iou_by_step, pace_table
 from tests.helpers.results import AFTER_0, AFTER_1, AFTER_2, CLASSES, result
 
@@ -31,7 +27,7 @@ def test_iou_by_step_ignores_future_pixels():
 
 
 def test_forgetting_is_the_best_earlier_iou_minus_the_present_one(ends):
-    table = forgetting_tables.forgetting_table(ends).set_index(["step", "class"])
+    table = forgetting_table(ends).set_index(["step", "class"])
     assert np.isnan(table.loc[(0, "a"), "forgetting"])
     assert table.loc[(1, "a"), "forgetting"] == pytest.approx(6 / 9 - 2 / 9)
     assert table.loc[(2, "a"), "forgetting"] == pytest.approx(6 / 9)
@@ -60,10 +56,7 @@ def test_flows_are_shares_of_each_group():
     }
     for row, values in expected.items():
         np.testing.assert_allclose(table.loc[row, ["background", "right", "old", "new"]].tolist(), values)
-
-
-def test_flows_of_groups_without_pixels_are_nan():
-    table = background_tables.flows(AFTER_2, CLASSES, step=2)
+    table = flows(AFTER_2, CLASSES, step=2)
     assert table.loc["future"].isna().all()
     np.testing.assert_allclose(table.loc["old"].tolist(), [13 / 18, 5 / 18, 0, 0])
 
@@ -78,19 +71,16 @@ def test_mean_flows_are_means_over_seeds(ends):
     }
     found = {(method, step): table for method, step, table in mean_flows(more)}
     assert list(found) == [("mib", 1), ("mib", 2)]
-    at_first = [background_tables.flows(confusion, CLASSES, step=1) for confusion in (AFTER_1, other)]
+    at_first = [flows(confusion, CLASSES, step=1) for confusion in (AFTER_1, other)]
     np.testing.assert_allclose(found["mib", 1], (at_first[0] + at_first[1]) / 2)
     assert found["mib", 1].loc["background", "background"] == pytest.approx(0.3)
     assert found["mib", 2].loc["future"].isna().all()
 
 
 def test_background_table_names_rates(ends):
-    row = background_table(ends).iloc[0]
-    assert row["old_to_background"] == 0.5
-    assert row["background_to_new"] == 0.3
-    assert row["old_to_new"] == 0.25
-    assert row["new_to_background"] == 0.1
-    assert row["background_to_old"] == 0.1
+    rates = {"old_to_background": 0.5, "background_to_new": 0.3, "old_to_new": 0.25}
+    rates |= {"new_to_background": 0.1, "background_to_old": 0.1}
+    assert background_table(ends).iloc[0][list(rates)].to_dict() == rates
 
 
 def test_methods_table_means_and_deviations(ends):
@@ -115,7 +105,9 @@ def test_methods_table_means_and_deviations(ends):
     document = metrics_document({"b": runs}, {"b": "a convention"})
     assert document["methods"]["mib"]["all"] == 0.6
     assert document["methods"]["joint"]["forgetting"] is None
-    assert document["convention"] == "a convention"
+    assert (document["convention"], document["benchmark"]) == ("a convention", "b")
+    document = metrics_document({"b": runs, "c": runs.assign(all=0.1)}, {"b": "one", "c": "other"})
+    assert document["benchmark"] == "b" and document["benchmarks"]["c"]["mib"]["all"] == 0.1
 
 
 def changed(key: str, value, **changes) -> list[dict]:
@@ -145,11 +137,11 @@ def test_results_that_cannot_share_a_table(key, value, words, other):
     """Whether they would be averaged or only stand side by side."""
     ends = {"e": changed("seed", 0), "f": changed(key, value, method=other, seed=1)}
     with pytest.raises(ProvenanceError) as caught:
-        compare_tables.runs_table("b", ends)
+        runs_table("b", ends)
     assert str(caught.value) == f"b: e, r-0 and f, r-0 cannot share a table: {words}. " + (
         "Run: dvc repro. If DVC finds nothing to do, run: dvc repro --force"
     )
-    assert len(compare_tables.runs_table("b", {"f": ends["f"]})) == 1
+    assert len(runs_table("b", {"f": ends["f"]})) == 1
 
 
 @pytest.mark.parametrize(
@@ -161,22 +153,20 @@ def test_results_that_cannot_share_a_table(key, value, words, other):
 )
 def test_results_that_cannot_be_averaged(key, value, words):
     ends = {"e": changed("seed", 0), "f": changed(key, value, seed=1)}
-    with pytest.raises(
-        compare_tables.ProvenanceError, match=f"b: e and f are both mib, but cannot be averaged: {words}"
-    ):
-        compare_tables.runs_table("b", ends)
+    with pytest.raises(ProvenanceError, match=f"b: e and f are both mib, but cannot be averaged: {words}"):
+        runs_table("b", ends)
     ends["f"] = changed(key, value, seed=1, method="plop")
-    assert len(compare_tables.runs_table("b", ends)) == 2, "another method may"
+    assert len(runs_table("b", ends)) == 2, "another method may"
 
 
 def test_a_seed_counts_once():
-    with pytest.raises(compare_tables.ProvenanceError, match="e and f are both mib with seed 0. Remove one end"):
-        compare_tables.runs_table("b", {"e": changed("seed", 0), "f": changed("seed", 0)})
+    with pytest.raises(ProvenanceError, match="e and f are both mib with seed 0. Remove one end"):
+        runs_table("b", {"e": changed("seed", 0), "f": changed("seed", 0)})
 
 
 def test_a_row_says_where_it_comes_from():
     versions = {"python": "3.12.1", "torch": "2.15.0", "numpy": "2"}
-    rows = compare_tables.runs_table("b", {"e": changed("seed", 0), "f": changed("versions", versions, seed=1)})
+    rows = runs_table("b", {"e": changed("seed", 0), "f": changed("versions", versions, seed=1)})
     one, other = rows.to_dict("records")
     assert (one["seed"], other["seed"], one["order"]) == (0, 1, "1 | 2 | 3")
     assert one["data"] == "d" * 12 and one["weights"] == "1" * 12
@@ -187,15 +177,8 @@ def test_a_row_says_where_it_comes_from():
     assert lines == [f"python 3.12.1, torch 2.15.0{more} (1 of 2 rows)" for more in ("", ", numpy 2")]
     assert made_with(rows[:1]) == "python 3.12.1, torch 2.15.0"
     for key, column in (("parameters.benchmark.train.base.lr", "configuration"), ("code.method", "code")):
-        (row,) = compare_tables.runs_table("b", {"e": changed(f"identity.{key}", 7)}).to_dict("records")
+        (row,) = runs_table("b", {"e": changed(f"identity.{key}", 7)}).to_dict("records")
         assert [name for name in one if row[name] != one[name] and row[name] == row[name]] == [column]
-
-
-def test_metrics_document_holds_every_benchmark(ends):
-    runs = compare_tables.runs_table("b", ends)
-    document = compare_summary.metrics_document({"b": runs, "c": runs.assign(all=0.1)}, {"b": "one", "c": "other"})
-    assert document["benchmark"] == "b"
-    assert document["benchmarks"]["c"]["mib"]["all"] == 0.1
 
 
 def test_curves_table_is_one_row_a_step(ends):
@@ -219,7 +202,7 @@ def test_every_convention_by_hand(ends):
 
 
 def test_future_pixels_count_after_earlier_steps(ends):
-    table = compare_tables.conventions_table("b", ends).set_index("convention")
+    table = conventions_table("b", ends).set_index("convention")
     last = np.mean([8 / 23, 0, 5 / 10, 10 / 12])
     ignored = np.mean([np.mean([9 / 12, 6 / 9]), np.mean([6 / 15, 2 / 9, 9 / 15]), last])
     # (27 3; 2 6) after the base step, (11 2 7; 4 2 2; 1 0 9) after the next one
@@ -231,7 +214,7 @@ def test_future_pixels_count_after_earlier_steps(ends):
 def test_unlabelled_pixels_belong_to_no_class(ends):
     """ADE20K and its like: `all` without position 0; MiB and MBS leave the pixels out, PLOP scores them."""
     without = [{**r, "background": False, "confusion_all": AFTER_2} for r in ends["e"][-1:]]
-    table = compare_tables.conventions_table("b", {"e": without}).set_index("convention")
+    table = conventions_table("b", {"e": without}).set_index("convention")
     iou = [0.0, 5 / 10, 10 / 10]  # what was said of unlabelled pixels is nobody's error
     assert table["all"]["ciss"] == pytest.approx(np.mean(iou)) == table["all"]["mib"]
     assert table["all"]["plop"] == pytest.approx(np.mean([8 / 23, 0, 5 / 10, 10 / 12]))
@@ -239,7 +222,7 @@ def test_unlabelled_pixels_belong_to_no_class(ends):
 
 
 def test_over_steps_by_hand(ends):
-    (row,) = compare_tables.runs_table("b", ends).to_dict("records")
+    (row,) = runs_table("b", ends).to_dict("records")
     # class 1: 6/9 after the base, 2/9, 0; class 2: 9/15, then 5/10
     assert row["backward_transfer"] == pytest.approx(np.mean([0 - 6 / 9, 5 / 10 - 9 / 15]))
     assert row["mean_over_steps"] == pytest.approx(0.5)
@@ -251,15 +234,15 @@ def test_without_a_background_there_is_no_row_of_it(ends):
         for name in ("confusion", "curve_confusions"):
             r[name] = r[name].copy()
             r[name][..., 0, :] = 0
-    ious = forgetting_tables.iou_by_step([r["confusion"] for r in ends["e"]], CLASSES)
+    ious = iou_by_step([r["confusion"] for r in ends["e"]], CLASSES)
     assert np.isnan(ious[:, 0]).all() and ious[0, 1] == pytest.approx(6 / 8) and ious[2, 1] == 0
-    for table in (forgetting_table(ends), forgetting_tables.pace_table(ends)):
+    for table in (forgetting_table(ends), pace_table(ends)):
         assert set(table["class"]) == {"a", "b", "c"} and len(table)
 
 
 def test_a_part_of_a_table_knows_the_positions_of_its_classes(ends):
     """Figures number classes by position, also where rows are missing."""
-    for table in (forgetting_tables.forgetting_table(ends), forgetting_tables.pace_table(ends), class_rates(ends)):
+    for table in (forgetting_table(ends), pace_table(ends), class_rates(ends)):
         rest = table[(table["class"] == "b") & (table["step"] > 0)]
         assert set(rest["class"]) == {"b"} and rest.attrs["classes"] == ["background", "a", "b", "c"]
     confused = nearest_confusions(np.zeros((0, 2)), np.zeros(0, int), np.eye(2), np.array([1, 1]), ["a", "b"])

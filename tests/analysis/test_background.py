@@ -4,8 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ciss.analysis.background import tables as background_tables
-from ciss.analysis.background import words as background_words
 from ciss.analysis.background.tables import (
     FLOW_GROUPS,
     background_belief,
@@ -67,7 +65,7 @@ def test_where_pixels_of_each_class_go(ends):
 def test_another_class_of_the_same_group():
     confusion = np.array([[1, 0, 0, 0], [0, 2, 6, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     ends = {"e": [result(1, confusion, classes=Classes([[1, 2], [3]], CLASSES.names))]}
-    (_, row) = background_tables.class_rates(ends).to_dict("records")
+    (_, row) = class_rates(ends).to_dict("records")
     assert (row["class"], row["right"], row["old"]) == ("a", 0.25, 0.75), "b and c have no pixels, and no row"
 
 
@@ -93,37 +91,35 @@ def test_what_the_errors_of_the_background_are(ends):
 
 def test_a_background_without_errors_has_no_shares():
     ends = {"e": [result(1, np.diag([5, 5, 5, 0]), after="r-0")]}
-    assert background_tables.background_errors(ends)["share"].isna().all()
+    assert background_errors(ends)["share"].isna().all()
 
 
 def test_calibration_by_hand(ends, probes):
-    low, high = background_tables.calibration_table(ends, probes)[:2].to_dict("records")
+    low, high = calibration_table(ends, probes)[:2].to_dict("records")
     assert (low["low"], low["high"], high["low"], high["high"]) == (0, 0.5, 0.5, 1)
     assert low["pixels"] == 11 and high["pixels"] == 13
     assert low["probability"] == pytest.approx(1.4 / 11) and high["probability"] == pytest.approx(10.8 / 13)
     assert [high[kind] for kind in FLOW_GROUPS] == pytest.approx([9 / 13, 2 / 13, 0, 2 / 13])
-    assert [low[kind] for kind in background_tables.FLOW_GROUPS] == pytest.approx([1 / 11, 6 / 11, 4 / 11, 0])
+    assert [low[kind] for kind in FLOW_GROUPS] == pytest.approx([1 / 11, 6 / 11, 4 / 11, 0])
 
 
 def test_calibration_error_with_and_without_future_classes(ends, probes):
-    row = calibration_errors(background_tables.calibration_table(ends, probes)).iloc[0]
+    row = calibration_errors(calibration_table(ends, probes)).iloc[0]
     # |1 - 1.4| / 24 + |11 - 10.8| / 24, and |1 - 1.4| / 24 + |9 - 10.8| / 24
     assert row["error"] == pytest.approx((0.4 + 0.2) / 24)
     assert row["error_truth"] == pytest.approx((0.4 + 1.8) / 24)
 
 
 def test_without_pixels_the_calibration_error_is_undefined(ends, probes):
-    nothing = background_tables.calibration_table(ends, probes).assign(pixels=0)
-    assert background_tables.calibration_errors(nothing)[["error", "error_truth"]].isna().all(axis=None), (
-        "not a perfect 0"
-    )
+    nothing = calibration_table(ends, probes).assign(pixels=0)
+    assert calibration_errors(nothing)[["error", "error_truth"]].isna().all(axis=None), "not a perfect 0"
 
 
 def test_empty_bins_say_nothing(ends):
     empty = probe(background=PIXELS * [0, 1], background_sums=SUMS * [0, 1])
     table = calibration_table({"e": ends["e"][:2]}, {"r-1": empty})
     assert table.loc[0, ["probability", "background", "future"]].isna().all() and table.loc[0, "pixels"] == 0
-    assert background_tables.calibration_errors(table)["error"].tolist() == pytest.approx([0.2 / 13])
+    assert calibration_errors(table)["error"].tolist() == pytest.approx([0.2 / 13])
 
 
 def test_what_the_background_claims_of_each_kind(ends, probes):
@@ -136,7 +132,7 @@ def test_what_the_background_claims_of_each_kind(ends, probes):
 
 def test_rules_from_one_teacher(ends):
     gsc = [[6, 2, 1], [1, 3, 0], [0, 0, 0], [1, 1, 0]]
-    table = background_tables.label_rules({"e": ends["e"][:2]}, {"r-1": probe(**labels(gsc=gsc))}).set_index("rule")
+    table = label_rules({"e": ends["e"][:2]}, {"r-1": probe(**labels(gsc=gsc))}).set_index("rule")
     # 3 of 6 labelled as a are a; 3 of 4 pixels of a are labelled so; 6 and 1 of 15
     assert table.loc["gsc", ["precision", "recall", "relabelled", "ignored"]].tolist() == pytest.approx(
         [0.5, 0.75, 6 / 15, 1 / 15]
@@ -159,11 +155,7 @@ def test_a_teacher_that_ends_share_has_one_row_a_rule(ends, probes):
 
 def test_joint_and_base_runs_are_left_out(ends, probes):
     alone = {"j": [result(2, AFTER_2, method="joint")], "b": ends["e"][:1]}
-    for made in (
-        background_tables.class_rates(alone),
-        background_tables.background_errors(alone),
-        background_tables.label_rules(alone, probes),
-    ):
+    for made in (class_rates(alone), background_errors(alone), label_rules(alone, probes)):
         assert made.empty
 
 
@@ -200,7 +192,7 @@ def test_words_name_all_that_share_an_extreme():
     belief = rows("probability", a=0.2, b=0.7, c=0.2, d=0.3).assign(kind="old")
     wrong = rows("error_truth", a=0.1, b=0.1, c=0.1, d=0.3)
     rules = rows("precision", by="rule", argmax=0.0, plop=float("nan"), gsc=0.0, mbs=float("nan")).assign(recall=0.0)
-    text = background_words.background_findings("x", rates, errors, belief, wrong, rules, EMPTY)
+    text = background_findings("x", rates, errors, belief, wrong, rules, EMPTY)
     assert "a and c lose most to the background, which takes 90.0 % of their old classes' pixels" in text
     assert "; b and d lose least, 10.0 %." in text
     assert "New classes take most of the background in a and b: 100.0 %." in text
@@ -214,16 +206,14 @@ def test_words_say_that_nothing_differs():
     belief = rows("probability", a=0.001, b=0.002).assign(kind="old")
     wrong = rows("error_truth", a=0.0501, b=0.0502)
     rules = rows("precision", by="rule", argmax=0.0, mbs=0.001).assign(recall=[0.0, 0.0])
-    text = background_words.background_findings("x", rates, errors, belief, wrong, rules, EMPTY)
+    text = background_findings("x", rates, errors, belief, wrong, rules, EMPTY)
     assert "after the last step the background takes 0.0 % of the old classes' pixels in every method." in text
     assert "New classes take 0.0 % of the background in every method." in text
     assert "the background gets a probability of 0.00 in every method." in text
     assert "That probability is off by 0.050 in every method on average" in text
     assert "the labels of every rule are equally good (precision 0.00, recall 0.00)." in text
     assert "most" not in text and "least" not in text and "errors" not in text, "no method is the worst"
-    text = background_words.background_findings(
-        "x", rates, errors, belief, wrong, rules, {**EMPTY, "base": "No class."}
-    )
+    text = background_findings("x", rates, errors, belief, wrong, rules, {**EMPTY, "base": "No class."})
     assert text.startswith("No class.\n\n**x**")
 
 
@@ -238,7 +228,7 @@ def test_words_on_rules_that_differ_in_one_number(precision, recall, words):
     rates = rows("old_to_background", a=0.9).assign(background_to_new=0.2)
     rules = rows("precision", by="rule", argmax=precision[0], mbs=precision[1]).assign(recall=recall)
     nothing = rows("probability", a=0.7).assign(kind="old", error_truth=0.3, error="x", share=NAN)
-    text = background_words.background_findings("x", rates, nothing, nothing, nothing, rules, EMPTY)
+    text = background_findings("x", rates, nothing, nothing, nothing, rules, EMPTY)
     assert words in text and "New classes take 20.0 % of the background in a." in text
     assert "a probability of 0.70 (a)." in text and "off by 0.300 (a) on average" in text
 
@@ -247,7 +237,7 @@ def test_words_without_old_pixels():
     rates = rows("old_to_background", a=NAN).assign(background_to_new=NAN)
     nothing = rows("probability", a=NAN).assign(kind="old", error_truth=NAN, error="x", share=NAN)
     rules = rows("precision", by="rule", argmax=NAN).assign(recall=NAN)
-    text = background_words.background_findings("x", rates, nothing, nothing, nothing, rules, EMPTY)
+    text = background_findings("x", rates, nothing, nothing, nothing, rules, EMPTY)
     assert text == "**x** (one seed): no pixel of an old class was scored."
-    text = background_words.background_findings("x", pd.DataFrame(), *[pd.DataFrame()] * 4, EMPTY)
+    text = background_findings("x", pd.DataFrame(), *[pd.DataFrame()] * 4, EMPTY)
     assert text == "**x**: there is no background shift. No step."

@@ -10,28 +10,17 @@ import pandas as pd
 import pytest
 
 from ciss import paths
-from ciss.analysis.compare import cost as compare_cost
-from ciss.analysis.compare import figures as compare_figures
-from ciss.analysis.compare import samples as compare_samples
-from ciss.analysis.compare import summary as compare_summary
-from ciss.analysis.compare import tables as compare_tables
 from ciss.analysis.compare.cost import cost_table, timings_table
 from ciss.analysis.compare.figures import cost_bars, score_curves, stability_scatter, step_strips
 from ciss.analysis.compare.paired import paired_table
 from ciss.analysis.compare.published import COLUMNS
 from ciss.analysis.compare.samples import Pictures, known, sample_pictures, shown_steps, telling
-from ciss.analysis.compare.summary import (
-    convention_means,
-    families,
-    family_tables,
-    methods_table,
-    metrics_document,
-)
+from ciss.analysis.compare.summary import convention_means, families, family_tables, methods_table, metrics_document
 from ciss.analysis.compare.tables import ProvenanceError, conventions_table, curves_table, runs_table
-from ciss.analysis.figures import style as figures_style
 from ciss.analysis.figures.masks import VOID
 from ciss.analysis.figures.style import method_styles
 from ciss.analysis.rows import by_benchmark
+from tests.helpers.figures import strings
 from tests.helpers.results import AFTER_0, AFTER_2, CLASSES, OTHER, path, result, scored
 
 mpl.use("Agg")
@@ -50,10 +39,8 @@ def test_benchmarks_that_differ_in_order_alone_are_a_family(orders):
     other = path(order=[[2], [3], [1]])
     for each in other:
         each["identity"]["parameters"]["benchmark"]["train"] = {"crop": 32}
-    assert compare_summary.families({**orders, "c": {"x": other}}) == {"b": ["b", "b-order1"], "c": ["c"]}
-    assert compare_summary.families({**orders, "twin": {"x": path()}})["twin"] == ["twin"], (
-        "the same order under another name"
-    )
+    assert families({**orders, "c": {"x": other}}) == {"b": ["b", "b-order1"], "c": ["c"]}
+    assert families({**orders, "twin": {"x": path()}})["twin"] == ["twin"], "the same order under another name"
 
 
 def test_means_over_seeds_and_orders(orders):
@@ -66,17 +53,17 @@ def test_means_over_seeds_and_orders(orders):
     # deviations -0.3, -0.1, 0.1, 0.3: 0.2 / 3
     assert table.loc["mib", "all_std"] == pytest.approx((0.2 / 3) ** 0.5)
     assert np.isnan(table.loc["plop", "all_std"])
-    saved = by_benchmark({"b": table}, compare_summary.families(orders))
+    saved = by_benchmark({"b": table}, families(orders))
     assert saved[["benchmark", "benchmarks"]].drop_duplicates().to_numpy().tolist() == [["b", "b b-order1"]]
     document = metrics_document(tables, {"b": "one"})
     assert document["methods"]["mib"]["orders"] == 2 and document["methods"]["mib"]["all_std"] == 0.2582
-    assert "orders" not in compare_summary.metrics_document({"b": tables["b"][:2]}, {"b": "one"})["methods"]["mib"]
+    assert "orders" not in metrics_document({"b": tables["b"][:2]}, {"b": "one"})["methods"]["mib"]
 
 
 def test_a_seed_counts_once_in_an_order(orders):
     orders["b-order1"]["again"] = scored(0.1, order=OTHER)
     with pytest.raises(ProvenanceError, match="o0 and again are both mib with seed 0. Remove one end"):
-        compare_summary.family_tables(orders)
+        family_tables(orders)
 
 
 @pytest.mark.parametrize(
@@ -91,8 +78,8 @@ def test_runs_of_two_orders_that_cannot_be_averaged(orders, key, words):
     for each in orders["b-order1"]["o1"]:
         made = each["identity"]
         (made if key == "data" else made["code"])[key] = "e" * 64
-    with pytest.raises(compare_tables.ProvenanceError, match=words):
-        compare_summary.family_tables(orders)
+    with pytest.raises(ProvenanceError, match=words):
+        family_tables(orders)
 
 
 def test_undefined_scores_of_pseudo_labels_have_a_reason():
@@ -100,7 +87,7 @@ def test_undefined_scores_of_pseudo_labels_have_a_reason():
     results = path()
     scores = {"precision": float("nan"), "recall": None, "relabelled": 0.0, "ignored": 1.0}
     results[-1] = {**results[-1], "pseudo_labels": {"method": scores}}
-    (row,) = compare_tables.runs_table("b", {"end": results}).to_dict("records")
+    (row,) = runs_table("b", {"end": results}).to_dict("records")
     assert "labelled background in the hold-out set, so recall is undefined." in row["undefined"]
     assert "takes an old class, so precision is undefined." in row["undefined"]
 
@@ -110,7 +97,7 @@ def test_conventions_over_runs(orders):
     counted["all"] = np.where(counted["end"] == "a0", 0.1, 0.5)
     table = convention_means(counted, ["b", "b-order1"])
     assert table.loc[("mib", "ciss"), ["runs", "all", "all_std"]].tolist() == pytest.approx([4, 0.4, 0.2])
-    assert compare_summary.convention_means(counted, ["b"]).loc[("mib", "plop"), "all"] == pytest.approx(0.3)
+    assert convention_means(counted, ["b"]).loc[("mib", "plop"), "all"] == pytest.approx(0.3)
     assert "scored as background" in table.loc[("plop", "plop"), "sentence"]
 
 
@@ -135,7 +122,7 @@ def test_cost_relative_to_finetune():
     assert (mib["peak_memory_mib"], mib["runs"], mib["measured"], mib["devices"]) == (2048, 2, 2, 1)
     assert (mib["relative_time"], mib["relative_memory"], mib["relative_parameters"]) == (2.4, 2, 3)
     assert table.loc["joint", "base_seconds"] == 0 and table.loc["joint", "relative_time"] == 4
-    without = compare_cost.cost_table(took({"m0": ends["m0"]}))
+    without = cost_table(took({"m0": ends["m0"]}))
     assert without[["relative_time", "relative_memory"]].isna().all(axis=None)
 
 
@@ -148,7 +135,7 @@ def test_an_end_with_a_run_that_was_trained_elsewhere_has_no_seconds():
     """Of two seeds the other one is the mean; a base step from elsewhere leaves the method's own steps."""
     ends = {"m0": path(), "m1": path(seed=1, training_seconds=3.0), "p": path(method="plop")}
     timings = {"m0": [*ends["m0"][:2], None], "m1": [None, *ends["m1"][1:]]}
-    table = compare_cost.timings_table(runs_table("b", ends), timings).set_index("end")
+    table = timings_table(runs_table("b", ends), timings).set_index("end")
     assert table.loc["m0", ["preparation_seconds", "training_seconds", "peak_memory_mib"]].isna().all()
     assert (table.loc["m0", "base_seconds"], table.loc["m1", "training_seconds"]) == (2, 6)
     assert np.isnan(table.loc["m1", "base_seconds"]) and table.loc["p"].isna().sum() == 4
@@ -165,10 +152,10 @@ def test_memory_that_the_system_does_not_report_is_no_number():
 
 def test_columns_are_those_that_are_documented(orders):
     """`reports/README.md` and the docstrings of the functions that make the tables."""
-    tables, members = compare_summary.family_tables(orders), compare_summary.families(orders)
-    counted = pd.concat(compare_tables.conventions_table(name, found) for name, found in orders.items())
-    methods = {name: compare_summary.methods_table(table) for name, table in tables.items()}
-    means = {name: compare_summary.convention_means(counted, mine) for name, mine in members.items()}
+    tables, members = family_tables(orders), families(orders)
+    counted = pd.concat(conventions_table(name, found) for name, found in orders.items())
+    methods = {name: methods_table(table) for name, table in tables.items()}
+    means = {name: convention_means(counted, mine) for name, mine in members.items()}
     costs = {name: cost_table(timings_table(table, {})) for name, table in tables.items()}
     made = {
         "runs": (tables["b"], [runs_table]),
@@ -215,21 +202,21 @@ def test_telling_images_show_classes_of_every_step():
     }
     order = ["all", "all, one pixel", "two steps", "one step"]
     assert telling(found, CLASSES, 4) == order
-    assert compare_samples.telling(found, CLASSES, 1) == ["all"]
-    assert len(compare_samples.telling(found, CLASSES, 9)) == 6
+    assert telling(found, CLASSES, 1) == ["all"]
+    assert len(telling(found, CLASSES, 9)) == 6
 
 
 def test_truth_is_void_where_classes_come_later():
     truth = np.array([[0, 1, 2, 3, 255]], np.uint8)
     assert known(truth, CLASSES, 0).tolist() == [[0, 1, 255, 255, 255]]
-    assert compare_samples.known(truth, CLASSES, 2).tolist() == truth.tolist()
+    assert known(truth, CLASSES, 2).tolist() == truth.tolist()
 
 
 def test_steps_that_are_shown():
     assert shown_steps(0) == [0]
-    assert compare_samples.shown_steps(2) == [0, 1, 2]
-    assert compare_samples.shown_steps(10, 3) == [0, 5, 10]
-    assert len(compare_samples.shown_steps(100)) == 8
+    assert shown_steps(2) == [0, 1, 2]
+    assert shown_steps(10, 3) == [0, 5, 10]
+    assert len(shown_steps(100)) == 8
 
 
 def test_pictures_of_every_step():
@@ -339,31 +326,31 @@ def test_curves_of_many_steps_and_runs():
     figure, axes = plt.subplots(1, 3)
     table = pd.DataFrame({"method": "a", "step": [*range(20)] * 2, "all": 0.5, "old": [0.4, 0.6] * 20, "new": 0.1})
     table.loc[20:, "all"] = 0.7
-    compare_figures.score_curves(axes, table)
+    score_curves(axes, table)
     figure.canvas.draw()
     assert axes[0].containers[0].lines[0].get_ydata() == pytest.approx([0.6] * 20)
     assert len(axes[0].get_xticks()) <= 8
-    assert [text.get_text() for text in axes[2].get_legend().get_texts()] == ["a"]
+    assert strings(axes[2].get_legend().get_texts()) == ["a"]
 
 
 @pytest.mark.filterwarnings("error")
 def test_cost_bars():
     ends = {"f": path(method="finetune", training_seconds=5.0), "m": path(training_seconds=10.0, preparation_seconds=0)}
     figure, axes = plt.subplots(1, 3)
-    cost_bars(axes, compare_cost.cost_table(took(ends)), "b")
+    cost_bars(axes, cost_table(took(ends)), "b")
     figure.canvas.draw()
     assert [patch.get_width() for patch in axes[0].patches[:2]] == [10, 20]
-    assert [text.get_text() for text in axes[0].texts] == ["10  (×1.00)", "20  (×2.00)"]
+    assert strings(axes[0].texts) == ["10  (×1.00)", "20  (×2.00)"]
     assert [ax.get_title(loc="left") for ax in axes] == ["b", "", ""]
     assert [patch.get_width() for patch in axes[0].patches[2:]] == [1, 0], "preparation"
 
 
 @pytest.mark.filterwarnings("error")
 def test_cost_bars_without_finetune_or_numbers():
-    table = compare_cost.cost_table(took({"m": path()}))
+    table = cost_table(took({"m": path()}))
     table.loc["mib", ["training_seconds", "parameters"]] = [np.nan, 0]
     figure, axes = plt.subplots(1, 3)
-    compare_figures.cost_bars(axes, table)
+    cost_bars(axes, table)
     figure.canvas.draw()
     assert [len(ax.texts) for ax in axes] == [1, 1, 1] and axes[1].texts[0].get_text() == "1"
     assert axes[0].texts[0].get_text() == "not measured"
@@ -381,10 +368,9 @@ def test_step_strips_leave_gaps(shape):
     (joint,) = (ax for ax in shown if ax.images[0].get_array().max() == 7)
     truth = [ax.get_position().x0 for ax in shown if ax.texts and "after step 1" in ax.texts[0].get_text()]
     assert joint.get_position().x0 == pytest.approx(truth[0])
-    figure = compare_figures.step_strips(
-        [{"image": picture, "rows": {"truth": {0: picture}}}], [0]
-    )  # one step, one image
-    figure.canvas.draw()
+    alone = step_strips([{"image": picture, "rows": {"truth": {0: picture}}}], [0])
+    alone.canvas.draw()
+    assert sum(bool(ax.images) for ax in alone.axes) == 2, "an image and its truth"
 
 
 def test_styles_differ():
@@ -392,4 +378,4 @@ def test_styles_differ():
     assert len({(s["color"], s["marker"]) for s in styles.values()}) == 41
     assert len({s["color"] for s in list(styles.values())[:8]} | {styles["joint"]["color"]}) == 9, "the study's methods"
     assert styles["joint"]["marker"] == "*"
-    assert figures_style.method_styles(["joint", "m0"])["m0"] == styles["m0"], "whoever else is there"
+    assert method_styles(["joint", "m0"])["m0"] == styles["m0"], "whoever else is there"

@@ -16,9 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ciss.analysis import reasons as analysis_reasons
-from ciss.analysis.background import tables as background_tables
-from ciss.analysis.background import words as background_words
 from ciss.analysis.background.figures import (
     angle_panels,
     belief_map,
@@ -40,26 +37,15 @@ from ciss.analysis.background.tables import (
     mean_flows,
 )
 from ciss.analysis.background.words import background_findings
-from ciss.analysis.compare import published as compare_published
-from ciss.analysis.compare import summary as compare_summary
-from ciss.analysis.compare import tables as compare_tables
 from ciss.analysis.compare.cells import undefined_words
 from ciss.analysis.compare.cost import cost_table, timings_table
 from ciss.analysis.compare.figures import cost_bars, paired_points, score_curves, stability_scatter
 from ciss.analysis.compare.paired import paired_table
-from ciss.analysis.compare.published import Ours
-from ciss.analysis.compare.summary import (
-    by_benchmark,
-    convention_means,
-    families,
-    family_tables,
-    methods_table,
-)
+from ciss.analysis.compare.published import Ours, beside
+from ciss.analysis.compare.summary import by_benchmark, convention_means, families, family_tables, methods_table
 from ciss.analysis.compare.tables import by_convention, conventions_table, curves_table, ours, runs_table
 from ciss.analysis.compare.tuning import tuning_table
-from ciss.analysis.figures.style import panels, style
-from ciss.analysis.forgetting import tables as forgetting_tables
-from ciss.analysis.forgetting import traces as forgetting_traces
+from ciss.analysis.figures.style import panels
 from ciss.analysis.forgetting.figures import (
     forgetting_bars,
     gradient_panels,
@@ -281,21 +267,19 @@ TABLES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "background_belief": lambda s: s.belief,
     "background_errors": lambda s: s.errors,
     "background_table": lambda s: s.rates,
-    "by_benchmark": lambda s: by_benchmark({s.name: compare_summary.methods_table(s.runs)}, {s.name: [s.name]}),
-    "calibration_errors": lambda s: background_tables.calibration_errors(s.calibration),
+    "by_benchmark": lambda s: by_benchmark({s.name: methods_table(s.runs)}, {s.name: [s.name]}),
+    "calibration_errors": lambda s: calibration_errors(s.calibration),
     "calibration_table": lambda s: s.calibration,
     "class_rates": lambda s: class_rates(s.ends),
     "convention_means": lambda s: convention_means(s.counted, [s.name]),
     "conventions_table": lambda s: s.counted,
     "cost_table": lambda s: cost_table(s.timings),
     "curves_table": lambda s: curves_table(s.name, s.ends),
-    "forgetting_summary": lambda s: forgetting_tables.forgetting_summary(s.ends),
+    "forgetting_summary": lambda s: forgetting_summary(s.ends),
     "forgetting_table": lambda s: s.forgotten,
     "gradient_table": lambda s: s.gradients,
     "group_table": lambda s: group_table(s.forgotten),
-    "imbalance": lambda s: forgetting_traces.imbalance(s.gradients)[
-        ["ratio"]
-    ],  # beside it a column for each group there is
+    "imbalance": lambda s: imbalance(s.gradients)[["ratio"]],  # beside it a column for each group there is
     "label_rules": lambda s: s.rules,
     "methods_table": lambda s: methods_table(s.runs),
     "pace_factors": lambda s: s.factors,
@@ -306,14 +290,14 @@ TABLES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "timings_table": lambda s: s.timings,
     "token_angles_table": lambda s: token_angles_table(s.ends),
     "tuning_table": lambda s: tuning_table(s.name, s.ends),
-    "beside": lambda s: beside(s),
+    "beside": lambda s: beside_published(s),
 }
 
 
-def beside(study: Study) -> pd.DataFrame:
+def beside_published(study: Study) -> pd.DataFrame:
     if not study.ends:
-        return compare_published.beside([], OURS, {})
-    return compare_published.beside([], ours(study.ends), by_convention(study.counted, study.name))
+        return beside([], OURS, {})
+    return beside([], ours(study.ends), by_convention(study.counted, study.name))
 
 
 OURS = Ours("shapes", "4-2", "overlapped", "ciss_tiny", "deeplabv3", "full")
@@ -326,14 +310,14 @@ def on_axes(draw: Callable, *arguments, count: int = 1) -> Figure:
 
 
 def rate_map(study: Study) -> Figure:
-    rates = study.at_end(background_tables.class_rates(study.ends))
+    rates = study.at_end(class_rates(study.ends))
     figure, (ax,) = panels(1, (3.8, 0.24 * rates["class"].nunique() + 1.3))  # as in notebook 5
     class_rate_map(ax, rates, "background", "title")
     return figure
 
 
 FIGURES: dict[str, Callable[[Study], Figure]] = {
-    "angle_panels": lambda s: angle_panels(forgetting_traces.token_angles_table(s.ends), s.methods, s.empty["tokens"]),
+    "angle_panels": lambda s: angle_panels(token_angles_table(s.ends), s.methods, s.empty["tokens"]),
     "belief_map": lambda s: on_axes(belief_map, s.at_end(s.belief)),
     "class_rate_map": lambda s: rate_map(s),
     "cost_bars": lambda s: on_axes(cost_bars, cost_table(s.timings), count=3),
@@ -341,7 +325,7 @@ FIGURES: dict[str, Callable[[Study], Figure]] = {
     "flow_panels": lambda s: flow_panels(mean_flows(s.ends), s.empty["steps"]),
     "forgetting_bars": lambda s: on_axes(forgetting_bars, s.old),
     "gradient_panels": lambda s: gradient_panels(s.gradients, s.methods, s.step, s.empty["steps"]),
-    "group_panels": lambda s: group_panels(forgetting_tables.group_table(s.forgotten), s.methods, s.empty["steps"]),
+    "group_panels": lambda s: group_panels(group_table(s.forgotten), s.methods, s.empty["steps"]),
     "iou_heatmaps": lambda s: iou_heatmaps(s.forgotten, s.methods, s.empty["steps"]),
     "pace_panels": lambda s: pace_panels(s.pace[s.pace["step"] == 1], s.methods, s.empty["pace"]),
     "pace_scatter": lambda s: pace_scatter(s.factors, s.correlations, s.methods, s.empty["pace"]),
@@ -349,7 +333,7 @@ FIGURES: dict[str, Callable[[Study], Figure]] = {
     "rate_panels": lambda s: rate_panels(s.rates, s.empty["steps"]),
     "reliability": lambda s: on_axes(reliability, s.at_end(s.calibration), s.methods),
     "rule_points": lambda s: on_axes(rule_points, s.rules),
-    "score_curves": lambda s: on_axes(score_curves, compare_tables.curves_table(s.name, s.ends), count=3),
+    "score_curves": lambda s: on_axes(score_curves, curves_table(s.name, s.ends), count=3),
     "stability_scatter": lambda s: on_axes(stability_scatter, s.runs),
 }
 
@@ -395,13 +379,6 @@ def build(name: str) -> Study:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return Study(STUDIES[name]())
-
-
-@pytest.fixture(autouse=True)
-def _close():
-    style()
-    yield
-    plt.close("all")
 
 
 def kind(dtype) -> str:
@@ -458,7 +435,7 @@ def test_findings_have_no_nan(study):
     at_end = [s.at_end(table) for table in (s.rates, s.errors, s.belief, off)]
     texts = [
         forgetting_findings(s.name, s.old, summary, s.correlations, unequal, s.empty),
-        background_words.background_findings(s.name, *at_end, s.rules, s.empty),
+        background_findings(s.name, *at_end, s.rules, s.empty),
         *forgetting_reasons(s.ends, s.correlations),
         *background_reasons(s.ends, s.rules),
         *undefined_words(s.runs),
@@ -488,8 +465,8 @@ def test_undefined_scores_have_a_reason(study):
         ("no new class", "m", "No class counts as new"),
         ("no old class in the images", "m", "No pixel of the validation set is a class that counts as old."),
         ("nothing scored", "m", "No pixel of the validation set is a class that counts as new."),
-        ("a class without images", "m", "Not in the validation set: class 3."),
-        ("nothing scored", "j", "Not in the validation set: class 1, class 2, class 3"),
+        ("a class without images", "m", "Not in the scored part of the validation set: class 3."),
+        ("nothing scored", "j", "Not in the scored part of the validation set: class 1, class 2, class 3"),
     ],
 )
 def test_the_reason_is_the_right_one(study, end, words):
@@ -501,7 +478,7 @@ def test_the_reason_is_the_right_one(study, end, words):
     [
         ("usual", "Joint training has no steps, so it is left out."),
         ("no background", "No pixel that is scored is background"),
-        ("a class without images", "Not in the validation set: class 3."),
+        ("a class without images", "Not in the scored part of the validation set: class 3."),
         ("no new class", "No step brings a new class, so nothing can be confused with one."),
         ("two classes", "A step with a single new class has no angle between new class tokens."),
         ("no old class in the images", "Recall needs a pixel of an old class"),
@@ -514,10 +491,7 @@ def test_the_reason_is_the_right_one(study, end, words):
 )
 def test_the_tables_of_an_analysis_have_the_right_reason(study, words):
     s = build(study)
-    sentences = [
-        *analysis_reasons.forgetting_reasons(s.ends, s.correlations),
-        *analysis_reasons.background_reasons(s.ends, s.rules),
-    ]
+    sentences = [*forgetting_reasons(s.ends, s.correlations), *background_reasons(s.ends, s.rules)]
     assert words in sentences or any(sentence.startswith(words) for sentence in sentences)
 
 
@@ -531,6 +505,6 @@ def test_the_tables_of_an_analysis_have_the_right_reason(study, words):
 )
 def test_findings_of_nothing_say_why(study, words):
     s = build(study)
-    off = background_tables.calibration_errors(s.calibration)
+    off = calibration_errors(s.calibration)
     text = background_findings(s.name, s.rates, s.errors, s.belief, off, s.rules, s.empty)
     assert text == f"**{s.name}**: there is no background shift. {words}"

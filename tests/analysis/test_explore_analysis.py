@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ciss.analysis.exploring import prototypes as exploring_prototypes
 from ciss.analysis.exploring.prototypes import (
     FATES,
     distance_maps,
@@ -17,7 +16,6 @@ from ciss.analysis.exploring.prototypes import (
     relabelled,
     tsne,
 )
-from ciss.analysis.forgetting import gradients as forgetting_gradients
 from ciss.analysis.forgetting.gradients import gradient_conflict, gradients_by_class, gradients_by_step, term_cosines
 from ciss.protocol import Classes
 
@@ -56,20 +54,16 @@ def test_gradients_of_each_step(gradients):
 
 
 def test_without_a_gradient_nothing_has_a_share():
-    table = forgetting_gradients.gradients_by_class(
-        [np.zeros((1, 2))], [np.ones((1, 2))], [np.zeros((1, 2), int)], np.zeros(2), "ab"
-    )
+    table = gradients_by_class([np.zeros((1, 2))], [np.ones((1, 2))], [np.zeros((1, 2), int)], np.zeros(2), "ab")
     assert table["share"].isna().all() and table["gradient"].tolist() == pytest.approx([0, NAN], nan_ok=True)
-    void = forgetting_gradients.gradients_by_class(
-        [np.ones((1, 2))], [np.ones((1, 2))], [np.full((1, 2), 255)], np.zeros(2), "ab"
-    )
-    assert void["pixels"].tolist() == [0, 0] and forgetting_gradients.gradients_by_step(void)["pixels"].tolist() == [0]
+    void = gradients_by_class([np.ones((1, 2))], [np.ones((1, 2))], [np.full((1, 2), 255)], np.zeros(2), "ab")
+    assert void["pixels"].tolist() == [0, 0] and gradients_by_step(void)["pixels"].tolist() == [0]
 
 
 def test_conflict_of_each_layer():
     one = {"a": np.array([3.0, 4.0]), "b": np.array([[1.0], [0.0]]), "c": np.zeros(2)}
     other = {"a": np.array([-3.0, -4.0]), "b": np.array([[0.0], [2.0]]), "c": np.ones(2)}
-    table = forgetting_gradients.gradient_conflict(one, other).set_index("layer")
+    table = gradient_conflict(one, other).set_index("layer")
     assert table["cosine"].tolist()[:3] == pytest.approx([-1, 0, NAN], nan_ok=True)
     assert table.loc["a", ["norm", "other norm"]].tolist() == [5, 5]
     # together: -25 / (sqrt(25 + 1) sqrt(25 + 4 + 2))
@@ -79,8 +73,8 @@ def test_conflict_of_each_layer():
 def test_conflict_does_not_ask_how_large_gradients_are():
     one, other = {"a": np.array([1.0, 2.0])}, {"a": np.array([2.0, 1.0])}
     small = {"a": np.float32(1e-20) * other["a"].astype(np.float32)}
-    assert forgetting_gradients.gradient_conflict(one, other)["cosine"].tolist() == pytest.approx([0.8, 0.8])
-    assert forgetting_gradients.gradient_conflict(one, small)["cosine"].tolist() == pytest.approx([0.8, 0.8])
+    assert gradient_conflict(one, other)["cosine"].tolist() == pytest.approx([0.8, 0.8])
+    assert gradient_conflict(one, small)["cosine"].tolist() == pytest.approx([0.8, 0.8])
 
 
 def test_conflict_wants_the_same_layers():
@@ -96,12 +90,12 @@ def test_cosines_between_all_losses():
     }
     table = term_cosines(found, "a")
     assert table.loc["x", ["x", "y"]].tolist() == [1, 0] and table["z"].isna().all()
-    table = forgetting_gradients.term_cosines(found)
+    table = term_cosines(found)
     assert np.allclose(table, table.T) and np.allclose(np.diag(table), 1)
     assert table.loc["x", "y"] == pytest.approx(-2 / np.sqrt(5 * 10))
     assert table.loc["x", "z"] == pytest.approx(2 / np.sqrt(5))
     with pytest.raises(ValueError, match="no layer 'c'"):
-        forgetting_gradients.term_cosines(found, "c")
+        term_cosines(found, "c")
 
 
 # --- projections
@@ -111,21 +105,21 @@ def test_components_of_a_line():
     points = np.array([[0.0, 0.0, 1.0], [3.0, 4.0, 1.0], [6.0, 8.0, 1.0]])
     coordinates, shares = principal_components(points)
     assert coordinates[:, 0].tolist() == pytest.approx([-5, 0, 5]) and shares.tolist() == pytest.approx([1, 0])
-    mirrored, _ = exploring_prototypes.principal_components(points[::-1])
+    mirrored, _ = principal_components(points[::-1])
     assert mirrored[:, 0].tolist() == pytest.approx([5, 0, -5]), "the sign is of the direction, not of the order"
 
 
 def test_components_of_two_directions():
     points = np.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    coordinates, shares = exploring_prototypes.principal_components(points)
+    coordinates, shares = principal_components(points)
     assert np.abs(coordinates) == pytest.approx(np.abs(points)) and shares.tolist() == pytest.approx([0.8, 0.2])
 
 
 @pytest.mark.parametrize("points", [np.ones((1, 4)), np.ones((5, 1)), np.ones((3, 2))])
 def test_points_that_do_not_spread(points):
-    coordinates, shares = exploring_prototypes.principal_components(points)
+    coordinates, shares = principal_components(points)
     assert coordinates.shape == (len(points), 2) and not coordinates.any() and not shares.any()
-    assert not exploring_prototypes.tsne(points).any()
+    assert not tsne(points).any()
 
 
 def test_tsne_keeps_neighbours_together():
@@ -135,7 +129,7 @@ def test_tsne_keeps_neighbours_together():
     apart = np.linalg.norm(placed[:, None] - placed, axis=2)
     np.fill_diagonal(apart, np.inf)
     assert ((apart.argmin(axis=1) < 30) == (np.arange(60) < 30)).all()
-    assert np.array_equal(placed, exploring_prototypes.tsne(points)), "the same picture again"
+    assert np.array_equal(placed, tsne(points)), "the same picture again"
     assert np.linalg.norm(placed[:30].mean(axis=0) - placed[30:].mean(axis=0)) > 2 * placed[:30].std()
 
 
@@ -146,7 +140,7 @@ def test_pixels_and_prototypes_in_one_plane():
     x = table["x"] - table["x"][0]
     assert x.abs().tolist() == pytest.approx([0, 4, 1, 3, 5]) and shares[0] == pytest.approx(1)
     with pytest.raises(ValueError, match="how is 'umap'"):
-        exploring_prototypes.projection_table(np.zeros((2, 2)), np.zeros(2), means, counts, "umap")
+        projection_table(np.zeros((2, 2)), np.zeros(2), means, counts, "umap")
 
 
 # --- prototypes
@@ -165,7 +159,7 @@ def test_drift_from_step_to_step():
 
 
 def test_drift_without_spread_or_direction():
-    table = exploring_prototypes.drift_table(np.zeros((2, 1, 2)), np.ones((2, 1)), np.zeros((2, 1)), Classes([], ["a"]))
+    table = drift_table(np.zeros((2, 1, 2)), np.ones((2, 1)), np.zeros((2, 1)), Classes([], ["a"]))
     assert table["drift"].tolist()[1] == 0 and table[["relative", "cosine"]].isna().all(axis=None)
 
 
@@ -175,7 +169,7 @@ MEANS, COUNTS = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 3.0], [1.0, 0.0]]), np.a
 def test_distances_to_prototypes():
     found = distances(np.array([[0.0, 3.0], [4.0, 3.0]]), MEANS, COUNTS)
     assert found.tolist() == [[3, 5, 0, np.inf], [5, 3, 4, np.inf]]
-    far = exploring_prototypes.distances(np.array([[1e8, 1.0]]), np.array([[1e8, 0.0]]), np.ones(1))
+    far = distances(np.array([[1e8, 1.0]]), np.array([[1e8, 0.0]]), np.ones(1))
     assert far.tolist() == [[1]], "what is near is not lost among large numbers"
 
 
@@ -190,9 +184,7 @@ def test_distances_on_an_image():
 def test_who_is_confused_with_whom():
     points = np.array([[0.1, 0.0], [3.0, 0.0], [3.5, 0.0], [0.0, 2.9], [4.0, 0.0]])
     labels = np.array([0, 0, 0, 0, 1])
-    table = exploring_prototypes.nearest_confusions(points, labels, MEANS, COUNTS, ["bg", "a", "b", "c"]).set_index(
-        "class"
-    )
+    table = nearest_confusions(points, labels, MEANS, COUNTS, ["bg", "a", "b", "c"]).set_index("class")
     assert table["pixels"].tolist() == [4, 1, 0, 0]
     assert table["own"].tolist() == pytest.approx([0.25, 1, NAN, NAN], nan_ok=True)
     assert table["confused with"].tolist() == ["a", "", "", ""]
@@ -234,13 +226,13 @@ def test_what_became_of_each_class():
     table = relabel_table([GIVEN, GIVEN], [LEARNT, LEARNT], [TRUTH, TRUTH], 3, ["bg", "a", "b", "c"])
     table = table.set_index("class")
     assert table["pixels"].tolist() == [4, 6, 2, 2]
-    assert table.loc["a", list(exploring_prototypes.FATES[2:5])].tolist() == pytest.approx([1 / 3] * 3)
+    assert table.loc["a", list(FATES[2:5])].tolist() == pytest.approx([1 / 3] * 3)
     assert table.loc["bg", ["background, rightly", "wrong class"]].tolist() == [0.5, 0.5]
     assert table.loc["b", "ignored"] == 1 and table.loc["c", "background, rightly"] == 1
-    assert (table[list(exploring_prototypes.FATES[1:])].sum(axis=1) == 1).all()
+    assert (table[list(FATES[1:])].sum(axis=1) == 1).all()
 
 
 def test_nothing_told_as_background():
     told = np.ones((1, 2), int)
-    table = exploring_prototypes.relabel_table([told], [told], [told], 1, ["bg", "a"])
+    table = relabel_table([told], [told], [told], 1, ["bg", "a"])
     assert isinstance(table, pd.DataFrame) and table.empty and "ignored" in table.columns

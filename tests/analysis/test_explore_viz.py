@@ -5,8 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ciss.analysis.exploring import figures as exploring_figures
-from ciss.analysis.exploring import prototypes as exploring_prototypes
 from ciss.analysis.exploring.figures import (
     FATE_COLOURS,
     MOST,
@@ -22,8 +20,8 @@ from ciss.analysis.exploring.figures import (
 )
 from ciss.analysis.exploring.prototypes import FATES, drift_table, relabel_table
 from ciss.analysis.figures.masks import VOID
-from ciss.analysis.figures.style import style
 from ciss.protocol import Classes
+from tests.helpers.figures import draw, strings, words
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -34,22 +32,9 @@ NAN = np.nan
 COLOURS = np.array([[0, 0, 0], [128, 0, 0]], np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    style()
-    yield
-    plt.close("all")
-
-
-def drawn(figure=None):
-    figure = figure or plt.gcf()
-    figure.canvas.draw()
-    return figure
-
-
 def boxes(figure) -> list[tuple]:
     """Every text that is drawn, of all axes and legends, with its place in pixels."""
-    renderer = drawn(figure).canvas.get_renderer()
+    renderer = draw(figure).canvas.get_renderer()
     off = [ax for ax in figure.findobj(mpl.axes.Axes) if not ax.axison]
     hidden = {text for ax in off for text in (*ax.get_xticklabels(), *ax.get_yticklabels())}
     texts = [text for text in figure.findobj(mpl.text.Text) if text.get_text().strip() and text not in hidden]
@@ -71,19 +56,19 @@ def test_panels_of_a_picture_a_mask_and_a_map():
     mask, values = np.array([[0, 1], [255, 1]], np.uint8), np.array([[0.0, 0.5], [1.0, 4.0]])
     parts = [("image", np.zeros((2, 2, 3), np.uint8)), ("truth", mask), ("weight", values, "weight", 2.0)]
     known = Classes([[1]], ["background", "a"], COLOURS)
-    figure = picture_row(parts, known, handles=fate_handles(exploring_prototypes.FATES))
+    figure = picture_row(parts, known, handles=fate_handles(FATES))
     clean(figure)
     truth, weight = (ax.images[0] for ax in figure.axes[1:3])
     assert truth.get_array()[0, 1].tolist() == [128, 0, 0] and truth.get_array()[1, 0].tolist() == list(VOID)
     assert weight.get_clim() == (0, 2)
     classes, fates = figure.legends
-    assert [text.get_text() for text in classes.texts] == ["background", "a"]
-    assert [text.get_text() for text in fates.texts] == list(FATES)
+    assert strings(classes.texts) == ["background", "a"]
+    assert strings(fates.texts) == list(FATES)
 
 
 @pytest.mark.parametrize("values", [np.zeros((2, 3)), np.full((2, 3), NAN), np.array([[NAN, np.inf, 2.0]])])
 def test_a_map_of_nothing_or_without_numbers(values):
-    figure = exploring_figures.picture_row([("map", values, "unit", None, np.ones(values.shape, bool))])
+    figure = picture_row([("map", values, "unit", None, np.ones(values.shape, bool))])
     clean(figure)
     assert np.isfinite(figure.axes[0].images[0].get_clim()).all()
 
@@ -91,11 +76,7 @@ def test_a_map_of_nothing_or_without_numbers(values):
 def test_a_frame_on_a_coarser_map():
     inside = np.zeros((8, 8), bool)
     inside[2:4, 4:6] = True
-    figure = drawn(
-        exploring_figures.picture_row(
-            [("map", np.ones((2, 2)), "", 1, inside), ("map", np.ones((2, 2)), "", 1, ~inside[:0])]
-        )
-    )
+    figure = draw(picture_row([("map", np.ones((2, 2)), "", 1, inside), ("map", np.ones((2, 2)), "", 1, ~inside[:0])]))
     edge = np.concatenate(figure.axes[0].collections[0].get_paths()[0].to_polygons())
     assert edge.mean(axis=0) == pytest.approx([1.25, 0.75], abs=0.05), "in the map's pixels: x, y"
     assert not figure.axes[1].collections, "nothing to frame"
@@ -103,7 +84,7 @@ def test_a_frame_on_a_coarser_map():
 
 def test_many_panels_and_tall_pictures():
     parts = [(f"panel {k}", np.zeros((30, 10, 3), np.uint8)) for k in range(9)]
-    figure = exploring_figures.picture_row(parts)
+    figure = picture_row(parts)
     clean(figure)
     assert len(figure.axes) == 9
 
@@ -122,7 +103,7 @@ def gradients(pixels: list[int], introduced: list[int]) -> pd.DataFrame:
 def test_bars_of_present_classes():
     figure = gradient_bars(gradients([5, 0, 3], [0, 0, 1]))
     clean(figure)
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["class 2", "class 0"]
+    assert strings(figure.axes[0].get_yticklabels()) == ["class 2", "class 0"]
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.5, 0.5]
     looks = {(bar.get_facecolor(), bar.get_hatch()) for bar in figure.axes[0].patches}
     assert len(looks) == 2, "steps have a colour and a hatch"
@@ -130,9 +111,10 @@ def test_bars_of_present_classes():
 
 
 def test_bars_of_no_class_and_of_very_many():
-    drawn(exploring_figures.gradient_bars(gradients([0, 0], [0, 1])))
-    drawn(exploring_figures.gradient_bars(gradients([5], [0]).assign(**{"weighted share": NAN})))
-    figure = exploring_figures.gradient_bars(gradients(list(range(151)), [0] * 101 + [1] * 50))
+    assert words(draw(gradient_bars(gradients([0, 0], [0, 1])))) == ["no pixel has a label"]
+    shares = draw(gradient_bars(gradients([5], [0]).assign(**{"weighted share": NAN}))).axes[2]
+    assert shares.patches[0].get_width() == 0.1 and np.isnan(shares.lines[0].get_xdata()).all()
+    figure = gradient_bars(gradients(list(range(151)), [0] * 101 + [1] * 50))
     assert len(figure.axes[0].patches) == MOST
     assert figure.axes[0].get_yticklabels()[0].get_text() == "class 150"
 
@@ -146,12 +128,14 @@ def test_conflict_says_the_sign_and_what_has_no_gradient():
     assert [bar.get_width() for bar in bars.patches] == [0.25, -0.5]
     assert bars.patches[1].get_hatch() and not bars.patches[0].get_hatch(), "told apart in grey"
     assert {"-0.50", "+0.25", " no gradient"} <= {text.get_text() for text in bars.texts}
-    assert [text.get_text() for text in cells.texts] == ["1.00"]
+    assert strings(cells.texts) == ["1.00"]
 
 
 def test_conflict_of_one_layer_and_one_loss():
     table = pd.DataFrame({"layer": ["all layers"], "cosine": [1.0]})
-    clean(exploring_figures.conflict_figure(table, pd.DataFrame([[1.0]], index=["x"], columns=["x"])))
+    figure = conflict_figure(table, pd.DataFrame([[1.0]], index=["x"], columns=["x"]))
+    clean(figure)
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [1] and words(figure) == ["+1.00", "1.00"]
 
 
 # --- prototypes
@@ -170,13 +154,14 @@ def test_projection_follows_a_prototype():
     clean(figure)
     assert ax.get_xlabel() == "component 1: 75% of the variance"
     assert ax.lines[0].get_xydata().tolist() == [[1, 1], [2, 2]]
-    assert [text.get_text() for text in ax.get_legend().texts] == ["class 0", "class 6"]
+    assert strings(ax.get_legend().texts) == ["class 0", "class 6"]
 
 
 def test_projection_of_nothing():
     figure, ax = plt.subplots()
-    exploring_figures.projection(ax, pd.DataFrame({"x": [], "y": [], "position": [], "step": []}), [])
-    drawn(figure)
+    projection(ax, pd.DataFrame({"x": [], "y": [], "position": [], "step": []}), [])
+    assert not words(draw(figure)) and ax.get_legend() is None and not ax.lines
+    assert ax.get_xlabel() == "nearness only: no axis, no unit"
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -185,8 +170,8 @@ def test_drift_with_an_absent_class(steps):
     figure, ax = plt.subplots()
     classes = Classes([[1]], ["a", "absent"])
     drift_heatmap(ax, drift_table(means, counts, np.ones((steps, 2)), classes))
-    drawn(figure)
-    said = [text.get_text() for text in ax.texts]
+    draw(figure)
+    said = strings(ax.texts)
     assert said == (["one step: nothing drifts"] if steps == 1 else ["2.00"])
 
 
@@ -195,11 +180,11 @@ def test_confusions_name_the_other_class():
     figure, ax = plt.subplots(layout="constrained")
     confusion_bars(ax, pd.DataFrame({**table, "confused with": ["b", "", ""]}))
     clean(figure)
-    assert [text.get_text() for text in ax.texts] == ["b 0.50"]
+    assert strings(ax.texts) == ["b 0.50"]
     assert [round(bar.get_width(), 2) for bar in ax.patches] == [1, 0.25, 0, 0.5, 0, 0.25]
     _, empty = plt.subplots()
-    exploring_figures.confusion_bars(empty, pd.DataFrame({**table, "confused with": [""] * 3}).assign(pixels=0))
-    drawn()
+    confusion_bars(empty, pd.DataFrame({**table, "confused with": [""] * 3}).assign(pixels=0))
+    assert strings(empty.texts) == ["no pixel has a class"] and not empty.patches
 
 
 # --- labels
@@ -212,7 +197,7 @@ def grey(colour: str) -> float:
 def test_fates_are_told_apart_in_grey():
     shades = sorted(grey(colour) for colour in FATE_COLOURS)
     assert min(np.diff(shades)) > 0.15
-    picture = fate_picture(np.arange(len(exploring_prototypes.FATES)))
+    picture = fate_picture(np.arange(len(FATES)))
     assert picture.shape == (6, 3) and picture[0].tolist() == [255] * 3 and picture[5].tolist() == [0] * 3
 
 
@@ -224,5 +209,5 @@ def test_relabel_bars_add_up_and_may_be_empty():
     clean(figure)
     assert sum(bar.get_width() for bar in ax.patches) == 2
     _, empty = plt.subplots()
-    exploring_figures.relabel_bars(empty, table[:0])
-    assert drawn() and empty.texts[0].get_text() == "no pixel is told as background"
+    relabel_bars(empty, table[:0])
+    assert strings(empty.texts) == ["no pixel is told as background"] and not empty.patches

@@ -5,10 +5,6 @@ import pandas as pd
 import pytest
 import torch
 
-from ciss.analysis import reasons as analysis_reasons
-from ciss.analysis.forgetting import pace as forgetting_pace
-from ciss.analysis.forgetting import traces as forgetting_traces
-from ciss.analysis.forgetting import words as forgetting_words
 from ciss.analysis.forgetting.pace import interval, pace_factors, prototype_cosines, rank_correlations
 from ciss.analysis.forgetting.tables import forgetting_summary, forgetting_table, group_table
 from ciss.analysis.forgetting.traces import gradient_table, imbalance, token_angles_table
@@ -43,7 +39,7 @@ def ends() -> dict:
 
 
 def test_pace_of_an_old_class_and_its_factors(ends):
-    (row,) = forgetting_pace.pace_factors(ends, {"r-1": probe()}).to_dict("records")
+    (row,) = pace_factors(ends, {"r-1": probe()}).to_dict("records")
     # class a on the hold-out: 6 / 11 after growing, 2 / 9 after an epoch, nothing after two
     assert row["before"] == pytest.approx(6 / 11) and row["after"] == 0
     assert row["pace"] == pytest.approx(6 / 11 / 2)
@@ -58,15 +54,15 @@ def test_pace_of_an_old_class_and_its_factors(ends):
 def test_the_nearest_of_several_new_classes(ends):
     for each in ends["e"]:
         each["classes"] = Classes([[1], [2, 3]], CLASSES.names)
-    (row,) = forgetting_pace.pace_factors(ends, {"r-1": probe()}).to_dict("records")
+    (row,) = pace_factors(ends, {"r-1": probe()}).to_dict("records")
     # cos to b: 6 / (2 sqrt 18) = .707, to c: 2 / (2 sqrt 2) = .707; turn c nearer
     nearer = probe(prototypes=PROTOTYPES + np.array([[0], [0], [0], [1]]) * np.array([0, 1, 0]))
-    (row,) = forgetting_pace.pace_factors(ends, {"r-1": nearer}).to_dict("records")
+    (row,) = pace_factors(ends, {"r-1": nearer}).to_dict("records")
     assert row["nearest"] == "c" and row["similarity"] == pytest.approx(2 / 5**0.5)
 
 
 def test_factors_of_classes_that_were_not_seen(ends):
-    (row,) = forgetting_pace.pace_factors(ends, {"r-1": probe(counts=np.array([9, 4, 0, 4]))}).to_dict("records")
+    (row,) = pace_factors(ends, {"r-1": probe(counts=np.array([9, 4, 0, 4]))}).to_dict("records")
     assert np.isnan(row["similarity"]) and row["nearest"] == ""
 
 
@@ -100,7 +96,7 @@ def test_rank_correlation_is_weighted_by_classes():
 def test_rank_correlation_over_seeds_has_an_interval():
     swapped = [(1, 5), (2, 1), (3, 6)]  # ranks 2 1 3 against 1 2 3: rho = 1 - 6 * 2 / 24 = 1/2
     table = pd.DataFrame([*paces("m", "e", 1, UP), *paces("m", "f", 1, swapped)])
-    (row,) = forgetting_pace.rank_correlations(table, factors=["x"]).to_dict("records")
+    (row,) = rank_correlations(table, factors=["x"]).to_dict("records")
     assert row["correlation"] == pytest.approx(0.75) and row["ends"] == 2
     # t(0.975, 1) = 12.706; s = .35355, over sqrt 2 = .25
     assert row["low"] == pytest.approx(0.75 - 12.706 * 0.25, abs=1e-3)
@@ -113,9 +109,7 @@ def test_rank_correlation_over_seeds_has_an_interval():
     ids=["two classes", "one factor", "one pace", "a class without"],
 )
 def test_too_little_says_nothing(pairs):
-    (row,) = forgetting_pace.rank_correlations(pd.DataFrame(paces("m", "e", 1, pairs)), factors=["x"]).to_dict(
-        "records"
-    )
+    (row,) = rank_correlations(pd.DataFrame(paces("m", "e", 1, pairs)), factors=["x"]).to_dict("records")
     assert np.isnan(row["correlation"]) and row["ends"] == 0
 
 
@@ -123,7 +117,7 @@ def test_interval_of_three_values():
     low, high = interval([1.0, 2.0, 3.0])
     # mean 2, s = 1, t(0.975, 2) = 4.3027
     assert low == pytest.approx(2 - 4.3027 / 3**0.5, abs=1e-4) and high == pytest.approx(2 + 4.3027 / 3**0.5, abs=1e-4)
-    assert np.isnan(forgetting_pace.interval([1.0])).all() and np.isnan(forgetting_pace.interval([])).all()
+    assert np.isnan(interval([1.0])).all() and np.isnan(interval([])).all()
 
 
 # --- groups of classes, and a row a method
@@ -170,7 +164,7 @@ def test_gradients_are_averaged_over_stretches():
 def test_fewer_batches_than_points():
     trace = {"gradient/background": np.array([0.1, 0.3])}
     ends = {"e": [result(0, AFTER_0), result(1, AFTER_1, trace=trace, log=[{"epoch": 1}])]}
-    assert forgetting_traces.gradient_table(ends)["epochs"].tolist() == [0.5, 1.0]
+    assert gradient_table(ends)["epochs"].tolist() == [0.5, 1.0]
 
 
 def test_imbalance_is_the_largest_over_the_smallest():
@@ -195,7 +189,7 @@ def test_angles_of_new_tokens():
     turned = torch.stack([(unit[-2:] @ unit.T), torch.tensor([[1.0, 0, 1, 1], [1, 0, 1, 1]])])
     ends = {"e": [result(0, AFTER_0), result(1, AFTER_1, token_epochs=np.array([0, 1]), token_cosines=turned.numpy())]}
     ends["e"][0] |= {"token_epochs": np.zeros(0), "token_cosines": np.zeros((0, 0, 0))}
-    table = forgetting_traces.token_angles_table(ends).set_index(["pair", "epochs"])["angle"]
+    table = token_angles_table(ends).set_index(["pair", "epochs"])["angle"]
     assert table["background", 0] == pytest.approx((45 + 90) / 2, abs=1e-4)
     assert table["old", 0] == pytest.approx((45 + 90) / 2, abs=1e-4)
     assert table["new", 0] == pytest.approx(90, abs=1e-4)
@@ -206,7 +200,7 @@ def test_angles_of_new_tokens():
 def test_a_single_new_token_has_no_neighbour():
     cosines = np.array([[[0.0, 1.0, 1.0]]])
     ends = {"e": [result(1, AFTER_1, token_epochs=np.array([0]), token_cosines=cosines)]}
-    table = forgetting_traces.token_angles_table(ends).set_index("pair")["angle"]
+    table = token_angles_table(ends).set_index("pair")["angle"]
     assert np.isnan(table["new"]) and table["background"] == pytest.approx(90) and table["old"] == 0
 
 
@@ -250,7 +244,7 @@ def test_words_say_which_classes_fade():
 def test_words_explain_a_forgetting_below_zero():
     def words(a: float, dog: float) -> str:
         lists = lost(a={"cat": 0.5, "dog": dog}, b={"cat": 0.2, "dog": 0.3})
-        return forgetting_words.forgetting_findings("x", lists, summary(a=a, b=0.25), NONE, NONE, EMPTY)
+        return forgetting_findings("x", lists, summary(a=a, b=0.25), NONE, NONE, EMPTY)
 
     assert "a least (-0.001). Below 0 the IoU has risen." in words(-0.001, 0.1)
     assert "dog least (-0.300)" in words(0.3, -0.9) and "Below 0 the IoU has risen." in words(0.3, -0.9)
@@ -259,27 +253,27 @@ def test_words_explain_a_forgetting_below_zero():
 
 def test_words_do_not_choose_among_factors_that_disagree():
     table = ranks(("a", "gradient", 0.5, NAN, NAN), ("b", "gradient", -0.9, NAN, NAN))
-    text = forgetting_words.forgetting_findings("x", lost(a={"cat": 0.5}), summary(a=0.3), table, NONE, EMPTY)
+    text = forgetting_findings("x", lost(a={"cat": 0.5}), summary(a=0.3), table, NONE, EMPTY)
     assert "nothing goes with the pace within a step in every method alike: from -0.90" in text
     assert "chance is not excluded" in text
     table = ranks(("a", "similarity", 0.5, NAN, NAN), ("b", "similarity", 0.2, NAN, NAN))
-    text = forgetting_words.forgetting_findings("x", lost(a={"cat": 0.5}), summary(a=0.3), table, NONE, EMPTY)
+    text = forgetting_findings("x", lost(a={"cat": 0.5}), summary(a=0.3), table, NONE, EMPTY)
     assert "goes with its likeness to the nearest new class in every method (+0.20 to +0.50" in text
 
 
 def test_words_trust_intervals_only():
     table = ranks(("a", "gradient", 0.5, 0.2, 0.8), ("b", "gradient", 0.6, -0.1, 1.0))
-    text = forgetting_words.forgetting_findings("x", lost(a={"cat": 0.5}), summary(a=0.3), table, NONE, EMPTY)
+    text = forgetting_findings("x", lost(a={"cat": 0.5}), summary(a=0.3), table, NONE, EMPTY)
     assert "for a (+0.50 [+0.20, +0.80])" in text and "for b" not in text
-    text = forgetting_words.forgetting_findings("x", lost(a={"cat": 0.5}), summary(a=0.3), table[1:], NONE, EMPTY)
+    text = forgetting_findings("x", lost(a={"cat": 0.5}), summary(a=0.3), table[1:], NONE, EMPTY)
     assert "No factor's rank correlation" in text
 
 
 def test_words_on_compensation():
     rows = [("gsc", 2, "gradient", "step0", 0.1), ("gsc", 2, "gradient", "step2", 0.8)]
     rows += [("gsc", 2, "compensated", "step0", 0.4), ("gsc", 2, "compensated", "step2", 0.8)]
-    unequal = forgetting_traces.imbalance(pd.DataFrame(rows, columns=["method", "step", "kind", "group", "value"]))
-    text = forgetting_words.forgetting_findings("x", lost(gsc={"cat": 0.5}), summary(gsc=0.3), NONE, unequal, EMPTY)
+    unequal = imbalance(pd.DataFrame(rows, columns=["method", "step", "kind", "group", "value"]))
+    text = forgetting_findings("x", lost(gsc={"cat": 0.5}), summary(gsc=0.3), NONE, unequal, EMPTY)
     assert (
         "In gsc's step 2 the mean gradients of the steps' labels differ by a factor of 8.0, after compensation 2.0"
         in text
@@ -287,26 +281,24 @@ def test_words_on_compensation():
 
 
 def test_words_without_a_second_step():
-    assert "nothing could be forgotten. No step." in forgetting_words.forgetting_findings(
-        "x", NONE, NONE, NONE, NONE, EMPTY
-    )
+    assert "nothing could be forgotten. No step." in forgetting_findings("x", NONE, NONE, NONE, NONE, EMPTY)
 
 
 def test_words_say_that_nothing_differs():
     same, tied = lost(a={"cat": 0.0, "dog": -0.0001}, b={"cat": 0.0001, "dog": 0.0}), summary(a=0.0001, b=-0.0001)
-    text = forgetting_words.forgetting_findings("x", same, tied, NONE, NONE, EMPTY)
+    text = forgetting_findings("x", same, tied, NONE, NONE, EMPTY)
     assert "after the last step every method has forgotten 0.000 IoU (mean over old classes)." in text
     assert "Over all methods, every old class fades by 0.000." in text
     assert "The standard deviation of forgetting over old classes is 0.000 in every method." in text
     assert "most" not in text and "least" not in text and "-0.000" not in text
     partly = lost(a={"cat": 0.3, "dog": 0.1}, b={"cat": 0.2, "dog": 0.2})
-    text = forgetting_words.forgetting_findings("x", partly, summary(a=0.2, b=0.2), NONE, NONE, EMPTY)
+    text = forgetting_findings("x", partly, summary(a=0.2, b=0.2), NONE, NONE, EMPTY)
     assert "cat fades most (0.250) and dog least (0.150)." in text and "But" not in text, "b loses both alike"
     table = ranks(("a", "gradient", 0.0, NAN, NAN), ("b", "gradient", 0.0, NAN, NAN))
-    text = forgetting_words.forgetting_findings("x", same, tied, table, NONE, EMPTY)
+    text = forgetting_findings("x", same, tied, table, NONE, EMPTY)
     assert "nothing goes with the pace within a step: every correlation is 0.00" in text
     table = ranks(("a", "gradient", 0.5, NAN, NAN), ("b", "gradient", 0.501, NAN, NAN))
-    text = forgetting_words.forgetting_findings("x", same, tied, table, NONE, EMPTY)
+    text = forgetting_findings("x", same, tied, table, NONE, EMPTY)
     assert "its gradient before the step in every method (+0.50; one seed" in text
 
 
@@ -316,11 +308,7 @@ def test_words_of_a_base_step_that_learnt_nothing():
     empty = empty_reasons(paths)
     said = "No class was learnt in the base step: IoU is 0 for every object. The findings below say nothing about the"
     table, means = lost(a={"cat": 0.0}), summary(a=0.0)
-    assert forgetting_words.forgetting_findings("x", table, means, NONE, NONE, empty).startswith(
-        f"{said} methods.\n\n**x**"
-    )
-    assert "base" not in analysis_reasons.empty_reasons({"e": [result(0, AFTER_0), *paths["e"][1:]]})
+    assert forgetting_findings("x", table, means, NONE, NONE, empty).startswith(f"{said} methods.\n\n**x**")
+    assert "base" not in empty_reasons({"e": [result(0, AFTER_0), *paths["e"][1:]]})
     joint = {"j": [result(2, AFTER_0, method="joint")]}
-    assert analysis_reasons.empty_reasons({**paths, **joint})["base"] == empty[
-        "base"
-    ] and "base" not in analysis_reasons.empty_reasons(joint)
+    assert empty_reasons({**paths, **joint})["base"] == empty["base"] and "base" not in empty_reasons(joint)

@@ -5,15 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ciss.analysis.compare import cells as compare_cells
-from ciss.analysis.compare import figures as compare_figures
-from ciss.analysis.compare import paired as compare_paired
 from ciss.analysis.compare.cells import differences, every_difference
 from ciss.analysis.compare.figures import paired_points
 from ciss.analysis.compare.paired import paired_table
 from ciss.analysis.compare.summary import family_tables
 from ciss.analysis.figures.style import method_styles
-from tests.helpers.figures import draw
+from tests.helpers.figures import draw, strings
 from tests.helpers.results import scored
 
 mpl.use("Agg")
@@ -36,7 +33,7 @@ def seeds(**values: list[float]) -> pd.DataFrame:
 
 
 def paired(table: pd.DataFrame) -> pd.DataFrame:
-    return compare_paired.paired_table({"b": table}).set_index(["method", "against", "metric"])
+    return paired_table({"b": table}).set_index(["method", "against", "metric"])
 
 
 def test_three_differences_by_hand():
@@ -122,9 +119,9 @@ def test_one_seed_has_a_difference_and_no_interval():
 
 
 def test_one_method_has_columns_and_no_rows():
-    made = compare_paired.paired_table({"b": seeds(a=[0.5, 0.4])})
+    made = paired_table({"b": seeds(a=[0.5, 0.4])})
     assert made.empty and list(made.columns)[:4] == ["benchmark", "method", "against", "metric"]
-    both = compare_paired.paired_table({"b": seeds(a=[0.5]), "c": seeds(a=[0.5, 0.3], b=[0.2, 0.2])})
+    both = paired_table({"b": seeds(a=[0.5]), "c": seeds(a=[0.5, 0.3], b=[0.2, 0.2])})
     assert set(both["benchmark"]) == {"c"} and both["mean"].dtype == float, "so that it can be rounded"
 
 
@@ -134,21 +131,21 @@ THREE = seeds(finetune=[0.1, 0.1, 0.1], mib=[0.2, 0.3, 0.4], gsc=[0.1, 0.3, 0.35
 
 
 def test_differences_as_text():
-    pairs = compare_paired.paired_table({"b": THREE})
+    pairs = paired_table({"b": THREE})
     texts = differences(pairs, "finetune")
     # 0.1, 0.2, 0.3: 0.2 +- 4.302653 * 0.1 / sqrt(3)
     half = "+0.100 [-0.024, +0.224] 3/3"
     assert texts.loc["mib"].to_dict() == {"all": "+0.200 [-0.048, +0.448] 3/3", "old": half, "new": half}
     assert list(texts.index) == ["mib", "gsc"]
     assert texts.loc["gsc", "all"].endswith("2/3")
-    one = compare_cells.differences(compare_paired.paired_table({"b": THREE[THREE["seed"] == 0]}), "mib")
+    one = differences(paired_table({"b": THREE[THREE["seed"] == 0]}), "mib")
     assert one["all"].to_dict() == {"finetune": "-0.100", "gsc": "-0.100"}
-    assert compare_cells.differences(pairs, "plop").empty
+    assert differences(pairs, "plop").empty
 
 
 def test_every_difference_as_text():
     table = seeds(finetune=[0.1, 0.1, 0.1], mib=[0.3, 0.31, 0.3], gsc=[0.3, 0.3, 0.31])
-    texts = every_difference(compare_paired.paired_table({"b": table}))
+    texts = every_difference(paired_table({"b": table}))
     assert list(texts.index) == list(texts.columns) == ["finetune", "mib", "gsc"]
     assert texts.loc["mib"].tolist() == ["+0.203*", "", "+0.000"], "a star where 0 is outside"
     assert texts.loc["gsc", "mib"] == "+0.000" and texts.loc["finetune", "mib"] == "-0.203*"
@@ -161,7 +158,7 @@ def test_every_difference_as_text():
 def figure():
     def make(table: pd.DataFrame):
         made, axes = plt.subplots(1, 2, layout="constrained")
-        compare_figures.paired_points(axes, table, compare_paired.paired_table({"b": table}), "b")
+        paired_points(axes, table, paired_table({"b": table}), "b")
         draw(made)
         return axes
 
@@ -174,17 +171,13 @@ def dots(ax: plt.Axes) -> list[list[float]]:
     return [line.get_xdata().tolist() for line in rows]
 
 
-def words(ax: plt.Axes) -> list[str]:
-    return [text.get_text() for text in ax.texts]
-
-
 @pytest.mark.filterwarnings("error")
 def test_a_dot_a_seed_and_a_bar_for_the_interval(figure):
     left, right = figure(THREE)
     assert dots(left) == [pytest.approx([0.1, 0.2, 0.3]), pytest.approx([0, 0.2, 0.25])]
-    assert [text.get_text() for text in left.get_yticklabels()] == ["finetune", "mib", "gsc"]
-    assert words(left) == ["the reference", "+0.200  3/3", "+0.150  2/3"]
-    assert words(right) == ["-0.200  0/3", "the reference", "-0.050  0/3"]
+    assert strings(left.get_yticklabels()) == ["finetune", "mib", "gsc"]
+    assert strings(left.texts) == ["the reference", "+0.200  3/3", "+0.150  2/3"]
+    assert strings(right.texts) == ["-0.200  0/3", "the reference", "-0.050  0/3"]
     bar, half = left.patches[0], 4.302653 * 0.1 / 3**0.5
     assert (bar.get_x(), bar.get_x() + bar.get_width()) == pytest.approx((0.2 - half, 0.2 + half))
     assert [line.get_xdata()[0] for line in left.lines if line.get_marker() == "|"] == pytest.approx([0.2, 0.15])
@@ -201,7 +194,7 @@ def test_orders_are_said_and_joint_training_is_left_out(figure):
     values |= {(method, 0, SECOND): value + 0.01 for (method, _, _), value in values.items()}
     left, _ = figure(runs(values))
     assert left.get_xlabel() == "difference in mIoU, same seed and order"
-    assert [text.get_text() for text in left.get_yticklabels()] == ["finetune", "mib"] and left.get_xlim()[1] < 0.3
+    assert strings(left.get_yticklabels()) == ["finetune", "mib"] and left.get_xlim()[1] < 0.3
 
 
 @pytest.mark.filterwarnings("error")
@@ -218,7 +211,7 @@ def test_an_interval_broader_than_the_axis_ends_in_arrows(figure):
 def test_one_seed_is_dots_alone(figure):
     left, right = figure(seeds(finetune=[0.1], mib=[0.3], plop=[0.2]))
     assert dots(left) == [pytest.approx([0.2]), pytest.approx([0.1])] and not left.patches
-    assert words(right) == ["-0.200", "the reference", "-0.100"]
+    assert strings(right.texts) == ["-0.200", "the reference", "-0.100"]
 
 
 ALONE = "No other method has a score\nand a seed that {} has."
@@ -244,7 +237,7 @@ ALONE = "No other method has a score\nand a seed that {} has."
 )
 def test_little_to_show(figure, table, said):
     axes = figure(table)
-    assert [text for ax in axes for text in words(ax)] == said
+    assert [text for ax in axes for text in strings(ax.texts)] == said
 
 
 @pytest.mark.filterwarnings("error")
@@ -252,7 +245,7 @@ def test_many_methods_of_long_names_stay_apart(figure):
     names = ["finetune", "mib", *(f"gsc-tuned-no-compensation-{k}" for k in range(10))]
     table = seeds(**{name: [0.1 * k, 0.1 * k + 0.02, 0.1 * k + 0.01] for k, name in enumerate(names)})
     made, axes = plt.subplots(1, 2, figsize=(9.4, 0.9 + 0.3 * len(names)), layout="constrained")
-    paired_points(axes, table, compare_paired.paired_table({"b": table}))
+    paired_points(axes, table, paired_table({"b": table}))
     draw(made)
     boxes = [text.get_window_extent() for text in (*axes[0].get_yticklabels(), *axes[0].texts, *axes[1].texts)]
     assert len(boxes) == 3 * len(names)

@@ -6,12 +6,10 @@ import pandas as pd
 import pytest
 
 from ciss.analysis.compare.figures import method_lines
-from ciss.analysis.figures import masks as figures_masks
-from ciss.analysis.figures import training as figures_training
 from ciss.analysis.figures.masks import VOID, class_legend, colour, strips
 from ciss.analysis.figures.training import iou_bars, loss_curve, trace_panels
 from ciss.protocol import Classes
-from tests.helpers.figures import draw
+from tests.helpers.figures import draw, strings, words
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -48,11 +46,14 @@ def test_loss_and_iou_with_nan():
     loss_curve(left, [{"epoch": 1, "loss": 1.0, "loss/a": 1.0}])
     iou_bars(right, np.array([0.5, np.nan]), ["a", "b"], before=np.array([0.7]))
     draw()
+    assert left.lines[0].get_xydata().tolist() == [[1, 1]] and left.lines[0].get_label() == "a"
+    assert [bar.get_height() for bar in right.patches] == [0.5, 0], "an IoU that is not defined has no height"
+    assert right.lines[0].get_xydata().tolist() == [[0, 0.7]] and strings(right.get_xticklabels()) == ["a", "b"]
 
 
 def test_strips_of_maps_share_a_scale_in_their_row():
     image, weights = np.zeros((4, 6, 3), np.uint8), np.full((2, 3), 0.5)
-    figure = figures_masks.strips([("image", [image, image]), ("weight", [weights, 4 * weights]), ("share", [weights])])
+    figure = strips([("image", [image, image]), ("weight", [weights, 4 * weights]), ("share", [weights])])
     draw(figure)
     scales = {ax.images[0].get_clim() for ax in figure.axes if ax.images and ax.images[0].get_array().ndim == 2}
     assert (0.0, 2.0) in scales and (0.0, 1.0) in scales, "to the largest values, or to 1"
@@ -64,4 +65,4 @@ def test_trace_panels_of_what_was_logged():
     draw(figure)
     assert [ax.get_ylabel() for ax in figure.axes] == ["mean gradient magnitude", "weight of old pixels"]
     assert figure.axes[0].lines[0].get_ydata()[[0, 2]].tolist() == [1, 3]
-    draw(figures_training.trace_panels({"loss/a": np.ones(3)}))
+    assert words(draw(trace_panels({"loss/a": np.ones(3)}))) == ["this method logs nothing but its losses"]

@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ciss.analysis.background import figures as background_figures
-from ciss.analysis.background import tables as background_tables
 from ciss.analysis.background.figures import (
     ERRORS,
+    FLOWS,
     angle_panels,
     belief_map,
     class_rate_map,
@@ -21,13 +20,8 @@ from ciss.analysis.background.figures import (
     rule_points,
 )
 from ciss.analysis.background.tables import flows
-from ciss.analysis.figures import masks as figures_masks
-from ciss.analysis.figures import style as figures_style
 from ciss.analysis.figures.masks import class_legend, overlay
 from ciss.analysis.figures.style import legend_below, lowest, numbered_classes, panels
-from ciss.analysis.forgetting import figures as forgetting_figures
-from ciss.analysis.forgetting import pace as forgetting_pace
-from ciss.analysis.forgetting import tables as forgetting_tables
 from ciss.analysis.forgetting.figures import (
     forgetting_bars,
     gradient_panels,
@@ -39,21 +33,13 @@ from ciss.analysis.forgetting.figures import (
 from ciss.analysis.forgetting.pace import rank_correlations
 from ciss.analysis.forgetting.tables import group_table
 from ciss.protocol import Classes
-from tests.helpers.figures import draw
+from tests.helpers.figures import draw, legend, strings, words
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 pytestmark = pytest.mark.filterwarnings("error")
 NAN = np.nan
-
-
-def texts(figure) -> list[str]:
-    return [text.get_text() for ax in figure.axes for text in ax.texts]
-
-
-def legend(figure) -> list[str]:
-    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def scores(*rows: tuple) -> pd.DataFrame:
@@ -80,7 +66,7 @@ def test_panels_in_rows_of_three(count, shape):
 
 
 def test_legend_under_the_panels_covers_none_of_them():
-    figure, axes = figures_style.panels(2)
+    figure, axes = panels(2)
     legend_below(figure, [axes[0].plot([0, 1], [0, 1], label=f"line {k}")[0] for k in range(7)], "title")
     draw(figure)
     below = figure.legends[0].get_window_extent()
@@ -97,15 +83,15 @@ def test_heatmaps_hold_the_numbers(table):
     methods = list(dict.fromkeys(table["method"]))
     figure = iou_heatmaps(table, methods)
     draw(figure)
-    words = ["No IoU is defined."] * len(methods) if table["iou"].isna().all() else []
-    assert sorted(texts(figure)) == sorted([*words, *(f"{iou:.2f}" for iou in table["iou"].dropna())])
+    said = ["No IoU is defined."] * len(methods) if table["iou"].isna().all() else []
+    assert sorted(words(figure)) == sorted([*said, *(f"{iou:.2f}" for iou in table["iou"].dropna())])
     assert [ax.get_title() for ax in figure.axes[: len(methods)]] == methods
 
 
 def test_heatmaps_of_many_classes_have_no_numbers():
     table = scores(*(("a", f"class {c}", 0, s, 0.5) for c in range(151) for s in range(2)))
-    figure = forgetting_figures.iou_heatmaps(table, ["a"])
-    assert not texts(figure) and figure.get_figheight() > 20
+    figure = iou_heatmaps(table, ["a"])
+    assert not words(figure) and figure.get_figheight() > 20
 
 
 def test_forgetting_bars_of_a_class_that_never_was():
@@ -119,7 +105,7 @@ def test_forgetting_bars_of_eight_methods():
     """All told apart in grey, and no bar under the legend."""
     figure, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
     methods = [f"method {k}" for k in range(8)]
-    forgetting_figures.forgetting_bars(ax, pd.DataFrame({"class": "x", "method": methods, "forgetting": 0.5}))
+    forgetting_bars(ax, pd.DataFrame({"class": "x", "method": methods, "forgetting": 0.5}))
     draw(figure)
     assert len({bar.get_hatch() for bar in ax.patches}) == 8
     assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
@@ -135,8 +121,8 @@ def test_groups_over_steps(table):
 
 
 def test_groups_over_seeds_have_whiskers():
-    table = pd.concat([forgetting_tables.group_table(ONE.assign(iou=iou, end=str(iou))) for iou in (0.25, 0.75)])
-    figure = forgetting_figures.group_panels(table, ["a"])
+    table = pd.concat([group_table(ONE.assign(iou=iou, end=str(iou))) for iou in (0.25, 0.75)])
+    figure = group_panels(table, ["a"])
     (container,) = figure.axes[0].containers
     assert container.lines[0].get_ydata().tolist() == [0.5]
     (low, high) = container.lines[2][0].get_segments()[0][:, 1]
@@ -145,8 +131,10 @@ def test_groups_over_seeds_have_whiskers():
 
 def test_pace_panels_and_their_absence():
     table = pd.DataFrame({"method": ["a", "a"], "class": ["x", "x"], "epochs": [0.0, 1.0], "iou": [0.5, NAN]})
-    draw(forgetting_figures.pace_panels(table, ["a"]))
-    draw(forgetting_figures.pace_panels(table[:0], ["a"]))
+    (ax,) = draw(pace_panels(table, ["a"])).axes
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[0, 0.5], [1, NAN]])
+    assert ax.get_title() == "a" and legend(ax.figure) == ["x"]
+    assert words(draw(pace_panels(table[:0], ["a"], "why there is none"))) == ["why there is none"]
 
 
 def factors(**columns) -> pd.DataFrame:
@@ -154,32 +142,26 @@ def factors(**columns) -> pd.DataFrame:
     return pd.DataFrame([{**known, "gradient": 0.4, **columns}])
 
 
-@pytest.mark.parametrize(
-    "table",
-    [factors(), factors(pixel_share=0.0, similarity=NAN)],
-    ids=["one", "no pixels"],
-)
+@pytest.mark.parametrize("table", [factors(), factors(pixel_share=0.0, similarity=NAN)], ids=["one", "no pixels"])
 def test_pace_against_factors(table):
     figure = pace_scatter(table, rank_correlations(table), ["a"])
     draw(figure)
     assert [ax.get_legend().get_texts()[0].get_text() for ax in figure.axes] == ["a: -"] * 3
-    none = forgetting_figures.pace_scatter(
-        table[:0], forgetting_pace.rank_correlations(table[:0]), ["a"], "why there is none"
-    )
-    assert texts(none) == ["why there is none"]
+    none = pace_scatter(table[:0], rank_correlations(table[:0]), ["a"], "why there is none")
+    assert words(none) == ["why there is none"]
 
 
 def test_no_pace_says_why():
     table = factors(pace=NAN)
-    figure = forgetting_figures.pace_scatter(table, forgetting_pace.rank_correlations(table), ["a"])
-    assert texts(figure) == ["No old class has an IoU on the hold-out set."]
+    figure = pace_scatter(table, rank_correlations(table), ["a"])
+    assert words(figure) == ["No old class has an IoU on the hold-out set."]
 
 
 def test_correlations_are_said_with_their_intervals():
     table = pd.DataFrame({"method": "a", "factor": ["pixel_share"], "correlation": 0.5, "low": -0.25, "high": 1.0})
-    figure = forgetting_figures.pace_scatter(factors(), table, ["a"])
+    figure = pace_scatter(factors(), table, ["a"])
     assert figure.axes[0].get_legend().get_texts()[0].get_text() == "a: +0.50 [-0.25, +1.00]"
-    ticks = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    ticks = strings(figure.axes[0].get_xticklabels())
     assert not any("$" in tick for tick in ticks), "numbers, not formulas"
 
 
@@ -194,40 +176,40 @@ def test_gradients_by_step():
     draw(figure)
     assert sorted(line.get_linestyle() for line in figure.axes[0].lines) == ["-", "--"], "the weighted one dashed"
     assert legend(figure) == ["step 0, with background", "times its weight"], "no pixel of step 1, no line"
-    assert legend(forgetting_figures.gradient_panels(pulls(), ["a"], 1)) == ["step 0, with background"]
-    draw(forgetting_figures.gradient_panels(pulls(), ["a"], 2))
-    draw(forgetting_figures.gradient_panels(pulls()[:0], ["a"], 1))
+    assert legend(gradient_panels(pulls(), ["a"], 1)) == ["step 0, with background"]
+    for empty, step in ((pulls(), 2), (pulls()[:0], 1)):
+        assert words(draw(gradient_panels(empty, ["a"], step, "why there is none"))) == ["why there is none"]
 
 
 def test_equal_gradients_are_below_the_top_of_the_axis():
     table = pulls()
-    figure = forgetting_figures.gradient_panels(table.assign(value=0.9), ["a", "b"], int(table["step"].iloc[0]))
+    figure = gradient_panels(table.assign(value=0.9), ["a", "b"], int(table["step"].iloc[0]))
     assert figure.axes[0].get_ylim() == pytest.approx((0, 0.945)), "no marker is cut"
 
 
 # --- background
 
-FLOWS = flows(np.array([[3, 1, 0], [1, 4, 1], [0, 2, 2]]), Classes([[1], [2]]), step=1)
-EMPTY = background_tables.flows(np.array([[3, 0, 0], [0, 0, 0], [0, 0, 0]]), Classes([[1], [2]]), step=1)
+MIXED = flows(np.array([[3, 1, 0], [1, 4, 1], [0, 2, 2]]), Classes([[1], [2]]), step=1)
+EMPTY = flows(np.array([[3, 0, 0], [0, 0, 0], [0, 0, 0]]), Classes([[1], [2]]), step=1)
 
 
-@pytest.mark.parametrize("table", [FLOWS, EMPTY, FLOWS * NAN], ids=["all", "background alone", "nothing"])
+@pytest.mark.parametrize("table", [MIXED, EMPTY, MIXED * NAN], ids=["all", "background alone", "nothing"])
 def test_flows_of_groups_with_pixels(table):
     figure, ax = plt.subplots()
     flow_ribbons(ax, table, "title")
     draw(figure)
     groups = list(table.dropna(how="all").index)
-    shares = table.loc[groups, list(background_figures.FLOWS)].to_numpy()
-    words = [] if groups else ["No pixel of these classes was scored."]
+    shares = table.loc[groups, list(FLOWS)].to_numpy()
+    said = [] if groups else ["No pixel of these classes was scored."]
     numbers = [f"{share:.2f}" for share in shares.ravel() if share >= 0.1]
-    assert sorted(text.replace("\n", " ") for text in texts(figure)) == sorted([*groups, *numbers, *words])
+    assert sorted(text.replace("\n", " ") for text in words(figure)) == sorted([*groups, *numbers, *said])
     # a bar a group, a ribbon a flow, a bar for what is called so
     assert len(ax.patches) == len(groups) + (shares > 0).sum() + (shares.sum(axis=0) > 0).sum()
 
 
 def test_ribbons_fill_both_ends():
     _, ax = plt.subplots()
-    background_figures.flow_ribbons(ax, FLOWS)
+    flow_ribbons(ax, MIXED)
     bars = [patch for patch in ax.patches if isinstance(patch, mpl.patches.Rectangle)]
     left = sum(bar.get_height() for bar in bars if bar.get_x() < 0.5)
     right = sum(bar.get_height() for bar in bars if bar.get_x() > 0.5)
@@ -241,7 +223,7 @@ def test_ribbons_fill_both_ends():
 
 
 def test_flows_of_methods_with_fewer_steps():
-    figure = flow_panels([("a", 1, FLOWS), ("a", 2, FLOWS), ("b", 1, EMPTY)])
+    figure = flow_panels([("a", 1, MIXED), ("a", 2, MIXED), ("b", 1, EMPTY)])
     draw(figure)
     assert [ax.get_title() for ax in figure.axes] == ["a, step 1", "b, step 1", "a, step 2", ""]
 
@@ -255,7 +237,7 @@ def test_rates_of_a_class(share):
     figure, ax = plt.subplots()
     class_rate_map(ax, kinds(background=[share]), "background", "title")
     draw(figure)
-    assert texts(figure) == ([f"{share:.2f}"] if np.isfinite(share) else ["No pixel of these classes was scored."])
+    assert words(figure) == ([f"{share:.2f}"] if np.isfinite(share) else ["No pixel of these classes was scored."])
 
 
 def errors(shares: list[float]) -> pd.DataFrame:
@@ -267,8 +249,8 @@ def test_errors_of_the_background(shares):
     figure, ax = plt.subplots()
     error_bars(ax, errors(shares))
     draw(figure)
-    words = ["The background takes part in no error."] if np.isnan(shares).all() else []
-    assert texts(figure) == [f"{share:.2f}" for share in shares if share >= 0.06] + words
+    said = ["The background takes part in no error."] if np.isnan(shares).all() else []
+    assert words(figure) == [f"{share:.2f}" for share in shares if share >= 0.06] + said
 
 
 def bins(**columns) -> pd.DataFrame:
@@ -289,14 +271,14 @@ def test_beliefs_without_future_classes():
     table = pd.DataFrame({"method": "a", "kind": ["background", "old", "future"], "probability": [0.9, 0.2, NAN]})
     belief_map(ax, table)
     draw(figure)
-    assert texts(figure) == ["0.90", "0.20"]
+    assert words(figure) == ["0.90", "0.20"]
 
 
 def test_rules_that_label_nothing():
     figure, ax = plt.subplots()
     rule_points(ax, pd.DataFrame({"rule": ["argmax", "mbs"], "precision": [0.5, NAN], "recall": [0.25, 0.0]}))
     draw(figure)
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["argmax", "mbs (undefined)"]
+    assert strings(ax.get_legend().get_texts()) == ["argmax", "mbs (undefined)"]
 
 
 def test_angles_over_steps():
@@ -307,7 +289,7 @@ def test_angles_over_steps():
     figure = angle_panels(table.assign(angle=table["angle"].where(table["pair"] != "old")), ["a"])
     draw(figure)
     assert len(figure.axes) == 4 and legend(figure) == ["a"]
-    draw(background_figures.angle_panels(table[:0], ["a"]))
+    assert words(draw(angle_panels(table[:0], ["a"], "why there is none"))) == ["why there is none"]
 
 
 CHINESE = ["background", "cat", "\u732b", "\u72d7"]
@@ -320,20 +302,15 @@ def test_classes_in_letters_without_a_font_are_numbered(tmp_path, monkeypatch):
     )
     rows.attrs["classes"] = CHINESE
     _, ax = plt.subplots()
-    forgetting_figures.forgetting_bars(ax, rows[2:], "")
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["class 2", "class 3"]
-    figure = forgetting_figures.iou_heatmaps(rows, ["m"])
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "background",
-        "cat",
-        "class 2",
-        "class 3",
-    ]
+    forgetting_bars(ax, rows[2:], "")
+    assert strings(ax.get_xticklabels()) == ["class 2", "class 3"]
+    figure = iou_heatmaps(rows, ["m"])
+    assert strings(figure.axes[0].get_yticklabels()) == ["background", "cat", "class 2", "class 3"]
     figure = pace_panels(rows.assign(epochs=1.0)[1:], ["m"])
     assert legend(figure) == ["cat", "class 2", "class 3"]
     _, ax = plt.subplots()
-    background_figures.class_rate_map(ax, rows.assign(background=0.5)[3:], "background")
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["class 3"]
+    class_rate_map(ax, rows.assign(background=0.5)[3:], "background")
+    assert strings(ax.get_yticklabels()) == ["class 3"]
     strip = plt.figure()
     class_legend(strip, Classes([[1, 2, 3]], CHINESE, np.zeros((4, 3), np.uint8)))
     assert legend(strip)[1:4] == ["cat", "class 2", "class 3"]
@@ -346,7 +323,7 @@ def test_classes_in_letters_without_a_font_are_numbered(tmp_path, monkeypatch):
 def test_names_that_a_font_has_stay(tmp_path):
     names = ["stra\u00dfe", "\u043a\u043e\u0442", "cat"]
     figure = plt.figure()
-    figures_masks.class_legend(figure, Classes([[1, 2]], names, np.zeros((3, 3), np.uint8)))
+    class_legend(figure, Classes([[1, 2]], names, np.zeros((3, 3), np.uint8)))
     assert legend(figure)[:3] == names
     figure.savefig(tmp_path / "a.png")
-    assert figures_style.numbered_classes(tmp_path / "a.png") == {}
+    assert numbered_classes(tmp_path / "a.png") == {}

@@ -1,10 +1,11 @@
 """A tiny project for tests that train: 24 drawn images, networks of width 8, epochs of a fraction of a second."""
 
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,13 @@ class Project:
         self.folder, self.document = folder, deepcopy(DOCUMENT)
         folder.mkdir(parents=True)
         (folder / "dvc.yaml").touch()
+
+    def copy(self, folder: Path) -> "Project":
+        """The same files and parameters in another folder."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        other = copy(self)
+        other.folder, other.document = folder, deepcopy(self.document)
+        return other
 
     def set(self, key: str, value) -> None:
         *parents, last = key.replace("train.", "benchmarks.tiny.train.", key.startswith("train.")).split(".")

@@ -8,8 +8,6 @@ import torch.nn.functional as F
 from ciss.analysis.exploring.prototypes import drift_table, nearest_confusions, relabel_table
 from ciss.analysis.forgetting.gradients import gradient_conflict, gradients_by_class, gradients_by_step
 from ciss.config import ConfigError
-from ciss.inspection import lines as inspection_lines
-from ciss.inspection import step as inspection_step
 from ciss.inspection.lines import Explorer, Line
 from ciss.inspection.step import MOMENTS, layer_groups
 from ciss.inspection.trained import OpenedRun, explain
@@ -24,24 +22,26 @@ END, START = MOMENTS
 def explorer(finished):
     """opens(run) -> an Explorer of the finished project."""
     finished.write()
-    return lambda run="": inspection_lines.Explorer("params.yaml", run)
+    return lambda run="": Explorer("params.yaml", run)
 
 
 @pytest.fixture
-def trained(project):
-    """trained(run, **values) -> its Line, after training it and what it continues for an epoch."""
+def trained(finished_copy):
+    """trained(run, method, **values) -> its Line: after an epoch on the base step, which `values` may change."""
+    project = finished_copy
 
     def make(name: str, method: str, **values) -> Line:
         project.set("methods", {"finetune": {}, "joint": {}, method: {}})
         project.set("chain", {name: {"benchmark": "tiny", "method": method, "seed": 0, "after": "base", "step": 1}})
         project.set("ends", {})
-        for key, value in {"train.base.epochs": 1, "train.increment.epochs": 1, **values}.items():
+        epochs = {"train.increment.epochs": 1} | ({"train.base.epochs": 1} if values else {})
+        for key, value in {**epochs, **values}.items():
             project.set(key, value)
         project.prepare()
         for run in ("base", name):
             loop.train(project.run(run))
         project.write()
-        found = inspection_lines.Explorer("params.yaml", name)
+        found = Explorer("params.yaml", name)
         return found.open(name)
 
     return make
@@ -72,7 +72,7 @@ def test_unknown_run_and_broken_pipeline(explorer, finished):
     own.write_text((finished.folder / "params.yaml").read_text())
     (finished.folder / "params.yaml").write_text("nonsense: 1")
     try:
-        assert len(inspection_lines.Explorer("own.yaml").names()) == 5, "what params.yaml says is another's trouble"
+        assert len(Explorer("own.yaml").names()) == 5, "what params.yaml says is another's trouble"
     finally:
         finished.write()
         own.unlink()
@@ -83,7 +83,7 @@ def test_missing_runs_are_trained_where_the_file_says_so(project):
     project.set("train.base.epochs", 1)
     project.set("train.increment.epochs", 1)
     project.write()
-    found = inspection_lines.Explorer("params.yaml", "tune-1")
+    found = Explorer("params.yaml", "tune-1")
     assert (project.run("tune-1").folder / "weights.safetensors").is_file()
     assert not project.run("mib-1").folder.exists(), "only what is asked for"
     assert found.names() == ["tune-1", "base"]
@@ -246,9 +246,9 @@ def test_layers_are_put_together_until_they_fit():
     network = create_network(explore_model(), [5, 2])
     every = layer_groups(network, most=1000)
     assert "decoder.classifier.groups.1" in every and all("weight" not in name for name in every)
-    few = inspection_step.layer_groups(network, most=6)
+    few = layer_groups(network, most=6)
     assert len(few) <= 6 and len(every) > 6
-    assert list(inspection_step.layer_groups(network, most=1)) == ["encoder", "decoder"]
+    assert list(layer_groups(network, most=1)) == ["encoder", "decoder"]
     for found in (every, few):
         assert sum(map(len, found.values())) == len(list(network.parameters()))
 
@@ -303,7 +303,7 @@ def test_a_sample_of_each_class(explorer):
 # --- every kind of run
 
 
-def look(line: inspection_lines.Line, step: int) -> None:
+def look(line: Line, step: int) -> None:
     """All that the notebooks ask."""
     at = line.at(step)
     assert line.known(step) and at.parameter_layers()[0] == "all layers"

@@ -11,14 +11,12 @@ import torch
 from PIL import Image, ImageOps
 
 from ciss import cli
-from ciss.analysis.figures import masks as figures_masks
 from ciss.analysis.figures.masks import overlay, percent
 from ciss.analysis.figures.style import style
 from ciss.data import DATASETS, DataError, evaluation_loader, normalise
 from ciss.inspection import predict
 from ciss.models import create_network
 from ciss.runs.run import Run
-from ciss.store import weights as store_weights
 from ciss.store.files import CheckpointError
 from ciss.store.weights import restore, save_weights
 from ciss.training.evaluation import evaluate
@@ -187,7 +185,7 @@ def test_the_legend_is_whole_at_every_size(shape, shown):
 def test_many_classes_have_a_legend_each_below_the_other():
     voc = DATASETS["voc"]
     labels = np.repeat(np.arange(21, dtype=np.uint8), 300 * 400 // 21 + 1)[: 300 * 400].reshape(300, 400)
-    figure = figures_masks.overlay(np.zeros((300, 400, 3), np.uint8), labels, voc.classes, voc.palette)
+    figure = overlay(np.zeros((300, 400, 3), np.uint8), labels, voc.classes, voc.palette)
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in figure.legends[0].get_texts()]
     assert len(boxes) == 21 and figure.bbox.width == 400
@@ -307,7 +305,7 @@ def test_a_vision_transformer_with_class_tokens(project, tmp_path):
     project.set("benchmarks.tiny.evaluation.size", "window")
     project.write()
     run = project.run("tune-1")
-    store_weights.save_weights(run.folder / "weights.safetensors", run.build_network(), run.description())
+    save_weights(run.folder / "weights.safetensors", run.build_network(), run.description())
     files = [store(tmp_path / "a.png"), store(tmp_path / "b.png", photo(33, 17))]
     cli.main(["predict", "tune-1", *files, "--out", str(tmp_path / "out")])
     assert ids(tmp_path / "out" / "b.png").shape == (33, 17)
@@ -373,6 +371,7 @@ def test_another_evaluation_needs_no_training(project, tmp_path):
     project.set("benchmarks.tiny.evaluation", {"size": "window", "flip": True, "scales": [0.5, 1.0], "batch": 2})
     project.write()
     cli.main(["predict", "tune-1", store(tmp_path / "a.png")])
+    assert ids(project.folder / "predictions" / "tune-1" / "a.png").shape == (40, 60)
 
 
 def test_a_damaged_checkpoint(project, tmp_path):
@@ -387,8 +386,9 @@ def test_the_encoders_starting_weights_are_not_needed(project, tmp_path):
     project.write()
     run = project.run("tune-1")
     network = create_network(replace(run.settings.model, weights=None), run.channel_groups)
-    store_weights.save_weights(run.folder / "weights.safetensors", network, run.description())
+    save_weights(run.folder / "weights.safetensors", network, run.description())
     cli.main(["predict", "tune-1", store(tmp_path / "a.png")])
+    assert ids(project.folder / "predictions" / "tune-1" / "a.png").shape == (40, 60)
 
 
 def test_options_that_cannot_be(project, tmp_path):
@@ -426,12 +426,10 @@ def test_a_network_for_a_notebook(project):
         list(predict.pictures(["nowhere.png"]))
 
 
-def test_the_command(shuffled, tmp_path):
+def test_the_command(shuffled, tmp_path, capsys):
     save(shuffled, "tune-1", 5)
-    file = store(tmp_path / "a.png")
-    process = shuffled.command("-m", "ciss", "predict", "tune-1", file, str(tmp_path / "lost.png"), "--device", "cpu")
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 1
+    assert failing("tune-1", store(tmp_path / "a.png"), tmp_path / "lost.png", "--device", "cpu") == 1
+    out, err = capsys.readouterr()
     assert out == f"{os.path.join('predictions', 'tune-1', 'a.png')}: {DATASETS['shapes'].classes[5]} 100.0 %\n"
     assert err == f"error: {tmp_path / 'lost.png'}: there is no such picture. Name a file, or a folder of pictures.\n"
     assert (ids(shuffled.folder / "predictions" / "tune-1" / "a.png") == 5).all()
@@ -443,31 +441,34 @@ def test_help_says_what_is_written(capsys):
     assert all(word in shown for word in ("RUN", "IMAGE", "--out", "--config", "_overlay.png", "raw class ids"))
 
 
-@pytest.mark.parametrize("orientation", range(2, 9))
-def test_a_photograph_is_turned_as_viewers_show_it(project, tmp_path, capsys, orientation):
+def test_a_photograph_is_turned_as_viewers_show_it(project, tmp_path, capsys):
     """A telephone stores pixels lying on their side, and a tag. The mask has the size of the turned picture."""
     save(project)
-    with Image.open(store(tmp_path / "in" / "stored.png")) as opened:
-        tags = opened.getexif()
-        tags[0x0112] = orientation
-        opened.save(tmp_path / "in" / "phone.png", exif=tags)
-    with Image.open(tmp_path / "in" / "phone.png") as opened:
-        upright = ImageOps.exif_transpose(opened).convert("RGB")
-    upright.save(tmp_path / "in" / "upright.png")
-    pictures = [str(tmp_path / "in" / f"{name}.png") for name in ("phone", "upright")]
+    pictures, uprights, lines = [], [], []
+    for orientation in range(2, 9):
+        phone = store(tmp_path / "in" / f"phone{orientation}.png")
+        with Image.open(phone) as opened:
+            tags = opened.getexif()
+            tags[0x0112] = orientation
+            opened.save(phone, exif=tags)
+        with Image.open(phone) as opened:
+            uprights.append(ImageOps.exif_transpose(opened).convert("RGB"))
+        upright = store(tmp_path / "in" / f"upright{orientation}.png", np.array(uprights[-1]))
+        pictures += [phone, upright]
+        size = f"{uprights[-1].width}x{uprights[-1].height} pixels"
+        lines.append(f"{phone}: turned as its EXIF tag says; the mask has {size}")
     cli.main(["predict", "tune-1", *pictures, "--out", str(tmp_path / "out")])
-    first, second = (ids(tmp_path / "out" / f"{name}.png") for name in ("phone", "upright"))
-    assert np.array_equal(first, second) and first.shape == (upright.height, upright.width)
-    lines = [line for line in capsys.readouterr().out.splitlines() if "EXIF" in line]
-    size = f"{upright.width}x{upright.height} pixels"
-    assert lines == [f"{pictures[0]}: turned as its EXIF tag says; the mask has {size}"]
+    for orientation, picture in zip(range(2, 9), uprights, strict=True):
+        first, second = (ids(tmp_path / "out" / f"{name}{orientation}.png") for name in ("phone", "upright"))
+        assert np.array_equal(first, second) and first.shape == (picture.height, picture.width)
+    assert [line for line in capsys.readouterr().out.splitlines() if "EXIF" in line] == lines
 
 
-def test_a_huge_picture_is_refused_in_one_line(project, tmp_path):
+@pytest.mark.filterwarnings("error")
+def test_a_huge_picture_is_refused_in_one_line(project, tmp_path, capsys):
     """Pillow's warning once stood before it."""
     save(project)
     Image.new("1", (12_000, 9_000)).save(tmp_path / "huge.png")
-    process = project.command("-m", "ciss", "predict", "tune-1", str(tmp_path / "huge.png"))
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 1
+    assert failing("tune-1", tmp_path / "huge.png") == 1
+    err = capsys.readouterr().err
     assert len(err.splitlines()) == 1 and "the image is too large (12000x9000 pixels)" in err

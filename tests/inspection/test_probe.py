@@ -1,16 +1,12 @@
 """What the networks around a step see: arrays against the networks asked one by one, and when they are asked again."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 
-from ciss import paths
+from ciss import cli
 from ciss.data import evaluation_loader, normalise
 from ciss.inspection import probe
-from ciss.runs.results import read
 from ciss.store.files import CheckpointError
 from ciss.store.weights import restore
 from ciss.training import loop
@@ -147,45 +143,38 @@ def test_without_a_hold_out_validation_images(project, monkeypatch):
 # --- files
 
 
-@pytest.fixture
-def trained(project):
-    for name in ("base", "tune-1", "tune-2"):
-        loop.train(project.run(name))
-    return project
-
-
-def test_only_what_changed_is_looked_at_again(trained, monkeypatch, capsys):
-    probe.write(trained.config, "tiny")
+def test_only_what_changed_is_looked_at_again(finished_copy, monkeypatch, capsys):
+    probe.write(finished_copy.config, "tiny")
     assert capsys.readouterr().out.splitlines()[-2:] == ["tune-1: looked at", "tune-2: looked at"]
-    folder = trained.folder / "probes" / "tiny"
+    folder = finished_copy.folder / "probes" / "tiny"
     assert {file.name for file in folder.iterdir()} == {"tune-1.npz", "tune-2.npz"}
     (folder / "gone.npz").touch()
-    probe.write(trained.config, "tiny")
+    probe.write(finished_copy.config, "tiny")
     assert not capsys.readouterr().out and not (folder / "gone.npz").exists()
 
     monkeypatch.setattr(probe, "probe", lambda *_: pytest.fail("there is nothing new"))
-    found = probe.read(trained.config, trained.config.path("tune"))
+    found = probe.read(finished_copy.config, finished_copy.config.path("tune"))
     assert list(found) == ["tune-1", "tune-2"] and "key" not in found["tune-1"]
 
 
 @pytest.mark.parametrize("change", ["missing", "cut off", "other coefficients", "other weights"])
-def test_what_is_not_of_these_networks_is_refused(trained, change):
-    probe.write(trained.config, "tiny")
-    file = trained.folder / "probes" / "tiny" / "tune-2.npz"
+def test_what_is_not_of_these_networks_is_refused(finished_copy, change):
+    probe.write(finished_copy.config, "tiny")
+    file = finished_copy.folder / "probes" / "tiny" / "tune-2.npz"
     if change == "missing":
         file.unlink()
     elif change == "cut off":
         file.write_bytes(file.read_bytes()[:-40])
     elif change == "other coefficients":
-        trained.set("methods.mbs", {"threshold": 0.9})
+        finished_copy.set("methods.mbs", {"threshold": 0.9})
     else:
-        trained.set("train.increment.lr", 0.01)
-        loop.train(trained.run("tune-1"))
-        loop.train(trained.run("tune-2"))
+        finished_copy.set("train.increment", {"epochs": 1, "lr": 0.01})
+        loop.train(finished_copy.run("tune-1"))
+        loop.train(finished_copy.run("tune-2"))
     with pytest.raises(CheckpointError, match=r"tune-\d\.npz: missing, damaged, or made of other .*: ciss probe tiny"):
-        probe.read(trained.config, ["base", "tune-1", "tune-2"])
-    trained.document["complete"] = True
-    assert set(probe.read(trained.config, ["tune-2"])) == {"tune-2"}
+        probe.read(finished_copy.config, ["base", "tune-1", "tune-2"])
+    finished_copy.document["complete"] = True
+    assert set(probe.read(finished_copy.config, ["tune-2"])) == {"tune-2"}
 
 
 def test_a_base_step_has_no_teacher(finished):
@@ -200,10 +189,7 @@ def test_runs_that_are_not_trained_are_named(project):
         probe.write(project.config, "tiny")
 
 
-def test_the_command(trained):
-    trained.write()
-    command = [sys.executable, "-m", "ciss", "probe"]
-    wrong = subprocess.run([*command, "tinny"], capture_output=True, text=True)
-    assert wrong.returncode == 1 and "there is no benchmark 'tinny'. Known: tiny." in wrong.stderr
-    assert "Traceback" not in wrong.stderr
-    assert read(trained.run("tune-1")) and paths.project() == trained.folder
+def test_the_command_names_an_unknown_benchmark(finished_copy):
+    finished_copy.write()
+    with pytest.raises(SystemExit, match=r"^error: .*there is no benchmark 'tinny'. Known: tiny\."):
+        cli.main(["probe", "tinny"])

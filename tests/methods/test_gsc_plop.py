@@ -1,6 +1,5 @@
 """GSC and PLOP as methods: their parts and switches, what they prepare and log, whole runs at tiny size."""
 
-import copy
 import json
 import math
 import shutil
@@ -156,24 +155,6 @@ def test_every_switch_changes_what_it_says(switch):
         return  # the same here: one process, one batch, every class seen, no new network
     same = len(made["switched"]) == len(made["default"])
     assert not (same and all(a.equal(b) for a, b in zip(*made.values(), strict=True)))
-
-
-@pytest.mark.parametrize("name", ["plop", "gsc"])
-def test_gradients_reach_every_parameter_and_not_the_teacher(name):
-    method, student, batch = METHODS[name](), network(OLD), make_batch()
-    teacher = copy.deepcopy(student).eval()
-    method.initialise(student, NEW)
-    with torch.no_grad():
-        old = teacher(batch.images)
-        method.before_step(iter([batch]), teacher, iter([]))
-        batch.labels = method.labels(batch, old)
-    losses = method.losses(student.train()(batch.images), old, batch)
-    for value in losses.values():
-        student.zero_grad()
-        value.backward(retain_graph=True)
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters())
-        assert all(group.weight.grad.abs().sum() > 0 for group in student.decoder.classifier.groups)
-    assert all(p.grad is None for p in teacher.parameters())
 
 
 @pytest.mark.parametrize("name", ["plop", "gsc"])

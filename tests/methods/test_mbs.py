@@ -254,22 +254,6 @@ def test_the_base_step_is_cross_entropy():
     close(losses["cross_entropy"], F.cross_entropy(full(student.logits), batch.labels, ignore_index=255))
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"patch_label": "centre"}, r"methods\.mbs\.patch_label: found 'centre', but it should be 'top_left' or 'majo"),
-        ({"threshold": 1.1}, r"methods\.mbs\.threshold: found 1\.1, but it should be less than or equal to 1"),
-        ({"selective": 1}, r"methods\.mbs\.selective: found 1, but it should be true or false"),
-        ({"ortho": 1.0}, r"methods\.mbs\.ortho: unknown key\."),
-        ({"outputs": "guided"}, r"methods\.mbs\.outputs: found 'guided', but it should be 'label_guided', 'plain' or"),
-        ({"distillation": -1}, r"methods\.mbs\.distillation: found -1, but"),
-    ],
-)
-def test_wrong_coefficients_are_named(values, message):
-    with pytest.raises(config.ConfigError, match=message):
-        config.validate(MBS, values, "params.yaml", "methods.mbs")
-
-
 # --- both decoders, every method
 
 
@@ -745,22 +729,3 @@ def test_ade20k():
     assert METHODS["mbs"](**methods.pop("mbs")) == MBS(distillation=50.0)
     assert methods == {"gsc_mbs": {"distillation": 50.0}}
     assert classes_of(benchmark).sizes == [100, 50]
-
-
-MISTAKES = {
-    "image_size": (64, r"model\.encoder: ciss_tiny has no grid of positions\. Set model\.image_size to null"),
-    "encoder": ("vit_tiny_patch16_224", r"model\.encoder: vit_tiny_patch16_224 has patches of 16 pixels\. Set model\."),
-    "heads": (3, r"model\.width: width 8 does not divide into 3 heads\. Change model\.width or model\.heads"),
-    "pretrained": (True, r"model\.pretrained: there are no weights of ciss_tiny to fetch\. Set this to false"),
-}
-
-
-@pytest.mark.parametrize("key", MISTAKES)
-def test_mistakes_in_the_model_are_found_before_anything_runs(steps, key):
-    choose(steps, "mask_transformer")
-    runs_check.check(steps.config)
-    value, words = MISTAKES[key]
-    steps.set(f"benchmarks.tiny.model.{key}", value)
-    with pytest.raises(config.ConfigError, match=rf"benchmarks\.tiny\.{words}") as caught:
-        runs_check.check(steps.config)
-    assert len(str(caught.value).splitlines()) == 1

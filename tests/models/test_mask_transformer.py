@@ -267,19 +267,6 @@ def test_positions_of_the_native_grid_keep_their_bits():
     assert default.body.patch_embed.grid_size == (10, 10), "timm's, where no size is given"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((TINY, 4), rf"{TINY} has patches of 16 pixels\. Set model\.output_stride to 16"),
-        (("vit_tiny_patch16_225", 16), rf"timm has no encoder .* Close ones: .*{TINY}"),
-        (("resnet18", 16, None, False, 64), r"resnet18 has no grid of positions\. Set model\.image_size to null"),
-    ],
-)
-def test_what_no_encoder_can_be_is_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        create_encoder(*arguments)
-
-
 def test_heads_have_to_divide_the_width():
     with pytest.raises(
         ValueError, match=r"width 32 does not divide into 5 heads\. Change model\.width or model\.heads"

@@ -255,7 +255,7 @@ shapes --methods joint | --methods: no incremental method 'joint'. There are: fi
 shapes --methods gsc-x | --methods: gsc has no preset 'x'. There are: clamped, code, no-
 shapes --order 1 2 | plan: benchmarks.shapes.order: the order is no permutation of the 8 classes
 shapes --set train.bse.epochs=3 | plan: benchmarks.shapes.train.bse: unknown key. Did you mean 'base
-shapes --set train.lr=1 | plan: benchmarks.shapes.train.lr: unknown key. Did you mean train.base.lr or train.increment.lr
+shapes --set train.lr=1 | plan: benchmarks.shapes.train.lr: unknown key. Did you mean train.base.lr or train.increment
 shapes --set epochs=1 | plan: benchmarks.shapes.epochs: unknown key. Did you mean train.base.epochs or train.increment
 shapes --set train.batch=many | plan: benchmarks.shapes.train.batch: found 'many', but it should be
 shapes --set train.flip=on | plan: benchmarks.shapes.train.flip: found 'on', but it should be true

@@ -15,30 +15,23 @@ import pandas as pd
 import pytest
 
 from ciss import cli, config, paths
-from ciss.analysis.compare import cells as compare_cells
 from ciss.analysis.compare import latex as compare_latex
-from ciss.analysis.compare import published as compare_published
 from ciss.analysis.compare.cells import best, runs_words, score, shown
 from ciss.analysis.compare.cost import timings_table
 from ciss.analysis.compare.figures import stability_scatter
 from ciss.analysis.compare.latex import escape
 from ciss.analysis.compare.paired import paired_table
 from ciss.analysis.compare.published import COLUMNS
-from ciss.analysis.compare.summary import (
-    convention_means,
-    families,
-    family_tables,
-    methods_table,
-)
+from ciss.analysis.compare.summary import convention_means, families, family_tables, methods_table
 from ciss.analysis.compare.tables import conventions_table, curves_table, runs_table
 from ciss.analysis.figures.masks import class_legend
 from ciss.analysis.figures.style import note, note_in, style
 from ciss.analysis.figures.style import save as style_save
 from ciss.analysis.rows import by_benchmark
 from ciss.protocol import Classes
-from ciss.study.report import cost as report_cost
 from ciss.study.report import markup as report_markup
 from ciss.study.report import page as report_page
+from ciss.study.report.cost import NOT_MEASURED, cost_table, sections
 from ciss.study.report.markup import picture, prose
 from tests.helpers.results import OTHER, path, scored
 
@@ -67,9 +60,7 @@ def save(folder: Path, ends: dict, beside: pd.DataFrame | None = None) -> dict[s
         "methods": {name: methods_table(table) for name, table in tables.items()},
         "convention_means": {name: convention_means(counted, mine) for name, mine in members.items()},
         "paired": paired_table(tables),
-        "beside_published": pd.DataFrame(columns=[*compare_published.COLUMNS, "benchmark"])
-        if beside is None
-        else beside,
+        "beside_published": pd.DataFrame(columns=[*COLUMNS, "benchmark"]) if beside is None else beside,
     }
     made = {k: by_benchmark(v, members) if isinstance(v, dict) else v for k, v in made.items()}
     (folder / "compare" / "predictions").mkdir(parents=True, exist_ok=True)
@@ -104,13 +95,9 @@ def ends() -> dict:
 
 def test_scores_as_text():
     assert score(0.5) == "0.500"
-    assert compare_cells.score(0.5, 0.0125) == "0.500 ± 0.013"
-    assert compare_cells.score(float("nan"), 0.1) == "" and compare_cells.score(0.5, float("nan")) == "0.500"
-    assert (
-        compare_cells.score(-0.0001) == "0.000"
-        and compare_cells.score(-0.02) == "-0.020"
-        and compare_cells.score(1055.94, digits=0) == "1056"
-    )
+    assert score(0.5, 0.0125) == "0.500 ± 0.013"
+    assert score(float("nan"), 0.1) == "" and score(0.5, float("nan")) == "0.500"
+    assert score(-0.0001) == "0.000" and score(-0.02) == "-0.020" and score(1055.94, digits=0) == "1056"
 
 
 def test_a_table_as_text():
@@ -502,7 +489,7 @@ def test_broad_pictures_can_be_moved(tmp_path):
 
 def cost_sections(ends: dict[str, list[dict]], timings: dict | None = None) -> list[str]:
     """The page's section on what the methods of one benchmark take; by default all results have their times."""
-    return report_cost.sections({"b": timings_table(runs_table("b", ends), ends if timings is None else timings)})
+    return sections({"b": timings_table(runs_table("b", ends), ends if timings is None else timings)})
 
 
 @pytest.mark.filterwarnings("error")
@@ -523,7 +510,7 @@ def test_what_methods_take_is_a_section_of_its_own(tmp_path, ends):
 @pytest.mark.filterwarnings("error")
 def test_what_was_not_measured_here_is_said(ends):
     (section,) = cost_sections(ends["b"], {})
-    assert report_cost.NOT_MEASURED in section and "<td>7</td>" in section, "parameters are known"
+    assert NOT_MEASURED in section and "<td>7</td>" in section, "parameters are known"
     assert "nan" not in re.sub("base64,[A-Za-z0-9+/=]*", "", section)
     (section,) = cost_sections(ends["b"], {**ends["b"], "m": [*ends["b"]["m"][:2], None]})
     assert "Not measured here: 1 of 4 runs, which were trained elsewhere." in section
@@ -534,10 +521,10 @@ def test_what_was_not_measured_here_is_said(ends):
 
 def test_cost_for_a_paper(ends):
     table = timings_table(runs_table("b", ends["b"]), ends["b"])
-    text = compare_latex.cost_tables({"b_1": report_cost.cost_table(table)})
+    text = compare_latex.cost_tables({"b_1": cost_table(table)})
     assert text.count(r"\begin{table}") == 1 and r"\label{tab:b-1-cost}" in text and "$\\times$ time" in text
     assert r"mib & $4.0$ & $1.0$ & $1024$ & 7 & $1.00$ & $1.00$ \\" in text
-    missing = compare_latex.cost_tables({"b": report_cost.cost_table(timings_table(runs_table("b", ends["b"]), {}))})
+    missing = compare_latex.cost_tables({"b": cost_table(timings_table(runs_table("b", ends["b"]), {}))})
     assert "mib & -- & -- & -- & 7 & -- & -- " in missing and "nan" not in missing
 
 

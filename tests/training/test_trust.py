@@ -14,7 +14,6 @@ from ciss import paths
 from ciss.config import ConfigError
 from ciss.distributed import WorkerError
 from ciss.methods import GSC, METHODS, Finetune
-from ciss.runs import results as runs_results
 from ciss.runs.results import read, read_end
 from ciss.runs.timings import device_name
 from ciss.store import files, weights
@@ -61,7 +60,7 @@ def test_a_method_goes_on_with_its_state(make_project, monkeypatch, name):
             monkeypatch.setattr(kind, "before_step", None)
             monkeypatch.setattr(loop, "judge_labels", None)
         loop.train(run)
-        labels = runs_results.read(run)["labels"]
+        labels = read(run)["labels"]
         found.append({**left_by(run), "labels": {name: counts.tolist() for name, counts in labels.items()}})
     assert found[0] == found[1]
     assert found[0]["labels"]
@@ -116,12 +115,12 @@ def test_results_of_other_parameters_are_not_read(project):
     loop.train(project.run())
     project.set("train.base.lr", 0.01)
     with pytest.raises(CheckpointError) as caught:
-        runs_results.read(project.run())
+        read(project.run())
     assert "made with other parameters (benchmark.train.base.lr 0.05, now 0.01)" in str(caught.value)
     assert str(caught.value).endswith("ciss train base")
     project.set("train.base.lr", 0.05)
     project.set("train.workers", 3)  # changes no result
-    assert runs_results.read(project.run())["run"] == "base"
+    assert read(project.run())["run"] == "base"
 
 
 def test_results_of_another_teacher_are_not_read(project):
@@ -134,7 +133,7 @@ def test_results_of_another_teacher_are_not_read(project):
     text = file.read_text()
     file.write_text(text.replace(json.loads(text)["weights"], "f" * 64))
     with pytest.raises(CheckpointError, match="tune-2: continues another training of tune-1.*ciss train tune-2$"):
-        runs_results.read_end(project.config, "tune")
+        read_end(project.config, "tune")
 
 
 @pytest.mark.slow
@@ -306,7 +305,7 @@ def test_processes_of_the_parameter_file(project, capfd):
     assert str(caught.value).endswith("Train it: ciss train base")
     assert "Traceback" not in str(caught.value)
     loop.train(project.run())
-    assert runs_results.read(project.run())["processes"] == 2
+    assert read(project.run())["processes"] == 2
     assert capfd.readouterr().out.count("base: epoch 2/2") == 1
 
 
