@@ -95,15 +95,15 @@ def choose(word: str, known: Iterable[str]) -> str:
     return f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known)) or 'none'}."
 
 
-def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
+def differences(found: Any, wanted: Any, key: str = "", word: str = "now") -> list[str]:
     """Keys that differ in two documents of plain values: "train.base.lr 0.1, now 0.05". Hashes have the key alone."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = sorted({*found, *wanted}, key=str)
-        return [d for k in keys for d in differences(found.get(k), wanted.get(k), f"{key}.{k}".lstrip("."))]
+        return [d for k in keys for d in differences(found.get(k), wanted.get(k), f"{key}.{k}".lstrip("."), word)]
     if found == wanted:
         return []
     hashes = all(isinstance(value, str) and len(value) == 64 for value in (found, wanted))
-    return [key if hashes else f"{key} {short(found)}, now {short(wanted)}"]
+    return [key if hashes else f"{key} {short(found)}, {word} {short(wanted)}"]
 
 
 def short(value: Any) -> str:
