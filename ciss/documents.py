@@ -9,6 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 LARGEST_FILE = 8_000_000  # bytes; a study of a thousand runs has 100,000
 LARGEST_DOCUMENT = 1_000_000  # values
@@ -59,6 +60,23 @@ def parse_yaml(text: str, file: str, yaml: YAML) -> Any:
         problem = f"with its aliases written out it has more than {LARGEST_DOCUMENT} values"
         raise ConfigError(f"{file}: line 1: {problem}. Use fewer aliases.")
     return document
+
+
+def line_of(path: Path, key: str) -> int | None:
+    """The line of a dotted key in a YAML file, or of the section that lacks it; None without such a section."""
+    node = YAML(typ="safe", pure=True).compose(path)
+    line = None
+    for part in key.split("."):
+        children = {}
+        if isinstance(node, MappingNode):
+            children = {str(name.value): (name, value) for name, value in node.value}
+        elif isinstance(node, SequenceNode):
+            children = {str(number): (value, value) for number, value in enumerate(node.value)}
+        if part not in children:
+            break
+        first, node = children[part]
+        line = first.start_mark.line + 1
+    return line
 
 
 class _Constructor(SafeConstructor):

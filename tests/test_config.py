@@ -336,6 +336,22 @@ def test_a_document_inside_itself(tmp_path):
         config.load(tmp_path / "a.yaml")
 
 
+def test_a_message_names_the_line(tmp_path):
+    """Of the key, or of the section that lacks it; a key of the file alone has none."""
+    file = tmp_path / "a.yaml"
+    text = RUNS.replace("crop: 8", "crop: -8").replace("seed: 1}", "seed: x}").replace("run: s0-mib-2, ", "")
+    file.write_text(text.replace("joints: ", "joint: "))
+    with pytest.raises(ConfigError) as caught:
+        config.load(file)
+    assert {line.removeprefix(f"{file}: ").partition(": ")[::2] for line in str(caught.value).splitlines()} == {
+        ("line 6", "benchmarks.b.train.crop: found -8, but it should be greater than or equal to 1."),
+        ("line 6", "benchmarks.c.train.crop: found -8, but it should be greater than or equal to 1."),
+        ("line 9", "bases.s1.seed: found 'x', but it should be a valid integer."),
+        ("line 14", "ends.s0-mib.run: this key is missing. Add it."),
+        ("line 10", "joint: unknown key. Did you mean 'joints'?"),
+    }
+
+
 def test_every_mistake_is_shown(document):
     put(document, "benchmarks.b.train.bse", 1)
     put(document, "benchmarks.b.train.batch", "many")
