@@ -155,6 +155,10 @@ def test_light_modules_import_neither_timm_nor_the_compiler():
     assert python(IMPORTS, " ".join(names), " ".join(COMPILER)) == "\n"
 
 
+def test_commands_of_data_import_no_torch():
+    assert python(IMPORTS, "ciss.data.commands", "torch pandas matplotlib") == "\n"
+
+
 def test_training_needs_few_packages(project):
     """All other dependencies are hidden."""
     requirements = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ciss import config, metrics
-from ciss.data import Index, picture
+from ciss.data import Index
+from ciss.data.loaders import picture
 from ciss.runs import results
 from ciss.runs.check import check
 from ciss.runs.run import Run, index_folder, resolve

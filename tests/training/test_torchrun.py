@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ciss.data import evaluation_loader
+from ciss.data.loaders import evaluation_loader
 from ciss.runs import results as runs_results
 from ciss.runs.results import read
 from ciss.runs.run import Run
