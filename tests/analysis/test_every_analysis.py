@@ -42,7 +42,7 @@ from ciss.analysis.compare.cost import cost_table, timings_table
 from ciss.analysis.compare.figures import cost_bars, paired_points, score_curves, stability_scatter
 from ciss.analysis.compare.paired import paired_table
 from ciss.analysis.compare.published import Ours, beside
-from ciss.analysis.compare.summary import by_benchmark, convention_means, families, family_tables, methods_table
+from ciss.analysis.compare.summary import convention_means, families, family_tables, methods_table
 from ciss.analysis.compare.tables import by_convention, conventions_table, curves_table, ours, runs_table
 from ciss.analysis.compare.tuning import tuning_table
 from ciss.analysis.figures.style import panels
@@ -59,6 +59,7 @@ from ciss.analysis.forgetting.tables import forgetting_summary, forgetting_table
 from ciss.analysis.forgetting.traces import gradient_table, imbalance, token_angles_table
 from ciss.analysis.forgetting.words import forgetting_findings
 from ciss.analysis.reasons import background_reasons, empty_reasons, forgetting_reasons
+from ciss.analysis.rows import by_benchmark
 from ciss.protocol import Classes
 from tests.helpers.modules import analysis_modules
 from tests.helpers.results import AFTER_0, result
