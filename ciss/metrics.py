@@ -1,11 +1,11 @@
 """Confusion matrix, IoU under every published convention, and forgetting.
 
-The published numbers of this field differ in five choices: is the background averaged, do pixels without a label count
-as background, what becomes of future classes' pixels, which absent or failed classes count, and at which resolution.
-The first four make a `Convention`, the last is how the confusion matrix was made. IoU is in 0..1 and NaN where it is
-undefined.
+The published numbers of this field differ in five choices: whether the background is averaged, whether pixels without a
+label count as background, what becomes of future classes' pixels, which absent or failed classes count, and at which
+resolution images are scored. A `Convention` holds the first four. The confusion matrix decides the last.
 
-All functions take tensors or numpy arrays. A matrix has true classes as rows, predicted ones as columns.
+IoU is in 0..1 and NaN where it is undefined. All functions take tensors or numpy arrays. The rows of a confusion matrix
+are true classes, its columns predicted ones.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 FUTURE = ("ignore", "background")
-OVER = ("present", "truth", "nonzero", "all")
-CLASSES = {
+OVER = {  # classes that count in a mean, in words
     "present": "present in truth or prediction",
     "truth": "present in truth",
     "nonzero": "with an IoU above 0",
@@ -28,33 +27,31 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Convention:
-    """Under which choices mIoU is computed from a confusion matrix; `sentence` says them."""
+    """How mIoU is computed from a confusion matrix."""
 
     background: bool = True  # position 0 counts in `all`
-    in_old: bool = False  # ... and in `old`
-    unlabelled: bool = True  # pixels of position 0 in truth count; without, predictions there are nobody's error
-    future: str = "ignore"
-    over: str = "present"
-    parts: str = ""  # over what `old` and `new` are averaged, where it is not `over`
+    in_old: bool = False  # position 0 counts in `old`
+    unlabelled: bool = True  # pixels whose true position is 0 count; if not, predictions there are no error
+    future: str = "ignore"  # of `FUTURE`
+    over: str = "present"  # of `OVER`
+    parts: str = ""  # of `OVER`, for `old` and `new`, where it is not `over`
 
     def sentence(self, resolution: str = "", images: str = "the full validation set") -> str:
-        """For a table: the whole convention in words. `resolution`: such as "full resolution"; `images`: `scored`."""
+        """The whole convention in words, for a table. `resolution`: see `resolution`; `images`: see `scored_images`."""
         names = [name for name, counts in (("all", self.background), ("old", self.in_old)) if counts]
         background = f"in {' and '.join(f'`{name}`' for name in names)} alone" if names else "nowhere"
         pixels = "" if self.unlabelled else ", unlabelled pixels left out"
         future = "ignored" if self.future == "ignore" else "scored as background"
-        absent = (
-            " A class that only the prediction has, of one pixel even, counts as 0." if self.over == "present" else ""
-        )
-        parts = self.parts and f" (`old` and `new` over those {CLASSES[self.parts]})"
+        absent = " A class that only the prediction has, of one pixel even, counts as 0." * (self.over == "present")
+        parts = self.parts and f" (`old` and `new` over those {OVER[self.parts]})"
         return (
             f"mIoU in 0..1 from one confusion matrix over {images}{resolution and f' at {resolution}'}"
-            f"{pixels}, future classes' pixels {future}, averaged over the classes {CLASSES[self.over]}{parts}."
+            f"{pixels}, future classes' pixels {future}, averaged over the classes {OVER[self.over]}{parts}."
             f"{absent} The background counts {background}. `old`: the base classes; `new`: all later ones so far."
         )
 
 
-# Under which choices the families of this field print their tables, by the names of their first publications.
+# The conventions of published tables, by the names of the first publications.
 CONVENTIONS = {
     "ciss": Convention(),  # this project's
     "mib": Convention(background=False, over="truth"),  # MiB's author, issue 21 of its repository
@@ -62,19 +59,18 @@ CONVENTIONS = {
     "ssul": Convention(in_old=True),
     "mbs": Convention(background=False, over="nonzero", parts="all"),
 }
-UNLABELLED = ("ciss", "mib", "mbs")  # of these, those that leave unlabelled pixels out where no class is background
+UNLABELLED = ("ciss", "mib", "mbs")  # these leave unlabelled pixels out where no class is background
 
 
 def conventions(background: bool = True) -> dict[str, Convention]:
-    """`CONVENTIONS`, for a data set that has a background class or (ADE20K, Cityscapes, CamVid) only unlabelled pixels.
+    """`CONVENTIONS` for a data set whose position 0 is a class, or only unlabelled pixels (ADE20K, Cityscapes, CamVid).
 
-    Then MiB and MBS leave those out, as this project does, which does not count the background either; PLOP and SSUL
-    score them as a class.
+    `UNLABELLED` leave such pixels out, and this project does not count them as a class. PLOP and SSUL do.
     """
     if background:
         return CONVENTIONS
-    found = {n: replace(c, unlabelled=n not in UNLABELLED) for n, c in CONVENTIONS.items()}
-    return {**found, "ciss": replace(found["ciss"], background=False)}
+    changed = {name: replace(CONVENTIONS[name], unlabelled=False) for name in UNLABELLED}
+    return {**CONVENTIONS, **changed, "ciss": replace(changed["ciss"], background=False)}
 
 
 def confusion_matrix(
@@ -85,14 +81,16 @@ def confusion_matrix(
     ignore_index: int = 255,
     future: str = "ignore",
 ) -> Tensor:
-    """(C,C) int64 counts of pixels, rows = truth, on the device of the inputs; C = `classes`, background included.
+    """(C,C) int64 counts of pixels, rows = truth, on the device of the inputs.
 
-    `labels` and `predictions` are integers of one shape. Pixels labelled `ignore_index` are left out. Future classes
-    (labels >= C) are left out by "ignore" (MiB, SSUL, MBS) or become background by "background" (PLOP, DKD).
+    Args:
+        labels, predictions: integers of one shape. Predictions must lie in 0..C-1 at every pixel that counts.
+        classes: C, background included.
+        ignore_index: label of pixels that do not count.
+        future: labels >= C do not count with "ignore" (MiB, SSUL, MBS), and are 0 with "background" (PLOP, DKD).
 
-    At every pixel that counts, prediction and label must lie in 0..C-1: on the CPU a violation raises ValueError; on
-    CUDA, where looking would wait for the device, it fails as an asynchronous device assertion. Nothing here makes the
-    host wait. Raises ValueError for an unknown `future`, shapes that differ and inputs that are no integers.
+    Raises: ValueError for an unknown `future`, shapes that differ, inputs that are no integers and impossible values.
+    On CUDA impossible values fail as an asynchronous device assertion, so that the host never waits for the device.
     """
     _check(future, FUTURE, "future")
     labels, predictions = torch.as_tensor(labels), torch.as_tensor(predictions)
@@ -101,14 +99,14 @@ def confusion_matrix(
     if labels.is_floating_point() or predictions.is_floating_point():
         raise ValueError(f"labels ({labels.dtype}) and predictions ({predictions.dtype}) must be integers")
     # int64 before any arithmetic: truth * C + prediction overflows bytes
-    truth, guess = labels.flatten().long(), predictions.flatten().long()
+    truth, predicted = labels.flatten().long(), predictions.flatten().long()
 
     counted = truth != ignore_index
     if future == "ignore":
         counted = counted & (truth < classes)
     else:
         truth = torch.where(truth < classes, truth, 0)
-    valid = ~counted | ((truth >= 0) & (guess >= 0) & (guess < classes))
+    valid = ~counted | ((truth >= 0) & (predicted >= 0) & (predicted < classes))
     problem = f"labels must not be negative and predictions must lie in 0..{classes - 1}"
     if valid.device.type != "cpu":
         torch._assert_async(valid.all(), problem)
@@ -116,7 +114,7 @@ def confusion_matrix(
         raise ValueError(problem)
 
     # cell = truth * C + prediction; pixels that do not count share one more cell, as masking would make the host wait
-    cell = torch.where(counted, truth * classes + guess, classes * classes)
+    cell = torch.where(counted, truth * classes + predicted, classes * classes)
     # not bincount: on CUDA it reads the largest value back to size its result
     counts = torch.zeros(classes * classes + 1, dtype=torch.int64, device=cell.device)
     counts.scatter_add_(0, cell, torch.ones_like(cell[:1]).expand_as(cell))
@@ -124,11 +122,11 @@ def confusion_matrix(
 
 
 def class_iou(confusion: Tensor | np.ndarray) -> Tensor:
-    """(C,) float64 from (C,C) counts; NaN where a class has neither truth nor prediction."""
+    """(C,) float64 from (C,C) counts; NaN for a class with neither truth nor prediction."""
     matrix = _square(confusion).double()
-    hit = matrix.diagonal()
+    intersection = matrix.diagonal()
     # IoU_c = n_cc / (sum_j n_cj + sum_i n_ic - n_cc); 0 / 0 is the NaN of an absent class
-    return hit / (matrix.sum(dim=1) + matrix.sum(dim=0) - hit)
+    return intersection / (matrix.sum(dim=1) + matrix.sum(dim=0) - intersection)
 
 
 def mean_iou(
@@ -140,41 +138,35 @@ def mean_iou(
 ) -> float:
     """Mean IoU of (C,C) counts over a selection of positions; NaN if the selection is empty.
 
-    `classes`: positions to average, all if None; `background=False` drops position 0. Of these count, by `over`:
+    Args: classes: positions to average (default: all); background: whether position 0 may count; over: which count:
 
     * present: those in truth or prediction (the nanmean of SSUL's family);
     * truth: those in truth (MiB, PLOP);
-    * nonzero: those with IoU above 0 (MBS; a class that is forgotten entirely drops out and the mean rises);
+    * nonzero: those with IoU above 0 (MBS); a class that is forgotten entirely does not count, so the mean rises;
     * all: every one, absent classes as 0.
 
-    Raises ValueError for an unknown `over`, a position outside 0..C-1 and a matrix that is not square.
+    Raises: ValueError for an unknown `over`, a position outside 0..C-1 and a matrix that is not square.
     """
     _check(over, OVER, "over")
     matrix = _square(confusion)
     iou = class_iou(matrix)
-    selected = torch.full_like(iou, classes is None, dtype=torch.bool)
-    if classes is not None:
-        wanted = [int(position) for position in classes]
-        if foreign := [position for position in wanted if not 0 <= position < len(iou)]:
-            raise ValueError(f"positions {foreign} are outside 0..{len(iou) - 1}")
-        selected[wanted] = True
+    positions = range(len(iou)) if classes is None else [int(position) for position in classes]
+    if foreign := [position for position in positions if not 0 <= position < len(iou)]:
+        raise ValueError(f"positions {foreign} are outside 0..{len(iou) - 1}")
+    selected = torch.zeros_like(iou, dtype=torch.bool)
+    selected[list(positions)] = True
     if not background:
         selected[0] = False
-
-    if over == "present":
-        selected = selected & ~iou.isnan()
-    elif over == "truth":
-        selected = selected & (matrix.sum(dim=1) > 0)
-    elif over == "nonzero":
-        selected = selected & (iou > 0)
+    if over != "all":
+        selected &= {"present": ~iou.isnan(), "truth": matrix.sum(dim=1) > 0, "nonzero": iou > 0}[over]
     return iou.nan_to_num(0.0)[selected].mean().item()
 
 
 def seen(confusion: Tensor | np.ndarray, classes: int, *, future: str = "ignore") -> Tensor:
-    """(C,C): the matrix of the first C = `classes` channels from one (T,T) over all classes of the benchmark.
+    """(C,C): the matrix of the first C = `classes` channels, from one (T,T) over all classes of the benchmark.
 
-    Equals `confusion_matrix(..., classes, future=future)` on the pixels behind it, so that one matrix per step serves
-    both conventions. Raises ValueError if a class without a channel (position >= C) was predicted.
+    It equals `confusion_matrix(..., classes, future=future)` of the same pixels. So one matrix a step serves both kinds
+    of `future`. Raises ValueError if a class without a channel (position >= C) was predicted.
     """
     _check(future, FUTURE, "future")
     matrix = _square(confusion)
@@ -194,38 +186,40 @@ def scores(
     step: int,
     convention: Convention = CONVENTIONS["ciss"],
 ) -> dict[str, float]:
-    """The four numbers of a table after `step`.
-
-    `confusion_full`: (T,T) over all classes of the benchmark; `groups_sizes`: number of base classes, background left
-    out, then of classes per step, so T = 1 + their sum. Steps beyond the last group (domain) add no class.
+    """The mIoU of all, old and new classes after `step`, and the harmonic mean of the last two.
 
     * all: every class so far;
     * old: the base classes, those of step 0;
     * new: all later classes so far, never the background; NaN while there are none;
     * harmonic: 2 old new / (old + new) (DKD, NeurIPS 2022), 0 if both are 0.
 
-    Raises ValueError if sizes and matrix disagree, for a negative step, and as `seen` does.
+    Args: confusion_full: (T,T) over all classes of the benchmark; groups_sizes: `Classes.sizes`, so T = 1 + their sum;
+    step: from 0; steps after the last group (domain setting) add no class.
+
+    Raises: ValueError if sizes and matrix do not fit, for a negative step, and as `seen` does.
     """
     ends = [1 + total for total in accumulate(groups_sizes)]
     if not ends or ends[-1] != len(confusion_full):
         raise ValueError(f"a matrix of {len(confusion_full)} classes does not fit groups of {list(groups_sizes)}")
     if step < 0:
         raise ValueError(f"step {step} is negative")
-    total = ends[min(step, len(ends) - 1)]
-    matrix = seen(confusion_full, total, future=convention.future)
+    known = ends[min(step, len(ends) - 1)]
+    matrix = seen(confusion_full, known, future=convention.future)
     if not convention.unlabelled:
         matrix[0] = 0
-    over, parts = convention.over, convention.parts or convention.over
+    parts = convention.parts or convention.over
     old = mean_iou(matrix, classes=range(0 if convention.in_old else 1, ends[0]), over=parts)
-    new = mean_iou(matrix, classes=range(ends[0], total), over=parts)
-    # hIoU = 2 old new / (old + new)
-    harmonic = 2 * old * new / (old + new) if old + new != 0 else 0.0
-    every = mean_iou(matrix, background=convention.background, over=over)
-    return {"all": every, "old": old, "new": new, "harmonic": harmonic}
+    new = mean_iou(matrix, classes=range(ends[0], known), over=parts)
+    return {
+        "all": mean_iou(matrix, background=convention.background, over=convention.over),
+        "old": old,
+        "new": new,
+        "harmonic": 2 * old * new / (old + new) if old + new != 0 else 0.0,
+    }
 
 
 def resolution(evaluation: Mapping, crop: int) -> str:
-    """At which size images are scored, in words; `evaluation`: that section of a benchmark, by key."""
+    """At which size images are scored, in words. `evaluation`: that section, by key; `crop`: `train.crop`, pixels."""
     words = {
         "full": "full resolution",
         "window": f"full resolution in windows of {crop} pixels",
@@ -236,8 +230,8 @@ def resolution(evaluation: Mapping, crop: int) -> str:
     return f"{words}, mirrored too" if evaluation["flip"] else words
 
 
-def scored(setting: str, legacy: bool) -> str:
-    """Which images are scored, in words."""
+def scored_images(setting: str, legacy: bool) -> str:
+    """Which images are scored, in words. `legacy`: see `protocol.split_domains`."""
     if setting != "domain":
         return "the full validation set"
     anew = ", drawn anew after every step, so that some were trained on" if legacy else ""
@@ -245,12 +239,13 @@ def scored(setting: str, legacy: bool) -> str:
 
 
 def forgetting(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequence[int]) -> Tensor:
-    """(T,) float64: the best IoU a class had after an earlier step minus its IoU after the last one.
+    """(T,) float64: the best IoU of each class after an earlier step, minus its IoU after the last step.
 
-    `ious`: (S,T) IoU of each class after each of S steps, NaN where undefined; `steps`: (T,) the step that introduced
-    each class (`Classes.steps`). Values from before a class was introduced do not count. NaN for the classes of
-    the last step, for later ones, and where either IoU is undefined. Negative where a class improved. After Chaudhry et
-    al., arXiv 1801.10112, for IoU instead of accuracy. Raises ValueError for shapes that do not fit.
+    Values from before a class was introduced do not count. Negative where a class improved. NaN for the classes of the
+    last step, for later ones, and where an IoU is undefined. Source: Chaudhry et al., arXiv 1801.10112, for accuracy.
+
+    Args: ious: (S,T) IoU of each class after each of S steps, NaN where undefined; steps: (T,) the step that introduced
+    each class (`Classes.steps`). Raises: ValueError for shapes that do not fit.
     """
     values, steps = torch.as_tensor(ious).double(), torch.as_tensor(steps)
     if values.ndim != 2 or steps.shape != values.shape[1:] or len(values) == 0:
@@ -269,13 +264,15 @@ def mean_forgetting(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequ
 
 
 def backward_transfer(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequence[int]) -> Tensor:
-    """(T,) float64: a class's IoU after the last step minus that after the step that brought it. Arguments, NaN and
-    errors as `forgetting`. After Lopez-Paz and Ranzato, arXiv 1706.08840, for IoU instead of accuracy."""
-    last = forgetting(ious, steps)  # checks, and says where it is undefined
-    values, steps = torch.as_tensor(ious).double(), torch.as_tensor(steps).to(last.device)
+    """(T,) float64: the IoU of each class after the last step, minus its IoU after the step that introduced it.
+
+    Arguments, NaN and errors as in `forgetting`. Source: Lopez-Paz and Ranzato, arXiv 1706.08840, for accuracy.
+    """
+    undefined = forgetting(ious, steps).isnan()
+    values, steps = torch.as_tensor(ious).double(), torch.as_tensor(steps).to(undefined.device)
     # b_c = IoU_c(S-1) - IoU_c(t_c)
     learnt = values.gather(0, steps.clamp(max=len(values) - 1)[None].long())[0]
-    return torch.where(last.isnan(), torch.nan, values[-1] - learnt)
+    return torch.where(undefined, torch.nan, values[-1] - learnt)
 
 
 def mean_backward_transfer(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray | Sequence[int]) -> float:
@@ -283,7 +280,28 @@ def mean_backward_transfer(ious: Tensor | np.ndarray, steps: Tensor | np.ndarray
     return backward_transfer(ious, steps)[1:].nanmean().item()
 
 
-def _check(value: str, choices: tuple[str, ...], name: str) -> None:
+def label_scores(matrix: np.ndarray) -> dict[str, float]:
+    """How right pseudo-labels are; NaN without pixels.
+
+    * precision: of the pixels labelled as an old class, the share that is that class;
+    * recall: of the pixels that are an old class, the share labelled so;
+    * relabelled, ignored: shares of all pixels.
+
+    Args: matrix: (T,K+1) counts of pixels: rows truth, columns labels, the last one ignored.
+    """
+    matrix = np.asarray(matrix, float)
+    old, total = matrix.shape[1] - 1, matrix.sum()
+    right = np.diag(matrix)[1:old].sum()
+    labelled, true = matrix[:, 1:old].sum(), matrix[1:old].sum()
+    return {
+        "precision": right / labelled if labelled else np.nan,
+        "recall": right / true if true else np.nan,
+        "relabelled": labelled / total if total else np.nan,
+        "ignored": matrix[:, old].sum() / total if total else np.nan,
+    }
+
+
+def _check(value: str, choices: Iterable[str], name: str) -> None:
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}; there are {', '.join(choices)}")
 
@@ -293,21 +311,3 @@ def _square(confusion: Tensor | np.ndarray) -> Tensor:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"a square confusion matrix is needed, got {tuple(matrix.shape)}")
     return matrix
-
-
-def label_scores(matrix: np.ndarray) -> dict[str, float]:
-    """How right pseudo labels are, from (T,K+1) counts: rows truth, columns labels, the last one ignored.
-
-    `precision`: of the pixels labelled as an old class, the share that is that class; `recall`: of the pixels that are
-    an old class, the share labelled so; `relabelled` and `ignored`: shares of all pixels. NaN without pixels.
-    """
-    matrix = np.asarray(matrix, float)
-    old, total = matrix.shape[1] - 1, matrix.sum()
-    right = np.diag(matrix)[1:old].sum()
-    named, true = matrix[:, 1:old].sum(), matrix[1:old].sum()
-    return {
-        "precision": right / named if named else np.nan,
-        "recall": right / true if true else np.nan,
-        "relabelled": named / total if total else np.nan,
-        "ignored": matrix[:, old].sum() / total if total else np.nan,
-    }

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from ciss import config, paths
-from ciss.data import evaluation_loader, prepare, training_loader
+from ciss.data import prepare
+from ciss.data.loaders import evaluation_loader, training_loader
 from ciss.runs import timings
 from ciss.runs.results import _copy
 from ciss.training import loop

@@ -284,12 +284,12 @@ def test_published_values():
 
 
 def test_conventions_say_what_they_count():
-    said = {name: convention.sentence("full resolution") for name, convention in CONVENTIONS.items()}
-    assert len(set(said.values())) == len(said)
-    assert "The background counts in `all` alone." in said["ciss"] and "at full resolution" in said["ciss"]
-    assert "counts in `all` and `old` alone." in said["plop"] and "scored as" in said["plop"]
-    assert "counts nowhere." in said["mib"] and "in truth." in said["mib"]
-    assert "with an IoU above 0" in said["mbs"]
+    sentences = {name: convention.sentence("full resolution") for name, convention in CONVENTIONS.items()}
+    assert len(set(sentences.values())) == len(sentences)
+    assert "The background counts in `all` alone." in sentences["ciss"] and "at full resolution" in sentences["ciss"]
+    assert "counts in `all` and `old` alone." in sentences["plop"] and "scored as" in sentences["plop"]
+    assert "counts nowhere." in sentences["mib"] and "in truth." in sentences["mib"]
+    assert "with an IoU above 0" in sentences["mbs"]
 
 
 def test_backward_transfer_by_hand():

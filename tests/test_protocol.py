@@ -375,19 +375,16 @@ def test_groups_of_ones_own():
         assert str(caught.value).rstrip(".").rpartition(". ")[2][0].isupper(), "ends with what to do"
 
 
-@pytest.mark.parametrize("name", "15-5 10-2 8-2 5-5 4-4 2-1 2-2 19-1 10-5 10-10 5-3 5-1 4-2".split())
-def test_every_voc_protocol_divides(name):
-    base, width = map(int, name.split("-"))
-    groups = class_groups("voc", name)
-    assert [len(group) for group in groups] == [base] + [width] * ((20 - base) // width)
-
-
 @pytest.mark.parametrize(("dataset", "names"), [
+    ("voc", "15-5 10-2 8-2 5-5 4-4 2-1 2-2 19-1 10-5 10-10 5-3 5-1 4-2"),
     ("ade20k", "100-50 100-10 100-5 50-50 50-20 50-10 25-25"),
     ("cityscapes", "14-1 14-5 13-1 13-6 10-9 17-2 18-1"),
     ("camvid", "8-1 6-5"),
 ])  # fmt: skip
-def test_every_other_protocol_divides(dataset, names):
+def test_every_published_protocol_divides(dataset, names):
+    classes = len(DATASETS[dataset])
     for name in names.split():
+        base, width = map(int, name.split("-"))
         groups = class_groups(dataset, name)
-        assert sorted(c for group in groups for c in group) == sorted(DATASETS[dataset]) and len(groups) > 1
+        assert [len(group) for group in groups] == [base] + [width] * ((classes - base) // width) and len(groups) > 1
+        assert sorted(chain(*groups)) == sorted(DATASETS[dataset])

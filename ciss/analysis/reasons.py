@@ -139,8 +139,8 @@ def _unseen(paths: Iterable[list[dict]]) -> list[str]:
     sentences = []
     if always:
         sentences.append(
-            f"Not in the validation set: {listed(always)}. Without ground truth the IoU is undefined, or 0 where the "
-            "class is predicted."
+            f"Not in the scored part of the validation set: {listed(always)}. Without ground truth the IoU is "
+            "undefined, or 0 where the class is predicted."
         )
     if steps:
         numbers = ", ".join(str(step) for step in sorted(set().union(*steps.values())))

@@ -136,7 +136,12 @@ def fetch(name: str, root: Path, keep: bool = False, address: str | None = None)
         print(f"{folder}: already there")
         return
     try:
-        _check_folder(source, folder)
+        if source.images:
+            if lacking := missing(folder, VOC):
+                raise DataError(f"{folder}: no {lacking[0]}. Get VOC first: ciss data fetch voc")
+        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            lacking = " and ".join(missing(folder, source.makes))
+            raise DataError(f"{folder}: lacks {lacking}. Complete it, or move it away and run this again.")
         downloads = root / "downloads"
         downloads.mkdir(parents=True, exist_ok=True)
         (downloads / ".gitignore").write_text("*\n", encoding="utf-8")
@@ -166,16 +171,6 @@ def fetch(name: str, root: Path, keep: bool = False, address: str | None = None)
 
 def missing(folder: Path, parts: tuple[str, ...]) -> list[str]:
     return [part for part in parts if not (folder / part).exists()]
-
-
-def _check_folder(source: Source, folder: Path) -> None:
-    """Raises DataError where the folder lacks what must be there before, or holds what must not."""
-    if source.images:
-        if lacking := missing(folder, VOC):
-            raise DataError(f"{folder}: no {lacking[0]}. Get VOC first: ciss data fetch voc")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        lacking = " and ".join(missing(folder, source.makes))
-        raise DataError(f"{folder}: lacks {lacking}. Complete it, or move it away and run this again.")
 
 
 def _obtain(source: Source, downloads: Path, folder: Path, address: str | None) -> tuple[Path, bool]:

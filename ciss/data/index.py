@@ -15,7 +15,7 @@ from ciss.config import Benchmark
 from ciss.data.pictures import DataError, Pair
 from ciss.data.scan import scan
 from ciss.data.sets import DataSet, data_set
-from ciss.data.steps import choose_images, classes_of, every_pair
+from ciss.data.steps import choose_images, classes_of, split_pairs
 from ciss.store import code as store_code
 from ciss.store.files import write_text
 
@@ -66,14 +66,14 @@ class Index:
         dataset = data_set(self.dataset)
         if dataset.description != self.description:
             raise DataError(f"{dataset.root()}: dataset.yaml changed. Run: dvc repro -f prepare")
-        pairs = _pairs(dataset, self.selection["setting"], split, self.selection["limit"])
+        pairs = _pairs(dataset, self.selection, split)
         if [pair.id for pair in pairs] != self.ids[split]:
             raise DataError(f"{dataset.root()}: the list of {split} images changed. Run: dvc repro -f prepare")
         return pairs
 
     def leaked(self) -> list[int]:
         """Images scored after the last step that some step was trained on; none unless `legacy_split` is set."""
-        if self.selection["setting"] != "domain":
+        if self.ids["train"] != self.ids["val"]:
             return []
         return sorted(set(self.validation[-1]) & set().union(*self.steps))
 
@@ -88,14 +88,14 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
     """
     groups, dataset = classes_of(benchmark).groups, data_set(benchmark.dataset)
     pairs, scans = _scanned(benchmark, folder, progress)
-    for split in pairs:
+    for split in pairs if pairs["train"] != pairs["val"] else ("train",):
         turned = [pair.image for pair, s in zip(pairs[split], scans[split], strict=True) if s["turned"]]
         if turned:
             note = f"{len(turned)} of {len(pairs[split])} {split} images have an EXIF tag that turns them"
             print(f"note: {note}, first {turned[0]}. Pixels count as stored: check that the masks were drawn on those.")
     ids = {split: [pair.id for pair in pairs[split]] for split in pairs}
     classes = {split: [sorted(set(s["pixels"]) - {dataset.void}) for s in scans[split]] for split in scans}
-    domains = [pair.domain for pair in pairs["train"]]
+    domains = {split: [pair.domain for pair in pairs[split]] for split in pairs}
     try:
         chosen = choose_images(benchmark, groups, ids["train"], classes["train"], len(ids["val"]), domains)
     except ValueError as error:
@@ -103,7 +103,7 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
         remedy = "Change the benchmark's setting, protocol, order, groups, holdout or limit."
         raise DataError(f"{problem}. {remedy}") from None
     counted = set(range(len(ids["train"]))) - set(chosen["holdout"])
-    if benchmark.setting == "domain":
+    if benchmark.setting == "domain":  # some images are tested on only
         counted = set().union(*chosen["steps"])
     pixels: Counter[str] = Counter()
     for image in sorted(counted):
@@ -154,7 +154,7 @@ def _scanned(
     dataset = data_set(benchmark.dataset)
     pairs, scans = {}, {}
     for split in ("train", "val"):
-        pairs[split] = _pairs(dataset, benchmark.setting, split, benchmark.limit)
+        pairs[split] = _pairs(dataset, _selection(benchmark), split)
         if len({pair.id for pair in pairs[split]}) < len(pairs[split]):
             problem = f"{dataset.root()}: the list of {split} images names an image twice"
             raise DataError(f"{problem}. Remove the repetition.")
@@ -162,16 +162,18 @@ def _scanned(
     return pairs, scans
 
 
-def _pairs(dataset: DataSet, setting: str, split: str, limit: int) -> Sequence[Pair]:
-    """The pairs of a split; in the domain setting all pairs. `limit`: the first of a list or of each domain."""
+def _pairs(dataset: DataSet, selection: dict, split: str) -> list[Pair]:
+    """The pairs of a split, or all pairs where the steps divide them; with a `limit` the first of a list or domain."""
+    setting, limit = selection["setting"], selection["limit"]
+    pairs = split_pairs(dataset, split, setting, selection["legacy_split"])
     if setting != "domain":
-        return dataset.pairs(dataset.root(), split)[: limit or None]
-    pairs, counts = [], Counter()
-    for pair in every_pair(dataset):
+        return pairs[: limit or None]
+    chosen, counts = [], Counter()
+    for pair in pairs:
         counts[pair.domain] += 1
         if not limit or counts[pair.domain] <= limit:
-            pairs.append(pair)
-    return pairs
+            chosen.append(pair)
+    return chosen
 
 
 def _selection(benchmark: Benchmark) -> dict:

@@ -14,6 +14,7 @@ from ciss.data.pictures import DataError
 from ciss.data.scan import scan
 from ciss.data.sets import data_set
 from ciss.data.sets.shapes import TRAIN, VAL
+from ciss.data.steps import divides_all
 
 NAMES_SHOWN = 8  # class names in one note
 LARGE_REMAINDER = 0.1  # share of a step's images that an epoch leaves out: larger ones are noted
@@ -79,7 +80,7 @@ def data_notes(benchmark: Benchmark, index: Index) -> list[str]:
 def count_notes(benchmark: Benchmark, train: int, val: int) -> list[str]:
     """Notes on numbers of images other than the preset's.
 
-    `train`, `val`: images in the lists of the data set; in the domain setting both are the number of all images.
+    `train`, `val`: as `list_counts` has them.
     """
     expects = benchmark.expects
     if expects is None:
@@ -99,7 +100,7 @@ def count_notes(benchmark: Benchmark, train: int, val: int) -> list[str]:
 
 
 def list_counts(benchmark: Benchmark) -> dict[str, int]:
-    """Images in the lists of the data set, `train` and `val`; in the domain setting both are the number of all images.
+    """Images in the lists of the data set, `train` and `val`. Where the steps divide all images, both are all images.
 
     Nothing is drawn: for a data set that will be drawn it is the number of drawings.
 
@@ -113,7 +114,8 @@ def list_counts(benchmark: Benchmark) -> dict[str, int]:
         if not dataset.draw:
             raise
         counts = {"train": TRAIN, "val": VAL}
-    return dict.fromkeys(counts, sum(counts.values())) if benchmark.setting == "domain" else counts
+    divided = divides_all(dataset, benchmark.setting, benchmark.legacy_split)
+    return dict.fromkeys(counts, sum(counts.values())) if divided else counts
 
 
 def list_notes(benchmark: Benchmark) -> tuple[list[str], list[str]]:
@@ -134,8 +136,6 @@ def list_notes(benchmark: Benchmark) -> tuple[list[str], list[str]]:
         errors.append(f"holdout: {benchmark.holdout}, but {why} training images. Make it smaller.")
     notes = count_notes(benchmark, **counts)
     if own := data_set(benchmark.dataset).own:
-        if own.described.share and benchmark.setting == "domain":
-            notes.append(f"{own.file}: `share` is not used in the domain setting, which scores 20 % of the images.")
         notes += own.unpaired(own.file.parent)
     return errors, notes
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ciss import protocol
 from ciss.config import Benchmark
-from ciss.data.pictures import DataError
+from ciss.data.pictures import DataError, Pair
 from ciss.data.sets import DataSet, data_set
 from ciss.documents import ConfigError
 from ciss.protocol import Classes
@@ -58,7 +58,8 @@ def domain_groups(benchmark: Benchmark) -> list[list[str]]:
     dataset = _data_set(benchmark)
     domains = dataset.domains
     if not domains:
-        first_images = {pair.domain: pair.image for pair in reversed(every_pair(dataset))}
+        pairs = split_pairs(dataset, "train", benchmark.setting, benchmark.legacy_split)
+        first_images = {pair.domain: pair.image for pair in reversed(pairs)}
         domains = sorted(first_images)
         if len(domains) > 1 and "" in domains:
             problem = f"{first_images['']}: the image lies beside the folders of domains, and has no domain"
@@ -75,9 +76,19 @@ def step_count(benchmark: Benchmark) -> int:
     return len(domain_groups(benchmark) if benchmark.setting == "domain" else groups)
 
 
-def every_pair(dataset: DataSet) -> list:
-    """Training pairs, then validation pairs."""
-    return [pair for split in ("train", "val") for pair in dataset.pairs(dataset.root(), split)]
+def divides_all(dataset: DataSet, setting: str, legacy_split: bool) -> bool:
+    """Whether the steps divide all images, training and validation, into parts to train on and parts to test on.
+
+    So it is published for the domain setting. Data of one's own keep their validation images, unless `legacy_split`
+    asks for the published division.
+    """
+    return setting == "domain" and (legacy_split or not dataset.own)
+
+
+def split_pairs(dataset: DataSet, split: str, setting: str, legacy_split: bool) -> list[Pair]:
+    """The pairs of a split; where the steps divide all images, the training pairs and then the validation pairs."""
+    splits = ("train", "val") if divides_all(dataset, setting, legacy_split) else (split,)
+    return [pair for name in splits for pair in dataset.pairs(dataset.root(), name)]
 
 
 def choose_images(
@@ -86,27 +97,22 @@ def choose_images(
     ids: Sequence[str],
     classes: Sequence[Sequence[int]],
     validation: int,
-    domains: Sequence[str],
+    domains: dict[str, Sequence[str]],
 ) -> dict[str, list]:
     """The images of every step, by number and sorted.
 
     Args:
         groups: raw class ids of each step.
-        ids, classes, domains: of each training image; in the domain setting of all images, which are divided here.
+        ids, classes: of each training image; of all images where they are divided here (see `divides_all`).
         validation: number of validation images.
+        domains: of each image of "train" and "val".
 
     Returns: the fields `steps`, `joint`, `holdout` and `validation` of `ciss.data.Index`.
 
     Raises: DataError for a hold-out that leaves no image; ValueError for a step without images.
     """
     if benchmark.setting == "domain":
-        domain_steps = domain_groups(benchmark)
-        step_of = {domain: step for step, members in enumerate(domain_steps) for domain in members}
-        if unknown := sorted(set(domains) - set(step_of)):
-            raise DataError(f"domain {unknown[0]!r} is not among those of {benchmark.dataset}. Remove its images.")
-        training, tests = protocol.split_domains([step_of[d] for d in domains], legacy=benchmark.legacy_split)
-        if len(training) < len(domain_steps):
-            raise ValueError(f"step {len(training)} is left without images in the domain setting. Give it images.")
+        training, tests = _split_domains(benchmark, domains)
         trained = np.sort(np.concatenate(training))
         held = trained[draw_holdout([ids[i] for i in trained], benchmark.holdout)]
         joint = np.setdiff1d(trained, held)
@@ -124,6 +130,29 @@ def choose_images(
         "holdout": held.tolist(),
         "validation": [images.tolist() for images in tests],
     }
+
+
+def _split_domains(
+    benchmark: Benchmark, domains: dict[str, Sequence[str]]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The images that each step trains on, and those that are scored after it."""
+    domain_steps = domain_groups(benchmark)
+    step_of = {domain: step for step, members in enumerate(domain_steps) for domain in members}
+    if unknown := sorted({*domains["train"], *domains["val"]} - set(step_of)):
+        kind = "validation " if unknown[0] not in domains["train"] else ""
+        problem = f"the {kind}images of domain {unknown[0]!r} belong to no step: the domains are {', '.join(step_of)}"
+        raise DataError(f"{benchmark.dataset}: {problem}. Rename or remove their folder.")
+    steps = {split: np.array([step_of[domain] for domain in domains[split]]) for split in domains}
+    if divides_all(_data_set(benchmark), benchmark.setting, benchmark.legacy_split):
+        training, tests = protocol.split_domains(steps["train"], legacy=benchmark.legacy_split)
+    else:
+        training = [np.flatnonzero(steps["train"] == step) for step in range(len(domain_steps))]
+        tests = [np.flatnonzero(steps["val"] <= step) for step in range(len(domain_steps))]
+    if len(training) < len(domain_steps):
+        raise ValueError(f"step {len(training)} is left without images in the domain setting. Give it images.")
+    if not tests[0].size:
+        raise ValueError(f"no validation image is of a domain of step 0 ({', '.join(domain_steps[0])}). Add some.")
+    return training, tests
 
 
 def draw_holdout(ids: Sequence[str], images: int) -> np.ndarray:

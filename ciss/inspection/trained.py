@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ciss import distributed
-from ciss.data import evaluation_loader
+from ciss.data.loaders import evaluation_loader
 from ciss.methods import Batch, Method
 from ciss.models import Output
 from ciss.runs.run import Run, load_network
@@ -116,7 +116,8 @@ def _labels(labels: Tensor) -> np.ndarray:
 def telling_images(run: Run, count: int, among: list[int] | None = None) -> list[int]:
     """Training images of the step (or `among` others) with old and new classes in them, those with most first."""
     index = run.index()
-    old, new = set(run.classes.raw[run.classes.old(run.step)].tolist()), set(run.new_classes)
+    positions = (run.classes.old(run.step), run.classes.new(run.step))
+    old, new = (set(run.classes.raw[part].tolist()) for part in positions)
 
     def wealth(number: int) -> tuple[bool, bool, int]:
         found = set(index.classes["train"][number])

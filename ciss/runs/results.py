@@ -158,7 +158,7 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, state: Tra
         "scores": _plain(metrics.scores(confusion, run.classes.sizes, run.reached, convention)),
         "convention": convention.sentence(
             metrics.resolution(asdict(run.settings.evaluation), run.settings.train.crop),
-            metrics.scored(run.settings.setting, run.settings.legacy_split),
+            metrics.scored_images(run.settings.setting, run.settings.legacy_split),
         ),
         "background": run.classes.background,
         "classes": run.classes.names,

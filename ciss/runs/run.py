@@ -11,7 +11,7 @@ from torch import Tensor
 from ciss import config as configuration
 from ciss import data, distributed, documents, paths
 from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
-from ciss.data import Index
+from ciss.data import Index, normalisation
 from ciss.data.loaders import stable_seed
 from ciss.methods import Method, code_of, method_class
 from ciss.models import Network, WeightsError, create_network, needs_two_images
@@ -80,11 +80,6 @@ class Run:
         return self.settings.train.increment if self.after else self.settings.train.base
 
     @property
-    def new_classes(self) -> list[int]:
-        """Raw ids that this step brings; none in a later step of the domain setting."""
-        return self.classes.raw[self.classes.new(self.step)].tolist()
-
-    @property
     def old_channels(self) -> int:
         """Channels of the predecessor's network, the background's included; 1 without a predecessor."""
         return self.classes.known(self.step - 1)
@@ -115,9 +110,8 @@ class Run:
 
     def normalise(self, images: Tensor, device: torch.device) -> Tensor:
         """Normalises images (B,3,H,W) uint8, in the same way for training and evaluation."""
-        return data.normalise(
-            images, device, self.settings.train.channels_last, data.input_statistics(self.settings.model)
-        )
+        statistics = normalisation.input_statistics(self.settings.model)
+        return normalisation.normalise(images, device, self.settings.train.channels_last, statistics)
 
     def index(self) -> Index:
         """The index of the benchmark. Raises DataError if it is missing, damaged, or made for other settings."""
@@ -129,9 +123,7 @@ class Run:
 
     def label_table(self, training: bool):
         """(256,) raw id -> position, for training or for scoring."""
-        if training and not self.joint:
-            return self.classes.label_table(self.step, self.settings.setting, training=True)
-        return self.classes.label_table(self.reached, self.settings.setting, training=False)
+        return self.classes.label_table(self.step, self.settings.setting, training=training and not self.joint)
 
     def description(self) -> dict:
         """The parameters that determine the weights, which are stored with them."""
@@ -141,7 +133,7 @@ class Run:
             del settings["train"][name]
         # Stored only if they differ from ImageNet's, which checkpoints without this key were trained with.
         del settings["model"]["input_statistics"]
-        if (statistics := data.input_statistics(self.settings.model)) != data.IMAGENET:
+        if (statistics := normalisation.input_statistics(self.settings.model)) != normalisation.IMAGENET:
             settings["model"]["input_statistics"] = [list(values) for values in statistics]
         return {
             "benchmark": settings,
@@ -222,8 +214,8 @@ def starting_network(run: Run, method: Method) -> Network:
     if run.after is None:
         return run.build_network()
     network = load_network(run.before, torch.device("cpu"), reader=run).requires_grad_(True)
-    if run.new_classes:
-        method.initialise(network, len(run.new_classes))
+    if new := len(run.classes.new(run.step)):  # a later step of the domain setting brings none
+        method.initialise(network, new)
     return network
 
 

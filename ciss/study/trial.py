@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from ciss import config, metrics
 from ciss.analysis.figures import masks, training
-from ciss.data import Index, picture
+from ciss.data import Index
+from ciss.data.loaders import picture
 from ciss.inspection.trained import explain, telling_images
 from ciss.runs import results
 from ciss.runs.check import check

@@ -42,7 +42,7 @@ from ciss.analysis.compare.cost import cost_table, timings_table
 from ciss.analysis.compare.figures import cost_bars, paired_points, score_curves, stability_scatter
 from ciss.analysis.compare.paired import paired_table
 from ciss.analysis.compare.published import Ours, beside
-from ciss.analysis.compare.summary import by_benchmark, convention_means, families, family_tables, methods_table
+from ciss.analysis.compare.summary import convention_means, families, family_tables, methods_table
 from ciss.analysis.compare.tables import by_convention, conventions_table, curves_table, ours, runs_table
 from ciss.analysis.compare.tuning import tuning_table
 from ciss.analysis.figures.style import panels
@@ -59,6 +59,7 @@ from ciss.analysis.forgetting.tables import forgetting_summary, forgetting_table
 from ciss.analysis.forgetting.traces import gradient_table, imbalance, token_angles_table
 from ciss.analysis.forgetting.words import forgetting_findings
 from ciss.analysis.reasons import background_reasons, empty_reasons, forgetting_reasons
+from ciss.analysis.rows import by_benchmark
 from ciss.protocol import Classes
 from tests.helpers.modules import analysis_modules
 from tests.helpers.results import AFTER_0, result
@@ -465,8 +466,8 @@ def test_undefined_scores_have_a_reason(study):
         ("no new class", "m", "No class counts as new"),
         ("no old class in the images", "m", "No pixel of the validation set is a class that counts as old."),
         ("nothing scored", "m", "No pixel of the validation set is a class that counts as new."),
-        ("a class without images", "m", "Not in the validation set: class 3."),
-        ("nothing scored", "j", "Not in the validation set: class 1, class 2, class 3"),
+        ("a class without images", "m", "Not in the scored part of the validation set: class 3."),
+        ("nothing scored", "j", "Not in the scored part of the validation set: class 1, class 2, class 3"),
     ],
 )
 def test_the_reason_is_the_right_one(study, end, words):
@@ -478,7 +479,7 @@ def test_the_reason_is_the_right_one(study, end, words):
     [
         ("usual", "Joint training has no steps, so it is left out."),
         ("no background", "No pixel that is scored is background"),
-        ("a class without images", "Not in the validation set: class 3."),
+        ("a class without images", "Not in the scored part of the validation set: class 3."),
         ("no new class", "No step brings a new class, so nothing can be confused with one."),
         ("two classes", "A step with a single new class has no angle between new class tokens."),
         ("no old class in the images", "Recall needs a pixel of an old class"),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import time
 from types import SimpleNamespace
 
@@ -150,13 +151,6 @@ def test_images_that_are_not_read_are_named(plot, garden, project):
     assert note.startswith("2 images have no mask of the same name (first: ") and "03.jpg needs " in note
 
 
-def test_a_share_is_noted_in_the_domain_setting(plot, garden, project):
-    (garden / "dataset.yaml").write_text(GARDEN + "train: {images: images, masks: masks}\nshare: 0.2\n")
-    assert list_notes(benchmark(project)) == ([], [])
-    _, (note,) = list_notes(benchmark(project, setting="domain", protocol="1-1"))
-    assert note.endswith("`share` is not used in the domain setting, which scores 20 % of the images.")
-
-
 def test_images_beside_the_folders_of_domains(plot, garden, project):
     paint(garden, "train/b", [1], 1)
     paint(garden, "train/a", [1], 2)
@@ -292,12 +286,48 @@ def test_domains_are_learnt_one_after_the_other(plot, garden, method):
     index = jobs[0].index()
     assert len(jobs) == 3 and not index.leaked() and [len(group) for group in index.groups] == [4]
     domains = [pair.domain for pair in index.pairs("train")]
+    scored = [pair.domain for pair in index.pairs("val")]
     for step, (job, result) in enumerate(zip(jobs, found, strict=True)):
         assert job.channel_groups == [5] and {domains[i] for i in job.images(index)} == {SEASONS[step]}
-        assert {domains[i] for i in index.validation[step]} == set(SEASONS[: step + 1])
+        assert {scored[i] for i in index.validation[step]} == set(SEASONS[: step + 1])
         assert all(np.isfinite(row["loss"]) for row in result["log"])
         assert result["confusion"].sum() == 32 * 32 * len(index.validation[step])
     assert found[0]["scores"]["new"] is None and found[-1]["scores"]["all"] is not None
+
+
+@pytest.mark.parametrize("text", [GARDEN, GARDEN + "train: {images: images, masks: masks}\nshare: 0.3\n"])
+def test_validation_images_are_never_trained_on_in_the_domain_setting(plot, garden, project, tmp_path, text):
+    """The published rule of Cityscapes draws the test images from all; data of one's own are divided already."""
+    (garden / "dataset.yaml").write_text(text)
+    if "share" in text:  # the domains are the folders of the seasons, whatever lies above them
+        for kind in ("images", "masks"):
+            for split in ("train", "val"):
+                for season in SEASONS:
+                    (garden / kind / season).mkdir(exist_ok=True)
+                    for file in (garden / kind / split / season).iterdir():
+                        file.rename(garden / kind / season / f"{split}{file.name}")
+                    (garden / kind / split / season).rmdir()
+                (garden / kind / split).rmdir()
+    settings = benchmark(project, setting="domain", protocol="1-1")
+    index = prepare(settings, tmp_path / "data/index/plot", progress=False)
+    pairs = {split: data_set("garden").pairs(garden, split) for split in ("train", "val")}
+    assert list_notes(settings) == ([], [])
+    assert index.ids == {split: [pair.id for pair in pairs[split]] for split in pairs}
+    assert sorted(i for images in index.steps for i in images) == list(range(len(pairs["train"])))
+    assert index.validation[-1] == list(range(len(pairs["val"]))) and not index.leaked()
+
+
+def test_domains_without_images_to_train_on_or_to_score(plot, garden, project, tmp_path):
+    settings, folder = benchmark(project, setting="domain", protocol="1-1"), tmp_path / "data/index/plot"
+    for kind in ("images", "masks"):
+        (garden / kind / "val" / "spring").rename(garden / kind / "val" / "autumn")
+    problem = r"the validation images of domain 'autumn' belong to no step: the domains are spring, summer, winter\. "
+    with pytest.raises(DataError, match=problem):
+        prepare(settings, folder, progress=False)
+    for kind in ("images", "masks"):
+        shutil.rmtree(garden / kind / "val" / "autumn")
+    with pytest.raises(DataError, match=r"no validation image is of a domain of step 0 \(spring\)"):
+        prepare(settings, folder, progress=False)
 
 
 def test_the_published_division_is_asked_for_by_name(plot, garden):
@@ -367,10 +397,10 @@ def test_training_and_scoring_see_the_numbers_that_the_scan_saw(plot, garden, pr
     index = prepare(settings, tmp_path / "data" / "index" / "garden", progress=False)
     pair, position = index.pairs("val")[0], {0: 2, 1: 3, 2: 4, 3: 255, 4: 1}
     table = Classes(index.groups).label_table(1, "overlapped", training=False)
-    for labels, numbers in (batch[1:] for batch in data.evaluation_loader(settings, index, "val", [0], table)):
+    for labels, numbers in (batch[1:] for batch in data.loaders.evaluation_loader(settings, index, "val", [0], table)):
         stored = np.array(Image.open(pair.mask))
         assert numbers.tolist() == [0] and labels[0].tolist() == np.vectorize(position.get)(stored).tolist()
-    assert data.picture(settings, index, "val", 0, table)[1].tolist() == labels[0].tolist()
+    assert data.loaders.picture(settings, index, "val", 0, table)[1].tolist() == labels[0].tolist()
 
 
 # --- names that nearly fit, ids that no class has

@@ -482,7 +482,8 @@ def test_the_engine_says_what_lacks(project, monkeypatch, capsys):
     )
     project.set("chain.tune-2.after", "base")
     project.write()
-    assert command(capsys, "base") == ("params.yaml: chain.tune-2.step: 2 cannot follow step 0 of 'base'. Make it 1.")
+    message = r"params.yaml: line \d+: chain.tune-2.step: 2 cannot follow step 0 of 'base'. Make it 1."
+    assert re.fullmatch(message, command(capsys, "base"))
     assert not weights.parent.exists()
 
 

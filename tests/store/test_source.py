@@ -133,10 +133,8 @@ def test_magics_are_kept():
 def closure(files: dict[str, str], module: str, name: str = "") -> Closure:
     """Of one definition of a module, or of all."""
     package = Package({"ciss/__init__.py": "", **files})
-    start = package[f"ciss.{module}"].definitions
-    if name:
-        start = [definition for definition, _ in package.find(f"ciss.{module}", name)]
-    return Closure(start, training=False)
+    named = [definition for definition, _ in package.find(f"ciss.{module}", name)]
+    return Closure(named if name else package[f"ciss.{module}"].definitions)
 
 
 def reached(files: dict[str, str], module: str = "a", name: str = "f") -> set[str]:
@@ -209,25 +207,12 @@ TWO = {  # modules of one and the same name for two functions
     "ciss/c.py": "def g(): return C\n\nC = 2\n",
 }
 
+G, NP = "from ciss.b import g", "import numpy as np"
+F = f"{G}\n{NP}\n\ndef f(): return "
 EDITS = {  # file, old, new, whether it counts
-    "a module by another name": (
-        "a",
-        "numpy as np\n\ndef f(): return g() + np.",
-        "numpy\n\ndef f(): return g() + numpy.",
-        False,
-    ),
-    "a name by another name": (
-        "a",
-        "g\nimport numpy as np\n\ndef f(): return g()",
-        "g as h\nimport numpy as np\n\ndef f(): return h()",
-        False,
-    ),
-    "a name or its module": (
-        "a",
-        ".b import g\nimport numpy as np\n\ndef f(): return g()",
-        " import b\nimport numpy as np\n\ndef f(): return b.g()",
-        False,
-    ),
+    "a module by another name": ("a", f"{F}g() + np.", f"{G}\nimport numpy\n\ndef f(): return g() + numpy.", False),
+    "a name by another name": ("a", f"{F}g()", f"{G} as h\n{NP}\n\ndef f(): return h()", False),
+    "a name or its module": ("a", f"{F}g()", f"from ciss import b\n{NP}\n\ndef f(): return b.g()", False),
     "another function of that name": ("a", "ciss.b", "ciss.c", True),
     "others' function of that name": ("a", "numpy as np", "torch as np", True),
     "a function beside it": ("b", "C = 1", "C = 1\n\ndef h(): return g()", False),
@@ -299,20 +284,19 @@ def root(pristine, tmp_path):
     return tmp_path / "project"
 
 
-def written(root: Path) -> dict[str, str]:
-    store_code.write(root)
+def listings(root: Path) -> dict[str, str]:
     files = [file for file in (root / ".source").rglob("*") if file.is_file()]
     return {file.relative_to(root / ".source").as_posix(): file.read_text() for file in files}
 
 
+def written(root: Path) -> dict[str, str]:
+    store_code.write(root)
+    return listings(root)
+
+
 def changed(root: Path) -> set[str]:
     """Files in `.source` that are others now."""
-    before = {
-        file.relative_to(root / ".source").as_posix(): file.read_text()
-        for file in (root / ".source").rglob("*")
-        if file.is_file()
-    }
-    after = written(root)
+    before, after = listings(root), written(root)
     return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
 
 

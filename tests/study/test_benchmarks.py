@@ -74,7 +74,7 @@ def test_loaders_read_the_ids_that_the_scan_read(plot, garden, project, tmp_path
     table = Classes(index.groups).label_table(1, "overlapped", training=False)
     for number, pair in enumerate(index.pairs("train")):
         stored = np.array(Image.open(pair.mask))
-        labels = data.picture(settings, index, "train", number, table)[1]
+        labels = data.loaders.picture(settings, index, "train", number, table)[1]
         assert np.asarray(labels).tolist() == np.array([1, 2, 3, 4, 255])[stored].tolist()
 
 

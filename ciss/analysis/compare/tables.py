@@ -122,7 +122,7 @@ def conventions_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFra
     for end, results in ends.items():
         last, sizes = results[-1], results[-1]["classes"].sizes
         settings = last["identity"]["parameters"]["benchmark"]
-        images = metrics.scored(settings["setting"], settings["legacy_split"])
+        images = metrics.scored_images(settings["setting"], settings["legacy_split"])
         for name, convention in metrics.conventions(last["background"]).items():
             found = [metrics.scores(r["confusion_all"], sizes, r["reached"], convention) for r in results]
             rows.append(
