@@ -17,7 +17,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeA
 from pydantic.dataclasses import dataclass
 
 from ciss import paths
-from ciss.documents import ConfigError, choose, plain, read_yaml, short
+from ciss.documents import ConfigError, choose, line_of, plain, read_yaml, short
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 section = dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -138,7 +138,7 @@ class Benchmark:
     protocol: Word
     setting: Literal["overlapped", "disjoint", "sequential", "partitioned", "domain"] = "overlapped"
     order: tuple[Count, ...] | None = None  # raw class ids in order of arrival
-    groups: tuple[tuple[Count, ...], ...] | None = None  # raw class ids of every step, for a protocol of one's own
+    groups: tuple[tuple[Count, ...], ...] | None = None  # raw class ids of every step, for a protocol of your own
     legacy_split: bool = False  # domain: test images drawn anew after every step, as published; some were trained on
     holdout: Natural = 0  # training images left out of every step, scored with full labels
     limit: Natural = 0  # only the first images of each list, for quick runs; 0: all
@@ -178,7 +178,7 @@ class Config:
     joints: dict[Name, Start] = Field(default_factory=dict)
     chain: dict[Name, Increment] = Field(default_factory=dict)
     ends: dict[Name, End] = Field(default_factory=dict)
-    own: list[Name] = Field(default_factory=list)  # benchmarks on data of one's own, whose images may change
+    own: list[Name] = Field(default_factory=list)  # benchmarks on data of your own, whose images may change
     output: Text = "."  # where data, runs, results and reports go, relative to the project
     complete: bool = False  # notebooks train the runs they miss: for files of a few seconds
     file: str = Field(default="params.yaml", init=False)  # what errors name
@@ -196,8 +196,21 @@ class Config:
 
 
 def load(file: str | Path = "params.yaml") -> Config:
-    """Reads and checks a parameter file (a relative path starts at the project's folder). Raises ConfigError."""
-    return parse(read_yaml(paths.project() / file), str(file))
+    """Reads and checks a parameter file (a relative path starts at the project's folder). Raises ConfigError.
+
+    Each line of the message has file, line, key, the value found, and what to do.
+    """
+    path = Path(file) if Path(file).is_absolute() else paths.project() / file
+    document = read_yaml(path)
+    try:
+        return parse(document, str(file))
+    except ConfigError as error:
+        lines = []
+        for mistake in str(error).splitlines():
+            mistake = mistake.removeprefix(f"{file}: ")
+            number = line_of(path, mistake.partition(": ")[0])
+            lines.append(f"{file}: line {number}: {mistake}" if number else f"{file}: {mistake}")
+        raise ConfigError("\n".join(lines)) from None
 
 
 def parse(document: Any, file: str = "params.yaml") -> Config:
@@ -285,7 +298,7 @@ def _known_keys(kind: type, parts: list[str]) -> str:
             kind = get_args(kind)[0]
     keys = list(_keys(kind))
     if below := [key for key in keys if key.endswith(f".{wrong}")]:
-        return f"Did you mean {' or '.join('.'.join([*sections[-1:], key]) for key in below)}?"
+        return f"Did you mean {' or '.join(repr('.'.join([*sections[-1:], key])) for key in below)}?"
     return choose(wrong, [key for key in keys if "." not in key])
 
 

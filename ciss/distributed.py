@@ -1,6 +1,5 @@
 """One process, or several started by `torchrun`: the same functions for both."""
 
-import json
 import os
 import platform
 import subprocess
@@ -14,6 +13,8 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from ciss.documents import differences
 
 # How long a process waits for the others. The longest wait is one pass over the data through a teacher, or an
 # evaluation, on the slowest node.
@@ -164,34 +165,18 @@ def gather_dict(values: dict) -> dict:
 
 
 def check_equal(value: Any, name: str) -> None:
-    """Checks that all processes have the same value: one that JSON can hold, also nested.
-
-    Raises Disagreement in every process; the message names the dotted keys that differ.
-    """
-    nodes = gather((platform.node(), dict(_flat(value, name))))
+    """Checks that all processes have the same value. Raises Disagreement in every process, which names dotted keys."""
+    nodes = gather((platform.node(), value))
     lines = []
-    for key in dict.fromkeys(key for _, values in nodes for key in values):
-        processes: dict[str, list[str]] = {}  # by value
-        for number, (node, values) in enumerate(nodes):
-            processes.setdefault(values.get(key, "nothing"), []).append(f"{number} on {node}")
-        if len(processes) > 1:
-            text = "; ".join(f"{value} in process {', '.join(numbers)}" for value, numbers in processes.items())
-            lines.append(f"{key}: {text}")
+    for number, (node, other) in enumerate(nodes):
+        for difference in differences(other, nodes[0][1], name, "not"):
+            lines.append(f"process {number} on {node} differs from process 0: {difference}")
     if lines:
-        differences = "\n".join(lines)
+        text = "\n".join(lines)
         raise Disagreement(
-            f"the processes of a training must not differ, but these do:\n{differences}\n"
+            f"the processes of a training must not differ, but these do:\n{text}\n"
             "Let every node use one project folder, or a full copy of it, and the same environment."
         )
-
-
-def _flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
-    """Dotted names and values as text."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}")
-    else:
-        yield name, json.dumps(value)
 
 
 def log(text: str) -> None:

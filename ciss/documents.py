@@ -9,6 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 LARGEST_FILE = 8_000_000  # bytes; a study of a thousand runs has 100,000
 LARGEST_DOCUMENT = 1_000_000  # values
@@ -61,6 +62,23 @@ def parse_yaml(text: str, file: str, yaml: YAML) -> Any:
     return document
 
 
+def line_of(path: Path, key: str) -> int | None:
+    """The line of a dotted key in a YAML file, or of the section that lacks it; None without such a section."""
+    node = YAML(typ="safe", pure=True).compose(path)
+    line = None
+    for part in key.split("."):
+        children = {}
+        if isinstance(node, MappingNode):
+            children = {str(name.value): (name, value) for name, value in node.value}
+        elif isinstance(node, SequenceNode):
+            children = {str(number): (value, value) for number, value in enumerate(node.value)}
+        if part not in children:
+            break
+        first, node = children[part]
+        line = first.start_mark.line + 1
+    return line
+
+
 class _Constructor(SafeConstructor):
     """ruamel's constructor. It names the line of each value that does not fit its tag, and refuses numbers that readers
     of YAML 1.1 and 1.2 understand differently: 010 and 1_6."""
@@ -95,15 +113,15 @@ def choose(word: str, known: Iterable[str]) -> str:
     return f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(known)) or 'none'}."
 
 
-def differences(found: Any, wanted: Any, key: str = "") -> list[str]:
+def differences(found: Any, wanted: Any, key: str = "", word: str = "now") -> list[str]:
     """Keys that differ in two documents of plain values: "train.base.lr 0.1, now 0.05". Hashes have the key alone."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = sorted({*found, *wanted}, key=str)
-        return [d for k in keys for d in differences(found.get(k), wanted.get(k), f"{key}.{k}".lstrip("."))]
+        return [d for k in keys for d in differences(found.get(k), wanted.get(k), f"{key}.{k}".lstrip("."), word)]
     if found == wanted:
         return []
     hashes = all(isinstance(value, str) and len(value) == 64 for value in (found, wanted))
-    return [key if hashes else f"{key} {short(found)}, now {short(wanted)}"]
+    return [key if hashes else f"{key} {short(found)}, {word} {short(wanted)}"]
 
 
 def short(value: Any) -> str:

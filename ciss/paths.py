@@ -1,4 +1,4 @@
-"""Where things are: the project, its data sets and what its runs write. Nothing here makes a folder."""
+"""Folders of the project, its data sets and its outputs. Nothing here makes a folder."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -7,26 +7,15 @@ from pathlib import Path
 
 AFFECTS_RESULTS = False  # a change here trains nothing again, see store/code
 
-OUTPUTS = (
-    ".source",
-    ".data",
-    "data",
-    "data/shapes",
-    "data/index",
-    "reports/benchmarks",
-    "reports/compare",
-    "runs",
-    "results",
-    "probes",
-    "reports",
-)
+OUTPUTS = ".source .data data data/shapes data/index reports/benchmarks reports/compare runs results probes reports"
+BY_BENCHMARK = "data/index runs results probes reports"  # folders with a folder for each benchmark
 
 
 def project() -> Path:
-    """The absolute folder of the project: the nearest ancestor of the current directory that holds a `dvc.yaml`, else
-    the checkout this package lies in. A queued experiment runs in a copy of the repository, and finds that copy.
+    """The absolute folder of the project: the nearest one above the current folder with a `dvc.yaml`, else the checkout
+    of this package. A queued experiment finds the copy of the repository that it runs in.
 
-    Raises FileNotFoundError where there is neither.
+    Raises FileNotFoundError if there is neither.
     """
     here = Path.cwd()
     for folder in (here, *here.parents, Path(__file__).resolve().parents[1]):
@@ -41,12 +30,12 @@ def existing_parent(path: Path) -> Path:
 
 
 def data_roots() -> list[Path]:
-    """Absolute folders that data sets are looked for in: `$CISS_DATA`, then `data/` of the project, then, in a queued
-    experiment (DVC_ROOT), `data/` of the repository it was queued from."""
+    """Absolute folders that may hold data sets: `$CISS_DATA`, `data/` of the project and, in a queued experiment
+    (DVC_ROOT), `data/` of the repository that it comes from."""
     roots = []
     if root := os.environ.get("CISS_DATA"):
         roots.append(Path(root).expanduser())
-    with suppress(FileNotFoundError):  # CISS_DATA alone is enough outside a project
+    with suppress(FileNotFoundError):  # outside a project, CISS_DATA is enough
         roots.append(project() / "data")
     if root := os.environ.get("DVC_ROOT"):
         roots.append(Path(root) / "data")
@@ -54,13 +43,13 @@ def data_roots() -> list[Path]:
 
 
 def data_root(folder: str) -> Path:
-    """The absolute path of a data set's folder, such as "VOCdevkit", in the first of the data roots that has it.
+    """The absolute path of a data set's folder, such as "VOCdevkit", in the first data root that has it.
 
-    Raises FileNotFoundError naming every place that was searched.
+    Raises FileNotFoundError, which names every data root.
     """
     roots = data_roots()
     for root in roots:
-        if os.path.exists(root / folder):  # Path.exists raises where a folder may not be searched
+        if os.path.exists(root / folder):  # Path.exists raises without the permission to search
             return root / folder
     reasons = [f" ({reason})" for root in roots if (reason := _unreachable(root, folder))]
     raise FileNotFoundError(
@@ -70,10 +59,10 @@ def data_root(folder: str) -> Path:
 
 
 def _unreachable(root: Path, folder: str) -> str:
-    """Why a data set that may be there cannot be seen; empty without a reason."""
-    for place in (root, root / folder):
-        if os.path.islink(place) and not os.path.exists(place):
-            return f"{place} is a link to {os.readlink(place)}, which cannot be reached"
+    """The reason why a data set may exist but cannot be read; empty without one."""
+    for path in (root, root / folder):
+        if os.path.islink(path) and not os.path.exists(path):
+            return f"{path} is a link to {os.readlink(path)}, which cannot be reached"
     if os.path.isdir(root) and not os.access(root, os.X_OK):
         return f"no permission to read {root}"
     return ""
@@ -85,25 +74,23 @@ def content_file(benchmark: str) -> Path:
 
 
 def links(root: Path, runs: Iterable[tuple[str, str]] = ()) -> Iterator[tuple[str, str]]:
-    """What is wrong and what to do, for each folder of outputs that is a link to a place outside of the project. DVC
-    refuses such an output, but only when its stage has ended, after hours of training.
+    """A problem and its remedy for each output folder that is a link to a folder outside the project. DVC refuses such
+    an output, but only at the end of its stage, after hours of training.
 
     Args:
         root: the folder of the project.
         runs: (benchmark, name) of each run.
     """
     runs = list(runs)
-    benchmarks = dict.fromkeys(benchmark for benchmark, _ in runs)
-    of_benchmarks = [f"{folder}/{name}" for folder in (*OUTPUTS[-4:], "data/index") for name in benchmarks]
-    of_runs = [f"{folder}/{benchmark}/{name}" for folder in ("runs", "results") for benchmark, name in runs]
-    for name in (*OUTPUTS, *of_benchmarks, *of_runs):
+    folders = OUTPUTS.split()
+    folders += [f"{folder}/{name}" for folder in BY_BENCHMARK.split() for name in dict.fromkeys(b for b, _ in runs)]
+    folders += [f"{folder}/{benchmark}/{name}" for folder in ("runs", "results") for benchmark, name in runs]
+    for name in folders:
         folder = root / name
-        if not folder.is_symlink() or folder.resolve().is_relative_to(root.resolve()):
-            continue
-        if name == "data":
-            remedy = "make data/ a folder, and put links to the data sets into it, or name their folder in CISS_DATA"
-        else:
+        if folder.is_symlink() and not folder.resolve().is_relative_to(root.resolve()):
             remedy = (
                 "replace the link by a folder. For more space move the whole project, or DVC's cache: dvc cache dir"
             )
-        yield f"{folder} is a link to {os.readlink(folder)}, and DVC refuses outputs outside of the project", remedy
+            if name == "data":
+                remedy = "make data/ a folder with links to the data sets, or name their folder in CISS_DATA"
+            yield f"{folder} is a link to {os.readlink(folder)}, and DVC refuses outputs outside of the project", remedy

@@ -1,6 +1,6 @@
-"""Thousands of random mistakes in `params.yaml` and in the arguments of the plan: a valid study, or one line for each
-mistake that names the file, the key or line, and what to do. Fast tests make the same edits every time; slow ones new
-ones. A failing example is a seed, which makes the same edits again."""
+"""Thousands of random mistakes in `params.yaml` and in the arguments of the plan. The result is a valid study, or one
+line for each mistake: file, key or line, and what to do. Fast tests make the same edits every time, slow ones new ones.
+A failing example is a seed, which makes the same edits again."""
 
 import copy
 import dataclasses
@@ -228,28 +228,29 @@ def edited_text(seed: int, file: Path) -> bool:
 SEEDS = st.integers(0, 10**9)
 
 
-@given(SEEDS)
-@settings(max_examples=1700, deadline=None, derandomize=True)
+def edits(examples: int, **options) -> Callable:
+    """Decorates a test that makes the edits of many seeds."""
+    return lambda test: given(seed=SEEDS)(settings(max_examples=examples, deadline=None, **options)(test))
+
+
+@edits(700, derandomize=True)
 def test_any_edit_of_a_document_is_a_study_or_a_message(seed):
     edited_document(seed)
 
 
-@given(seed=SEEDS)
-@settings(max_examples=300, deadline=None, derandomize=True)
+@edits(150, derandomize=True)
 def test_any_edit_of_a_file_is_a_study_or_a_message(tmp_path_factory, seed):
     edited_text(seed, tmp_path_factory.getbasetemp() / "edited.yaml")
 
 
 @pytest.mark.slow
-@given(seed=SEEDS)
-@settings(max_examples=5_000, deadline=None)
+@edits(5_000)
 def test_many_edits_of_documents(seed):
     edited_document(seed)
 
 
 @pytest.mark.slow
-@given(seed=SEEDS)
-@settings(max_examples=1_000, deadline=None)
+@edits(1_000)
 def test_many_edits_of_files(tmp_path_factory, seed):
     edited_text(seed, tmp_path_factory.getbasetemp() / "edited.yaml")
 
@@ -329,7 +330,8 @@ KEYS = ["train.batch", "train.base.lr", "train", "", "a..b", ".", "model.encoder
 KEYS += ["holdout", "model.weights", "train.base.epochs.x", "setting", "x" * 300, "\n", "train.curve", "methods"]
 
 
-def asked(seed: int, folder: Path, monkeypatch, capsys) -> None:
+def plan_random_arguments(seed: int, folder: Path, capsys) -> None:
+    """The plan writes a valid file, or ends with a message and changes nothing."""
     dice = random.Random(seed)
     words = ["shapes", dice.choice(["4-2", "4-2", "joint", *ARGUMENTS])]
     for option in dice.sample(
@@ -345,24 +347,17 @@ def asked(seed: int, folder: Path, monkeypatch, capsys) -> None:
     try:
         cli.main(["plan", *words])
     except SystemExit as error:
-        told = capsys.readouterr().err
-        message = str(error) if told == "" else told[told.index("error: ") :].strip()
+        stderr = capsys.readouterr().err
+        message = str(error) if stderr == "" else stderr[stderr.index("error: ") :].strip()
         assert message.startswith("error: ") and "Traceback" not in message
         assert (folder / "params.yaml").read_bytes() == before
     else:
         assert config.load("params.yaml").benchmarks
 
 
-def test_any_argument_of_the_plan_is_done_or_explained(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(1000, 1200), marks=pytest.mark.slow)], ids=len)
+def test_any_argument_of_the_plan_is_done_or_explained(tmp_path, monkeypatch, capsys, seeds):
     (tmp_path / "dvc.yaml").touch()
     monkeypatch.chdir(tmp_path)
-    for seed in range(60):
-        asked(seed, tmp_path, monkeypatch, capsys)
-
-
-@pytest.mark.slow
-def test_many_arguments_of_the_plan(tmp_path, monkeypatch, capsys):
-    (tmp_path / "dvc.yaml").touch()
-    monkeypatch.chdir(tmp_path)
-    for seed in range(1000, 1200):
-        asked(seed, tmp_path, monkeypatch, capsys)
+    for seed in seeds:
+        plan_random_arguments(seed, tmp_path, capsys)

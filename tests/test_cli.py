@@ -16,7 +16,6 @@ from typer.main import get_command
 
 import ciss
 from ciss import cli, old_names
-from ciss.arguments import repeat_options
 from ciss.data.commands import DOWNLOADS
 
 PACKAGE = Path(ciss.__file__).parent
@@ -99,12 +98,12 @@ def test_a_wrong_argument_has_a_usage_and_a_hint(arguments, hint, capsys):
     ],
 )
 def test_several_values_of_an_option(given, expected):
-    assert repeat_options(given.split(), {"--seeds", "--methods"}) == expected.split()
+    assert cli.repeat_options(given.split(), {"--seeds", "--methods"}) == expected.split()
 
 
 def test_an_option_without_values_has_none():
-    assert repeat_options(["--methods", "--add"], {"--methods"}) == ["--methods", "", "--add"]
-    assert repeat_options(["a", "--methods"], {"--methods"}) == ["a", "--methods", ""]
+    assert cli.repeat_options(["--methods", "--add"], {"--methods"}) == ["--methods", "", "--add"]
+    assert cli.repeat_options(["a", "--methods"], {"--methods"}) == ["a", "--methods", ""]
 
 
 def test_every_download_is_a_choice():
@@ -154,6 +153,10 @@ def test_light_modules_import_neither_timm_nor_the_compiler():
     names += ["ciss.cli", "ciss.study.plan", "ciss.study.plan_check", "ciss.runs.results", "ciss.training.loop"]
     assert "ciss.analysis.compare.tables" in names and "ciss.study.report.page" in names
     assert python(IMPORTS, " ".join(names), " ".join(COMPILER)) == "\n"
+
+
+def test_commands_of_data_import_no_torch():
+    assert python(IMPORTS, "ciss.data.commands", "torch pandas matplotlib") == "\n"
 
 
 def test_training_needs_few_packages(project):

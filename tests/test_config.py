@@ -30,6 +30,8 @@ chain:
 ends: {s0-mib: {run: s0-mib-2, benchmark: b}, joint: {run: s0-joint, benchmark: b}}
 """
 
+CIRCLE = "continues this run in turn. Name a base step or an earlier increment."
+
 
 @pytest.fixture
 def document():
@@ -182,79 +184,64 @@ def test_a_mistake_in_a_benchmark(document, key, value, words):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "line"),
+    ("key", "value", "words"),
     [
-        ("benchmark", {}, "benchmark: unknown key. Did you mean 'benchmarks'?"),
-        (
-            "file",
-            1,
-            "file: unknown key. There are: bases, benchmarks, chain, complete, ends, joints, methods, output, own.",
-        ),
-        ("bases", ..., "bases: this key is missing. Add it."),
-        ("benchmarks", [], "benchmarks: found [], but it should be a section."),
-        ("bases.s0.seeds", 1, "bases.s0.seeds: unknown key. Did you mean 'seed'?"),
-        ("bases.s0.seed", -1, "bases.s0.seed: found -1, but it should be greater than or equal to 0."),
-        ("chain.s0-mib-1.step", 0, "chain.s0-mib-1.step: found 0, but it should be greater than or equal to 1."),
-        ("methods.mib", None, "methods.mib: found None, but it should be a section."),
-        ("output", "", "output: found '', but it should have at least 1 character."),
+        ("benchmark", {}, "unknown key. Did you mean 'benchmarks'?"),
+        ("file", 1, "unknown key. There are: bases, benchmarks, chain, complete, ends, joints, methods, output, own."),
+        ("bases", ..., "this key is missing. Add it."),
+        ("benchmarks", [], "found [], but it should be a section."),
+        ("bases.s0.seeds", 1, "unknown key. Did you mean 'seed'?"),
+        ("bases.s0.seed", -1, "found -1, but it should be greater than or equal to 0."),
+        ("chain.s0-mib-1.step", 0, "found 0, but it should be greater than or equal to 1."),
+        ("methods.mib", None, "found None, but it should be a section."),
+        ("output", "", "found '', but it should have at least 1 character."),
         # --- the chain
-        ("chain.s0-mib-1.after", ..., "chain.s0-mib-1.after: this key is missing. Add it."),
-        (
-            "chain.s0-mib-1.after",
-            "s00",
-            "chain.s0-mib-1.after: there is no base step or increment 's00'. Did you mean 's0'?",
-        ),
-        (
-            "chain.s0-mib-1.after",
-            "s0-joint",
-            "chain.s0-mib-1.after: there is no base step or increment 's0-joint'. There are: s0, "
-            "s0-mib-1, s0-mib-2, s1.",
-        ),
-        (
-            "chain.s0-mib-1",
-            ...,
-            "chain.s0-mib-2.after: there is no base step or increment 's0-mib-1'. Did you mean 's0-mib-2'?",
-        ),
-        (
-            "chain.s0-mib-2.after",
-            "s0",
-            "chain.s0-mib-2.step: 2 cannot follow step 0 of 's0'. Make it 1.",
-        ),
-        ("chain.s0-mib-2.step", 3, "chain.s0-mib-2.step: 3 cannot follow step 1 of 's0-mib-1'. Make it 2."),
-        (
-            "chain.s0-mib-2.after",
-            "s0-mib-2",
-            "chain.s0-mib-2.after: 's0-mib-2' continues this run in turn. Name a base step or an earlier increment.",
-        ),
-        ("chain.s0-mib-2.seed", 1, "chain.s0-mib-2.seed: 1 differs from 0 of 's0-mib-1'. Use the same."),
-        ("chain.s0-mib-1.after", "s1", "chain.s0-mib-1.seed: 0 differs from 1 of 's1'. Use the same."),
-        (
-            "chain.s0-mib-2.method",
-            "finetune",
-            "chain.s0-mib-2.method: 'finetune' continues 'mib' of 's0-mib-1'. Use one method.",
-        ),
-        ("bases.s1.method", "fine", "bases.s1.method: there is no method 'fine'. Did you mean 'finetune'?"),
-        ("bases.s0.method", "x", "bases.s0.method: there is no method 'x'. There are: finetune, joint, mib."),
-        ("joints.s0-joint.method", "mb", "joints.s0-joint.method: there is no method 'mb'. Did you mean 'mib'?"),
-        ("bases.s1.benchmark", "voc", "bases.s1.benchmark: there is no benchmark 'voc'. There are: b, c."),
-        ("ends.s0-mib.run", "s0-mib-3", "ends.s0-mib.run: there is no run 's0-mib-3'. Did you mean 's0-mib-2'?"),
-        ("ends.joint.benchmark", "c", "ends.joint.benchmark: 'c' is not the benchmark of 's0-joint'. Use 'b'."),
+        ("chain.s0-mib-1.after", ..., "this key is missing. Add it."),
+        ("chain.s0-mib-1.after", "s00", "there is no base step or increment 's00'. Did you mean 's0'?"),
+        ("chain.s0-mib-2.after", "s0-joint", "there is no base step or increment 's0-joint'. There are: s0, s0-mib-1, "
+         "s0-mib-2, s1."),
+        ("chain.s0-mib-2.step", 3, "3 cannot follow step 1 of 's0-mib-1'. Make it 2."),
+        ("chain.s0-mib-2.after", "s0-mib-2", f"'s0-mib-2' {CIRCLE}"),
+        ("chain.s0-mib-2.seed", 1, "1 differs from 0 of 's0-mib-1'. Use the same."),
+        ("chain.s0-mib-2.method", "finetune", "'finetune' continues 'mib' of 's0-mib-1'. Use one method."),
+        ("bases.s1.method", "fine", "there is no method 'fine'. Did you mean 'finetune'?"),
+        ("bases.s0.method", "x", "there is no method 'x'. There are: finetune, joint, mib."),
+        ("joints.s0-joint.method", "mb", "there is no method 'mb'. Did you mean 'mib'?"),
+        ("bases.s1.benchmark", "voc", "there is no benchmark 'voc'. There are: b, c."),
+        ("ends.s0-mib.run", "s0-mib-3", "there is no run 's0-mib-3'. Did you mean 's0-mib-2'?"),
+        ("ends.joint.benchmark", "c", "'c' is not the benchmark of 's0-joint'. Use 'b'."),
     ],
 )  # fmt: skip
-def test_a_mistake_in_the_runs(document, key, value, line):
+def test_a_mistake_in_the_runs(document, key, value, words):
     put(document, key, value)
-    assert mistakes(document) == [f"params.yaml: {line}"]
+    assert mistakes(document) == [f"params.yaml: {key}: {words}"]
 
 
-def test_a_chain_that_bites_its_tail(document):
+NO_STEP = "there is no base step or increment 's0-mib-1'. Did you mean 's0-mib-2'?"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "lines"),
+    [
+        ("s0-mib-1", ..., [f"s0-mib-2.after: {NO_STEP}"]),
+        ("s0-mib-2.after", "s0", ["s0-mib-2.step: 2 cannot follow step 0 of 's0'. Make it 1."]),
+        ("s0-mib-1.after", "s1", ["s0-mib-1.seed: 0 differs from 1 of 's1'. Use the same."]),
+        (
+            "s0-mib-1.after",
+            "s0-mib-2",
+            [f"s0-mib-1.after: 's0-mib-2' {CIRCLE}", f"s0-mib-2.after: 's0-mib-1' {CIRCLE}"],
+        ),
+    ],
+)
+def test_a_mistake_in_another_run_of_the_chain(document, key, value, lines):
+    put(document, f"chain.{key}", value)
+    assert mistakes(document) == [f"params.yaml: chain.{line}" for line in lines]
+
+
+def test_what_continues_a_circle_is_no_part_of_it(document):
     put(document, "chain.s0-mib-1.after", "s0-mib-2")
-    tail = "continues this run in turn. Name a base step or an earlier increment."
-    assert mistakes(document) == [
-        f"params.yaml: chain.s0-mib-1.after: 's0-mib-2' {tail}",
-        f"params.yaml: chain.s0-mib-2.after: 's0-mib-1' {tail}",
-    ]
     document["chain"]["s0-mib-3"] = {**document["chain"]["s0-mib-2"], "after": "s0-mib-2", "step": 3}
-    assert len(mistakes(document)) == 2, "what hangs on the ring is not part of it"
+    assert len(mistakes(document)) == 2
 
 
 def test_a_run_of_another_benchmark(document):
@@ -283,18 +270,13 @@ def test_names_that_no_folder_or_stage_can_have(document, part, name):
     assert line.startswith(f"params.yaml: {part}.{shown}: found the name {name!r}, but it should match")
 
 
-@pytest.mark.parametrize(
-    ("part", "name"),
-    [
-        ("benchmarks", "compare"),
-        ("benchmarks", "benchmarks"),
-        ("bases", "1_data"),
-        ("joints", "4_forgetting"),
-        ("chain", "5_background"),
-    ],
-)
-def test_names_that_reports_have(document, part, name):
-    """Two stages would write one file, which DVC says without naming the run."""
+TAKEN = ["benchmarks.compare", "benchmarks.benchmarks", "bases.1_data", "joints.4_forgetting", "chain.5_background"]
+
+
+@pytest.mark.parametrize("place", TAKEN)
+def test_names_that_reports_have(document, place):
+    """Two stages would write one file; DVC's message does not name the run."""
+    part, name = place.split(".")
     document[part][name] = next(iter(document[part].values()))
     line = f"params.yaml: {part}.{name}: the reports have a file or folder of this name. Rename it."
     assert mistakes(document)[0] == line
@@ -306,41 +288,29 @@ def test_names_that_are_fine(document, name):
     assert name in config.parse(document).bases
 
 
+AMBIGUOUS = "has an underscore, a leading zero or a decimal comma. Write"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (
-            "{lr: 0,1, norm: batch}",
-            "section.1: found the name 1, but it should be text. Write it in quotes. A decimal n",
-        ),
-        ("{lr: 0,05}", "line 1, column 17: not valid YAML: '05' has an underscore, a leading zero or a decimal comma."),
+        ("{lr: 0,1, norm: batch}", "section.1: found the name 1, but it should be text. Write it in quotes. A decimal"),
+        ("{lr: 0,05}", f"line 1, column 17: not valid YAML: '05' {AMBIGUOUS} 5"),
         ("{lr: '0,1'}", "section.lr: found '0,1', but it should be a valid number."),
         ("{epochs: '1,000'}", "section.epochs: found '1,000', but it should be a valid integer."),
         ("{norm: 2004-02-01}", "section.norm: found datetime.date(2004, 2, 1), but it should be text, a number, true,"),
-        (
-            "{norm: 4_2}",
-            "line 1, column 17: not valid YAML: '4_2' has an underscore, a leading zero or a decimal comma. Write 42",
-        ),
-        (
-            "{epochs: 010}",
-            "line 1, column 19: not valid YAML: '010' has an underscore, a leading zero or a decimal comma. Write 10",
-        ),
-        (
-            "{epochs: 1_6}",
-            "line 1, column 19: not valid YAML: '1_6' has an underscore, a leading zero or a decimal comma. Write 16",
-        ),
-        (
-            "{lr: 00.5}",
-            "line 1, column 15: not valid YAML: '00.5' has an underscore, a leading zero or a decimal comma. Write 0.5",
-        ),
+        ("{norm: 4_2}", f"line 1, column 17: not valid YAML: '4_2' {AMBIGUOUS} 42 for the number"),
+        ("{epochs: 010}", f"line 1, column 19: not valid YAML: '010' {AMBIGUOUS} 10"),
+        ("{epochs: 1_6}", f"line 1, column 19: not valid YAML: '1_6' {AMBIGUOUS} 16"),
+        ("{lr: 00.5}", f"line 1, column 15: not valid YAML: '00.5' {AMBIGUOUS} 0.5"),
     ],
 )
 def test_numbers_that_are_easily_misread(tmp_path, text, words):
-    """YAML 1.1 reads 010 as 8 and 1_6 as 16; YAML 1.2 reads 10 and text. A slip of the finger makes either."""
+    """YAML 1.1 reads 010 as 8 and 1_6 as 16; YAML 1.2 reads 10 and text. A typing error makes either."""
     (tmp_path / "a.yaml").write_text(f"section: {text}\n")
     with pytest.raises(config.ConfigError) as caught:
         config.validate(dict[str, config.Phase], config.read_yaml(tmp_path / "a.yaml"), "a.yaml", "")
-    assert [line for line in str(caught.value).splitlines() if f"a.yaml: {words}" in line], str(caught.value)
+    assert f"a.yaml: {words}" in str(caught.value)
 
 
 @pytest.mark.parametrize("number", ["0", "-0.5", "0.001", "1e-3", "0x10", "0o17", "10", ".5", "+3"])
@@ -364,6 +334,22 @@ def test_a_document_inside_itself(tmp_path):
     (tmp_path / "a.yaml").write_text("a: &a {b: *a, c: *a}\n")
     with pytest.raises(ConfigError, match="line 1: sections are nested too deeply. Correct the brackets and dashes.$"):
         config.load(tmp_path / "a.yaml")
+
+
+def test_a_message_names_the_line(tmp_path):
+    """Of the key, or of the section that lacks it; a key of the file alone has none."""
+    file = tmp_path / "a.yaml"
+    text = RUNS.replace("crop: 8", "crop: -8").replace("seed: 1}", "seed: x}").replace("run: s0-mib-2, ", "")
+    file.write_text(text.replace("joints: ", "joint: "))
+    with pytest.raises(ConfigError) as caught:
+        config.load(file)
+    assert {line.removeprefix(f"{file}: ").partition(": ")[::2] for line in str(caught.value).splitlines()} == {
+        ("line 6", "benchmarks.b.train.crop: found -8, but it should be greater than or equal to 1."),
+        ("line 6", "benchmarks.c.train.crop: found -8, but it should be greater than or equal to 1."),
+        ("line 9", "bases.s1.seed: found 'x', but it should be a valid integer."),
+        ("line 14", "ends.s0-mib.run: this key is missing. Add it."),
+        ("line 10", "joint: unknown key. Did you mean 'joints'?"),
+    }
 
 
 def test_every_mistake_is_shown(document):

@@ -484,7 +484,7 @@ def test_no_group_of_processes(make_setup, monkeypatch):
 
 
 def test_a_typo_in_the_parameters(make_setup):
-    text = "params.yaml: benchmarks.tiny.train.epocs: unknown key"
+    text = ": benchmarks.tiny.train.epocs: unknown key"
     finds(doctor.parameters, make_setup(train__epocs=3), "FAIL", text, "ciss plan --check")
     finds(doctor.parameters, make_setup(model__encoder="resnet51"), "FAIL", "resnet51", "ciss plan --check")
     assert "tiny; 5 runs" in passes(doctor.parameters, make_setup())

@@ -15,7 +15,6 @@ PACKAGE = paths.project() / "ciss"
 ROOMS = (
     "__main__",
     "cli",
-    "arguments",
     "study",
     "doctor",
     "analysis",

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from ciss import config, paths
-from ciss.data import evaluation_loader, prepare, training_loader
+from ciss.data import prepare
+from ciss.data.loaders import evaluation_loader, training_loader
 from ciss.runs import timings
 from ciss.runs.results import _copy
 from ciss.training import loop
@@ -99,6 +100,7 @@ def test_what_windows_lacks_is_seen(code, names):
     assert posix_only(ast.parse(code)) == names
 
 
+@pytest.mark.slow
 def test_it_trains_without_posix_modules_and_signals(project):
     process = project.command("-c", WINDOWS)
     out, error = process.communicate(timeout=100)

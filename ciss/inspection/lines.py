@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from ciss.config import Config, ConfigError, load
-from ciss.data import picture
+from ciss.data.loaders import picture
 from ciss.inspection.step import Step
 from ciss.inspection.trained import telling_images
 from ciss.runs import check as runs_check

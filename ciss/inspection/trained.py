@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ciss import distributed
-from ciss.data import evaluation_loader
+from ciss.data.loaders import evaluation_loader
 from ciss.methods import Batch, Method
 from ciss.models import Output
 from ciss.runs.run import Run, load_network

@@ -4,7 +4,7 @@ A RECONSTRUCTION: the authors released no code, and of the paper only the abstra
 its source: code and papers of the same group (RDP, FISS, GLFC, LGA, HFC, KBK, Cs2K) and what these build on (PLOP,
 ProDA, SDR).
 
-Known differences from the released code of PLOP and FISS, from which the distillation of pooled outputs is:
+Known differences from the released code of PLOP and FISS:
 
 * Their POD compares the encoder's stages before their last activation: `pod_stages: before_activation`.
 * FISS divides the weighted cross-entropy by all pixels, ignored ones too: `divisor: all`, in the preset `code`.

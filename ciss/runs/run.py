@@ -11,7 +11,7 @@ from torch import Tensor
 from ciss import config as configuration
 from ciss import data, distributed, documents, paths
 from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
-from ciss.data import Index
+from ciss.data import Index, normalisation
 from ciss.data.loaders import stable_seed
 from ciss.methods import Method, code_of, method_class
 from ciss.models import Network, WeightsError, create_network, needs_two_images
@@ -110,9 +110,8 @@ class Run:
 
     def normalise(self, images: Tensor, device: torch.device) -> Tensor:
         """Normalises images (B,3,H,W) uint8, in the same way for training and evaluation."""
-        return data.normalise(
-            images, device, self.settings.train.channels_last, data.input_statistics(self.settings.model)
-        )
+        statistics = normalisation.input_statistics(self.settings.model)
+        return normalisation.normalise(images, device, self.settings.train.channels_last, statistics)
 
     def index(self) -> Index:
         """The index of the benchmark. Raises DataError if it is missing, damaged, or made for other settings."""
@@ -134,7 +133,7 @@ class Run:
             del settings["train"][name]
         # Stored only if they differ from ImageNet's, which checkpoints without this key were trained with.
         del settings["model"]["input_statistics"]
-        if (statistics := data.input_statistics(self.settings.model)) != data.IMAGENET:
+        if (statistics := normalisation.input_statistics(self.settings.model)) != normalisation.IMAGENET:
             settings["model"]["input_statistics"] = [list(values) for values in statistics]
         return {
             "benchmark": settings,

@@ -1,7 +1,7 @@
-"""Executes a notebook with papermill, as every stage of the pipeline does: `ciss execute`.
+"""Executes a notebook with papermill, as the stages of the pipeline do: `ciss execute`.
 
-The notebook runs in the Python that runs this module, whichever kernel its metadata name. Its printed lines pass
-through. An error becomes one message, and the executed copy shows where it happened. Ctrl-C stops the notebook too.
+The notebook runs in the Python of this module, whichever kernel its metadata name. Its printed lines appear here, and
+an error is one message; the executed copy shows its cell. Ctrl-C stops the notebook too.
 
 The same notebook on the same data leaves the same bytes. The executed copy has no times, no version of Python, no
 warnings (they name processes) and no absolute path of the project or of `$CISS_DATA`. It has no printed lines of cells
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import psutil
 
-# What papermill reads notebooks with would first build a grammar of web addresses in any script, over a second that
-# every stage pays, for a check that no notebook asks for. It is optional: seen as not installed, it is left out.
+# An optional package of papermill's reader builds a grammar of web addresses, which takes over a second in every stage.
+# No notebook needs it. Here it counts as not installed.
 sys.modules.setdefault("rfc3987_syntax", None)
 import nbformat  # noqa: E402
 import papermill  # noqa: E402
@@ -36,29 +36,15 @@ KERNELSPEC = {"name": "python3", "display_name": "Python 3", "language": "python
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours of IPython's traceback
 TRACEBACK_LINES = 15
 UNPRINTED = "remove-stdout"  # tag of cells; MyST-NB knows it too
-OUTPUT_TIMEOUT = 600  # seconds from a cell's end until its last printed line has arrived; nbclient's own is 4
-QUIET = "--IPKernelApp.log_level=ERROR"  # every kernel warns that it speaks to this machine unencrypted
-EXPLAINED = (
-    "ConfigError",
-    "DataError",
-    "CheckpointError",
-    "DiskFull",
-    "MemoryShort",
-    "WeightsError",
-    "Locked",
-    "DivergenceError",
-    "ProvenanceError",
-    "WorkerError",
-    "Lost",
-    "FileNotFoundError",
-    "OSError",
-    "PermissionError",
-)
+OUTPUT_TIMEOUT = 600  # seconds from the end of a cell until its last printed line arrives; nbclient's default is 4
+QUIET = "--IPKernelApp.log_level=ERROR"  # without the warning that the connection is not encrypted
+# Errors whose message says enough, by name, as the kernel sends them; others come with the end of their traceback.
+EXPLAINED = "ConfigError DataError CheckpointError DiskFull MemoryShort WeightsError Locked DivergenceError "
+EXPLAINED += "ProvenanceError WorkerError Lost FileNotFoundError OSError PermissionError"
 
 
 class KernelManager(AsyncKernelManager):
-    """Starts kernels of this Python. A kernelspec named python3 may belong to another one, for example in
-    `~/.local/share/jupyter/kernels`, which Jupyter searches before the environment."""
+    """Starts kernels of this Python. A kernelspec python3 of the user, which Jupyter searches first, may be another."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -67,7 +53,7 @@ class KernelManager(AsyncKernelManager):
 
 
 class Engine(NBClientEngine):
-    """Runs a notebook by `KernelManager`, and says so in the metadata of the executed copy."""
+    """Runs a notebook by `KernelManager`, and writes that kernelspec into the executed copy."""
 
     @classmethod
     def execute_managed_notebook(cls, manager, kernel_name: str, **options) -> None:
@@ -81,9 +67,9 @@ papermill_engines.register("ciss", Engine)
 
 
 def execute(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
-    """Runs `notebook` in the current folder and writes the executed copy, also of a failed run.
+    """Runs a notebook in the current folder and writes the executed copy, also if a cell fails.
 
-    Raises PapermillExecutionError with the cell's error, and whatever else papermill and nbclient raise.
+    Raises PapermillExecutionError for an error in a cell, and other errors of papermill and nbclient.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
@@ -96,7 +82,7 @@ def execute(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
         progress_bar=False,
         log_output=True,
         extra_arguments=[QUIET],
-        shutdown_kernel="immediate",  # what a notebook leaves is on the disk by then
+        shutdown_kernel="immediate",  # all outputs of a notebook are files, written before
     )
     executed = nbformat.read(output, as_version=4)
     remove_changing(executed)
@@ -133,46 +119,44 @@ def _without_folders(text: str) -> str:
 
 
 def parameter_names(notebook: Path) -> list[str]:
-    """The names that the notebook's cell of parameters sets; none where it has no such cell or cannot be read."""
+    """The names that the notebook's cell of parameters sets; none without such a cell."""
     try:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         sources = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
         lines = [line for source in sources for line in ast.parse(source).body]
     except (ValueError, SyntaxError, KeyError, TypeError, AttributeError, OSError):
-        return []  # papermill's own message says what is wrong
+        return []  # papermill reports what is wrong
     return [target.id for line in lines if isinstance(line, ast.Assign) for target in line.targets]
 
 
 def main(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
-    """Executes a notebook, printing what its cells print. Exits with a message where it fails."""
+    """Executes a notebook and prints the output of its cells. Exits with a message if it fails."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("papermill").setLevel(logging.INFO)
-    logging.getLogger("papermill").addFilter(_printed)
-    logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # its errors arrive as exceptions, too
+    logging.getLogger("papermill").addFilter(_is_printed)
+    logging.getLogger("traitlets").setLevel(logging.CRITICAL)  # its errors are also exceptions
     if not notebook.is_file():
         sys.exit(f"error: {notebook}: there is no such notebook.")
     known = parameter_names(notebook)
     for name in parameters:
         if known and name not in known:
-            from ciss.documents import choose  # no stage waits for it
+            from ciss.documents import choose  # not needed by a stage
 
             sys.exit(f"error: {notebook}: no parameter {name!r}. {choose(name, known)}")
     try:
-        # in a thread: in the main one nbclient takes Ctrl-C for itself, and lets the notebook go on for seconds
+        # In the main thread, nbclient would handle Ctrl-C and let the notebook continue for seconds.
         ThreadPoolExecutor(1).submit(execute, notebook, output, parameters).result()
     except KeyboardInterrupt:
         _stop()
     except DeadKernelError:
-        sys.exit(
-            f"error: {notebook}: its process was killed, perhaps because the machine had no memory left. "
-            "Finished epochs are kept. Free some, and run the same command again."
-        )
+        problem = "its process was killed, perhaps because the machine had no memory left"
+        sys.exit(f"error: {notebook}: {problem}. Finished epochs are kept. Free memory and run the same command again.")
     except PapermillExecutionError as error:
-        if error.ename not in EXPLAINED:
+        if error.ename not in EXPLAINED.split():
             print(_end_of_traceback(error.traceback), file=sys.stderr)
         sys.exit(f"error: {error.evalue}\n(in {output}, cell {error.exec_count})")
-    except Exception as error:  # before the first cell: the notebook cannot be read, or its kernel does not start
-        reason = next(iter(str(error).splitlines()), "")
+    except Exception as error:  # before the first cell: the notebook is not readable, or its kernel does not start
+        reason = str(error).partition("\n")[0]
         sys.exit(
             f"error: {notebook}: cannot be executed: {type(error).__name__}: {reason}\n"
             "Open it with `jupyter lab` to see whether it is a notebook, and run `ciss doctor`."
@@ -182,32 +166,25 @@ def main(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
 def _end_of_traceback(entries: list[str]) -> str:
     """The last lines of IPython's traceback, without colours."""
     lines = ANSI.sub("", "\n".join(entries)).splitlines()
-    head = [] if len(lines) <= TRACEBACK_LINES else ["Traceback, its last lines; the executed copy has all of it:"]
-    return "\n".join([*head, *lines[-TRACEBACK_LINES:]])
+    return "\n".join(["Traceback, its last lines; the executed copy has all of it:", *lines[-TRACEBACK_LINES:]])
 
 
 def _stop() -> None:
     """Ends the notebook's process and this one."""
     kernels = psutil.Process().children(recursive=True)
-    for stop in (_interrupt, psutil.Process.kill):  # the first lets it tidy up
+    interrupt = signal.SIGTERM if os.name == "nt" else signal.SIGINT  # Windows has no SIGINT for a single process
+    for number in (interrupt, getattr(signal, "SIGKILL", signal.SIGTERM)):  # after the first one, a kernel can tidy up
         for kernel in kernels:
             with suppress(psutil.NoSuchProcess):
-                stop(kernel)
+                kernel.send_signal(number)
         _, kernels = psutil.wait_procs(kernels, timeout=0.3)
     print("\nStopped. The same command goes on after the last finished epoch.", file=sys.stderr, flush=True)
     os._exit(130)
 
 
-def _interrupt(process: psutil.Process) -> None:
-    if os.name == "nt":  # no SIGINT for a single process
-        process.terminate()
-    else:
-        process.send_signal(signal.SIGINT)
-
-
-def _printed(record: logging.LogRecord) -> bool:
-    """Papermill's log carries what cells print among its own remarks: keep the first, without figures' descriptions."""
+def _is_printed(record: logging.LogRecord) -> bool:
+    """Whether a record of papermill's log is output of a cell or a warning, and no description of a figure."""
     text = record.getMessage().rstrip()
     record.msg, record.args = text, ()
-    heard = record.funcName == "log_output_message" or record.levelno >= logging.WARNING
-    return heard and bool(text) and not re.fullmatch("<.*>", text)
+    wanted = record.funcName == "log_output_message" or record.levelno >= logging.WARNING
+    return wanted and bool(text) and not re.fullmatch("<.*>", text)

@@ -1,4 +1,4 @@
-"""Trains several runs of a parameter file, each in a process of its own: `ciss train --jobs 2`."""
+"""Trains several runs of a parameter file, each in its own process: `ciss train --jobs 2`."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from queue import SimpleQueue
 import torch
 
 from ciss import config, paths
-from ciss.config import Config, ConfigError
+from ciss.config import Config
 from ciss.data import prepare
 from ciss.runs import results as runs_results
 from ciss.runs.check import check
@@ -22,17 +22,17 @@ from ciss.runs.run import Run, index_folder, resolve, steps
 from ciss.store import files
 from ciss.training.loop import USER_ERRORS, predecessor
 
-# What a scheduler or a closed terminal sends. Windows lacks the last two, and SIGKILL.
+# Signals of a scheduler or a closed terminal. Windows lacks the last two, and SIGKILL.
 STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 SIGKILL = getattr(signal, "SIGKILL", None)
-ERROR = re.compile(r"^(?:process \d+ of \d+ on \S+: )?error: ", re.MULTILINE)  # how a training says what is wrong
-LAST_LINES = 20  # of what else a process says in the end
+ERROR = re.compile(r"^(?:process \d+ of \d+ on \S+: )?error: ", re.MULTILINE)  # the start of a training's message
+LAST_LINES = 20  # of stderr, for a process that ends without a message
 CHANGED = "ended, but is not what this file asks for: parameters or code changed meanwhile. Run the command again."
 
 
 class Crew:
-    """Processes that train runs, `jobs` at a time; each of `devices` (values of CUDA_VISIBLE_DEVICES, or nothing for
-    what the machine has) goes to as few as possible."""
+    """Processes that train runs, `jobs` at a time. Jobs share `devices` (values of CUDA_VISIBLE_DEVICES, or none for
+    the machine's own setting) as evenly as possible."""
 
     def __init__(self, settings: Config, jobs: int, devices: list[str]):
         self.settings, self.jobs = settings, jobs
@@ -43,9 +43,13 @@ class Crew:
             self.free.put(device)
 
     def train(self, names: list[str]) -> tuple[list[str], dict[str, str]]:
-        """Trains what is missing or outdated of these runs, each after the one it continues, which must be among them
-        or trained. Returns (those trained now, messages of those that failed, by name); a message is printed when the
-        run fails, too."""
+        """Trains the runs that are missing or outdated, each after the one it continues.
+
+        Args:
+            names: of runs; the runs they continue are among them, or trained.
+
+        Returns: names of the runs trained now, and messages of those that failed, which are also printed at once.
+        """
         waiting, jobs, trained, failed = list(names), dict[Future, str](), [], {}
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
@@ -67,17 +71,13 @@ class Crew:
                                 print(f"{name} failed: {failed[name]}", flush=True)
             except BaseException:
                 self.stopped = True
-                while self.processes:  # until they have ended, whatever else is pressed
+                while self.processes:  # a second Ctrl-C changes nothing
                     with suppress(KeyboardInterrupt):
-                        self.stop()
+                        for process in list(self.processes.values()):
+                            _interrupt(process)
                         wait(jobs)
                 raise
         return trained, failed
-
-    def stop(self) -> None:
-        """As Ctrl-C would stop each; a terminal's own does not reach them, so that it comes once."""
-        for process in list(self.processes.values()):
-            _interrupt(process)
 
     def _after(self, name: str) -> str | None:
         return self.settings.chain[name].after if name in self.settings.chain else None
@@ -86,21 +86,22 @@ class Crew:
         try:
             return finished(resolve(self.settings, name))
         except USER_ERRORS:
-            return False  # its own process says what is wrong
+            return False  # the process of the run reports the error
 
     def _run(self, name: str) -> str | None:
-        """Trains one run. Returns what its process said in the end where it failed."""
+        """Trains one run. Returns its message if it fails."""
         if self.stopped:
             return "stopped"
         device = self.free.get()
         environment = {**os.environ, **({} if device is None else {"CUDA_VISIBLE_DEVICES": device})}
+        # In a session of its own, a process does not get the terminal's Ctrl-C besides ours.
         options = {"stderr": subprocess.PIPE, "text": True, "errors": "replace", "start_new_session": True}
         try:
             with subprocess.Popen(command(self.settings, name), env=environment, **options) as process:
                 self.processes[name] = process
-                if self.stopped:  # while it was started
+                if self.stopped:  # while the process started
                     _interrupt(process)
-                said = process.communicate()[1].strip()
+                stderr = process.communicate()[1].strip()
         except OSError as error:
             return f"its process could not be started: {error}"
         finally:
@@ -109,19 +110,18 @@ class Crew:
         if process.returncode == 0:
             return None
         if process.returncode > 0:
-            return _message(said).removeprefix(f"{name}: ") or f"exit status {process.returncode}"
+            return _message(stderr).removeprefix(f"{name}: ") or f"exit status {process.returncode}"
         number = -process.returncode
-        doubt = "; is there memory enough?" if number == SIGKILL else ""
-        return f"its process was killed ({signal.strsignal(number) or number}){doubt} {_last_lines(said)}".strip()
+        advice = "; is there memory enough?" if number == SIGKILL else ""
+        return f"its process was killed ({signal.strsignal(number) or number}){advice} {_last_lines(stderr)}".strip()
 
 
-def _message(said: str) -> str:
-    """The error message in what a training wrote to stderr; without one the last lines, from a traceback's head on."""
-    messages = list(ERROR.finditer(said))
-    if messages:
-        return said[messages[-1].end() :]
-    _, head, traceback = said.rpartition("Traceback (most recent call last):")
-    return head + traceback if head else _last_lines(said)
+def _message(stderr: str) -> str:
+    """The last error message of a training; without one the last traceback, or the last lines."""
+    if messages := list(ERROR.finditer(stderr)):
+        return stderr[messages[-1].end() :]
+    _, head, traceback = stderr.rpartition("Traceback (most recent call last):")
+    return head + traceback if head else _last_lines(stderr)
 
 
 def _last_lines(text: str) -> str:
@@ -129,11 +129,9 @@ def _last_lines(text: str) -> str:
 
 
 def _interrupt(process: subprocess.Popen) -> None:
+    """Ends a process as Ctrl-C does. Windows has no such signal for a single process."""
     with suppress(ProcessLookupError):
-        if os.name == "nt":  # no SIGINT for a single process
-            process.terminate()
-        else:
-            process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGINT)
 
 
 def command(settings: Config, name: str) -> list[str]:
@@ -141,9 +139,11 @@ def command(settings: Config, name: str) -> list[str]:
 
 
 def finished(run: Run) -> bool:
-    """Whether there is a training of it by these parameters, this code, data and teacher. Then it is also kept where
-    no pipeline removes it; one that a pipeline removed is put back. Raises OSError, DataError, CheckpointError, and
-    Locked while another process trains it."""
+    """Whether the run is trained with these parameters, this code, data and teacher.
+
+    A finished run is also kept where no pipeline removes it; one that a pipeline removed is put back. Raises OSError,
+    DataError, CheckpointError, and Locked while another process trains the run.
+    """
     before = predecessor(run)
     identity = run.identity(run.index().fingerprint, file_hash(before) if before else None)
     with files.exclusive(run.resume / "lock", run.name):
@@ -154,9 +154,9 @@ def finished(run: Run) -> bool:
 
 
 def order(settings: Config) -> list[str]:
-    """All runs, those first that most is waiting for: the longest line of runs behind them, counted in steps."""
+    """All runs. Those with the longest chain of runs behind them, counted in steps, come first."""
     behind = dict.fromkeys(settings.runs(), 1)
-    for name, joint in settings.joints.items():  # as long as all steps
+    for name, joint in settings.joints.items():  # joint training takes as long as all steps
         behind[name] = steps(settings.benchmarks[joint.benchmark], f"{settings.file}: benchmarks.{joint.benchmark}")
     for name in settings.chain:
         length = 1
@@ -167,39 +167,37 @@ def order(settings: Config) -> list[str]:
 
 
 def gpus(settings: Config) -> list[str]:
-    """One for each job; none where a training takes several (`train.processes`), or there is none."""
+    """One GPU for each job; none if a training takes several (`train.processes`), or there is none."""
     if any(benchmark.train.processes > 1 for benchmark in settings.benchmarks.values()):
         return []
-    count = torch.cuda.device_count()  # by CUDA's own reading of the variable
+    count = torch.cuda.device_count()  # reads the variable as CUDA does
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = map(str, range(count)) if named is None else named.split(",")
     return [device.strip() for device in devices][:count]
 
 
 def crowded(settings: Config, jobs: int, cores: int) -> str | None:
-    """A remark where processes would wait for each other: their threads are more than the cores."""
-    each = max(benchmark.train.threads * benchmark.train.processes for benchmark in settings.benchmarks.values())
-    if jobs == 1 or jobs * each <= cores:
+    """A remark if the jobs have more threads than there are cores."""
+    threads = max(benchmark.train.threads * benchmark.train.processes for benchmark in settings.benchmarks.values())
+    if jobs == 1 or jobs * threads <= cores:
         return None
-    return f"{jobs} jobs of {each} threads on {cores} cores wait for each other. Take fewer, or train.threads=1."
+    return f"{jobs} jobs of {threads} threads on {cores} cores wait for each other. Take fewer, or train.threads=1."
 
 
 def main(runs: list[str], config_file: str, jobs: int | None) -> None:
-    """Trains what is missing or outdated of some runs, and prints a summary. Exits with messages where runs fail.
+    """Trains the runs that are missing or outdated, and prints a summary. Exits with messages if runs fail.
 
     Args:
-        runs: names; none stands for all runs of the file. What they continue must be among them, or trained.
+        runs: names, or none for all runs of the file. The runs they continue are among them, or trained.
         config_file: the parameter file.
         jobs: runs at a time; None: one per GPU, or one.
     """
-    _hear_signals()
+    _handle_signals()
     try:
         settings = config.load(config_file)
         check(settings)
         devices = gpus(settings)
-        jobs = max(1, len(devices)) if jobs is None else jobs
-        if jobs < 1:
-            raise ConfigError(f"--jobs {jobs}: there should be one or more. Leave it out for one a GPU.")
+        jobs = jobs or max(1, len(devices))
         wanted = {resolve(settings, name).name for name in runs or settings.runs()}
         names = [name for name in order(settings) if name in wanted]
         root = (paths.project() / settings.output).resolve()
@@ -222,10 +220,9 @@ def main(runs: list[str], config_file: str, jobs: int | None) -> None:
     print(f"{summary}. Next: dvc repro")
 
 
-def _hear_signals() -> None:
-    """Whatever asks this process to end is Ctrl-C. A shell that starts it in the background has it ignore Ctrl-C, and
-    with it all that it starts: they must not."""
+def _handle_signals() -> None:
+    """Treats every signal to stop as Ctrl-C. A shell lets its background jobs ignore Ctrl-C, and so their processes."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in STOPPING:
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+        if signal.getsignal(number) != signal.SIG_IGN:  # as set by nohup
             signal.signal(number, signal.default_int_handler)

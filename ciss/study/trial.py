@@ -1,11 +1,18 @@
 """`ciss train RUN --try`: two updates, every score and every figure of the run's notebook, in a temporary folder."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
 from ciss import config, metrics
-from ciss.data import Index, picture
+from ciss.analysis.figures import masks, training
+from ciss.data import Index
+from ciss.data.loaders import picture
+from ciss.inspection.trained import explain, telling_images
 from ciss.runs import results
 from ciss.runs.check import check
 from ciss.runs.run import Run, index_folder, resolve
@@ -31,8 +38,6 @@ def attempt(run: Run) -> str:
 
     Returns: one sentence for the user. Raises as `training.loop.train`.
     """
-    import matplotlib.pyplot as plt
-
     index = shortened_index(run, run.index())
     with tempfile.TemporaryDirectory() as folder:
         trial = shortened_run(run, Path(folder))
@@ -84,15 +89,11 @@ def shortened_index(run: Run, index: Index) -> Index:
     )
 
 
-def draw_figures(run: Run, index: Index) -> list:
-    """The figures of a finished run, as in notebooks `2_base` and `3_increment`: matplotlib figures.
+def draw_figures(run: Run, index: Index) -> list[Figure]:
+    """The figures of a finished run, as in notebooks `2_base` and `3_increment`.
 
     Raises CheckpointError for missing results of the run or of its predecessor.
     """
-    import matplotlib.pyplot as plt
-
-    from ciss.analysis.figures import masks, training
-
     result = results.read(run)
     before = results.read(run.before) if run.before else None
     names = run.classes.names
@@ -116,13 +117,8 @@ def draw_figures(run: Run, index: Index) -> list:
     return [scores, samples, *_explained(run, index, result["trace"], colour)]
 
 
-def _explained(run: Run, index: Index, trace: dict, colour) -> list:
+def _explained(run: Run, index: Index, trace: dict, colour: Callable) -> list[Figure]:
     """Training images as the step sees them; of an increment also the method's maps, its logs and its class tokens."""
-    import matplotlib.pyplot as plt
-
-    from ciss.analysis.figures import masks, training
-    from ciss.inspection.trained import explain, telling_images
-
     images = telling_images(run, SAMPLES) if run.after else run.images(index)[:SAMPLES]
     given = [picture(run.settings, index, "train", i, run.label_table(training=True)) for i in images]
     rows = [("image", [image for image, _ in given]), ("labels", colour([labels for _, labels in given]))]

@@ -1,4 +1,4 @@
-"""Chooses coefficients on the hold-out: as many trials for every method, on a seed that is not reported."""
+"""Chooses coefficients on the hold-out set: equally many trials for every method, on a seed that is not reported."""
 
 import sys
 
@@ -14,7 +14,7 @@ from ciss.training.loop import RUN_ERRORS, train_all
 
 
 def main(config_file: str, only: list[str] | None) -> None:
-    """Trains the trials that are missing and writes their tables. Exits with a message where it cannot.
+    """Trains the trials that are missing and writes their tables. Exits with a message if it cannot.
 
     Args:
         config_file: the parameter file.
@@ -35,28 +35,27 @@ def main(config_file: str, only: list[str] | None) -> None:
 def trials(settings: Config, only: list[str] | None = None) -> dict[str, str]:
     """Last run of each trial -> its end. Ends of joint training are no trials.
 
-    Raises ConfigError where trials could not be compared, before anything is trained.
+    Raises ConfigError for trials that cannot be compared, before anything is trained.
     """
     for name, benchmark in settings.benchmarks.items():
         if not benchmark.holdout:
+            remedy = "Set it, for example to a tenth of the training images."
             raise ConfigError(
-                f"{settings.file}: benchmarks.{name}.holdout: 0, so there are no images to choose by. Set it, "
-                "for example to a tenth of the training images."
+                f"{settings.file}: benchmarks.{name}.holdout: 0, so there are no images to choose by. {remedy}"
             )
     ends = {end.run: name for name, end in settings.ends.items() if end.run in settings.chain}
     if not ends:
-        raise ConfigError(f"{settings.file}: ends: there is no trial, an end of the chain. Plan some.")
+        raise ConfigError(f"{settings.file}: ends: no end of the chain is a trial. Plan some.")
     codes = {run: code_of(settings.chain[run].method) for run in ends}
     for code in only or ():
         if code not in codes.values():
-            raise ConfigError(
-                f"--only: {settings.file} has no trial of {code!r}. {config.choose(code, {*codes.values()})}"
-            )
+            hint = config.choose(code, {*codes.values()})
+            raise ConfigError(f"--only: {settings.file} has no trial of {code!r}. {hint}")
     return {run: end for run, end in ends.items() if only is None or codes[run] in only}
 
 
 def write(settings: Config) -> None:
-    """Writes `tuning.csv` of every benchmark with trials beside its other reports, and prints the best trials."""
+    """Writes `tuning.csv` among the reports of every benchmark with trials, and prints the best trials."""
     ends_by_benchmark: dict[str, list[str]] = {}
     for end in trials(settings).values():
         ends_by_benchmark.setdefault(settings.ends[end].benchmark, []).append(end)

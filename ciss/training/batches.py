@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ciss import distributed, documents
-from ciss.data import Index, Loader, statistics_loader, training_loader
-from ciss.data.loaders import available_memory, cache_size, stable_seed
+from ciss.data import Index
+from ciss.data.loaders import Loader, available_memory, cache_size, stable_seed, statistics_loader, training_loader
 from ciss.methods import Batch, Method
 from ciss.models import Network, Output
 from ciss.runs.run import Run

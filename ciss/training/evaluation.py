@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ciss import distributed, metrics, protocol
 from ciss.config import Train
-from ciss.data import Index, Loader, evaluation_loader
+from ciss.data import Index
+from ciss.data.loaders import Loader, evaluation_loader
 from ciss.methods import Batch, Method
 from ciss.models import Network
 from ciss.runs.run import Run

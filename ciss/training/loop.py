@@ -28,8 +28,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ciss import config, distributed
 from ciss.config import Config, ConfigError
-from ciss.data import DataError, Index, Loader, evaluation_loader, prepare, training_loader
-from ciss.data.loaders import stable_seed
+from ciss.data import DataError, Index, prepare
+from ciss.data.loaders import Loader, evaluation_loader, stable_seed, training_loader
 from ciss.methods import Batch, Method
 from ciss.models import Network, Output, WeightsError, set_norm_mode
 from ciss.runs import results as runs_results

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ciss import config
-from ciss.data import DATASETS, DataError, evaluation_loader, loaders, prepare, training_loader
+from ciss.data import DATASETS, DataError, loaders, prepare
 from ciss.data.index import scan
+from ciss.data.loaders import evaluation_loader, training_loader
 from ciss.data.pictures import Pair, read_pair
 from ciss.data.sets import voc as sets_voc
 from ciss.data.sets.voc import read_list

@@ -14,20 +14,10 @@ from torchvision import tv_tensors
 
 from ciss import cli, config, distributed, paths, protocol
 from ciss.config import Model
-from ciss.data import (
-    DATASETS,
-    IMAGENET,
-    DataError,
-    Index,
-    evaluation_loader,
-    input_statistics,
-    normalise,
-    picture,
-    prepare,
-    training_loader,
-)
+from ciss.data import DATASETS, DataError, Index, prepare
 from ciss.data.index import SELECTION
-from ciss.data.loaders import Shuffle, available_cores, stable_seed
+from ciss.data.loaders import Shuffle, available_cores, evaluation_loader, picture, stable_seed, training_loader
+from ciss.data.normalisation import IMAGENET, input_statistics, normalise
 from ciss.data.sets import voc as sets_voc
 from ciss.data.sets.voc import CLASSES, LISTS
 from ciss.data.steps import draw_holdout

@@ -160,6 +160,12 @@ def test_images_beside_the_folders_of_domains(plot, garden, project):
         data.step_count(benchmark(project, setting="domain", protocol="1-1"))
 
 
+def test_a_link_to_its_own_folder_is_not_followed(plot, garden, project):
+    before = data_set("garden").pairs(garden, "train")
+    (garden / "images/train/spring/again").symlink_to(garden / "images/train")
+    assert data_set("garden").pairs(garden, "train") == before
+
+
 @pytest.mark.parametrize("layout", ["one folder of masks", "share"])
 def test_masks_that_another_split_uses_are_no_surplus(plot, garden, project, layout):
     text = {"share": "train: {images: images, masks: masks}\nshare: 0.2\n"}
@@ -397,10 +403,10 @@ def test_training_and_scoring_see_the_numbers_that_the_scan_saw(plot, garden, pr
     index = prepare(settings, tmp_path / "data" / "index" / "garden", progress=False)
     pair, position = index.pairs("val")[0], {0: 2, 1: 3, 2: 4, 3: 255, 4: 1}
     table = Classes(index.groups).label_table(1, "overlapped", training=False)
-    for labels, numbers in (batch[1:] for batch in data.evaluation_loader(settings, index, "val", [0], table)):
+    for labels, numbers in (batch[1:] for batch in data.loaders.evaluation_loader(settings, index, "val", [0], table)):
         stored = np.array(Image.open(pair.mask))
         assert numbers.tolist() == [0] and labels[0].tolist() == np.vectorize(position.get)(stored).tolist()
-    assert data.picture(settings, index, "val", 0, table)[1].tolist() == labels[0].tolist()
+    assert data.loaders.picture(settings, index, "val", 0, table)[1].tolist() == labels[0].tolist()
 
 
 # --- names that nearly fit, ids that no class has

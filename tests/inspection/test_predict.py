@@ -13,7 +13,9 @@ from PIL import Image, ImageOps
 from ciss import cli
 from ciss.analysis.figures.masks import overlay, percent
 from ciss.analysis.figures.style import style
-from ciss.data import DATASETS, DataError, evaluation_loader, normalise
+from ciss.data import DATASETS, DataError
+from ciss.data.loaders import evaluation_loader
+from ciss.data.normalisation import normalise
 from ciss.inspection import predict
 from ciss.models import create_network
 from ciss.runs.run import Run

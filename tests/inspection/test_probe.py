@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from ciss import cli
-from ciss.data import evaluation_loader, normalise
+from ciss.data.loaders import evaluation_loader
+from ciss.data.normalisation import normalise
 from ciss.inspection import probe
 from ciss.store.files import CheckpointError
 from ciss.store.weights import restore

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ciss import distributed
-from ciss.data import evaluation_loader
+from ciss.data.loaders import evaluation_loader
 from ciss.losses import sharp_loss, soft_relation_loss
 from ciss.methods import GSCMBS, MBS, METHODS, Batch, Frozen, MiB
 from ciss.models import Output

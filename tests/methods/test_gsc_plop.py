@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from ciss import distributed, metrics
-from ciss.data import evaluation_loader
+from ciss.data.loaders import evaluation_loader
 from ciss.inspection.trained import explain, telling_images
 from ciss.labels.entropy import adaptive_factor, entropy_labels
 from ciss.labels.relabelling import argmax_labels, relabel_background

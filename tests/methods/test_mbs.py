@@ -14,7 +14,8 @@ from ciss import config
 from ciss.analysis.figures import training as figures_training
 from ciss.analysis.figures.style import style
 from ciss.analysis.figures.training import token_angles, trace_panels
-from ciss.data import classes_of, data_set, evaluation_loader
+from ciss.data import classes_of, data_set
+from ciss.data.loaders import evaluation_loader
 from ciss.data.transforms import training_transform
 from ciss.inspection.trained import explain, telling_images
 from ciss.labels.patches import patch_labels, patch_weights

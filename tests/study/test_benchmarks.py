@@ -47,9 +47,9 @@ def garden_of(plot, method: str, **changes):
 
 
 @pytest.mark.parametrize(("method", "changes"), [
-    ("finetune", {"setting": "domain"}),
+    pytest.param("finetune", {"setting": "domain"}, marks=pytest.mark.slow),
     ("mbs", {"setting": "domain"}),
-    ("mib", {"protocol": "own", "groups": [[4], [2, 3]]}),
+    pytest.param("mib", {"protocol": "own", "groups": [[4], [2, 3]]}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_notebooks_show_domains_and_groups(plot, garden, method, changes):
     garden_of(plot, method, **changes)
@@ -74,7 +74,7 @@ def test_loaders_read_the_ids_that_the_scan_read(plot, garden, project, tmp_path
     table = Classes(index.groups).label_table(1, "overlapped", training=False)
     for number, pair in enumerate(index.pairs("train")):
         stored = np.array(Image.open(pair.mask))
-        labels = data.picture(settings, index, "train", number, table)[1]
+        labels = data.loaders.picture(settings, index, "train", number, table)[1]
         assert np.asarray(labels).tolist() == np.array([1, 2, 3, 4, 255])[stored].tolist()
 
 

@@ -255,8 +255,8 @@ shapes --methods joint | --methods: no incremental method 'joint'. There are: fi
 shapes --methods gsc-x | --methods: gsc has no preset 'x'. There are: clamped, code, no-
 shapes --order 1 2 | plan: benchmarks.shapes.order: the order is no permutation of the 8 classes
 shapes --set train.bse.epochs=3 | plan: benchmarks.shapes.train.bse: unknown key. Did you mean 'base
-shapes --set train.lr=1 | plan: benchmarks.shapes.train.lr: unknown key. Did you mean train.base.lr or train.increment
-shapes --set epochs=1 | plan: benchmarks.shapes.epochs: unknown key. Did you mean train.base.epochs or train.increment
+shapes --set train.lr=1 | plan: benchmarks.shapes.train.lr: unknown key. Did you mean 'train.base.lr' or 'train.incre
+shapes --set epochs=1 | plan: benchmarks.shapes.epochs: unknown key. Did you mean 'train.base.epochs' or 'train.in
 shapes --set train.batch=many | plan: benchmarks.shapes.train.batch: found 'many', but it should be
 shapes --set train.flip=on | plan: benchmarks.shapes.train.flip: found 'on', but it should be true
 shapes --set train=3 | plan: benchmarks.shapes.train: found 3, but it should be a section.
@@ -291,8 +291,8 @@ def test_a_protocol_of_another_setting_names_it(planned):
     [
         ("benchmarks: [", "{folder}/params.yaml: line 2, column 1: not valid YAML"),
         ("[1]", "params.yaml: found [1], but it should have sections"),
-        ("benchmarks: {shapes: 3}\nmethods: {}\nbases: {}", "params.yaml: benchmarks.shapes: found 3, but"),
-        ("benchmarks:\nmethods: {}\nbases: {}", "params.yaml: benchmarks: found None, but it should be a section."),
+        ("benchmarks: {shapes: 3}\nmethods: {}\nbases: {}", "params.yaml: line 1: benchmarks.shapes: found 3, but"),
+        ("benchmarks:\nmethods: {}\nbases: {}", "params.yaml: line 1: benchmarks: found None, but it should be a"),
         ("\xff", "{folder}/params.yaml: line 1: not UTF-8"),
     ],
 )

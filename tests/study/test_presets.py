@@ -19,20 +19,10 @@ NAMES = sorted(presets.presets())
 PAPERS = [name for name in NAMES if not name.startswith(("shapes", "voc8", "camvid", "own"))]
 FAMILY = [name for name in PAPERS if not name.endswith("-mbs")]  # MiB's, PLOP's and GSC's schedule
 EPOCHS = {"voc": 30, "ade20k": 60, "cityscapes": 50}
-PROTOCOLS = {
-    "voc": "15-1",
-    "voc-gsc": "15-1",
-    "voc-mbs": "15-1",
-    "ade20k": "100-50",
-    "ade20k-gsc": "100-50",
-    "ade20k-mbs": "100-50",
-    "cityscapes": "13-1",
-    "cityscapes-gsc": "14-1",
-    "cityscapes-domain": "11-5",
-    "camvid": "6-5",
-    "own": "1-1",
-}
-# every protocol that the head comment speaks of
+PROTOCOLS = "voc:15-1 voc-gsc:15-1 voc-mbs:15-1 ade20k:100-50 ade20k-gsc:100-50 ade20k-mbs:100-50 cityscapes:13-1"
+PROTOCOLS += " cityscapes-gsc:14-1 cityscapes-domain:11-5 camvid:6-5 own:1-1"
+PROTOCOLS = dict(pair.split(":") for pair in PROTOCOLS.split())
+# every protocol in the head comment
 EXPECTED = {
     "voc": ("15-1", "15-5", "19-1", "10-1"),
     "voc-gsc": ("15-1", "15-5", "19-1", "10-1"),
@@ -41,27 +31,21 @@ EXPECTED = {
     "ade20k-gsc": ("100-50", "100-10", "50-50"),
     "ade20k-mbs": ("100-50", "100-10", "50-50", "100-5"),
 }
+RELATIONS = {"soft": 0.3, "sharp": 0.1}
+ADE20K = {"pod": 0.001, "pod_outputs": 0.00001}
+CITYSCAPES = {"pod": 0.0001, "pod_outputs": 0.0001}
+MBS = {"distillation": 50.0}
 COEFFICIENTS = {
     "voc": {},
-    "voc-gsc": {"gsc": {"soft": 0.3, "sharp": 0.1, "pod": 0.01, "pod_outputs": 0.0005}},
-    "ade20k": {
-        "plop": {"pod": 0.001, "pod_outputs": 0.00001},
-        "gsc": {"pod": 0.001, "pod_outputs": 0.00001},
-        "mbs": {"distillation": 50.0},
-        "gsc_mbs": {"distillation": 50.0},
-    },
-    "ade20k-gsc": {"gsc": {"soft": 0.3, "sharp": 0.1, "pod": 0.001, "pod_outputs": 0.00001}},
-    "cityscapes": {"plop": {"pod": 0.0001, "pod_outputs": 0.0001}, "gsc": {"pod": 0.0001, "pod_outputs": 0.0001}},
-    "cityscapes-gsc": {"gsc": {"soft": 0.3, "sharp": 0.1, "pod": 0.0001, "pod_outputs": 0.0001}},
+    "voc-gsc": {"gsc": {**RELATIONS, "pod": 0.01, "pod_outputs": 0.0005}},
+    "ade20k": {"plop": ADE20K, "gsc": ADE20K, "mbs": MBS, "gsc_mbs": MBS},
+    "ade20k-gsc": {"gsc": RELATIONS | ADE20K},
+    "cityscapes": {"plop": CITYSCAPES, "gsc": CITYSCAPES},
+    "cityscapes-gsc": {"gsc": RELATIONS | CITYSCAPES},
     "cityscapes-domain": {
-        "plop": {"pseudo_labels": False, "initialisation": "default", "pod": 0.0001, "pod_outputs": 0.0001},
-        "gsc": {  # without a new class its compensation would weigh every pixel 1
-            "compensation": False,
-            "relabelling": "none",
-            "initialisation": "default",
-            "pod": 0.0001,
-            "pod_outputs": 0.0001,
-        },
+        "plop": {"pseudo_labels": False, "initialisation": "default", **CITYSCAPES},
+        # without a new class, every weight of the compensation would be 1
+        "gsc": {"compensation": False, "relabelling": "none", "initialisation": "default", **CITYSCAPES},
     },
 }
 

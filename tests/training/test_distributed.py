@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ciss import cli, config, distributed
-from ciss.data import DataError, evaluation_loader, loaders
+from ciss.data import DataError, loaders
+from ciss.data.loaders import evaluation_loader
 from ciss.methods.finetune import Finetune
 from ciss.runs import results as runs_results
 from ciss.runs.results import read

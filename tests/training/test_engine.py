@@ -20,7 +20,8 @@ from PIL import Image
 from torch import nn
 
 from ciss import cli, config, paths
-from ciss.data import Index, data_set, evaluation_loader
+from ciss.data import Index, data_set
+from ciss.data.loaders import evaluation_loader
 from ciss.methods import METHODS, Finetune, MiB
 from ciss.runs import results as runs_results
 from ciss.runs import timings

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ciss.config import Evaluation, Model
-from ciss.data import evaluation_loader
+from ciss.data.loaders import evaluation_loader
 from ciss.models import Output, create_network
 from ciss.training import evaluation as training_evaluation
 from ciss.training import inference as training_inference

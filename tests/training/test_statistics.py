@@ -9,7 +9,8 @@ from torchvision import tv_tensors
 
 from ciss import distributed
 from ciss.config import Phase, Train
-from ciss.data import DataError, statistics_loader
+from ciss.data import DataError
+from ciss.data.loaders import statistics_loader
 from ciss.data.transforms import Resize, statistics_size
 from ciss.inspection.trained import OpenedRun
 from ciss.methods import GSC, GSCMBS, PLOP, Finetune

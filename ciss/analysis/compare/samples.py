@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ciss.analysis.figures.masks import colour
-from ciss.data import picture
+from ciss.data.loaders import picture
 from ciss.protocol import VOID, Classes
 from ciss.runs.run import Run
 
