@@ -33,7 +33,7 @@ class Values:
     colours: dict[int, list[int]]  # number -> colour in the palette; black, the background's colour, is left out
 
 
-def hidden() -> list[str]:
+def name_conflicts() -> list[str]:
     """A message for each folder of own data that has the name of a known data set.
 
     Every command would use the known data set, and the pipeline would replace data/shapes by its drawings.

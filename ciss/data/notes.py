@@ -19,13 +19,10 @@ from ciss.data.steps import divides_all
 NAMES_SHOWN = 8  # class names in one note
 LARGE_REMAINDER = 0.1  # share of a step's images that an epoch leaves out: larger ones are noted
 INCOMPARABLE = "Scores cannot be compared with the published ones."
+SPLITS = ("train", "val")
 FETCH = {  # data set and split -> how to get the images that the presets expect
+    **{(name, split): f"Run `ciss data fetch {name}`." for name in ("voc", "ade20k", "cityscapes") for split in SPLITS},
     ("voc", "train"): "Run `ciss data fetch sbd`.",
-    ("voc", "val"): "Run `ciss data fetch voc`.",
-    ("ade20k", "train"): "Run `ciss data fetch ade20k`.",
-    ("ade20k", "val"): "Run `ciss data fetch ade20k`.",
-    ("cityscapes", "train"): "Run `ciss data fetch cityscapes`.",
-    ("cityscapes", "val"): "Run `ciss data fetch cityscapes`.",
 }
 
 
@@ -109,7 +106,7 @@ def list_counts(benchmark: Benchmark) -> dict[str, int]:
     dataset = data_set(benchmark.dataset)
     try:
         folder = paths.data_root(dataset.folder[0]).joinpath(*dataset.folder[1:])
-        counts = {split: len(dataset.pairs(folder, split)) for split in ("train", "val")}
+        counts = {split: len(dataset.pairs(folder, split)) for split in SPLITS}
     except FileNotFoundError:
         if not dataset.draw:
             raise
@@ -136,6 +133,8 @@ def list_notes(benchmark: Benchmark) -> tuple[list[str], list[str]]:
         errors.append(f"holdout: {benchmark.holdout}, but {why} training images. Make it smaller.")
     notes = count_notes(benchmark, **counts)
     if own := data_set(benchmark.dataset).own:
+        if own.described.share and benchmark.setting == "domain" and benchmark.legacy_split:
+            notes.append(f"{own.file}: `share` is not used with legacy_split, which scores 20 % of the images.")
         notes += own.unpaired(own.file.parent)
     return errors, notes
 

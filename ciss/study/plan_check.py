@@ -9,7 +9,7 @@ from pathlib import Path
 from ciss import config, paths
 from ciss.config import ConfigError
 from ciss.data import data_set
-from ciss.data.describe import hidden
+from ciss.data.describe import name_conflicts
 from ciss.data.notes import change_notes, list_notes
 from ciss.runs import check as runs_check
 from ciss.runs import timings
@@ -111,7 +111,7 @@ def _unnamed_results(settings: config.Config) -> list[Path]:
 def _notes(settings: config.Config) -> list[str]:
     """Notes on the data and methods of every benchmark. Raises ConfigError for a hold-out set that is larger than the
     data, and for own data under the name of a known data set."""
-    errors = hidden()
+    errors = name_conflicts()
     notes = []
     for name, benchmark in settings.benchmarks.items():
         benchmark_errors, benchmark_notes = list_notes(benchmark)

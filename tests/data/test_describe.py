@@ -6,7 +6,7 @@ from PIL import Image
 
 from ciss import cli
 from ciss.data import DataError, data_set
-from ciss.data.describe import describe, hidden
+from ciss.data.describe import describe, name_conflicts
 from ciss.data.sets import shapes
 from ciss.data.sets.own import load
 
@@ -157,11 +157,11 @@ def test_a_folder_with_the_name_of_a_known_data_set(leaves, name, capsys):
 def test_images_that_the_drawings_would_replace(leaves):
     """DVC deletes data/shapes before the data set is drawn."""
     folder = leaves.rename(leaves.with_name("shapes"))
-    assert hidden() == [], "an empty folder"
+    assert name_conflicts() == [], "an empty folder"
     put(folder, "images/train", "masks/train", "a", [1, 2])
     with pytest.raises(SystemExit, match="error: .*data/shapes: the pipeline draws .* would delete your files. Rename"):
         cli.main(["plan", "shapes", "4-2"])
     shapes.write(leaves.with_name("drawn"), train=1, val=1)
     folder.rename(folder.with_name("images"))
     leaves.with_name("drawn").rename(folder)
-    assert hidden() == []
+    assert name_conflicts() == []

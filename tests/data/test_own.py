@@ -41,6 +41,20 @@ def test_a_share_of_the_images_is_scored(garden):
     assert (len(parts["train"]), len(parts["val"])) == (14, 6) and not parts["train"] & parts["val"]
 
 
+def test_a_share_that_is_not_used_is_noted(plot, garden, project):
+    (garden / "dataset.yaml").write_text(GARDEN + "train: {images: images, masks: masks}\nshare: 0.2\n")
+    shutil.rmtree(garden / "images/val")
+    shutil.rmtree(garden / "masks/val")
+    for kind in ("images", "masks"):
+        (garden / kind / "train").rename(garden / "kept")
+        (garden / kind).rmdir()
+        (garden / "kept").rename(garden / kind)
+    domain = {"setting": "domain", "protocol": "1-1"}
+    assert list_notes(benchmark(project, **domain)) == list_notes(benchmark(project)) == ([], [])
+    _, (note,) = list_notes(benchmark(project, **domain, legacy_split=True))
+    assert note.endswith("`share` is not used with legacy_split, which scores 20 % of the images.")
+
+
 def test_a_named_zero_is_a_class(garden):
     """Then nothing is background, and every id moves up by one; void is what the file says."""
     (garden / "dataset.yaml").write_text("classes: {0: sky, 1: leaf, 2: stem, 3: flower}\nvoid: 4\n")

@@ -58,12 +58,8 @@ def make_ade20k(folder: Path) -> Path:
 
 
 def make_cityscapes(folder: Path, ending: str = "labelIds") -> Path:
-    for split, city, frame in (
-        ("train", "ulm", 1),
-        ("train", "aachen", 2),
-        ("train", "aachen", 1),
-        ("val", "lindau", 0),
-    ):
+    frames = (("train", "ulm", 1), ("train", "aachen", 2), ("train", "aachen", 1), ("val", "lindau", 0))
+    for split, city, frame in frames:
         name = f"{city}_00000{frame}_000019"
         picture(folder / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png")
         numbers = [7, 8, 33, 0, 255] if ending == "labelIds" else [0, 1, 18, 255, 255]
@@ -187,21 +183,16 @@ def test_an_empty_folder_is_named_with_the_layout(name, reader, tmp_path, split)
     fails(reader, tmp_path, split, FileNotFoundError, str(tmp_path), layout[name])
 
 
-@pytest.mark.parametrize(
-    ("name", "place"),
-    [
-        ("ade20k", "annotations/training"),
-        ("ade20k", "images/training"),
-        ("cityscapes", "gtFine/train"),
-        ("cityscapes", "leftImg8bit/train"),
-    ],
-)
+PARTS = {"ade20k": ("annotations/training", "images/training"), "cityscapes": ("gtFine/train", "leftImg8bit/train")}
+
+
+@pytest.mark.parametrize(("name", "part"), [(name, part) for name, parts in PARTS.items() for part in parts])
 @pytest.mark.parametrize("empty", [False, True])
-def test_a_folder_that_is_missing_or_empty_is_named(reader, folder, place, empty):
-    (folder / place).rename(folder / "elsewhere")
+def test_a_folder_that_is_missing_or_empty_is_named(reader, folder, part, empty):
+    (folder / part).rename(folder / "elsewhere")
     if empty:
-        (folder / place).mkdir()
-    fails(reader, folder, "train", FileNotFoundError, str(folder / place), "Fetch" if empty else "no such folder")
+        (folder / part).mkdir()
+    fails(reader, folder, "train", FileNotFoundError, str(folder / part), "Fetch" if empty else "no such folder")
     assert reader.pairs(folder, "val")
 
 
@@ -248,11 +239,8 @@ def test_label_ids_come_first_and_each_image_chooses(tmp_path):
     assert all(pair.mask.name.endswith("labelIds.png") for pair in found)
     found[1].mask.unlink()
     again = sets_cityscapes.pairs(tmp_path, "train")
-    assert [pair.mask.name.rpartition("_")[2] for pair in again] == [
-        "labelIds.png",
-        "labelTrainIds.png",
-        "labelIds.png",
-    ]
+    kinds = [pair.mask.stem.rpartition("_")[2] for pair in again]
+    assert kinds == ["labelIds", "labelTrainIds", "labelIds"]
     assert all(raw(pair) == {1, 2, 19, 255} for pair in again)
 
 
@@ -267,11 +255,7 @@ def test_domains_are_cities(tmp_path):
     domains = [pair.domain for split in ("train", "val") for pair in sets_cityscapes.pairs(tmp_path, split)]
     assert domains == ["aachen", "aachen", "ulm", "lindau"]
     assert len(set(CITIES)) == 21
-    assert sets_cityscapes.CITIES[10:12] == ["cologne", "dusseldorf"] and sets_cityscapes.CITIES[-3:] == [
-        "frankfurt",
-        "lindau",
-        "munster",
-    ]
+    assert CITIES[10:12] == ["cologne", "dusseldorf"] and CITIES[-3:] == ["frankfurt", "lindau", "munster"]
 
 
 # --- CamVid
@@ -315,15 +299,8 @@ def test_longer_paths_lead_into_the_folder(tmp_path, line):
 def test_a_line_that_names_no_pair_in_the_folder_is_named(tmp_path, line):
     make_camvid(tmp_path)
     (tmp_path / "train.txt").write_text(f"train/b.png trainannot/b.png\n{line}\n")
-    fails(
-        sets_camvid,
-        tmp_path,
-        "train",
-        DataError,
-        str(tmp_path / "train.txt"),
-        "line 2: ",
-        "train/x.png trainannot/x.png",
-    )
+    words = (str(tmp_path / "train.txt"), "line 2: ", "train/x.png trainannot/x.png")
+    fails(sets_camvid, tmp_path, "train", DataError, *words)
 
 
 @pytest.mark.parametrize(("content", "words"), [(b" \n", "the list is empty"), (b"\xff\xfe", "the list is not UTF-8")])
