@@ -233,12 +233,12 @@ def edits(examples: int, **options) -> Callable:
     return lambda test: given(seed=SEEDS)(settings(max_examples=examples, deadline=None, **options)(test))
 
 
-@edits(1700, derandomize=True)
+@edits(700, derandomize=True)
 def test_any_edit_of_a_document_is_a_study_or_a_message(seed):
     edited_document(seed)
 
 
-@edits(300, derandomize=True)
+@edits(150, derandomize=True)
 def test_any_edit_of_a_file_is_a_study_or_a_message(tmp_path_factory, seed):
     edited_text(seed, tmp_path_factory.getbasetemp() / "edited.yaml")
 

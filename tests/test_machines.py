@@ -100,6 +100,7 @@ def test_what_windows_lacks_is_seen(code, names):
     assert posix_only(ast.parse(code)) == names
 
 
+@pytest.mark.slow
 def test_it_trains_without_posix_modules_and_signals(project):
     process = project.command("-c", WINDOWS)
     out, error = process.communicate(timeout=100)

@@ -160,6 +160,12 @@ def test_images_beside_the_folders_of_domains(plot, garden, project):
         data.step_count(benchmark(project, setting="domain", protocol="1-1"))
 
 
+def test_a_link_to_its_own_folder_is_not_followed(plot, garden, project):
+    before = data_set("garden").pairs(garden, "train")
+    (garden / "images/train/spring/again").symlink_to(garden / "images/train")
+    assert data_set("garden").pairs(garden, "train") == before
+
+
 @pytest.mark.parametrize("layout", ["one folder of masks", "share"])
 def test_masks_that_another_split_uses_are_no_surplus(plot, garden, project, layout):
     text = {"share": "train: {images: images, masks: masks}\nshare: 0.2\n"}

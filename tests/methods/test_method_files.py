@@ -96,21 +96,19 @@ def test_the_recipe_for_methods(tmp_path, tiny_data):
     (tmp_path / "ciss/methods/broken.py").write_text("import torch\nWEIGHT = nothing\n")
     variables = {**os.environ, "PYTHONPATH": str(tmp_path), "CISS_DATA": str(tiny_data), "OMP_NUM_THREADS": "1"}
 
-    def run(*command: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, *command], cwd=tmp_path, env=variables, capture_output=True, text=True)
-
     small = "holdout=4 model.width=8 train.base.epochs=1 train.increment.epochs=1 train.batch=4 train.threads=1".split()
     asked = re.search(r"ciss plan shapes (--methods[a-z\s]*distil)", text)[1].split()
-    done = run("-m", "ciss", "plan", "shapes", *asked, "--no-joint", "--set", *small)
-    assert done.returncode == 0, done.stderr
-    train = "from ciss import config; from ciss.training.loop import train_all; "
-    train += "train_all(config.load(), ['shapes-s0-distil-1'])"
-    done = run("-c", train)
-    assert done.returncode == 0, done.stderr
+    program = f"""
+from ciss import cli, config
+from ciss.training.loop import train_all
+cli.main({["plan", "shapes", *asked, "--no-joint", "--set", *small]!r})
+train_all(config.load(), ["shapes-s0-distil-1"])
+cli.main(["plan", "shapes", "--methods", "broken"])
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+    place = "ciss/methods/broken.py, line 2: NameError: name 'nothing' is not defined"
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, f"error: --methods: {place}. Correct the file.")
     result = json.loads((tmp_path / "results/shapes/shapes-s0-distil-1/result.json").read_text())
     assert result["method"] == "distil" and result["coefficients"] == {"weight": 10.0}
     assert result["log"][-1]["loss/distillation"] > 0
-    done = run("-m", "ciss", "plan", "shapes", "--methods", "broken")
-    assert done.returncode == 1
-    place = "ciss/methods/broken.py, line 2: NameError: name 'nothing' is not defined"
-    assert done.stderr == f"error: --methods: {place}. Correct the file.\n"

@@ -132,6 +132,7 @@ def test_the_readers_accept_the_trees(tree, monkeypatch):
     assert len((lists / "train.txt").read_text().split()) == 20
 
 
+@pytest.mark.slow
 def test_every_study_can_be_planned_and_prepared(tree, tmp_path, monkeypatch):
     """Every step has the images that its study is about: two, or one where that is the point."""
     monkeypatch.setenv("CISS_DATA", str(tree))

@@ -47,9 +47,9 @@ def garden_of(plot, method: str, **changes):
 
 
 @pytest.mark.parametrize(("method", "changes"), [
-    ("finetune", {"setting": "domain"}),
+    pytest.param("finetune", {"setting": "domain"}, marks=pytest.mark.slow),
     ("mbs", {"setting": "domain"}),
-    ("mib", {"protocol": "own", "groups": [[4], [2, 3]]}),
+    pytest.param("mib", {"protocol": "own", "groups": [[4], [2, 3]]}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_notebooks_show_domains_and_groups(plot, garden, method, changes):
     garden_of(plot, method, **changes)

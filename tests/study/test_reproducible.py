@@ -4,13 +4,16 @@ import hashlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 from ruamel.yaml import YAML
 
+from ciss.runs import timings
 from ciss.study import execute
+from ciss.training import loop
 from tests.helpers import repository
 from tests.helpers.repository import run
 
@@ -55,6 +58,24 @@ def test_an_executed_notebook_has_the_same_bytes_each_time(tmp_path, monkeypatch
     assert output.text == "$CISS_DATA/a.png\n" + "".join(f"{number}\n" for number in range(20))
     text = copies[0].decode()
     assert str(tmp_path) not in text and str(os.getpid()) not in text and sys.version.split()[0] not in text
+
+
+def test_a_slower_training_leaves_the_same_bytes(make_project, monkeypatch):
+    """In `runs/` and `results/`, in another folder, by another clock, and of a later step too."""
+    left, times, clock = [], [], time.perf_counter
+    for name, speed in (("one", 1), ("two", 3)):
+        monkeypatch.setattr(time, "perf_counter", lambda speed=speed: speed * clock())
+        monkeypatch.setattr(timings, "device_name", lambda name=name: name)
+        project = make_project(name)
+        for run_name in ("base", "mib-1"):
+            loop.train(project.run(run_name))
+        files = [file for part in ("runs", "results") for file in (project.folder / part).glob("tiny/*/*")]
+        left.append({str(file.relative_to(project.folder)): file.read_bytes() for file in files})
+        times.append(timings.read(project.folder, "tiny", "mib-1"))
+    assert left[0] == left[1] and len(left[0]) > 15
+    assert [timing["device"] for timing in times] == ["one", "two"]
+    assert times[0]["weights"] == times[1]["weights"] and times[0]["wall_seconds"] != times[1]["wall_seconds"]
+    assert timings.read(project.folder, "tiny", "tune-1") is None, "not trained here"
 
 
 def hashed_files(folder: Path) -> dict[str, str]:

@@ -20,6 +20,7 @@ from tests.helpers import torchrun_program
 from tests.helpers.project import environment, make
 from tests.helpers.torchrun_program import COMPENSATIONS, compensate, gathered, note_methods, state_of
 
+pytestmark = pytest.mark.slow  # `test_distributed` holds what one process can show
 RUNS = ("base", "frozen", "whole")
 VARIANTS = {
     "finetune": {},

@@ -320,6 +320,7 @@ def test_another_number_of_processes_than_asked_for(project, monkeypatch):
 # --- Ctrl-C
 
 
+@pytest.mark.slow
 def test_control_c_stops_within_a_second(make_project):
     """As a terminal sends it; then the same command goes on and ends as if nothing had happened."""
     whole, project = make_project("whole"), make_project("stopped")

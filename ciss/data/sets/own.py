@@ -134,7 +134,9 @@ def visible_files(folder: Path, suffixes: set[str]) -> list[Path]:
     """Files with one of the suffixes in a folder and the folders within, sorted, without names that start with "."."""
     files = []
     for parent, folders, names in os.walk(folder, followlinks=True):  # a domain may be a link
+        here = Path(parent).resolve()
         folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not here.is_relative_to(Path(parent, name).resolve())]  # no circles
         files += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(file for file in files if file.suffix.lower() in suffixes)
 
