@@ -165,11 +165,12 @@ class Method:
         """A pass over the step's data before training, through the frozen teacher, without gradients.
 
         Args:
-            batches: every image of the step once, whole and without augmentation. It has the size of training (after
-                `train.resize`), reduced where its area is more than four times that of a crop. With `statistics_from =
-                "epoch"`: the first epoch of training batches, shuffled, cropped and flipped, as published code does.
-            previous: the data of the step before, with the labels of that step. What the teacher makes of them could
-                have been stored at the end of that step. They are read only when iterated.
+            batches: every image of the step once, whole and without augmentation, for every seed and batch size alike.
+                It has the size of training (after `train.resize`), reduced where its area is more than four times that
+                of a crop. With `statistics_from = "epoch"`: the first epoch of training batches as in published code,
+                shuffled, cropped and flipped, without the images that do not fill a last update.
+            previous: the data of the step before, with the labels of that step. What the teacher computes from them
+                could have been stored at the end of that step. They are read only when iterated.
         """
 
     def labels(self, batch: Batch, teacher: Output) -> Tensor:

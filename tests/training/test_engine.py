@@ -857,13 +857,6 @@ def test_float16_is_scaled(project, monkeypatch):
     assert all(math.isfinite(row["loss"]) for row in runs_results.read(project.run())["log"])
 
 
-def test_the_cpu_trains_in_float32_by_itself(project, monkeypatch):
-    seen = spy(monkeypatch)
-    loop.train(project.run())
-    if not torch.cuda.is_available():
-        assert seen[0][0].logits.dtype == torch.float32
-
-
 # --- evaluation
 
 
