@@ -34,6 +34,16 @@ def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
     return parse_yaml(text, str(path), yaml or safe_yaml())
 
 
+def round_trip_yaml() -> YAML:
+    """YAML 1.2 that keeps comments and quotes."""
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 200, True
+    yaml.representer.add_representer(
+        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    return yaml
+
+
 def safe_yaml() -> YAML:
     """A reader of plain values that refuses ambiguous numbers."""
     yaml = YAML(typ="safe", pure=True)

@@ -241,12 +241,20 @@ def _complete(request: Request) -> str:
     runs = _preset(request).get("runs", {})
     request.seeds = list(runs.get("seeds", [0])) if request.seeds is None else request.seeds
     request.joint = request.joint and runs.get("joint", True)
-    request.methods = present_names(list(runs.get("methods", USUAL)) if request.methods is None else request.methods)
+    request.methods = present_names(_usual(request) if request.methods is None else request.methods)
     for method in request.methods:
         if code_of(method) not in INCREMENTAL:
             wrong = f"no incremental method {method!r}. {config.choose(method, INCREMENTAL)}"
             raise ConfigError(f"--methods: {BROKEN.get(code_of(method), wrong)}")
     return runs.get("next", "dvc repro")
+
+
+def _usual(request: Request) -> list[str]:
+    """The methods of a plan that names none. In the domain setting none that compensates gradients."""
+    preset = _preset(request)
+    methods = preset.get("runs", {}).get("methods", USUAL)
+    domain = request.setting == "domain"
+    return [method for method in methods if not (domain and _coefficients(method, preset).get("compensation"))]
 
 
 def _name(request: Request) -> str:
@@ -342,15 +350,6 @@ def _move_comments(mapping: CommentedMap) -> None:
             mapping.yaml_set_comment_before_after_key(following, before="\n".join(lines), indent=indent)
 
 
-def _yaml() -> YAML:
-    yaml = YAML()
-    yaml.width, yaml.preserve_quotes = 200, True
-    yaml.representer.add_representer(
-        type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
-    return yaml
-
-
 def main(request: Request) -> None:
     """Writes the requested plan, and prints the next command. Exits with a message if it cannot."""
     try:
@@ -383,9 +382,9 @@ def _planned(request: Request) -> str:
     document.yaml_set_start_comment(HEADER)
     if file.is_file() and config.read_yaml(file) is not None:
         config.load(request.output)
-        document = config.read_yaml(file, _yaml())  # with its comments
+        document = config.read_yaml(file, documents.round_trip_yaml())  # with its comments
     buffer = io.StringIO()
-    _yaml().dump(plan(document, request), buffer)
+    documents.round_trip_yaml().dump(plan(document, request), buffer)
     return buffer.getvalue()
 
 
@@ -395,5 +394,5 @@ def parse_setting(text: str) -> tuple[str, object]:
     if equals and all(key.split(".")):
         with suppress(ConfigError):
             documents.parse_yaml(value, "--set", documents.safe_yaml())  # refuses numbers such as 4_2
-            return key, documents.parse_yaml(value, "--set", _yaml())
+            return key, documents.parse_yaml(value, "--set", documents.round_trip_yaml())
     raise ConfigError(f"--set: found {documents.short(text)}. Write KEY=VALUE, the value as in the file.")

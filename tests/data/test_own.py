@@ -553,6 +553,14 @@ def test_the_readme_has_two_complete_examples_and_init():
     assert "ciss data init data/leaves" in RECIPE
 
 
+def test_a_plan_for_domains_leaves_out_what_is_refused_there(plot, garden, project, monkeypatch, capsys):
+    command = ("garden", "1-1", "--setting", "domain", "--set", "model.pretrained=false")
+    out = plan_command(monkeypatch, capsys, *command)
+    assert "methods: finetune, mib, plop, mbs and joint training." in out
+    with pytest.raises(SystemExit, match=r"methods\.gsc\.compensation: on .* no class is new in the domain setting"):
+        plan_command(monkeypatch, capsys, *command, "--methods", "gsc")
+
+
 def test_own_data_that_the_pipeline_would_not_compare(leaves, monkeypatch, capsys):
     (leaves / "dataset.yaml").write_text(EXAMPLES[0])
     plan_command(monkeypatch, capsys, "leaves", "1-1", "--set", "model.pretrained=false")
