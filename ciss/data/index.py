@@ -15,7 +15,7 @@ from ciss.config import Benchmark
 from ciss.data.pictures import DataError, Pair
 from ciss.data.scan import scan
 from ciss.data.sets import DataSet, data_set
-from ciss.data.steps import choose_images, classes_of, split_pairs
+from ciss.data.steps import choose_images, classes_of, divides_all, split_pairs
 from ciss.store import code as store_code
 from ciss.store.files import write_text
 
@@ -88,7 +88,8 @@ def prepare(benchmark: Benchmark, folder: Path, progress: bool = True) -> Index:
     """
     groups, dataset = classes_of(benchmark).groups, data_set(benchmark.dataset)
     pairs, scans = _scanned(benchmark, folder, progress)
-    for split in pairs if pairs["train"] != pairs["val"] else ("train",):
+    divided = divides_all(dataset, benchmark.setting, benchmark.legacy_split)  # then both splits have all images
+    for split in ("train",) if divided else ("train", "val"):
         turned = [pair.image for pair, s in zip(pairs[split], scans[split], strict=True) if s["turned"]]
         if turned:
             note = f"{len(turned)} of {len(pairs[split])} {split} images have an EXIF tag that turns them"
