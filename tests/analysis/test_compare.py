@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from types import SimpleNamespace
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,8 +23,7 @@ from ciss.analysis.rows import by_benchmark
 from tests.helpers.figures import strings
 from tests.helpers.results import AFTER_0, AFTER_2, CLASSES, OTHER, path, result, scored
 
-mpl.use("Agg")
-import matplotlib.pyplot as plt
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 @pytest.fixture
@@ -262,7 +261,6 @@ def names(ax: plt.Axes) -> dict:
     return {text.get_text(): text for text in ax.texts if text.get_text() and text.get_color() != "#666666"}
 
 
-@pytest.mark.filterwarnings("error")
 def test_scatter_shows_means_and_runs():
     runs = pd.DataFrame({"method": ["a", "a", "joint"], "old": [0.2, 0.4, 0.8], "new": [0.1, 0.3, 0.7]})
     ax = scatter(runs)
@@ -274,7 +272,6 @@ def test_scatter_shows_means_and_runs():
     np.testing.assert_allclose(2 * old * new / (old + new), 0.1)
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "runs",
     [
@@ -291,7 +288,6 @@ def test_scatter_of_little(runs):
     assert set(names(ax)) == (set(whole["method"]) or {"No method has a score of old and one of new classes."})
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("spread", [0.0, 0.01, 0.04])
 def test_labels_of_the_scatter_cover_nothing(spread):
     """Ten methods in a heap: no name over another, over a mark or over the edge."""
@@ -308,7 +304,6 @@ def test_labels_of_the_scatter_cover_nothing(spread):
     assert not any(box.contains(*mark) for box in boxes for mark in marks)
 
 
-@pytest.mark.filterwarnings("error")
 def test_curves_of_one_step_and_absent_scores():
     figure, axes = plt.subplots(1, 3)
     table = pd.DataFrame(
@@ -321,7 +316,6 @@ def test_curves_of_one_step_and_absent_scores():
     assert axes[0].get_ylim() == (0, pytest.approx(0.6)), "the next tenth with room"
 
 
-@pytest.mark.filterwarnings("error")
 def test_curves_of_many_steps_and_runs():
     figure, axes = plt.subplots(1, 3)
     table = pd.DataFrame({"method": "a", "step": [*range(20)] * 2, "all": 0.5, "old": [0.4, 0.6] * 20, "new": 0.1})
@@ -333,7 +327,6 @@ def test_curves_of_many_steps_and_runs():
     assert strings(axes[2].get_legend().get_texts()) == ["a"]
 
 
-@pytest.mark.filterwarnings("error")
 def test_cost_bars():
     ends = {"f": path(method="finetune", training_seconds=5.0), "m": path(training_seconds=10.0, preparation_seconds=0)}
     figure, axes = plt.subplots(1, 3)
@@ -345,7 +338,6 @@ def test_cost_bars():
     assert [patch.get_width() for patch in axes[0].patches[2:]] == [1, 0], "preparation"
 
 
-@pytest.mark.filterwarnings("error")
 def test_cost_bars_without_finetune_or_numbers():
     table = cost_table(took({"m": path()}))
     table.loc["mib", ["training_seconds", "parameters"]] = [np.nan, 0]
@@ -356,7 +348,6 @@ def test_cost_bars_without_finetune_or_numbers():
     assert axes[0].texts[0].get_text() == "not measured"
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("shape", [(4, 4), (4, 9), (9, 4)])
 def test_step_strips_leave_gaps(shape):
     picture = np.zeros((*shape, 3), np.uint8)

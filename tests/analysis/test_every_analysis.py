@@ -11,10 +11,13 @@ from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection, QuadMesh
+from matplotlib.figure import Figure
 
 from ciss.analysis.background.figures import (
     angle_panels,
@@ -63,12 +66,6 @@ from ciss.analysis.rows import by_benchmark
 from ciss.protocol import Classes
 from tests.helpers.modules import analysis_modules
 from tests.helpers.results import AFTER_0, result
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection, QuadMesh
-from matplotlib.figure import Figure
 
 NAN = np.nan
 BINS = 10

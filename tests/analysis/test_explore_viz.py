@@ -1,9 +1,11 @@
 """Figures of the exploring notebooks on degenerate input: drawn without a warning, showing what the arrays hold."""
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
 from ciss.analysis.exploring.figures import (
     FATE_COLOURS,
@@ -22,10 +24,6 @@ from ciss.analysis.exploring.prototypes import FATES, drift_table, relabel_table
 from ciss.analysis.figures.masks import VOID
 from ciss.protocol import Classes
 from tests.helpers.figures import draw, strings, words
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.colors import to_rgb
 
 pytestmark = pytest.mark.filterwarnings("error")
 NAN = np.nan

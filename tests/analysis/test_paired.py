@@ -1,6 +1,7 @@
 """Differences on the same seed and order of classes: by hand, with gaps, as text and as a figure."""
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +14,7 @@ from ciss.analysis.figures.style import method_styles
 from tests.helpers.figures import draw, strings
 from tests.helpers.results import scored
 
-mpl.use("Agg")
-import matplotlib.pyplot as plt
+pytestmark = pytest.mark.filterwarnings("error")
 
 NAN = np.nan
 FIRST, SECOND = "1 | 2 | 3", "3 | 1 | 2"
@@ -171,7 +171,6 @@ def dots(ax: plt.Axes) -> list[list[float]]:
     return [line.get_xdata().tolist() for line in rows]
 
 
-@pytest.mark.filterwarnings("error")
 def test_a_dot_a_seed_and_a_bar_for_the_interval(figure):
     left, right = figure(THREE)
     assert dots(left) == [pytest.approx([0.1, 0.2, 0.3]), pytest.approx([0, 0.2, 0.25])]
@@ -188,7 +187,6 @@ def test_a_dot_a_seed_and_a_bar_for_the_interval(figure):
     assert (left.get_title(loc="left"), right.get_title(loc="left")) == ("b: all, against finetune", "all, against mib")
 
 
-@pytest.mark.filterwarnings("error")
 def test_orders_are_said_and_joint_training_is_left_out(figure):
     values = {("joint", 0, FIRST): 0.9, ("finetune", 0, FIRST): 0.1, ("mib", 0, FIRST): 0.3}
     values |= {(method, 0, SECOND): value + 0.01 for (method, _, _), value in values.items()}
@@ -197,7 +195,6 @@ def test_orders_are_said_and_joint_training_is_left_out(figure):
     assert strings(left.get_yticklabels()) == ["finetune", "mib"] and left.get_xlim()[1] < 0.3
 
 
-@pytest.mark.filterwarnings("error")
 def test_an_interval_broader_than_the_axis_ends_in_arrows(figure):
     left, _ = figure(seeds(finetune=[0.1, 0.1], mib=[0.2, 0.3]))  # 0.15 +- 12.7 * 0.05
     assert [line.get_marker() for line in left.lines if line.get_marker() in "<>"] == ["<", ">"]
@@ -207,7 +204,6 @@ def test_an_interval_broader_than_the_axis_ends_in_arrows(figure):
     assert not [line for line in narrow.lines if line.get_marker() in "<>"]
 
 
-@pytest.mark.filterwarnings("error")
 def test_one_seed_is_dots_alone(figure):
     left, right = figure(seeds(finetune=[0.1], mib=[0.3], plop=[0.2]))
     assert dots(left) == [pytest.approx([0.2]), pytest.approx([0.1])] and not left.patches
@@ -217,7 +213,6 @@ def test_one_seed_is_dots_alone(figure):
 ALONE = "No other method has a score\nand a seed that {} has."
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("table", "said"),
     [
@@ -240,7 +235,6 @@ def test_little_to_show(figure, table, said):
     assert [text for ax in axes for text in strings(ax.texts)] == said
 
 
-@pytest.mark.filterwarnings("error")
 def test_many_methods_of_long_names_stay_apart(figure):
     names = ["finetune", "mib", *(f"gsc-tuned-no-compensation-{k}" for k in range(10))]
     table = seeds(**{name: [0.1 * k, 0.1 * k + 0.02, 0.1 * k + 0.01] for k, name in enumerate(names)})

@@ -1,6 +1,6 @@
 """Figures on degenerate input: drawn without a warning, showing what the arrays hold."""
 
-import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +10,6 @@ from ciss.analysis.figures.masks import VOID, class_legend, colour, strips
 from ciss.analysis.figures.training import iou_bars, loss_curve, trace_panels
 from ciss.protocol import Classes
 from tests.helpers.figures import draw, strings, words
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 
 pytestmark = pytest.mark.filterwarnings("error")
 

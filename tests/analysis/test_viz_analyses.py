@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -34,9 +35,6 @@ from ciss.analysis.forgetting.pace import rank_correlations
 from ciss.analysis.forgetting.tables import group_table
 from ciss.protocol import Classes
 from tests.helpers.figures import draw, legend, strings, words
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
 
 pytestmark = pytest.mark.filterwarnings("error")
 NAN = np.nan

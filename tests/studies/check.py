@@ -28,20 +28,7 @@ from ciss.data import data_set
 from ciss.methods import METHODS, code_of
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (
-    "undefined",
-    "device",
-    "benchmark",
-    "benchmarks",
-    "end",
-    "method",
-    "against",
-    "convention",
-    "order",
-    "class",
-    "teacher",
-    "worst",
-)
+TEXT = "undefined benchmark benchmarks end method against convention order class teacher worst".split()
 SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]
 WARNING = re.compile(r"\b[A-Za-z]*Warning\b|\bWARNING\b|Traceback|^ERROR\b")
 EXPECTED_WARNINGS = (  # lines that a sound study prints

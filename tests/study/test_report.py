@@ -77,6 +77,11 @@ def benchmarks(*names: str) -> dict:
     return {name: config.Benchmark(dataset="shapes", protocol="4-2", train=train) for name in names}
 
 
+def render(folder: Path, *names: str) -> str:
+    """The page of these benchmarks, by default of `b`."""
+    return report_page.page(folder, benchmarks(*names or "b"))
+
+
 @pytest.fixture
 def ends() -> dict:
     joint = {"all": 0.9, "old": 0.9, "new": 0.8, "harmonic": 0.85}
@@ -88,6 +93,13 @@ def ends() -> dict:
             "j": [{**path(scores=joint, method="joint")[2], "after": None}],
         }
     }
+
+
+@pytest.fixture
+def saved(tmp_path, ends) -> Path:
+    """The reports that notebook 6 leaves."""
+    save(tmp_path, ends)
+    return tmp_path
 
 
 # --- numbers as text
@@ -244,9 +256,8 @@ def parsed(text: str) -> Page:
 
 
 @pytest.mark.filterwarnings("error")
-def test_figures_stand_in_the_order_of_their_notebooks(tmp_path, ends):
+def test_figures_stand_in_the_order_of_their_notebooks(saved):
     """With their captions; what no notebook saved comes last in its analysis."""
-    save(tmp_path, ends)
     order = {
         "forgetting": ["forgetting", "pace", "gradients"],
         "background": ["calibration", "angles"],
@@ -254,9 +265,9 @@ def test_figures_stand_in_the_order_of_their_notebooks(tmp_path, ends):
     }
     for part, names in order.items():
         figures = {name: (plt.figure(figsize=(1, 1)), f"{part}: <{name}>.") for name in names}
-        style_save(tmp_path / "benchmarks" / "b" / part, figures)
-    (tmp_path / "benchmarks" / "b" / "forgetting" / "another_one.png").write_bytes(PIXEL)
-    text = report_page.page(tmp_path, benchmarks("b"))
+        style_save(saved / "benchmarks" / "b" / part, figures)
+    (saved / "benchmarks" / "b" / "forgetting" / "another_one.png").write_bytes(PIXEL)
+    text = render(saved)
     captions = [f"{part}: &lt;{name}&gt;.</figcaption>" for part, names in order.items() for name in names]
     captions.insert(3, ">another one.</figcaption>")
     places = [text.index(caption) for caption in captions]
@@ -265,16 +276,15 @@ def test_figures_stand_in_the_order_of_their_notebooks(tmp_path, ends):
 
 
 @pytest.mark.filterwarnings("error")
-def test_the_page_holds_everything(tmp_path, ends):
-    save(tmp_path, ends)
+def test_the_page_holds_everything(saved):
     for name in ("b.png", "b.steps.png"):
-        (tmp_path / "compare" / "predictions" / name).write_bytes(PIXEL)
-    folder = tmp_path / "benchmarks" / "b"
+        (saved / "compare" / "predictions" / name).write_bytes(PIXEL)
+    folder = saved / "benchmarks" / "b"
     for name in ("forgetting/forgetting.png", "background/background.png", "data/data.png"):
         (folder / name).write_bytes(PIXEL)
     (folder / "forgetting/more.png").write_bytes(PIXEL + b"more")
     (folder / "forgetting/forgetting.md").write_text("**plain disc** fades & [why](https://example.org) <i>x</i> `y`\n")
-    text = report_page.page(tmp_path, benchmarks("b"))
+    text = render(saved)
     page = parsed(text)
     assert len(page.sources) == 6 + 2, "files, and the figures drawn from the tables"
     assert "<strong>plain disc</strong> fades &amp; why &lt;i&gt;x&lt;/i&gt; <code>y</code>" in text
@@ -284,13 +294,13 @@ def test_the_page_holds_everything(tmp_path, ends):
     for words in ("1 | 2 | 3", "torch 2.15.0", "One run each", "train.batch", "float32"):
         assert words in text, words
     assert "All benchmarks" not in text
-    assert text == report_page.page(tmp_path, benchmarks("b")), "the same bytes each time"
+    assert text == render(saved), "the same bytes each time"
 
 
 @pytest.mark.filterwarnings("error")
 def test_differences_of_several_seeds_on_the_page(tmp_path, seeds):
     save(tmp_path, seeds)
-    text = report_page.page(tmp_path, benchmarks("b"))
+    text = render(tmp_path)
     page = parsed(text)
     assert len(page.sources) == 3, "one figure more"
     assert "<td>mib</td><td>+0.450 [-0.185, +1.085] 2/2</td>" in text and "<td>plop</td><td>+0.300</td>" in text
@@ -298,12 +308,13 @@ def test_differences_of_several_seeds_on_the_page(tmp_path, seeds):
     every = text[text.index("<summary>Every two methods") :]
     assert '<th scope="col">method</th><th scope="col">finetune</th><th scope="col">mib</th>' in every
     assert "<td>mib</td><td>+0.450</td><td></td>" in every, "no star: 0 is inside"
-    assert text == report_page.page(tmp_path, benchmarks("b")), "the same bytes each time"
+    assert text == render(tmp_path), "the same bytes each time"
 
 
-def test_one_seed_is_said_in_a_line(tmp_path, ends):
-    save(tmp_path, ends)
-    text = report_page.page(tmp_path, benchmarks("b"))
+def test_one_seed_is_said_in_a_line_and_no_figure_stays_open(saved):
+    before = plt.get_fignums()
+    text = render(saved)
+    assert plt.get_fignums() == before
     assert "so no difference has an interval" in text and "Minus finetune" not in text
 
 
@@ -314,7 +325,7 @@ def test_the_page_of_orders_and_benchmarks(tmp_path, ends):
         each["identity"]["parameters"]["benchmark"]["setting"] = "disjoint"
     ends["c"] = {"m": other}
     save(tmp_path, ends)
-    text = report_page.page(tmp_path, benchmarks("b", "b-2", "c"))
+    text = render(tmp_path, "b", "b-2", "c")
     page = parsed(text)
     assert {"b", "c", "b-methods", "c-methods"} <= set(page.ids) and "b-2" not in page.ids
     assert "0.600 ± 0.141" in text and "1 | 2 | 3 (b); 3 | 1 | 2 (b-2)" in text
@@ -326,38 +337,35 @@ def test_results_beside_published_ones(tmp_path, ends):
     row = {"method": "mib", "convention": "mib", "published_all": 48.0, "ours_all": 50.04, "benchmark": "b"}
     beside = pd.DataFrame([{**row, "source": "MiB <2020> & more"}], columns=[*COLUMNS, "benchmark"])
     save(tmp_path, ends, beside)
-    text = report_page.page(tmp_path, benchmarks("b"))
+    text = render(tmp_path)
     parsed(text)
     assert "<td>48.0</td>" in text and "<td>50.0</td>" in text and "MiB &lt;2020&gt; &amp; more" in text
     assert "published old" not in text, "nothing stands there"
 
 
-def test_groups_of_classes_are_no_published_protocol(tmp_path, ends):
-    save(tmp_path, ends)
+def test_groups_of_classes_are_no_published_protocol(saved):
     planned = {"b": dataclasses.replace(benchmarks("b")["b"], protocol="15-1", groups=((1, 2), (5,)))}
-    text = report_page.page(tmp_path, planned)
+    text = report_page.page(saved, planned)
     assert "shapes, groups [1 2 | 5] (not a published protocol), overlapped" in text and "protocol 15-1" not in text
     assert "15-1 (not used: the benchmark has groups)" in text, "among every setting"
     assert "No published result has this benchmark&#x27;s groups of classes (groups), so none is shown." in text
 
 
-def test_a_part_of_the_images_stands_beside_no_published_result(tmp_path, ends):
-    save(tmp_path, ends)
-    text = report_page.page(tmp_path, {"b": dataclasses.replace(benchmarks("b")["b"], limit=50)})
+def test_a_part_of_the_images_stands_beside_no_published_result(saved):
+    text = report_page.page(saved, {"b": dataclasses.replace(benchmarks("b")["b"], limit=50)})
     assert "only the first 50 images of each list (limit). Published results use all images" in text
-    assert "No published result has this data set" in report_page.page(tmp_path, benchmarks("b"))
+    assert "No published result has this data set" in render(saved)
 
 
-def test_figures_without_a_plot_become_a_sentence(tmp_path, ends):
-    save(tmp_path, ends)
-    folder = tmp_path / "benchmarks" / "b"
+def test_figures_without_a_plot_become_a_sentence(saved):
+    folder = saved / "benchmarks" / "b"
     empty = [note("No hold-out set: nothing is measured.") for _ in range(2)]
     style_save(folder / "forgetting", {"pace": (empty[0], "How fast."), "pace_factors": (empty[1], "And why.")})
     _, (empty, drawn) = plt.subplots(1, 2)
     note_in(empty, "One half is empty.")
     drawn.plot([0, 1])
     style_save(folder / "background", {"calibration": (drawn.figure, "Whether it can be believed.")})
-    text = report_page.page(tmp_path, benchmarks("b"))
+    text = render(saved)
     assert "How fast" not in text and "And why" not in text and "Whether it can be believed." in text
     assert text.count("No hold-out set: nothing is measured. Left out: the figures pace, pace factors.") == 1
     assert len(Page(text).sources) == 1 + 2, "the half-empty figure, and those drawn from the tables"
@@ -375,7 +383,7 @@ def test_the_page_says_once_which_classes_are_numbered(tmp_path, ends, monkeypat
         figure = plt.figure(figsize=(1, 1))
         class_legend(figure, Classes([[1, 2]], ["background", "\u732b", "cat"], np.zeros((3, 3), np.uint8)))
         figure.savefig(tmp_path / folder / f"{name}.png")
-    text = report_page.page(tmp_path, benchmarks("b"))
+    text = render(tmp_path)
     said = "No installed font has the letters of \u732b (class 1): figures name these classes by number. Install for"
     assert text.count(said) == 1 and text.count("No installed font") == 1
     assert text.index(said) < text.index('id="b-methods"')
@@ -388,7 +396,7 @@ def test_nothing_from_a_file_is_markup(tmp_path, ends):
             each["device"] = evil
             each["title"] += evil
     save(tmp_path, ends)
-    text = report_page.with_costs(report_page.page(tmp_path, benchmarks("b")), cost_sections(ends["b"]))
+    text = report_page.with_costs(render(tmp_path), cost_sections(ends["b"]))
     assert "script" not in parsed(text).tags and "&lt;script&gt;" in text
 
 
@@ -399,27 +407,26 @@ def test_names_that_look_like_something_else(tmp_path, ends):
         each["identity"]["parameters"]["benchmark"]["setting"] = "disjoint"
         each["title"] = "NA"
     save(tmp_path, {"007": ends["b"], "NA": {"1e3": other}})
-    page = parsed(report_page.page(tmp_path, benchmarks("007", "NA")))
+    page = parsed(render(tmp_path, "007", "NA"))
     assert {"007-cost", "NA-cost"} <= set(page.ids)
     numbers = {f"{title}-{seed}": path(seed=seed) for title in ("007", "1e3") for seed in (0, 1)}
     for end, found in numbers.items():
         for each in found:
             each |= {"title": end[:3], "method": end[:3]}
     save(tmp_path, {"b": numbers})
-    assert '<th scope="col">007</th><th scope="col">1e3</th>' in report_page.page(tmp_path, benchmarks("b"))
+    assert '<th scope="col">007</th><th scope="col">1e3</th>' in render(tmp_path)
 
 
 def test_a_missing_table_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"runs.csv: there is no such table. Run: dvc repro compare"):
-        report_page.page(tmp_path, benchmarks("b"))
+        render(tmp_path)
 
 
-def test_notes_on_the_data_stand_before_the_scores(tmp_path, ends):
-    save(tmp_path, ends)
-    (tmp_path / "benchmarks" / "b" / "data" / "data.md").write_text(
+def test_notes_on_the_data_stand_before_the_scores(saved):
+    (saved / "benchmarks" / "b" / "data" / "data.md").write_text(
         "10,582 training images are expected; 1,464 were found.\n"
     )
-    text = report_page.page(tmp_path, benchmarks("b"))
+    text = render(saved)
     assert text.count("1,464 were found") == 1
     assert text.index("1,464 were found") < text.index('id="b-methods"')
 
@@ -428,15 +435,14 @@ def test_notes_on_the_data_stand_before_the_scores(tmp_path, ends):
     ("planned", "words"),
     [(["voc"], "of 'b', params.yaml plans 'voc'"), (["b", "c"], "plans 'b', 'c'"), ([], "plans no benchmark")],
 )
-def test_tables_of_another_plan_are_refused(tmp_path, ends, planned, words):
-    save(tmp_path, ends)
+def test_tables_of_another_plan_are_refused(saved, planned, words):
     with pytest.raises(config.ConfigError, match=f"{words}. Run `dvc repro compare` first"):
-        report_page.page(tmp_path, benchmarks(*planned))
+        report_page.page(saved, benchmarks(*planned))
 
 
 def test_scores_that_are_undefined_have_a_reason_on_the_page(tmp_path, ends):
     save(tmp_path, {"b": {"j": ends["b"]["j"]}})
-    text = report_page.page(tmp_path, benchmarks("b"))
+    text = render(tmp_path)
     assert "Scores of joint: Joint training has no steps: no forgetting, backward transfer" in text
     assert not re.search(r">\s*nan\s*<", text, re.IGNORECASE)
 
@@ -451,15 +457,8 @@ def test_variants_of_joint_training_stand_apart(tmp_path, ends):
     _, ax = plt.subplots()
     stability_scatter(ax, made["runs"])
     assert "joint-long (upper bound)" in [text.get_text() for text in ax.texts]
-    text = report_page.page(tmp_path, benchmarks("b"))
+    text = render(tmp_path)
     assert text.count('<tr class="apart"') >= 2
-
-
-def test_figures_of_the_page_are_closed(tmp_path, ends):
-    save(tmp_path, ends)
-    before = plt.get_fignums()
-    report_page.page(tmp_path, benchmarks("b"))
-    assert plt.get_fignums() == before
 
 
 def test_tables_stand_out_and_apart():
@@ -495,7 +494,7 @@ def cost_sections(ends: dict[str, list[dict]], timings: dict | None = None) -> l
 @pytest.mark.filterwarnings("error")
 def test_what_methods_take_is_a_section_of_its_own(tmp_path, ends):
     save(tmp_path, ends)
-    text = report_page.page(tmp_path, benchmarks("b"))
+    text = render(tmp_path)
     assert "a processor" not in text and "seconds" not in text.lower(), "they would change its hash"
     (section,) = cost_sections(ends["b"])
     assert "Measured on: a processor, 2 threads." in section and "<td>mib</td><td>4.0</td><td>1.0</td>" in section
