@@ -60,9 +60,7 @@ def test_where_pixels_of_each_class_go(ends):
         10,
         10,
     ]
-
-
-def test_another_class_of_the_same_group():
+    # another class of the same group
     confusion = np.array([[1, 0, 0, 0], [0, 2, 6, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
     ends = {"e": [result(1, confusion, classes=Classes([[1, 2], [3]], CLASSES.names))]}
     (_, row) = class_rates(ends).to_dict("records")
@@ -87,9 +85,7 @@ def test_what_the_errors_of_the_background_are(ends):
         "background called old": 0,
         "background called new": 2,
     }
-
-
-def test_a_background_without_errors_has_no_shares():
+    # without errors there are no shares
     ends = {"e": [result(1, np.diag([5, 5, 5, 0]), after="r-0")]}
     assert background_errors(ends)["share"].isna().all()
 
@@ -108,9 +104,6 @@ def test_calibration_error_with_and_without_future_classes(ends, probes):
     # |1 - 1.4| / 24 + |11 - 10.8| / 24, and |1 - 1.4| / 24 + |9 - 10.8| / 24
     assert row["error"] == pytest.approx((0.4 + 0.2) / 24)
     assert row["error_truth"] == pytest.approx((0.4 + 1.8) / 24)
-
-
-def test_without_pixels_the_calibration_error_is_undefined(ends, probes):
     nothing = calibration_table(ends, probes).assign(pixels=0)
     assert calibration_errors(nothing)[["error", "error_truth"]].isna().all(axis=None), "not a perfect 0"
 

@@ -205,13 +205,10 @@ def test_telling_images_show_classes_of_every_step():
     assert len(telling(found, CLASSES, 9)) == 6
 
 
-def test_truth_is_void_where_classes_come_later():
+def test_truth_is_void_where_classes_come_later_and_few_steps_are_shown():
     truth = np.array([[0, 1, 2, 3, 255]], np.uint8)
     assert known(truth, CLASSES, 0).tolist() == [[0, 1, 255, 255, 255]]
     assert known(truth, CLASSES, 2).tolist() == truth.tolist()
-
-
-def test_steps_that_are_shown():
     assert shown_steps(0) == [0]
     assert shown_steps(2) == [0, 1, 2]
     assert shown_steps(10, 3) == [0, 5, 10]

@@ -68,16 +68,11 @@ def test_conflict_of_each_layer():
     assert table.loc["a", ["norm", "other norm"]].tolist() == [5, 5]
     # together: -25 / (sqrt(25 + 1) sqrt(25 + 4 + 2))
     assert table.loc["all layers", "cosine"] == pytest.approx(-25 / np.sqrt(26 * 31))
-
-
-def test_conflict_does_not_ask_how_large_gradients_are():
+    # however large the gradients are
     one, other = {"a": np.array([1.0, 2.0])}, {"a": np.array([2.0, 1.0])}
     small = {"a": np.float32(1e-20) * other["a"].astype(np.float32)}
     assert gradient_conflict(one, other)["cosine"].tolist() == pytest.approx([0.8, 0.8])
     assert gradient_conflict(one, small)["cosine"].tolist() == pytest.approx([0.8, 0.8])
-
-
-def test_conflict_wants_the_same_layers():
     with pytest.raises(ValueError, match="layers differ"):
         gradient_conflict({"a": np.ones(1)}, {"b": np.ones(1)})
 
@@ -101,15 +96,13 @@ def test_cosines_between_all_losses():
 # --- projections
 
 
-def test_components_of_a_line():
+def test_principal_components():
     points = np.array([[0.0, 0.0, 1.0], [3.0, 4.0, 1.0], [6.0, 8.0, 1.0]])
     coordinates, shares = principal_components(points)
     assert coordinates[:, 0].tolist() == pytest.approx([-5, 0, 5]) and shares.tolist() == pytest.approx([1, 0])
     mirrored, _ = principal_components(points[::-1])
     assert mirrored[:, 0].tolist() == pytest.approx([5, 0, -5]), "the sign is of the direction, not of the order"
-
-
-def test_components_of_two_directions():
+    # two directions
     points = np.array([[2.0, 0.0], [-2.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     coordinates, shares = principal_components(points)
     assert np.abs(coordinates) == pytest.approx(np.abs(points)) and shares.tolist() == pytest.approx([0.8, 0.2])
@@ -156,9 +149,7 @@ def test_drift_from_step_to_step():
     assert table["drift"].tolist() == pytest.approx([NAN, NAN, NAN, 3, root, 0, 0, NAN, 0], nan_ok=True)
     assert table["relative"].tolist() == pytest.approx([NAN, NAN, NAN, 1.5, root / 2, 0, 0, NAN, 0], nan_ok=True)
     assert table["cosine"].tolist() == pytest.approx([NAN, NAN, NAN, 1, 0, 1, 1, NAN, 1], nan_ok=True)
-
-
-def test_drift_without_spread_or_direction():
+    # without spread or direction
     table = drift_table(np.zeros((2, 1, 2)), np.ones((2, 1)), np.zeros((2, 1)), Classes([], ["a"]))
     assert table["drift"].tolist()[1] == 0 and table[["relative", "cosine"]].isna().all(axis=None)
 
@@ -171,9 +162,7 @@ def test_distances_to_prototypes():
     assert found.tolist() == [[3, 5, 0, np.inf], [5, 3, 4, np.inf]]
     far = distances(np.array([[1e8, 1.0]]), np.array([[1e8, 0.0]]), np.ones(1))
     assert far.tolist() == [[1]], "what is near is not lost among large numbers"
-
-
-def test_distances_on_an_image():
+    # on an image
     features = np.zeros((2, 1, 3))
     features[:, 0, 1], features[:, 0, 2] = (4, 3), (0, 3)
     maps = distance_maps(features, MEANS, COUNTS)
@@ -191,9 +180,7 @@ def test_who_is_confused_with_whom():
     assert table["confused"].tolist() == pytest.approx([0.5, 0, NAN, NAN], nan_ok=True)
     assert table["neighbour"].tolist() == ["b", "bg", "bg", ""], "c has no prototype"
     assert table["distance"].tolist() == pytest.approx([3, 4, 3, NAN], nan_ok=True)
-
-
-def test_one_class_has_no_neighbour():
+    # one class has no neighbour
     table = nearest_confusions(np.zeros((0, 2)), np.zeros(0, int), np.zeros((1, 2)), np.ones(1), ["bg"])
     assert table.loc[0, ["pixels", "neighbour", "confused with"]].tolist() == [0, "", ""]
 
@@ -230,9 +217,7 @@ def test_what_became_of_each_class():
     assert table.loc["bg", ["background, rightly", "wrong class"]].tolist() == [0.5, 0.5]
     assert table.loc["b", "ignored"] == 1 and table.loc["c", "background, rightly"] == 1
     assert (table[list(FATES[1:])].sum(axis=1) == 1).all()
-
-
-def test_nothing_told_as_background():
+    # nothing is told as background
     told = np.ones((1, 2), int)
     table = relabel_table([told], [told], [told], 1, ["bg", "a"])
     assert isinstance(table, pd.DataFrame) and table.empty and "ignored" in table.columns

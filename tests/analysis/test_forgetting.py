@@ -11,7 +11,7 @@ from ciss.analysis.forgetting.traces import gradient_table, imbalance, token_ang
 from ciss.analysis.forgetting.words import forgetting_findings
 from ciss.analysis.reasons import empty_reasons
 from ciss.protocol import Classes
-from tests.helpers.results import AFTER_0, AFTER_1, AFTER_2, CLASSES, GROUPS, result
+from tests.helpers.results import AFTER_0, AFTER_1, AFTER_2, CLASSES, result
 
 NAN = np.nan
 PROTOTYPES = np.array([[1.0, 0, 0], [0, 2, 0], [3, 3, 0], [0, 1, 1]])  # background, a, b, c
@@ -123,15 +123,12 @@ def test_interval_of_three_values():
 # --- groups of classes, and a row a method
 
 
-def test_groups_are_means_without_the_background():
+def test_groups_are_means_without_the_background_and_a_method_has_a_row():
     ends = {"e": [result(0, AFTER_0), result(1, AFTER_1), result(2, AFTER_2)]}
     table = group_table(forgetting_table(ends)).set_index(["introduced", "step"])["iou"]
     assert table[0, 0] == pytest.approx(6 / 9) and table[0, 1] == pytest.approx(2 / 9)
     assert table[1, 1] == pytest.approx(9 / 15) and table[1, 2] == pytest.approx(5 / 10)
     assert len(table) == 3 + 2 + 1
-
-
-def test_a_row_a_method():
     ends = {
         "e": [result(0, AFTER_0), result(1, AFTER_1), result(2, AFTER_2)],
         "j": [result(2, AFTER_2, method="joint")],
@@ -159,9 +156,7 @@ def test_gradients_are_averaged_over_stretches():
     assert table.loc[("gradient", "background"), "epochs"].tolist() == [1, 2, 3]
     np.testing.assert_allclose(table.loc[("gradient", "step1"), "value"], [0.8, NAN, 0.6])
     assert len(table) == 9 and "cross_entropy" not in table.index.get_level_values("group")
-
-
-def test_fewer_batches_than_points():
+    # fewer batches than points
     trace = {"gradient/background": np.array([0.1, 0.3])}
     ends = {"e": [result(0, AFTER_0), result(1, AFTER_1, trace=trace, log=[{"epoch": 1}])]}
     assert gradient_table(ends)["epochs"].tolist() == [0.5, 1.0]
@@ -195,19 +190,14 @@ def test_angles_of_new_tokens():
     assert table["new", 0] == pytest.approx(90, abs=1e-4)
     assert table["background", 1] == pytest.approx(0) and table["old", 1] == pytest.approx(90)
     assert table["new", 1] == pytest.approx(0, abs=1e-4)
-
-
-def test_a_single_new_token_has_no_neighbour():
+    # a single new token has no neighbour
     cosines = np.array([[[0.0, 1.0, 1.0]]])
     ends = {"e": [result(1, AFTER_1, token_epochs=np.array([0]), token_cosines=cosines)]}
     table = token_angles_table(ends).set_index("pair")["angle"]
     assert np.isnan(table["new"]) and table["background"] == pytest.approx(90) and table["old"] == 0
-
-
-def test_steps_without_new_classes_have_no_angles():
+    # a step without new classes has no angle
     ends = {"e": [result(1, AFTER_1, token_epochs=np.array([0]), token_cosines=np.zeros((1, 0, 3)))]}
     assert token_angles_table(ends).empty
-    assert len(GROUPS) == 3
 
 
 # --- in words
@@ -239,6 +229,7 @@ def test_words_say_which_classes_fade():
     assert "Over all methods, cat fades most (0.350) and dog least (0.200). But b loses most on dog." in text
     assert "most unevenly in a (standard deviation over classes 0.150), most evenly in b (0.125)." in text
     assert text.endswith("No hold-out set.")
+    assert "nothing could be forgotten. No step." in forgetting_findings("x", NONE, NONE, NONE, NONE, EMPTY)
 
 
 def test_words_explain_a_forgetting_below_zero():
@@ -278,10 +269,6 @@ def test_words_on_compensation():
         "In gsc's step 2 the mean gradients of the steps' labels differ by a factor of 8.0, after compensation 2.0"
         in text
     )
-
-
-def test_words_without_a_second_step():
-    assert "nothing could be forgotten. No step." in forgetting_findings("x", NONE, NONE, NONE, NONE, EMPTY)
 
 
 def test_words_say_that_nothing_differs():
