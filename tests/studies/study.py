@@ -16,15 +16,8 @@ from tests.helpers import repository
 from tests.studies import check, cover, trees
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = (
-    "ciss",
-    "notebooks",
-    "dvc.yaml",
-    "reports/published.yaml",
-    "reports/README.md",
-    "tests/helpers",
-    "tests/studies",
-)
+CODE = ("ciss", "notebooks", "dvc.yaml", "reports/published.yaml", "reports/README.md")
+CODE += tuple(f"tests/{name}" for name in ("helpers/repository.py", "studies"))
 LIMIT = 1800  # seconds of one study
 STOP = threading.Event()  # set by Ctrl-C: running pipelines are killed
 
