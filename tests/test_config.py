@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from ciss import config, paths
+from ciss import config
 from ciss.config import ConfigError
 
 FILES = ("params.yaml", "tests/smoke.yaml")
-DOCUMENTS = {file: YAML(typ="safe", pure=True).load(paths.project() / file) for file in FILES}
 RUNS = """
 benchmarks:
   b: &b

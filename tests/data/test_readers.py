@@ -17,7 +17,6 @@ from ciss.data.sets.ade20k import CLASSES
 from ciss.data.sets.cityscapes import CITIES, MASKS
 
 READERS = {"ade20k": sets_ade20k, "cityscapes": sets_cityscapes, "camvid": sets_camvid}
-SPLITS = {"train": "training", "val": "validation"}
 # raw ids of Cityscapes' 34 label ids, 0 to 33
 CITYSCAPES = [255] * 7 + [1, 2, 255, 255, 3, 4, 5, 255, 255, 255, 6, 255, *range(7, 17), 255, 255, 17, 18, 19]
 SIZE = (6, 8)
