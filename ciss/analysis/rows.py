@@ -1,4 +1,4 @@
-"""How tables are made: whose a row is, which results have rows, and columns that a table keeps when it has no rows."""
+"""Helpers for tables: columns of the run, results with rows, and tables without rows."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,7 +15,7 @@ def table(rows: Iterable[dict], columns: dict[str, type]) -> pd.DataFrame:
 
 
 def with_classes(rows: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
-    """The same table with the class names by position in its `attrs`, for figures (`viz.class_labels`)."""
+    """The same table with the class names by position in its `attrs`, for figures (`style.table_labels`)."""
     rows.attrs["classes"] = list(names)
     return rows
 

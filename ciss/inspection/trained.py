@@ -1,4 +1,4 @@
-"""A finished run, opened again: its networks, its method, and images as its step saw them."""
+"""A finished run, opened again: its networks, its method, and images with the labels of its step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -74,19 +74,18 @@ class OpenedRun:
 
 @dataclass
 class Explanation:
-    """Lists with an array for each image. Labels (H,W) are positions, 255 is ignored; maps (.,.) are float32, some on
-    a coarser grid."""
+    """Lists with an array for each image. Labels (H,W): positions, 255 ignored. Maps (.,.): float32, any resolution."""
 
-    given: list[np.ndarray] = field(default_factory=list)  # as the step is given them
-    labels: list[np.ndarray] = field(default_factory=list)  # as the method learns them
+    given: list[np.ndarray] = field(default_factory=list)  # given labels of the step
+    labels: list[np.ndarray] = field(default_factory=list)  # labels that the method learns
     truth: list[np.ndarray] = field(default_factory=list)
     maps: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    tokens: np.ndarray | None = None  # (C,D), the trained network's class tokens, or its classifier's rows
+    tokens: np.ndarray | None = None  # (C,D) class tokens, or classifier rows, of the trained network
 
 
 @torch.no_grad()
 def explain(run: Run, numbers: list[int]) -> Explanation:
-    """A finished increment's method on training images (`numbers` of the index), with the networks before and after.
+    """Labels and maps of a finished increment's method on training images (`numbers` of the index).
 
     Raises CheckpointError for a missing run or predecessor, ValueError for a run that continues none.
     """
@@ -94,7 +93,7 @@ def explain(run: Run, numbers: list[int]) -> Explanation:
         raise ValueError(f"{run.name} continues no run: there is no teacher to explain. Name an increment.")
     opened = OpenedRun(run)
     explanation = Explanation()
-    for number in numbers:  # one by one: their sizes may differ
+    for number in numbers:  # one at a time: their sizes may differ
         for batch, truth, teacher in opened.learnt([number]):
             with opened.autocast():
                 student = opened.student(batch.images)
@@ -109,18 +108,21 @@ def explain(run: Run, numbers: list[int]) -> Explanation:
 
 
 def _labels(labels: Tensor) -> np.ndarray:
-    """Of the only image of a batch, uint8."""
+    """Labels (H,W) uint8 of the only image of a batch."""
     return labels[0].cpu().numpy().astype(np.uint8)
 
 
-def telling_images(run: Run, count: int, among: list[int] | None = None) -> list[int]:
-    """Training images of the step (or `among` others) with old and new classes in them, those with most first."""
+def images_with_most_classes(run: Run, count: int, numbers: list[int] | None = None) -> list[int]:
+    """The `count` training images with most old and new classes of the step.
+
+    Images with both kinds come first. `numbers`: images to choose from; None: those of the step.
+    """
     index = run.index()
     positions = (run.classes.old(run.step), run.classes.new(run.step))
     old, new = (set(run.classes.raw[part].tolist()) for part in positions)
 
-    def wealth(number: int) -> tuple[bool, bool, int]:
-        found = set(index.classes["train"][number])
-        return bool(old & found), bool(new & found), len((old | new) & found)
+    def class_counts(number: int) -> tuple[bool, bool, int]:
+        present = set(index.classes["train"][number])
+        return bool(old & present), bool(new & present), len((old | new) & present)
 
-    return sorted(run.images(index) if among is None else among, key=wealth, reverse=True)[:count]
+    return sorted(run.images(index) if numbers is None else numbers, key=class_counts, reverse=True)[:count]

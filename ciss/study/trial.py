@@ -12,7 +12,7 @@ from ciss import config, metrics
 from ciss.analysis.figures import masks, training
 from ciss.data import Index
 from ciss.data.loaders import picture
-from ciss.inspection.trained import explain, telling_images
+from ciss.inspection.trained import explain, images_with_most_classes
 from ciss.runs import results
 from ciss.runs.check import check
 from ciss.runs.run import Run, index_folder, resolve
@@ -119,7 +119,7 @@ def draw_figures(run: Run, index: Index) -> list[Figure]:
 
 def _explained(run: Run, index: Index, trace: dict, colour: Callable) -> list[Figure]:
     """Training images as the step sees them; of an increment also the method's maps, its logs and its class tokens."""
-    images = telling_images(run, SAMPLES) if run.after else run.images(index)[:SAMPLES]
+    images = images_with_most_classes(run, SAMPLES) if run.after else run.images(index)[:SAMPLES]
     given = [picture(run.settings, index, "train", i, run.label_table(training=True)) for i in images]
     rows = [("image", [image for image, _ in given]), ("labels", colour([labels for _, labels in given]))]
     if not run.after:

@@ -340,10 +340,11 @@ OTHERS = {
     *("flows", "mean_flows", "confusion_rates", "gradient_conflict", "gradients_by_class", "gradients_by_step"),
     *("term_cosines", "drift_table", "nearest_confusions", "projection_table", "relabel_table", "family_tables"),
     *("flow_ribbons", "method_lines", "legend_below", "lowest", "note", "note_in", "only_note", "panels"),
-    *("step_ticks", "class_label", "class_labels", "save"),
+    *("step_ticks", "class_label", "class_labels", "table_labels", "class_patches", "save", "text_in"),
+    *("heatmap", "slanted_ticks", "stacked_bars", "method_panels"),
     *("shown", "differences", "every_difference", "table", "with_classes"),
     *("class_legend", "overlay", "show", "strips", "step_strips", "iou_bars", "loss_curve", "token_angles"),
-    *("conflict_bars", "conflict_figure", "confusion_bars", "cosine_heatmap", "drift_heatmap", "gradient_bars"),
+    *("conflict_bars", "conflict_figure", "confusion_bars", "drift_heatmap", "gradient_bars"),
     *("trace_panels", "picture_row", "projection", "relabel_bars"),
 }  # fmt: skip
 

@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 
 from ciss.analysis.exploring.prototypes import (
-    FATES,
+    OUTCOMES,
     distance_maps,
     distances,
     drift_table,
+    label_outcomes,
     nearest_confusions,
     principal_components,
     projection_table,
     relabel_table,
-    relabelled,
     tsne,
 )
 from ciss.analysis.forgetting.gradients import gradient_conflict, gradients_by_class, gradients_by_step, term_cosines
@@ -194,8 +194,8 @@ TRUTH = np.array([[1, 1, 1, 0, 3, 0, 2, 3, 255]])
 
 
 def test_what_became_of_each_pixel():
-    fates = relabelled(GIVEN, LEARNT, TRUTH, old=3)
-    names = [FATES[k] for k in fates[0]]
+    fates = label_outcomes(GIVEN, LEARNT, TRUTH, old=3)
+    names = [OUTCOMES[k] for k in fates[0]]
     assert names == [
         "old class, found",
         "old class, missed",
@@ -213,11 +213,11 @@ def test_what_became_of_each_class():
     table = relabel_table([GIVEN, GIVEN], [LEARNT, LEARNT], [TRUTH, TRUTH], 3, ["bg", "a", "b", "c"])
     table = table.set_index("class")
     assert table["pixels"].tolist() == [4, 6, 2, 2]
-    assert table.loc["a", list(FATES[2:5])].tolist() == pytest.approx([1 / 3] * 3)
+    assert table.loc["a", list(OUTCOMES[2:5])].tolist() == pytest.approx([1 / 3] * 3)
     assert table.loc["bg", ["background, rightly", "wrong class"]].tolist() == [0.5, 0.5]
     assert table.loc["b", "ignored"] == 1 and table.loc["c", "background, rightly"] == 1
-    assert (table[list(FATES[1:])].sum(axis=1) == 1).all()
-    # nothing is told as background
+    assert (table[list(OUTCOMES[1:])].sum(axis=1) == 1).all()
+    # nothing is given the label background
     told = np.ones((1, 2), int)
     table = relabel_table([told], [told], [told], 1, ["bg", "a"])
     assert isinstance(table, pd.DataFrame) and table.empty and "ignored" in table.columns

@@ -8,20 +8,21 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from ciss.analysis.exploring.figures import (
-    FATE_COLOURS,
-    MOST,
+    MAX_CLASSES,
+    OUTCOME_COLOURS,
     conflict_figure,
     confusion_bars,
     drift_heatmap,
-    fate_handles,
-    fate_picture,
     gradient_bars,
+    outcome_handles,
+    outcome_picture,
     picture_row,
     projection,
     relabel_bars,
 )
-from ciss.analysis.exploring.prototypes import FATES, drift_table, relabel_table
+from ciss.analysis.exploring.prototypes import OUTCOMES, drift_table, relabel_table
 from ciss.analysis.figures.masks import VOID
+from ciss.analysis.figures.style import mark
 from ciss.protocol import Classes
 from tests.helpers.figures import draw, strings, words
 
@@ -54,14 +55,14 @@ def test_panels_of_a_picture_a_mask_and_a_map():
     mask, values = np.array([[0, 1], [255, 1]], np.uint8), np.array([[0.0, 0.5], [1.0, 4.0]])
     parts = [("image", np.zeros((2, 2, 3), np.uint8)), ("truth", mask), ("weight", values, "weight", 2.0)]
     known = Classes([[1]], ["background", "a"], COLOURS)
-    figure = picture_row(parts, known, handles=fate_handles(FATES))
+    figure = picture_row(parts, known, handles=outcome_handles(OUTCOMES))
     clean(figure)
     truth, weight = (ax.images[0] for ax in figure.axes[1:3])
     assert truth.get_array()[0, 1].tolist() == [128, 0, 0] and truth.get_array()[1, 0].tolist() == list(VOID)
     assert weight.get_clim() == (0, 2)
     classes, fates = figure.legends
     assert strings(classes.texts) == ["background", "a"]
-    assert strings(fates.texts) == list(FATES)
+    assert strings(fates.texts) == list(OUTCOMES)
 
 
 @pytest.mark.parametrize("values", [np.zeros((2, 3)), np.full((2, 3), NAN), np.array([[NAN, np.inf, 2.0]])])
@@ -113,7 +114,7 @@ def test_bars_of_no_class_and_of_very_many():
     shares = draw(gradient_bars(gradients([5], [0]).assign(**{"weighted share": NAN}))).axes[2]
     assert shares.patches[0].get_width() == 0.1 and np.isnan(shares.lines[0].get_xdata()).all()
     figure = gradient_bars(gradients(list(range(151)), [0] * 101 + [1] * 50))
-    assert len(figure.axes[0].patches) == MOST
+    assert len(figure.axes[0].patches) == MAX_CLASSES
     assert figure.axes[0].get_yticklabels()[0].get_text() == "class 150"
 
 
@@ -140,9 +141,7 @@ def test_conflict_of_one_layer_and_one_loss():
 
 
 def test_sixty_four_classes_look_different():
-    from ciss.analysis.exploring.figures import look_of
-
-    assert len({look_of(position) for position in range(64)}) == 64
+    assert len({tuple(mark(position).values()) for position in range(64)}) == 64
 
 
 def test_projection_follows_a_prototype():
@@ -159,7 +158,7 @@ def test_projection_of_nothing():
     figure, ax = plt.subplots()
     projection(ax, pd.DataFrame({"x": [], "y": [], "position": [], "step": []}), [])
     assert not words(draw(figure)) and ax.get_legend() is None and not ax.lines
-    assert ax.get_xlabel() == "nearness only: no axis, no unit"
+    assert ax.get_xlabel() == "t-SNE: only neighbourhood has a meaning"
 
 
 @pytest.mark.parametrize("steps", [1, 2])
@@ -169,8 +168,8 @@ def test_drift_with_an_absent_class(steps):
     classes = Classes([[1]], ["a", "absent"])
     drift_heatmap(ax, drift_table(means, counts, np.ones((steps, 2)), classes))
     draw(figure)
-    said = strings(ax.texts)
-    assert said == (["one step: nothing drifts"] if steps == 1 else ["2.00"])
+    said = [text.replace("\n", " ") for text in strings(ax.texts)]
+    assert said == (["No step before this one: no prototype has moved."] if steps == 1 else ["2.00"])
 
 
 def test_confusions_name_the_other_class():
@@ -182,7 +181,7 @@ def test_confusions_name_the_other_class():
     assert [round(bar.get_width(), 2) for bar in ax.patches] == [1, 0.25, 0, 0.5, 0, 0.25]
     _, empty = plt.subplots()
     confusion_bars(empty, pd.DataFrame({**table, "confused with": [""] * 3}).assign(pixels=0))
-    assert strings(empty.texts) == ["no pixel has a class"] and not empty.patches
+    assert strings(empty.texts)[0].replace("\n", " ") == "No pixel has a class." and not empty.patches
 
 
 # --- labels
@@ -193,9 +192,9 @@ def grey(colour: str) -> float:
 
 
 def test_fates_are_told_apart_in_grey():
-    shades = sorted(grey(colour) for colour in FATE_COLOURS)
+    shades = sorted(grey(colour) for colour in OUTCOME_COLOURS)
     assert min(np.diff(shades)) > 0.15
-    picture = fate_picture(np.arange(len(FATES)))
+    picture = outcome_picture(np.arange(len(OUTCOMES)))
     assert picture.shape == (6, 3) and picture[0].tolist() == [255] * 3 and picture[5].tolist() == [0] * 3
 
 
@@ -208,4 +207,6 @@ def test_relabel_bars_add_up_and_may_be_empty():
     assert sum(bar.get_width() for bar in ax.patches) == 2
     _, empty = plt.subplots()
     relabel_bars(empty, table[:0])
-    assert strings(empty.texts) == ["no pixel is told as background"] and not empty.patches
+    assert [text.replace("\n", " ") for text in strings(empty.texts)] == [
+        "No pixel has the given label background."
+    ] and not empty.patches

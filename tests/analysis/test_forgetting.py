@@ -226,8 +226,8 @@ def test_words_say_which_classes_fade():
         "x", lost(a={"cat": 0.5, "dog": 0.1}, b={"cat": 0.2, "dog": 0.3}), summary(a=0.3, b=0.25), NONE, NONE, EMPTY
     )
     assert "(one seed): after the last step a has forgotten most (0.300 IoU" in text and "b least (0.250)" in text
-    assert "Over all methods, cat fades most (0.350) and dog least (0.200). But b loses most on dog." in text
-    assert "most unevenly in a (standard deviation over classes 0.150), most evenly in b (0.125)." in text
+    assert "Over all methods, cat is forgotten most (0.350) and dog least (0.200). But b forgets dog most." in text
+    assert "differs most between old classes in a (standard deviation over classes 0.150), least in b (0.125)." in text
     assert text.endswith("No hold-out set.")
     assert "nothing could be forgotten. No step." in forgetting_findings("x", NONE, NONE, NONE, NONE, EMPTY)
 
@@ -245,11 +245,14 @@ def test_words_explain_a_forgetting_below_zero():
 def test_words_do_not_choose_among_factors_that_disagree():
     table = ranks(("a", "gradient", 0.5, NAN, NAN), ("b", "gradient", -0.9, NAN, NAN))
     text = forgetting_findings("x", lost(a={"cat": 0.5}), summary(a=0.3), table, NONE, EMPTY)
-    assert "nothing goes with the pace within a step in every method alike: from -0.90" in text
+    assert (
+        "No factor correlates by rank with the pace within a step in every method with the same sign: from -0.90"
+        in text
+    )
     assert "chance is not excluded" in text
     table = ranks(("a", "similarity", 0.5, NAN, NAN), ("b", "similarity", 0.2, NAN, NAN))
     text = forgetting_findings("x", lost(a={"cat": 0.5}), summary(a=0.3), table, NONE, EMPTY)
-    assert "goes with its likeness to the nearest new class in every method (+0.20 to +0.50" in text
+    assert "correlates by rank with its similarity to the nearest new class in every method (+0.20 to +0.50" in text
 
 
 def test_words_trust_intervals_only():
@@ -275,15 +278,15 @@ def test_words_say_that_nothing_differs():
     same, tied = lost(a={"cat": 0.0, "dog": -0.0001}, b={"cat": 0.0001, "dog": 0.0}), summary(a=0.0001, b=-0.0001)
     text = forgetting_findings("x", same, tied, NONE, NONE, EMPTY)
     assert "after the last step every method has forgotten 0.000 IoU (mean over old classes)." in text
-    assert "Over all methods, every old class fades by 0.000." in text
+    assert "Over all methods, the forgetting of every old class is 0.000." in text
     assert "The standard deviation of forgetting over old classes is 0.000 in every method." in text
     assert "most" not in text and "least" not in text and "-0.000" not in text
     partly = lost(a={"cat": 0.3, "dog": 0.1}, b={"cat": 0.2, "dog": 0.2})
     text = forgetting_findings("x", partly, summary(a=0.2, b=0.2), NONE, NONE, EMPTY)
-    assert "cat fades most (0.250) and dog least (0.150)." in text and "But" not in text, "b loses both alike"
+    assert "cat is forgotten most (0.250) and dog least (0.150)." in text and "But" not in text, "b loses both alike"
     table = ranks(("a", "gradient", 0.0, NAN, NAN), ("b", "gradient", 0.0, NAN, NAN))
     text = forgetting_findings("x", same, tied, table, NONE, EMPTY)
-    assert "nothing goes with the pace within a step: every correlation is 0.00" in text
+    assert "No factor correlates by rank with the pace within a step: every correlation is 0.00" in text
     table = ranks(("a", "gradient", 0.5, NAN, NAN), ("b", "gradient", 0.501, NAN, NAN))
     text = forgetting_findings("x", same, tied, table, NONE, EMPTY)
     assert "its gradient before the step in every method (+0.50; one seed" in text

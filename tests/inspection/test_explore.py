@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from ciss.analysis.exploring.prototypes import drift_table, nearest_confusions, relabel_table
 from ciss.analysis.forgetting.gradients import gradient_conflict, gradients_by_class, gradients_by_step
 from ciss.config import ConfigError
-from ciss.inspection.lines import Explorer, Line
+from ciss.inspection.chain import Explorer, RunChain
 from ciss.inspection.step import MOMENTS, layer_groups
 from ciss.inspection.trained import OpenedRun, explain
 from ciss.models import create_network
@@ -27,10 +27,10 @@ def explorer(finished):
 
 @pytest.fixture
 def trained(finished_copy):
-    """trained(run, method, **values) -> its Line: after an epoch on the base step, which `values` may change."""
+    """trained(run, method, **values) -> its RunChain: after an epoch on the base step, which `values` may change."""
     project = finished_copy
 
-    def make(name: str, method: str, **values) -> Line:
+    def make(name: str, method: str, **values) -> RunChain:
         project.set("methods", {"finetune": {}, "joint": {}, method: {}})
         project.set("chain", {name: {"benchmark": "tiny", "method": method, "seed": 0, "after": "base", "step": 1}})
         project.set("ends", {})
@@ -98,7 +98,7 @@ def test_steps_of_a_line_share_their_images(explorer, finished):
     assert [run.name for run in line.runs] == ["base", "tune-1", "tune-2"] and line.steps() == [2, 1, 0]
     assert line.held_out and sorted(line.numbers) == index.holdout
     for step in line.steps():
-        truth = [seen.truth for seen in (line.at(step).seen(k) for k in range(4))]
+        truth = [seen.truth for seen in (line.at(step).arrays(k) for k in range(4))]
         shapes = [picture.shape[:2] for picture in line.pictures]
         assert shapes == [array.shape for array in truth]
         for array, number in zip(truth, line.numbers, strict=True):
@@ -122,15 +122,15 @@ def test_classes_known_after_each_step(explorer):
 
 def test_gradients_of_pixels_are_those_of_the_loss(explorer):
     line = explorer("mib-1").open("mib-1")
-    step, seen = line.at(1), line.at(1).seen(0)
+    step, seen = line.at(1), line.at(1).arrays(0)
     batch, _, _ = step.batches[0]
-    row = step.places[0][1]
+    row = step.rows[0][1]
     logits = step.trained.student(batch.images).upsample(batch.size).detach()[row].requires_grad_()
     labels = batch.labels[row]
     F.cross_entropy(logits[None], labels[None], ignore_index=255, reduction="sum").backward()
     pull = logits.grad.abs().numpy()
     for position in range(step.channels):
-        assert seen.of_class(position) == pytest.approx(pull[position], abs=1e-5)
+        assert seen.class_gradient(position) == pytest.approx(pull[position], abs=1e-5)
     own = np.take_along_axis(pull, np.where(labels == 255, 0, labels)[None], axis=0)[0]
     assert seen.gradient == pytest.approx(np.where(labels == 255, 0, own), abs=1e-5)
 
@@ -140,19 +140,19 @@ def test_an_image_alone_is_what_it_is_in_its_batch(explorer):
     step = line.at(1)
     for k in range(len(line.numbers)):
         batch, truth, _ = next(step.trained.learnt([line.numbers[k]]))
-        assert (step.seen(k).truth == truth[0].numpy()).all()
+        assert (step.arrays(k).truth == truth[0].numpy()).all()
         said = step.trained.student(batch.images).upsample(batch.size).softmax(dim=1)[0]
-        assert step.seen(k).probabilities == pytest.approx(said.detach().numpy(), abs=1e-5)
+        assert step.arrays(k).probabilities == pytest.approx(said.detach().numpy(), abs=1e-5)
 
 
 def test_weights_are_the_methods_own_or_what_they_would_be(trained):
     line = trained("gsc-1", "gsc", methods={"finetune": {}, "joint": {}, "gsc": {"clamp": [1.0, 1.0]}})
     assert line.at(1).own_weights and not line.at(0).own_weights
     for step in (0, 1):
-        weights = np.concatenate([weight.ravel() for weight in line.at(step).everywhere()[1]])
+        weights = np.concatenate([weight.ravel() for weight in line.at(step).pixel_gradients()[1]])
         assert set(np.unique(weights)) == {0, 1}, "clamped, and in the base step nothing is old"
     other = trained("finetune-1", "finetune").at(1)
-    table = gradients_by_class(*other.everywhere(), other.introduced, range(other.channels))
+    table = gradients_by_class(*other.pixel_gradients(), other.introduced, range(other.channels))
     assert not other.own_weights
     assert gradients_by_step(table)["weight"].tolist() == pytest.approx([1, 1], abs=1e-4)
 
@@ -161,7 +161,7 @@ def test_a_method_of_weights_of_its_own_is_asked(trained):
     """GSC and MBS together weigh objects only, within bounds."""
     step = trained("gsc_mbs-1", "gsc_mbs", **{"methods.gsc_mbs": {"clamp": [1.5, 1.5]}}).at(1)
     assert step.own_weights
-    _, weights, labels = step.everywhere()
+    _, weights, labels = step.pixel_gradients()
     for weight, label in zip(weights, labels, strict=True):
         assert (weight[label == 0] == 1).all() and (weight[(label > 0) & (label < 255)] == 1.5).all()
 
@@ -170,8 +170,8 @@ def test_gradient_that_arrives_at_a_layer(explorer):
     """Of one place's features, by finite differences: the classifier is linear in them."""
     line = explorer("mib-1").open("mib-1")
     step = line.at(1)
-    position = int(np.unique(step.seen(0).labels)[0])
-    found = step.arriving(0, position, "features")
+    position = int(np.unique(step.arrays(0).labels)[0])
+    found = step.feature_gradient(0, position, "features")
     batch, labels = step._one(0)
     network = step.trained.student
     with torch.no_grad():
@@ -193,7 +193,7 @@ def test_gradient_that_arrives_at_a_layer(explorer):
         head.float()
     assert found.max() == pytest.approx(np.linalg.norm(slopes), rel=1e-3)
     assert step.layer_names()[0] == "features"
-    assert not step.arriving(0, 5, "stage 1").any() or 5 in step.seen(0).labels, "a class without pixels pulls nowhere"
+    assert not step.feature_gradient(0, 5, "stage 1").any() or 5 in step.arrays(0).labels, "no pixel"
 
 
 # --- parameters
@@ -204,15 +204,15 @@ def test_parameter_gradients_add_up(trained):
     line = trained("finetune-1", "finetune", **{"benchmarks.tiny.evaluation.batch": 16})
     step = line.at(1)
     found = step.gradients(END)
-    labels = np.concatenate([b.labels.numpy().ravel() for b, *_ in step.batches[: step.first_lot]])
+    labels = np.concatenate([b.labels.numpy().ravel() for b, *_ in step.batches[: step.first_batches]])
     parts = {"background": (labels == 0), "new classes": (labels >= step.old) & (labels != 255)}
     for layer, whole in found["cross_entropy (method)"].items():
         total = sum(found[name][layer] * mine.sum() for name, mine in parts.items())
         assert total / (labels != 255).sum() == pytest.approx(whole, rel=1e-3, abs=1e-5)
     assert "old classes" not in found, "finetuning learns them as background"
     assert step.terms == list(found)
-    assert step.sides()[0][0] == "old classes, truth" and step.sides()[1][0] == "new classes"
-    assert set(step.sides()[0]) == set(found)
+    assert step.compared_losses()[0][0] == "old classes, truth" and step.compared_losses()[1][0] == "new classes"
+    assert set(step.compared_losses()[0]) == set(found)
 
 
 def test_the_start_of_a_step_is_the_network_before_it_with_new_classes(explorer):
@@ -236,7 +236,7 @@ def test_looking_leaves_no_trace(explorer):
     before = {name: value.clone() for name, value in step.trained.student.state_dict().items()}
     state = torch.get_rng_state()
     for moment in MOMENTS:
-        step.gradients(moment), step.seen(0, moment), step.arriving(0, None, "stage 1", moment)
+        step.gradients(moment), step.arrays(0, moment), step.feature_gradient(0, None, "stage 1", moment)
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(value, before[name]) for name, value in step.trained.student.state_dict().items())
     assert all(parameter.grad is None for parameter in step.trained.student.parameters())
@@ -285,7 +285,7 @@ def test_prototypes_are_means_of_the_features(explorer):
 def test_features_have_the_labels_of_their_places(explorer):
     line = explorer("tune-1").open("tune-1")
     features, truth = line.at(1).features("stage 1")[0]
-    whole = line.at(1).seen(0).truth
+    whole = line.at(1).arrays(0).truth
     assert features.shape[1:] == truth.shape
     factor = whole.shape[0] // truth.shape[0]
     assert (truth == whole[::factor, ::factor]).all()
@@ -303,19 +303,19 @@ def test_a_sample_of_each_class(explorer):
 # --- every kind of run
 
 
-def look(line: Line, step: int) -> None:
+def look(line: RunChain, step: int) -> None:
     """All that the notebooks ask."""
     at = line.at(step)
     assert line.known(step) and at.parameter_layers()[0] == "all layers"
     for moment in MOMENTS:
         found = at.gradients(moment)
         assert all(np.isfinite(value).all() for layers in found.values() for value in layers.values())
-        one, other = (side[0] for side in at.sides())
+        one, other = (side[0] for side in at.compared_losses())
         assert gradient_conflict(found[one], found[other])["cosine"].dropna().between(-1, 1).all()
-        assert np.isfinite(at.seen(0, moment).weight).all()
+        assert np.isfinite(at.arrays(0, moment).weight).all()
         assert set(at.reached_layers()) <= set(at.layer_names())
         for layer in at.reached_layers():
-            assert np.isfinite(at.arriving(0, 1, layer, moment)).all()
+            assert np.isfinite(at.feature_gradient(0, 1, layer, moment)).all()
     given, labels, truth = at.labels()
     assert len(relabel_table(given, labels, truth, at.old, line.classes.names))
     for layer in at.layer_names():
@@ -343,7 +343,7 @@ def test_methods_and_networks(trained, method, decoder):
     index = line.index
     shown = explain(line.runs[-1], line.numbers[:2])
     for k in range(2):
-        seen = line.at(1).seen(k)
+        seen = line.at(1).arrays(k)
         assert (seen.given == shown.given[k]).all() and (seen.labels == shown.labels[k]).all(), index.ids["train"][k]
         maps = line.at(1).method_maps(k)
         assert list(maps) == list(shown.maps)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from ciss import distributed, metrics
 from ciss.data.loaders import evaluation_loader
-from ciss.inspection.trained import explain, telling_images
+from ciss.inspection.trained import explain, images_with_most_classes
 from ciss.labels.entropy import adaptive_factor, entropy_labels
 from ciss.labels.relabelling import argmax_labels, relabel_background
 from ciss.losses import (
@@ -395,7 +395,7 @@ def test_explanations(steps):
     for name in ("gsc-1", "plop-1"):
         loop.train(run := steps.run(name))
     run = steps.run("gsc-1")
-    images = telling_images(run, 3)
+    images = images_with_most_classes(run, 3)
     found = explain(run, images)
     assert set(images) <= set(run.images(run.index())) and len(images) == 3
     assert list(found.maps) == ["gradient", "weight", "old, by distance", "old, by teacher"]

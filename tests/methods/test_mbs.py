@@ -17,7 +17,7 @@ from ciss.analysis.figures.training import token_angles, trace_panels
 from ciss.data import classes_of, data_set
 from ciss.data.loaders import evaluation_loader
 from ciss.data.transforms import training_transform
-from ciss.inspection.trained import explain, telling_images
+from ciss.inspection.trained import explain, images_with_most_classes
 from ciss.labels.patches import patch_labels, patch_weights
 from ciss.labels.selective import selective_pseudo_labels
 from ciss.losses import label_guided_distillation, orthogonality, output_distillation
@@ -483,7 +483,7 @@ def test_runs_leave_traces_and_judged_labels(steps, decoder):
 
 
 def check_explanation(run, patches):
-    images = telling_images(run, 3)
+    images = images_with_most_classes(run, 3)
     found, width = explain(run, images), run.settings.model.width
     assert found.tokens.shape == (9, width) and found.tokens.dtype == np.float32
     student = run.build_network()

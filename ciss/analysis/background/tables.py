@@ -1,4 +1,4 @@
-"""Background shift: where the pixels of background, old, new and future classes go."""
+"""Tables of background shift: predictions on pixels of background, old, new and future classes."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from ciss.protocol import Classes
 
 FLOW_GROUPS = ("background", "old", "new", "future")
 LABEL_RULES = ("argmax", "plop", "gsc", "mbs")
-RATES = {  # true group, and what its pixels are called
+RATES = {  # true group, predicted group
     "old_to_background": ("old", "background"),
     "old_to_new": ("old", "new"),
     "background_to_new": ("background", "new"),
@@ -20,43 +20,48 @@ SHARES = dict.fromkeys(("right", "background", "old", "new"), float)
 
 
 def flows(confusion: np.ndarray, classes: Classes, step: int) -> pd.DataFrame:
-    """Shares of truth by group: rows background, old, new, future; columns what the network says of their pixels.
+    """Predictions on the pixels of each true group: rows background, old, new, future; each sums to 1.
 
-    `confusion` (T,T), rows truth. Columns: background, right (the class itself), old, new: other classes of the group
-    than the right one. A row sums to 1; a group without pixels is NaN. For the background, `background` is right.
+    `confusion`: (T,T), rows are the truth. Columns: background, right (the true class), old, new (another class of that
+    group). NaN for a group without pixels. For the group background, the right prediction is in `background`.
     """
-    kinds, confusion = _kinds(classes, step), np.asarray(confusion, float)
+    kinds = _kinds(classes, step)
+    pixels = _predicted(confusion, kinds).assign(total=np.sum(confusion, axis=1))
+    pixels = pixels.groupby(kinds).sum().reindex(range(len(FLOW_GROUPS)), fill_value=0).set_axis(FLOW_GROUPS)
+    return pixels[["background", "right", "old", "new"]].div(pixels["total"], axis=0)
+
+
+def _predicted(confusion: np.ndarray, kinds: np.ndarray) -> pd.DataFrame:
+    """Pixels (T rows) of each true class by prediction: right (0 for the background), background, old, new.
+
+    `background`, `old` and `new` are other classes of that group.
+    """
+    confusion = np.asarray(confusion, float)
     right = np.diag(confusion) * (kinds > 0)
-    off = confusion - np.diag(right)
-    rows = {}
-    for kind, name in enumerate(FLOW_GROUPS):
-        mine = kinds == kind
-        total = confusion[mine].sum()
-        parts = [off[mine][:, kinds == k].sum() for k in (0, 1, 2)]
-        shares = {"background": parts[0], "right": right[mine].sum(), "old": parts[1], "new": parts[2]}
-        rows[name] = {to: value / total if total else np.nan for to, value in shares.items()}
-    return pd.DataFrame(rows).T
+    wrong = confusion - np.diag(right)
+    groups = {name: wrong[:, kinds == k].sum(axis=1) for k, name in enumerate(FLOW_GROUPS[:3])}
+    return pd.DataFrame({"right": right, **groups})
 
 
 def confusion_rates(confusion: np.ndarray, classes: Classes, step: int) -> dict[str, float]:
-    """The rates of background shift: old pixels called background, background and old pixels called new."""
+    """The RATES of background shift of one confusion matrix, see `flows`."""
     shares = flows(confusion, classes, step)
-    return {name: shares.loc[true, called] for name, (true, called) in RATES.items()}
+    return {name: shares.loc[true, predicted] for name, (true, predicted) in RATES.items()}
 
 
 def mean_flows(ends: dict[str, list[dict]]) -> list[tuple[str, int, pd.DataFrame]]:
-    """Method, incremental step, and the mean over seeds of its `flows`. Joint runs are left out."""
-    found: dict[tuple[str, int], list[pd.DataFrame]] = {}
+    """Method, incremental step, and its `flows`, mean over seeds. Joint runs are left out."""
+    tables: dict[tuple[str, int], list[pd.DataFrame]] = {}
     for _, result in increments(ends):
         shares = flows(result["confusion"], result["classes"], result["step"])
-        found.setdefault((result["title"], result["step"]), []).append(shares)
-    return [(*key, sum(tables) / len(tables)) for key, tables in found.items()]
+        tables.setdefault((result["title"], result["step"]), []).append(shares)
+    return [(*key, sum(seeds) / len(seeds)) for key, seeds in tables.items()]
 
 
 def background_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
-    """One row for each end and incremental step. Joint runs are left out.
+    """The RATES of each end and incremental step. Joint runs are left out.
 
-    Columns: end, method, seed, step, and the rates of `confusion_rates`.
+    Columns: end, method, seed, step, and the rates.
     """
     rows = (
         {**whose_step(end, result), **confusion_rates(result["confusion"], result["classes"], result["step"])}
@@ -66,120 +71,87 @@ def background_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
 
 
 def class_rates(ends: dict[str, list[dict]]) -> pd.DataFrame:
-    """Where each class's pixels go, one row for each end, incremental step and class of the benchmark that has pixels.
+    """Predictions on the pixels of each class, for each end, incremental step and class with pixels.
 
-    Columns: end, method, seed, step, class, kind (background, old, new, future), pixels, and shares of them: right,
-    background (called so; of the background itself: 0), old, new (called another class of that kind). Joint is left
-    out.
+    Columns: end, method, seed, step, class, kind (background, old, new, future), pixels, and shares of them by
+    prediction: right, background (0 for the background itself), old, new (another class of that kind). Joint runs are
+    left out.
     """
     rows = []
     for end, result in increments(ends):
-        confusion, kinds = np.asarray(result["confusion"], float), _kinds(result["classes"], result["step"])
-        for position, name in enumerate(result["classes"].names):
-            line, total = confusion[position], confusion[position].sum()
-            if not total:
-                continue
-            own = line[position]  # none for a future class, which cannot be called by its name
-            parts = [line[kinds == k].sum() - own * (kinds[position] == k) for k in range(3)]
-            shares = dict(zip(("background", "old", "new"), parts, strict=True))
-            rows.append(
-                {
-                    **whose_step(end, result),
-                    "class": name,
-                    "kind": FLOW_GROUPS[kinds[position]],
-                    "pixels": int(total),
-                    **{to: value / total for to, value in {"right": own, **shares}.items()},
-                }
-            )
+        classes, confusion = result["classes"], np.asarray(result["confusion"], float)
+        kinds = _kinds(classes, result["step"])
+        predicted = _predicted(confusion, kinds)
+        predicted.loc[0, ["right", "background"]] = predicted.loc[0, "background"], 0
+        for position in np.flatnonzero(confusion.any(axis=1)):
+            pixels = confusion[position].sum()
+            row = {"class": classes.names[position], "kind": FLOW_GROUPS[kinds[position]], "pixels": int(pixels)}
+            rows.append({**whose_step(end, result), **row, **(predicted.loc[position] / pixels)})
     rates = table(rows, {**WHOSE_STEP, "class": str, "kind": str, "pixels": int, **SHARES})
     return with_classes(rates, class_names(ends))
 
 
 def background_errors(ends: dict[str, list[dict]]) -> pd.DataFrame:
-    """What the background's errors consist of, one row for each end, incremental step and kind of error.
+    """The four kinds of errors that involve the background, for each end and incremental step. Joint runs are left out.
 
-    Columns: end, method, seed, step, error (`old called background`, `new called background`, `background called old`,
-    `background called new`), pixels, share (of the four; NaN if there is none), and `future`: pixels of future classes
-    called background, which the step teaches to be right, over the same four together. Joint is left out.
+    Columns: end, method, seed, step, error (such as `old called background`), pixels, share (of the four; NaN if there
+    is none), and `future`: pixels of future classes predicted as background, as the step teaches them, over the sum
+    of the four.
     """
     rows = []
     for end, result in increments(ends):
         confusion, kinds = np.asarray(result["confusion"], float), _kinds(result["classes"], result["step"])
         errors = {f"{name} called background": confusion[kinds == k, 0].sum() for k, name in ((1, "old"), (2, "new"))}
         errors |= {f"background called {name}": confusion[0, kinds == k].sum() for k, name in ((1, "old"), (2, "new"))}
-        total, future = sum(errors.values()), confusion[kinds == 3, 0].sum()
-        rows += [
-            {
-                **whose_step(end, result),
-                "error": error,
-                "pixels": int(pixels),
-                "share": pixels / total if total else np.nan,
-                "future": future / total if total else np.nan,
-            }
-            for error, pixels in errors.items()
-        ]
+        total = sum(errors.values()) or np.nan
+        future = confusion[kinds == 3, 0].sum() / total
+        for error, pixels in errors.items():
+            row = {"error": error, "pixels": int(pixels), "share": pixels / total, "future": future}
+            rows.append({**whose_step(end, result), **row})
     return table(rows, {**WHOSE_STEP, "error": str, "pixels": int, "share": float, "future": float})
 
 
 def calibration_table(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """How far the background's probability can be believed: pixels by that probability, in equal bins.
+    """Pixels by the background's probability, in equal bins, and their true groups. Images: those of `ciss probe`.
 
-    Columns: end, method, seed, step, low, high (the bin), pixels, probability (their mean), and shares of them that
-    truly are background, old, new, future; NaN in empty bins. Images: those of `ciss probe`.
+    Columns: end, method, seed, step, low, high (the bin), pixels, probability (mean), and shares of the pixels that
+    truly are background, old, new, future. NaN in empty bins.
     """
+    columns = {"low": float, "high": float, "pixels": int, "probability": float, **dict.fromkeys(FLOW_GROUPS, float)}
     rows = []
     for end, result in increments(ends):
         counts, sums = (probes[result["run"]][name] for name in ("background", "background_sums"))
         kinds, bins = _kinds(result["classes"], result["step"]), counts.shape[1]
         for number in range(bins):
-            total = counts[:, number].sum()
-            shares = {
-                name: counts[kinds == k, number].sum() / total if total else np.nan
-                for k, name in enumerate(FLOW_GROUPS)
-            }
-            rows.append(
-                {
-                    **whose_step(end, result),
-                    "low": number / bins,
-                    "high": (number + 1) / bins,
-                    "pixels": int(total),
-                    "probability": sums[:, number].sum() / total if total else np.nan,
-                    **shares,
-                }
-            )
-    return table(
-        rows,
-        {
-            **WHOSE_STEP,
-            "low": float,
-            "high": float,
-            "pixels": int,
-            "probability": float,
-            **dict.fromkeys(FLOW_GROUPS, float),
-        },
-    )
+            pixels = counts[:, number].sum()
+            total = pixels or np.nan
+            row = {"low": number / bins, "high": (number + 1) / bins, "pixels": int(pixels)}
+            row["probability"] = sums[:, number].sum() / total
+            row |= {name: counts[kinds == k, number].sum() / total for k, name in enumerate(FLOW_GROUPS)}
+            rows.append({**whose_step(end, result), **row})
+    return table(rows, {**WHOSE_STEP, **columns})
 
 
 def calibration_errors(calibration: pd.DataFrame) -> pd.DataFrame:
     """Expected calibration error of the background's probability, from `calibration_table`.
 
-    Columns: end, method, seed, step, `error`: future classes count as background, as the step was taught, and
-    `error_truth`: they do not. NaN without pixels.
+    Columns: end, method, seed, step, `error` (future classes count as background, as the step teaches them) and
+    `error_truth` (they do not). NaN without pixels.
     """
     rows = []
-    for place, mine in calibration.groupby(["end", "method", "seed", "step"], sort=False):
-        seen = mine[mine["pixels"] > 0]
-        weights, believed = seen["pixels"] / seen["pixels"].sum(), seen["probability"]
+    keys = list(WHOSE_STEP)
+    for values, bins in calibration.groupby(keys, sort=False):
+        bins = bins[bins["pixels"] > 0]
+        weights = bins["pixels"] / bins["pixels"].sum()
         # ECE = sum_b n_b / N |share_b - p_b|   (Guo et al. 2017, eq. 3)
-        truly = {"error": seen["background"] + seen["future"], "error_truth": seen["background"]}
-        gaps = {name: (weights * (shares - believed).abs()).sum(min_count=1) for name, shares in truly.items()}
-        rows.append({**dict(zip(("end", "method", "seed", "step"), place, strict=True)), **gaps})
+        shares = {"error": bins["background"] + bins["future"], "error_truth": bins["background"]}
+        errors = {k: (weights * (share - bins["probability"]).abs()).sum(min_count=1) for k, share in shares.items()}
+        rows.append({**dict(zip(keys, values, strict=True)), **errors})
     return table(rows, {**WHOSE_STEP, "error": float, "error_truth": float})
 
 
 def background_belief(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Mean probability that the background gets on pixels of each kind: near 1 on the background, and for a network
-    that neither forgets nor shifts near 0 on old and new classes.
+    """Mean probability of the background on the pixels of each kind: ideally 1 on the background and 0 on the classes.
 
     Columns: end, method, seed, step, kind (background, old, new, future), probability; NaN without pixels.
     """
@@ -188,37 +160,31 @@ def background_belief(ends: dict[str, list[dict]], probes: dict[str, dict[str, n
         counts, sums = (probes[result["run"]][name].sum(axis=1) for name in ("background", "background_sums"))
         kinds = _kinds(result["classes"], result["step"])
         for k, name in enumerate(FLOW_GROUPS):
-            total = counts[kinds == k].sum()
-            mean = sums[kinds == k].sum() / total if total else np.nan
+            mean = sums[kinds == k].sum() / (counts[kinds == k].sum() or np.nan)
             rows.append({**whose_step(end, result), "kind": name, "probability": mean})
     return table(rows, {**WHOSE_STEP, "kind": str, "probability": float})
 
 
 def label_rules(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Labels for the background by several rules from one teacher, against the truth. Teachers that several ends share
-    (that of the first step) have one row a rule.
+    """Scores of the pseudo-labels that several rules make from one teacher (`metrics.label_scores`).
 
-    Columns: teacher (the run before), step, method (whose teacher; empty if shared), rule (argmax, plop, gsc, mbs),
-    precision, recall, relabelled, ignored; see `metrics.label_scores`.
+    Columns: teacher (the run before), step, method (of the teacher; empty if several ends share it), rule (argmax,
+    plop, gsc, mbs), precision, recall, relabelled, ignored. A teacher and rule has one row.
     """
     rows: dict[tuple, dict] = {}
     for _, result in increments(ends):
-        place = (result["after"], result["step"])
-        shared = (*place, "argmax") in rows
+        teacher = {"teacher": result["after"], "step": result["step"]}
         for rule in LABEL_RULES:
-            rows[*place, rule] = {
-                "teacher": result["after"],
-                "step": result["step"],
-                "method": "" if shared else result["title"],
-                "rule": rule,
-                **metrics.label_scores(probes[result["run"]][f"labels_{rule}"]),
-            }
+            key = (*teacher.values(), rule)
+            method = "" if key in rows else result["title"]
+            scores = metrics.label_scores(probes[result["run"]][f"labels_{rule}"])
+            rows[key] = {**teacher, "method": method, "rule": rule, **scores}
     scores = dict.fromkeys(("precision", "recall", "relabelled", "ignored"), float)
     return table(rows.values(), {"teacher": str, "step": int, "method": str, "rule": str, **scores})
 
 
 def _kinds(classes: Classes, step: int) -> np.ndarray:
-    """(T,) index into FLOW_GROUPS of each position."""
+    """(T,) index into FLOW_GROUPS by position."""
     kinds = 2 + np.sign(classes.steps - step)
     kinds[0] = 0
     return kinds

@@ -1,4 +1,4 @@
-"""Sentences that state the findings of the analysis of the background."""
+"""Sentences about the results on background shift."""
 
 import pandas as pd
 
@@ -14,88 +14,78 @@ def background_findings(
     rules: pd.DataFrame,
     empty: dict[str, str],
 ) -> str:
-    """Which method loses most to the background, and how; Markdown. All after the last step.
+    """Which method predicts most old pixels as background, and what its errors are; Markdown.
 
-    `rates`: of `background_table`, `errors`: of `background_errors`, `belief`: of `background_belief`, `calibration`:
-    of `calibration_errors`, `rules`: `label_rules` of all steps, `empty`: `empty_reasons`.
+    Args, after the last step: `background_table`, `background_errors`, `background_belief`, `calibration_errors`; of
+    all steps: `label_rules`; `empty_reasons`.
     """
     if rates.empty:
         return f"**{name}**: there is no background shift. {empty['steps']}"
-    said = _lost(name, rates, errors)
+    sentences = _errors(name, rates, errors)
     old = _means(belief[belief["kind"] == "old"], "probability")
     if len(old):
-        said.append(f"On old objects the background gets a probability {_range(old, 2, 'from', 'of')}.")
+        sentences.append(f"On old classes the mean probability of the background is {_range(old, 2, 'from')}.")
     wrong = _means(calibration, "error_truth")
     if len(wrong):
-        said.append(f"That probability is off by {_range(wrong, 3)} on average (expected calibration error).")
+        sentences.append(f"The expected calibration error of that probability is {_range(wrong, 3, 'from')}.")
     means = rules.groupby("rule", sort=False)[["precision", "recall"]].mean()
     scores, unused = means.dropna(), list(means.index[means["precision"].isna()])
     if len(scores) > 1:
-        said.append(f"From the same teachers, {_rules(scores, _join(scores.index) if unused else '')}.")
+        sentences.append(f"From the same teachers, {_rules(scores, _join(scores.index) if unused else '')}.")
         if unused:
             label = "label" if len(unused) > 1 else "labels"
-            said.append(f"{_join(unused)} {label} no pixel as an old class.")
-    return _warned(" ".join(said), empty)
+            sentences.append(f"{_join(unused)} {label} no pixel as an old class.")
+    return _warned(" ".join(sentences), empty)
 
 
 def _means(table: pd.DataFrame, column: str) -> pd.Series:
-    """The mean of a column for each method, from the lowest to the highest; methods without a value are left out."""
+    """Sorted means of a column by method, without NaN."""
     return table.groupby("method", sort=False)[column].mean().dropna().sort_values(kind="stable")
 
 
-def _lost(name: str, rates: pd.DataFrame, errors: pd.DataFrame) -> list[str]:
-    """Which pixels the background and the new classes take after the last step."""
-    lost = _means(rates, "old_to_background")
-    said = []
-    if len(lost):
-        head = f"**{name}** ({_seeds(rates)}): after the last step"
-        same = _equal(100 * lost, 1)
-        if same:
-            said.append(
-                f"{head} the background takes {_percent(lost.iloc[-1])} of the old classes' pixels in every method."
-            )
-        else:
-            shares = 100 * lost
-            lose, their = ("lose", "their") if _tied(shares, -1, 1) else ("loses", "its")
-            said.append(
-                f"{head} {_names(shares, -1, 1)} {lose} most to the background, which takes {_percent(lost.iloc[-1])} "
-                f"of {their} old classes' pixels"
-            )
-            lose = "lose" if _tied(shares, 0, 1) else "loses"
-            said[0] += f"; {_names(shares, 0, 1)} {lose} least, {_percent(lost.iloc[0])}." if len(lost) > 1 else "."
-        swallowed = _means(rates, "background_to_new")
-        if len(swallowed) == 1 or _equal(100 * swallowed, 1):
-            where = "every method" if len(swallowed) > 1 else swallowed.index[0]
-            said.append(f"New classes take {_percent(swallowed.iloc[-1])} of the background in {where}.")
-        elif len(swallowed):
-            most = _names(100 * swallowed, -1, 1)
-            said.append(f"New classes take most of the background in {most}: {_percent(swallowed.iloc[-1])}.")
-        worst = lost.index[-1]
-        shares = errors[errors["method"] == worst].groupby("error")["share"].mean().dropna()
-        if len(shares) and not same:
-            said.append(f"Of the background's errors in {worst}, {_percent(shares.max())} are {shares.idxmax()}.")
+def _errors(name: str, rates: pd.DataFrame, errors: pd.DataFrame) -> list[str]:
+    """How many old pixels are predicted as background, and how many background pixels as new classes."""
+    lost = 100 * _means(rates, "old_to_background")  # percent
+    if lost.empty:
+        return [f"**{name}** ({_seeds(rates)}): no pixel of an old class was scored."]
+    head, most = f"**{name}** ({_seeds(rates)}): after the last step", _printed(lost.iloc[-1], 1)
+    if same := _equal(lost, 1):
+        sentences = [f"{head} every method predicts {most} % of the old classes' pixels as background."]
     else:
-        said.append(f"**{name}** ({_seeds(rates)}): no pixel of an old class was scored.")
-    return said
+        predict = "predict" if _tied(lost, -1, 1) else "predicts"
+        least = f"; {_names(lost, 0, 1)} least, {_printed(lost.iloc[0], 1)} %" if len(lost) > 1 else ""
+        sentences = [
+            f"{head} {_names(lost, -1, 1)} {predict} most pixels of old classes as background, {most} %{least}."
+        ]
+    taken = 100 * _means(rates, "background_to_new")
+    if len(taken):
+        where = f"most in {_names(taken, -1, 1)}"
+        if len(taken) == 1 or _equal(taken, 1):
+            where = f"in {taken.index[0] if len(taken) == 1 else 'every method'}"
+        sentences.append(f"Background pixels predicted as new classes: {where}, {_printed(taken.iloc[-1], 1)} %.")
+    worst = lost.index[-1]
+    shares = errors[errors["method"] == worst].groupby("error")["share"].mean().dropna()
+    if len(shares) and not same:
+        share = _percent(shares.max())
+        sentences.append(f"Of the errors with background in {worst}, {share} are {shares.idxmax()}.")
+    return sentences
 
 
-def _rules(scores: pd.DataFrame, some: str = "") -> str:
-    """Which rule's labels are best; `scores`: precision and recall by rule, `some`: their names, if not all."""
-    every = some or "every rule"
-    precision, recall = (_printed(scores[name].max(), 2) for name in ("precision", "recall"))
+def _rules(scores: pd.DataFrame, names: str = "") -> str:
+    """Which rule's labels are best. `scores`: precision and recall by rule; `names`: their names, if not all."""
+    names = names or "every rule"
+    precision, recall = (_printed(scores[score].max(), 2) for score in ("precision", "recall"))
     precise, complete = scores["precision"].idxmax(), scores["recall"].idxmax()
-    most_precise = f"the labels of {precise} are the most precise ({precision}"
-    match _equal(scores["precision"], 2), _equal(scores["recall"], 2):
-        case True, True:
-            return f"the labels of {every} are equally good (precision {precision}, recall {recall})"
-        case True, False:
-            return (
-                f"the labels of {every} have a precision of {precision}, those of {complete} find most of the old "
-                f"classes (recall {recall})"
-            )
-        case False, True:
-            return f"{most_precise}); the recall of {every} is {recall}"
+    same_precision, same_recall = (_equal(scores[score], 2) for score in ("precision", "recall"))
+    if same_precision and same_recall:
+        return f"the labels of {names} are equally good (precision {precision}, recall {recall})"
+    first = f"the labels of {precise} have the highest precision ({precision}"
+    if same_recall:
+        return f"{first}); the recall of {names} is {recall}"
+    best = f"those of {complete} the highest recall ({recall}"
+    if same_precision:
+        return f"the labels of {names} have a precision of {precision}, {best})"
     return (
-        f"{most_precise}, recall {_printed(scores.loc[precise, 'recall'], 2)}), those of {complete} find most of the "
-        f"old classes (recall {recall}, precision {_printed(scores.loc[complete, 'precision'], 2)})"
+        f"{first}, recall {_printed(scores.loc[precise, 'recall'], 2)}), {best}, precision "
+        f"{_printed(scores.loc[complete, 'precision'], 2)})"
     )

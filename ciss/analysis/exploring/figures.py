@@ -1,178 +1,139 @@
-"""What the exploring notebooks show: gradients on images and by layer, prototypes, what was re-labelled."""
+"""Figures of the explore notebooks: gradients on images and by layer, prototypes, labels of the background."""
 
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ciss.analysis.figures.masks import colour, show
-from ciss.analysis.figures.style import COLOURS, HATCHES, MARKERS, all_classes, class_label, class_labels, note
+from ciss.analysis.figures import charts, style
+from ciss.analysis.figures.masks import class_patches, colour, show
 from ciss.protocol import Classes
 
-MOST = 24  # classes in one figure
-# what became of a pixel, as `ciss.analysis.FATES` numbers it; in grey some 45 of 255 apart
-FATE_COLOURS = ("#FFFFFF", "#D0D0D0", "#005A8C", "#E69F00", "#D55E00", "#000000")
+MAX_CLASSES = 24  # classes in one figure
+# colours of `prototypes.OUTCOMES`; in grey about 45 of 255 apart
+OUTCOME_COLOURS = ("#FFFFFF", "#D0D0D0", "#005A8C", "#E69F00", "#D55E00", "#000000")
+OUTCOME_HATCHES = ("", "", "", "//", "xx", "")
 
 
 def picture_row(
-    parts: Sequence[tuple],
-    classes: Classes | None = None,
-    *,
-    handles: Sequence[Patch] = (),
-    size: float = 1.75,
+    parts: Sequence[tuple], classes: Classes | None = None, *, handles: Sequence[Patch] = (), size: float = 1.75
 ) -> Figure:
     """Pictures, masks and maps of one image beside each other, at most four in a row.
 
-    `parts`: (title, RGB picture (H,W,3)); (title, mask (H,W) of integers: positions, 255 void); or (title, map (h,w) of
-    floats, unit, largest value or None[, outline (H,W) bool]). A map has a bar with its unit, from 0 to the largest
-    value (None: its own 99th percentile). Pixels that the outline holds are framed. Below, the `classes` that the
-    masks show, and in lines of their own `handles`.
+    Args:
+        parts: (title, RGB picture (H,W,3)); (title, mask (H,W) of integer positions, 255 void); or (title, map (h,w) of
+            floats, unit, largest value or None for the 99th percentile[, region (H,W) bool, which gets a frame]).
+        classes: of the masks; those in the masks are in the legend.
+        handles: a second legend.
+        size: width of a picture in inches.
     """
     rows = -(-len(parts) // 4)
     columns = -(-len(parts) // rows)
     tall = min(1.5, max(part[1].shape[0] / part[1].shape[1] for part in parts))
-    masks = [part[1] for part in parts if part[1].ndim == 2 and np.issubdtype(part[1].dtype, np.integer)]
-    shown = [k for k in np.unique(np.concatenate([m.ravel() for m in masks])) if k < len(classes)] if masks else []
-    patches = [Patch(fc=classes.colours[k] / 255, ec="#444444", label=classes.names[k]) for k in shown[:MOST]]
-    across = max(1, int((size + 0.75) * columns / 1.65))  # entries of a legend beside each other
-    lines = [0.2 * -(-len(entries) // across) for entries in (patches, handles)]  # inches
+    masks = [part[1].ravel() for part in parts if part[1].ndim == 2 and np.issubdtype(part[1].dtype, np.integer)]
+    positions = [k for k in np.unique(np.concatenate(masks)) if k < len(classes)][:MAX_CLASSES] if masks else []
+    across = max(1, int((size + 0.75) * columns / 1.65))  # entries in a row of the legends
+    lines = [0.2 * -(-len(entries) // across) for entries in (positions, handles)]  # inches
     width, height = (size + 0.75) * columns, (size * tall + 0.28) * rows + sum(lines) + 0.15
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
-    for k, patch in zip(shown, patches, strict=False):
-        patch.set_label(class_label(figure, classes.names[k], k))
     figure.subplots_adjust(
         left=0.02, right=1 - 0.7 / width, top=1 - 0.26 / height, bottom=(sum(lines) + 0.15) / height,
         wspace=0.7 / size, hspace=0.3 / (size * tall),
     )  # fmt: skip
-    for entries, place in ((patches, (sum(lines) + 0.1) / height), (handles, (lines[1] + 0.03) / height)):
-        options = {"loc": "upper center", "bbox_to_anchor": (0.5, place), "borderaxespad": 0, "borderpad": 0}
+    patches = class_patches(figure, classes, positions)
+    for entries, top in ((patches, (sum(lines) + 0.1) / height), (handles, (lines[1] + 0.03) / height)):
+        options = {"loc": "upper center", "bbox_to_anchor": (0.5, top), "borderaxespad": 0, "borderpad": 0}
         if entries:
             figure.legend(handles=entries, ncols=min(across, len(entries)), frameon=False, fontsize=8, **options)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, (title, picture, *rest) in zip(axes.flat, parts, strict=False):
-        if picture.ndim == 3:
-            show(ax, picture, title)
-        elif np.issubdtype(picture.dtype, np.integer):
-            show(ax, colour(picture, classes.colours), title)
-        else:
+        if picture.ndim == 2 and not np.issubdtype(picture.dtype, np.integer):
             _map(ax, title, picture, *rest)
+        else:
+            show(ax, picture if picture.ndim == 3 else colour(picture, classes.colours), title)
     return figure
 
 
 def _map(
-    ax: Axes,
-    title: str,
-    values: np.ndarray,
-    unit: str = "",
-    top: float | None = None,
-    outline: np.ndarray | None = None,
+    ax: Axes, title: str, values: np.ndarray, unit: str = "", top: float | None = None, region: np.ndarray | None = None
 ) -> None:
-    """A map of numbers from 0 with its bar."""
+    """A map of numbers from 0 with its colour bar, and a white line on black around a region (H,W)."""
     finite = values[np.isfinite(values)]
     if top is None:
         top = float(np.percentile(finite, 99)) if finite.size else 0.0
     top, (height, width) = top or 1.0, values.shape
-    drawn = ax.imshow(values, cmap="cividis", vmin=0, vmax=top, interpolation="nearest", extent=(0, width, height, 0))
+    image = ax.imshow(values, cmap="cividis", vmin=0, vmax=top, interpolation="nearest", extent=(0, width, height, 0))
     ax.set_title(title, fontsize=9)
     bar = ax.inset_axes((1.03, 0.05, 0.05, 0.9))
-    ax.figure.colorbar(drawn, cax=bar, extend="max" if (finite > top).any() else "neither")
+    ax.figure.colorbar(image, cax=bar, extend="max" if (finite > top).any() else "neither")
     bar.set_ylabel(unit, fontsize=8)
     bar.tick_params(labelsize=7)
-    if outline is not None:
-        _frame(ax, np.asarray(outline), height, width)
-
-
-def _frame(ax: Axes, inside: np.ndarray, height: int, width: int) -> None:
-    """A white line on black around a region; none where it is empty or everything."""
-    if inside.any() and not inside.all():
-        rows, columns = (np.arange(n) + 0.5 for n in inside.shape)
-        at = columns * width / inside.shape[1], rows * height / inside.shape[0]
-        for paint, wide in (("black", 2.2), ("white", 1.0)):
-            ax.contour(*at, inside.astype(float), levels=[0.5], colors=paint, linewidths=wide)
+    if region is not None and region.any() and not region.all():
+        rows, columns = (np.arange(n) + 0.5 for n in region.shape)
+        grid = columns * width / region.shape[1], rows * height / region.shape[0]
+        for line, thickness in (("black", 2.2), ("white", 1.0)):
+            ax.contour(*grid, region.astype(float), levels=[0.5], colors=line, linewidths=thickness)
 
 
 def gradient_bars(table: pd.DataFrame) -> Figure:
-    """Mean gradient and mean weight of each class's pixels, and the share of all gradients before and after weighing.
+    """Mean gradient, mean weight and share of all gradients of each class (`gradients_by_class`).
 
-    `table`: see `ciss.analysis.gradients_by_class`; classes without pixels are left out, beyond MOST those with fewest.
+    Classes without pixels are left out. Of more than MAX_CLASSES classes, those with most pixels are drawn.
     """
     table = table[table["pixels"] > 0]
     if table.empty:
-        return note("no pixel has a label")
-    table = table.loc[sorted(table["pixels"].nlargest(MOST).index)][::-1]
+        return style.note("no pixel has a label")
+    table = table.loc[sorted(table["pixels"].nlargest(MAX_CLASSES).index)][::-1]
     figure, axes = plt.subplots(1, 3, figsize=(9.6, 0.3 * len(table) + 1.4), sharey=True, layout="constrained")
-    steps = sorted(set(table["introduced"]))
-    looks = [(COLOURS[steps.index(s) % 8], HATCHES[steps.index(s) % len(HATCHES)]) for s in table["introduced"]]
-    for ax, column, label in zip(
-        axes, ("gradient", "weight", "share"), ("mean gradient |∂CE/∂z|", "mean weight", "share of all gradients"),
-        strict=True,
-    ):  # fmt: skip
-        for k, (value, (paint, hatch)) in enumerate(zip(table[column], looks, strict=True)):
-            ax.barh(k, np.nan_to_num(value), color=paint, hatch=hatch, edgecolor="white")
+    rows = np.arange(len(table))
+    labels = {"gradient": "mean gradient |∂CE/∂z|", "weight": "mean weight", "share": "share of all gradients"}
+    handles = []
+    for k, step in enumerate(sorted(set(table["introduced"]))):
+        bars = {"facecolor": style.COLOURS[k % 8], "hatch": style.HATCHES[k % len(style.HATCHES)], "edgecolor": "white"}
+        own = table["introduced"] == step
+        for ax, column in zip(axes, labels, strict=True):
+            ax.barh(rows[own], np.nan_to_num(table[column][own]), **bars)
+        handles.append(Patch(**bars, label=f"step {step}"))
+    for ax, label in zip(axes, labels.values(), strict=True):
         ax.set(xlabel=label, xlim=(0, None))
         ax.locator_params(axis="x", nbins=4, prune="upper")
-    axes[0].set_yticks(range(len(table)), class_labels(axes[0].figure, table["class"], all_classes(table)))
+    axes[0].set_yticks(rows, style.table_labels(figure, table, table["class"]))
     axes[1].axvline(1, color="black", lw=0.8, ls=":")
-    axes[2].plot(table["weighted share"], range(len(table)), "D", color="white", mec="black", ms=6, label="weighted")
+    axes[2].plot(table["weighted share"], rows, "D", color="white", mec="black", ms=6)
     widest = np.nan_to_num(table[["share", "weighted share"]]).max()
     axes[2].set_xlim(0, 1.05 * widest if widest > 0 else 1)
-    marks = [Patch(facecolor=COLOURS[k % 8], hatch=HATCHES[k % len(HATCHES)], edgecolor="white", label=f"step {s}")
-             for k, s in enumerate(steps)]  # fmt: skip
-    figure.legend(
-        handles=[*marks, Line2D([], [], ls="", marker="D", color="white", mec="black", label="share, weighted")],
-        loc="outside lower center", ncols=6, frameon=False, fontsize=8,
-    )  # fmt: skip
+    handles.append(Line2D([], [], ls="", marker="D", color="white", mec="black", label="share, weighted"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     return figure
 
 
 def conflict_bars(ax: Axes, table: pd.DataFrame, title: str = "") -> None:
-    """Cosine of two losses' gradients in every layer, the number beside each bar; below 0 they are in conflict.
-
-    `table`: see `ciss.analysis.gradient_conflict`. A layer that one of them does not reach says so.
-    """
+    """Cosine of the gradients of two losses in every layer (`gradient_conflict`). Below 0 they are in conflict."""
     table = table[::-1].reset_index(drop=True)
-    for k, row in table.iterrows():
-        value = row["cosine"]
+    for row, value in table["cosine"].items():
         if np.isnan(value):
-            ax.text(0, k, " no gradient", va="center", fontsize=7)
+            ax.text(0, row, " no gradient", va="center", fontsize=7)
             continue
-        paint, hatch = (COLOURS[4], "//") if value < 0 else (COLOURS[5], "")
-        ax.barh(k, value, color=paint, hatch=hatch, edgecolor="white")
-        ax.text(1.04, k, f"{value:+.2f}", va="center", fontsize=7)
-    ax.set_yticks(range(len(table)), table["layer"], fontsize=7)
+        colour, hatch = (style.COLOURS[4], "//") if value < 0 else (style.COLOURS[5], "")
+        ax.barh(row, value, color=colour, hatch=hatch, edgecolor="white")
+        ax.text(1.04, row, f"{value:+.2f}", va="center", fontsize=7)
+    ax.set_yticks(table.index, table["layer"], fontsize=7)
     ax.axvline(0, color="black", lw=0.8)
-    ax.set(xlim=(-1, 1), ylim=(-0.6, len(table) - 0.4), xlabel="cosine (−1: against each other)")
+    ax.set(xlim=(-1, 1), ylim=(-0.6, len(table) - 0.4), xlabel="cosine (−1: opposite directions)")
     ax.set_title(title, fontsize=9)
-
-
-def cosine_heatmap(ax: Axes, cosines: pd.DataFrame, title: str = "") -> None:
-    """Cosines between the gradients of all losses, each with its number; empty where there is none."""
-    values = cosines.to_numpy(float)
-    drawn = ax.imshow(values, vmin=-1, vmax=1, cmap="cividis", aspect="auto")
-    for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            shade = "black" if value > 0.2 else "white"
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=shade)
-    places = np.arange(len(cosines))
-    ax.set_xticks(places, list(cosines.columns), rotation=40, ha="right", fontsize=8)
-    ax.set_yticks(places, list(cosines.index), fontsize=8)
-    ax.set_title(title, fontsize=9)
-    ax.spines[:].set_visible(False)
-    bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((1.03, 0, 0.04, 1)), ticks=[-1, 0, 1])
-    bar.set_label("cosine", fontsize=8)
 
 
 def conflict_figure(table: pd.DataFrame, cosines: pd.DataFrame, titles: tuple[str, str] = ("", "")) -> Figure:
-    """`conflict_bars` beside `cosine_heatmap`."""
+    """`conflict_bars` beside a heat map of `term_cosines`."""
     names = max(map(len, table["layer"])), max(map(len, cosines.columns), default=1)
-    left, gap = (0.062 * names[0] + 0.15, 0.068 * names[1] + 0.6)  # inches that the names take
+    left, gap = 0.062 * names[0] + 0.15, 0.068 * names[1] + 0.6  # inches, for the names
     below = max(0.5, 0.05 * names[1] + 0.1)
     inside = max(0.18 * len(table), 0.34 * len(cosines))
     width, height = left + 3.0 + gap + 3.6 + 0.9, inside + below + 0.3
@@ -181,127 +142,98 @@ def conflict_figure(table: pd.DataFrame, cosines: pd.DataFrame, titles: tuple[st
     bars = figure.add_axes((left / width, rows[0], 3.0 / width, rows[1]))
     cells = figure.add_axes(((left + 3.0 + gap) / width, rows[0], 3.6 / width, rows[1]))
     conflict_bars(bars, table, titles[0])
-    cosine_heatmap(cells, cosines, titles[1])
+    scale = cells.inset_axes((1.03, 0, 0.04, 1))
+    options = {"vmin": -1, "cbar_ax": scale, "cbar_kws": {"label": "cosine", "ticks": [-1, 0, 1]}}
+    charts.heatmap(cells, cosines, "cosine", **options)
+    charts.slanted_ticks(cells, cosines.columns, rotation=40)
+    cells.tick_params(labelsize=8)
+    cells.set_title(titles[1], fontsize=9)
     return figure
 
 
-def look_of(position: int) -> tuple[str, str]:
-    """Colour and marker of a class: different for the first 64."""
-    return COLOURS[position % 8], MARKERS[(position + position // 8) % 8]
-
-
 def projection(ax: Axes, table: pd.DataFrame, names: Sequence[str], shares: Sequence[float] = (0, 0)) -> None:
-    """Pixels and prototypes in a plane, a colour and marker a class; a line follows a prototype from step to step, and
-    the large mark is where it is last.
+    """Pixels (small) and prototypes (large: the last step) in a plane; lines join the prototypes of a class.
 
-    `table`, `shares`: see `ciss.analysis.projection_table`.
+    Args:
+        ax: axes.
+        table: `projection_table`.
+        names: class names by position.
+        shares: of the variance, for each axis; 0 for t-SNE.
     """
-    for position, mine in table.groupby("position"):
-        paint, marker = look_of(position)
-        pixels = mine[mine["step"] < 0]
-        ax.scatter(pixels["x"], pixels["y"], s=12, color=paint, marker=marker, alpha=0.5, linewidths=0)
-        path = mine[mine["step"] >= 0].sort_values("step")
+    handles = []
+    for position, rows in table.groupby("position"):
+        marker = style.mark(position)
+        pixels = rows[rows["step"] < 0]
+        ax.scatter(pixels["x"], pixels["y"], s=12, **marker, alpha=0.5, linewidths=0)
+        path = rows[rows["step"] >= 0].sort_values("step")
         ax.plot(path["x"], path["y"], color="black", lw=1.2, zorder=3)
-        for size, places in ((22, path[:-1]), (95, path[-1:])):
-            ax.scatter(places["x"], places["y"], s=size, color=paint, marker=marker, edgecolors="black", zorder=4)
-    handles = [
-        Line2D(
-            [],
-            [],
-            ls="",
-            color=look_of(p)[0],
-            marker=look_of(p)[1],
-            mec="black",
-            ms=7,
-            label=class_label(ax.figure, names[p], p),
-        )
-        for p in sorted(set(table["position"]))[:MOST]
-    ]
+        for size, points in ((22, path[:-1]), (95, path[-1:])):
+            ax.scatter(points["x"], points["y"], s=size, **marker, edgecolors="black", zorder=4)
+        label = style.class_label(ax.figure, names[position], position)
+        handles.append(Line2D([], [], ls="", **marker, mec="black", ms=7, label=label))
     if handles:
+        handles = handles[:MAX_CLASSES]
         ax.legend(handles=handles, frameon=False, bbox_to_anchor=(1, 1), loc="upper left", fontsize=8)
-    said = [f"component {k + 1}: {share:.0%} of the variance" for k, share in enumerate(shares)]
-    if not any(shares):  # t-SNE's axes mean nothing
-        said = ["nearness only: no axis, no unit", ""]
-    ax.set(xlabel=said[0], ylabel=said[1], xticks=[], yticks=[])
+    labels = [f"component {k + 1}: {share:.0%} of the variance" for k, share in enumerate(shares)]
+    if not any(shares):
+        labels = ["t-SNE: only neighbourhood has a meaning", ""]
+    ax.set(xlabel=labels[0], ylabel=labels[1], xticks=[], yticks=[])
 
 
 def drift_heatmap(ax: Axes, table: pd.DataFrame, column: str = "relative") -> None:
-    """Drift of every class in every step, with its number; empty where there is none.
-
-    `table`: see `ciss.analysis.drift_table`.
-    """
-    wide = table.pivot(index="class", columns="step", values=column).reindex(list(dict.fromkeys(table["class"])))
-    wide = wide.drop(columns=0, errors="ignore")[:MOST]
-    if not wide.notna().to_numpy().any():
-        ax.text(0.5, 0.5, "one step: nothing drifts", ha="center", va="center", fontsize=9)
-        ax.set_axis_off()
+    """Drift of the prototype of every class in every step (`drift_table`). `column`: relative, drift or cosine."""
+    drift = table.pivot(index="class", columns="step", values=column).reindex(list(dict.fromkeys(table["class"])))
+    drift = drift.drop(columns=0, errors="ignore")[:MAX_CLASSES]
+    if drift.isna().all(axis=None):
+        style.note_in(ax, "No step before this one: no prototype has moved.")
         return
-    wide.index = class_labels(ax.figure, wide.index, all_classes(table))
+    drift.index = style.table_labels(ax.figure, table, drift.index)
     unit = {"relative": "drift / spread of the class", "drift": "drift (feature units)", "cosine": "cosine"}[column]
-    sns.heatmap(
-        wide, ax=ax, vmin=0, cmap="cividis", annot=True, fmt=".2f", annot_kws={"fontsize": 7}, linewidths=0.5,
-        mask=wide.isna(), cbar_kws={"label": unit},
-    )  # fmt: skip
-    ax.set(xlabel="in step", ylabel="")
-    ax.tick_params(axis="y", rotation=0)
+    charts.heatmap(ax, drift, unit, vmax=None)
+    ax.set_xlabel("in step")
 
 
 def confusion_bars(ax: Axes, table: pd.DataFrame) -> None:
-    """Shares of each class's pixels that are nearest to its own prototype, to the one most of the rest are nearest to,
-    which is named, and to others.
+    """Shares of each class's pixels by their nearest prototype (`nearest_confusions`): own, most confused, others.
 
-    `table`: see `ciss.analysis.nearest_confusions`; classes without pixels are left out.
+    The most confused class is named beside the bar. Classes without pixels are left out.
     """
-    table = table[table["pixels"] > 0][:MOST][::-1].reset_index(drop=True)
+    table = table[table["pixels"] > 0][:MAX_CLASSES].reset_index(drop=True)
     if table.empty:
-        ax.text(0.5, 0.5, "no pixel has a class", ha="center", va="center", fontsize=9)
-        ax.set_axis_off()
+        style.note_in(ax, "No pixel has a class.")
         return
-    rest = (1 - table["own"] - table["confused"]).clip(lower=0)
-    left = np.zeros(len(table))
-    for values, paint, hatch, label in (
-        (table["own"], COLOURS[2], "", "its own"),
-        (table["confused"], COLOURS[4], "xx", "the one named"),
-        (rest, "#BBBBBB", "", "others"),
-    ):
-        ax.barh(range(len(table)), values, left=left, color=paint, hatch=hatch, edgecolor="white", label=label)
-        left = left + values.to_numpy(float)
-    for k, row in table.iterrows():
-        if row["confused with"]:
-            (other,) = class_labels(ax.figure, [row["confused with"]], [*all_classes(table), row["confused with"]])
-            ax.text(1.02, k, f"{other} {row['confused']:.2f}", va="center", fontsize=8)
-    ax.set_yticks(range(len(table)), class_labels(ax.figure, table["class"], all_classes(table)))
-    ax.set(xlim=(0, 1), xlabel="share of pixels nearest to the prototype of ...")
+    shares = pd.DataFrame({"its own": table["own"], "the one named": table["confused"]})
+    shares["others"] = (1 - shares.sum(axis=1)).clip(lower=0)
+    shares.index = style.table_labels(ax.figure, table, table["class"])
+    styles = {"its own": (style.COLOURS[2], ""), "the one named": (style.COLOURS[4], "xx"), "others": ("#BBBBBB", "")}
+    charts.stacked_bars(ax, shares, styles)
+    for row, (name, share) in enumerate(zip(table["confused with"][::-1], table["confused"][::-1], strict=True)):
+        if name:
+            (label,) = style.table_labels(ax.figure, table, [name])
+            ax.text(1.02, row, f"{label} {share:.2f}", va="center", fontsize=8)
+    ax.set_xlabel("share of pixels nearest to the prototype of ...")
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
 
 
-def fate_picture(fates: np.ndarray) -> np.ndarray:
-    """A map (H,W) of `ciss.analysis.FATES` as RGB."""
-    table = np.array([[int(c[k : k + 2], 16) for k in (1, 3, 5)] for c in FATE_COLOURS], np.uint8)
-    return table[fates]
+def outcome_picture(outcomes: np.ndarray) -> np.ndarray:
+    """RGB picture (H,W,3) of a map (H,W) of `label_outcomes`."""
+    return (np.array([to_rgb(colour) for colour in OUTCOME_COLOURS]) * 255).round().astype(np.uint8)[outcomes]
 
 
-def fate_handles(names: Sequence[str]) -> list[Patch]:
-    """What the colours of `fate_picture` mean, for a legend."""
-    return [Patch(facecolor=c, edgecolor="#444444", label=n) for c, n in zip(FATE_COLOURS, names, strict=True)]
+def outcome_handles(names: Sequence[str]) -> list[Patch]:
+    """Entries of a legend for `outcome_picture`."""
+    colours = zip(OUTCOME_COLOURS, names, strict=True)
+    return [Patch(facecolor=colour, edgecolor="#444444", label=name) for colour, name in colours]
 
 
 def relabel_bars(ax: Axes, table: pd.DataFrame) -> None:
-    """What became of the pixels that are told as background, a bar for each true class.
-
-    `table`: see `ciss.analysis.relabel_table`.
-    """
+    """Outcomes of the pixels with the given label background, one bar for each true class (`relabel_table`)."""
     if table.empty:
-        ax.text(0.5, 0.5, "no pixel is told as background", ha="center", va="center", fontsize=9)
-        ax.set_axis_off()
+        style.note_in(ax, "No pixel has the given label background.")
         return
-    table = table[:MOST][::-1].reset_index(drop=True)
-    left = np.zeros(len(table))
-    for k, name in enumerate(table.columns[2:]):
-        hatch = {"old class, missed": "//", "wrong class": "xx"}.get(name, "")
-        ax.barh(range(len(table)), table[name], left=left, color=FATE_COLOURS[k + 1], hatch=hatch, edgecolor="white",
-                label=name)  # fmt: skip
-        left = left + table[name].to_numpy(float)
-    ax.set_yticks(range(len(table)), class_labels(ax.figure, table["class"], all_classes(table)))
-    ax.set(xlim=(0, 1), xlabel="share of the true class's pixels among what is told as background")
+    table = table[:MAX_CLASSES]
+    styles = dict(zip(table.columns[2:], list(zip(OUTCOME_COLOURS, OUTCOME_HATCHES, strict=True))[1:], strict=True))
+    shares = table[list(styles)].set_axis(style.table_labels(ax.figure, table, table["class"]), axis=0)
+    charts.stacked_bars(ax, shares, styles)
+    ax.set_xlabel("share of the true class's pixels with the given label background")
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, fontsize=8)

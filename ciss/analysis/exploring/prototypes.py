@@ -1,28 +1,23 @@
-"""Where classes lie among the features: projections, drift from step to step, what is nearest, what was re-labelled."""
+"""Classes in feature space: projections, drift of prototypes, nearest prototypes, and outcomes of new labels."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.spatial.distance import cdist
 
 from ciss.analysis.rows import with_classes
 from ciss.protocol import Classes
 
 VOID = 255
-# what became of a pixel, see `relabelled`
-FATES = ("given", "background, rightly", "old class, found", "old class, missed", "wrong class", "ignored")
+# see `label_outcomes`
+OUTCOMES = ("given", "background, rightly", "old class, found", "old class, missed", "wrong class", "ignored")
 
 
 def principal_components(points: np.ndarray, components: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Principal components of points.
+    """Principal components of points (N,D). The largest entry of each direction is positive, so that results repeat.
 
-    The largest entry of each direction is positive, so that the same points give the same figure.
-
-    Args:
-        points: (N,D).
-        components: number of directions.
-
-    Returns: centred coordinates (N,components), and the share of the variance that each direction has. Both are 0 for
+    Returns: centred coordinates (N,components), and the share of the variance of each direction. Both are 0 for
     directions that do not exist and for points that are all equal.
     """
     from sklearn.decomposition import PCA
@@ -39,11 +34,11 @@ def principal_components(points: np.ndarray, components: int = 2) -> tuple[np.nd
 
 
 def tsne(points: np.ndarray, *, perplexity: float = 20.0) -> np.ndarray:
-    """t-SNE (van der Maaten & Hinton 2008) of a few hundred points (N,D): coordinates (N,2).
+    """Coordinates (N,2) of points (N,D) by t-SNE (van der Maaten & Hinton 2008), for a few hundred points.
 
-    It starts from the principal components, so that the same points give the same figure. Near points stay near. Sizes
-    of clusters and distances between them mean nothing. `perplexity` is at most a third of the number of points. Of
-    fewer than four points, and of points that are all equal, the principal components are returned.
+    It starts from the principal components, so that results repeat. Near points stay near; other distances and sizes
+    have no meaning. `perplexity` is at most a third of the number of points. Fewer than four points, and points that
+    are all equal, get their principal components.
     """
     from sklearn.manifold import TSNE
 
@@ -61,53 +56,56 @@ def projection_table(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Pixels and prototypes in one plane, and the shares of the variance of its axes (0, 0 for t-SNE).
 
-    `points` (N,D) with `labels` (N,): positions; `means` (S,T,D): prototypes after every step, `counts` (S,T): of how
-    many features each is the mean; those of none are left out. Columns: x, y, position, step (-1 for a pixel).
+    Args: features (N,D) of pixels and their positions (N,); prototypes (S,T,D) after every step and their numbers of
+    features (S,T), of which 0 are left out; how: pca or tsne.
+
+    Returns: a table with the columns x, y, position, step (-1 for a pixel), and the shares.
     """
     steps, positions = np.nonzero(counts)
-    every = np.concatenate([points, means[steps, positions]])
+    vectors = np.concatenate([points, means[steps, positions]])
     if how not in ("pca", "tsne"):
         raise ValueError(f"how is {how!r}. Use 'pca' or 'tsne'.")
-    coordinates, shares = principal_components(every) if how == "pca" else (tsne(every), np.zeros(2))
-    return pd.DataFrame(
-        {
-            "x": coordinates[:, 0],
-            "y": coordinates[:, 1],
-            "position": np.concatenate([labels, positions]).astype(int),
-            "step": np.concatenate([np.full(len(points), -1), steps]).astype(int),
-        }
-    ), shares
+    coordinates, shares = principal_components(vectors) if how == "pca" else (tsne(vectors), np.zeros(2))
+    table = pd.DataFrame(coordinates, columns=["x", "y"])
+    table["position"] = np.concatenate([labels, positions]).astype(int)
+    table["step"] = np.concatenate([np.full(len(points), -1), steps]).astype(int)
+    return table, shares
 
 
 def drift_table(means: np.ndarray, counts: np.ndarray, spreads: np.ndarray, classes: Classes) -> pd.DataFrame:
-    """How far each class's prototype moved in every step, one row for each class and step.
+    """Drift of each class's prototype in every step, one row for each step and class.
 
-    `means` (S,T,D): after steps 0..S-1, of the same pixels; `counts` (S,T); `spreads` (S,T): how far a class's pixels
-    lie from their prototype. Columns: class, introduced, step, drift (distance from the prototype
-    after the step before; NaN at step 0), relative (over the spread then), cosine (of the two prototypes). NaN for a
-    class without pixels.
+    Args: prototypes (S,T,D) after steps 0..S-1, of the same pixels; their numbers of features (S,T); root mean square
+    distances (S,T) of the features from their prototype.
+
+    Returns: columns class, introduced, step, drift (distance from the prototype after the step before), relative (drift
+    over the spread after the step before), cosine (of the two prototypes). NaN at step 0 and without features.
     """
-    rows = []
-    for step in range(len(means)):
-        for position, name in enumerate(classes.names):
-            drift = relative = cosine = np.nan
-            if step and counts[step, position] and counts[step - 1, position]:
-                before, after = (np.asarray(means[s, position], float) for s in (step - 1, step))
-                drift = float(np.linalg.norm(after - before))
-                spread, sizes = spreads[step - 1, position], np.linalg.norm(before) * np.linalg.norm(after)
-                relative = drift / spread if spread > 0 else np.nan
-                cosine = float(np.clip(before @ after / sizes, -1, 1)) if sizes > 0 else np.nan
-            row = {"class": name, "introduced": int(classes.steps[position]), "step": step}
-            rows.append({**row, "drift": drift, "relative": relative, "cosine": cosine})
-    return pd.DataFrame(rows)
+    means, shape = np.asarray(means, float), np.shape(counts)
+    drift, relative, cosine = (np.full(shape, np.nan) for _ in range(3))
+    both = (counts[1:] > 0) & (counts[:-1] > 0)
+    distance = np.linalg.norm(means[1:] - means[:-1], axis=2)
+    lengths = np.linalg.norm(means, axis=2)
+    lengths = lengths[1:] * lengths[:-1]
+    products = (means[1:] * means[:-1]).sum(axis=2)
+    np.copyto(drift[1:], distance, where=both)
+    np.divide(distance, spreads[:-1], out=relative[1:], where=both & (spreads[:-1] > 0))
+    np.divide(products, lengths, out=cosine[1:], where=both & (lengths > 0))
+    return pd.DataFrame(
+        {
+            "class": list(classes.names) * shape[0],
+            "introduced": np.tile(classes.steps, shape[0]),
+            "step": np.repeat(np.arange(shape[0]), shape[1]),
+            "drift": drift.ravel(),
+            "relative": relative.ravel(),
+            "cosine": cosine.clip(-1, 1).ravel(),
+        }
+    )
 
 
 def distances(points: np.ndarray, means: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Euclidean distance (N,T) of points (N,D) to prototypes (T,D); infinite to those of no feature."""
-    points, means = np.asarray(points, float), np.asarray(means, float)
-    # not by |a|^2 + |b|^2 - 2ab, which loses what is near
-    found = np.stack([np.linalg.norm(points - mean, axis=1) for mean in means], axis=1)
-    return np.where(np.asarray(counts) > 0, found, np.inf)
+    """Euclidean distances (N,T) of points (N,D) to prototypes (T,D); infinite for prototypes without features."""
+    return np.where(np.asarray(counts) > 0, cdist(points, means), np.inf)
 
 
 def distance_maps(features: np.ndarray, means: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -119,70 +117,64 @@ def distance_maps(features: np.ndarray, means: np.ndarray, counts: np.ndarray) -
 def nearest_confusions(
     points: np.ndarray, labels: np.ndarray, means: np.ndarray, counts: np.ndarray, names: Sequence[str]
 ) -> pd.DataFrame:
-    """Whose prototype each class's pixels are nearest to, one row a class.
+    """The nearest prototypes of each class's pixels, one row for each class.
 
-    `points` (N,D), `labels` (N,): positions; `means` (T,D), `counts` (T,). Columns: class, pixels, own (share of its
-    pixels that are nearest to its own prototype), confused with (the other class most of the rest are nearest to; ""
-    where there is no rest), confused (share), neighbour (the class of the nearest other prototype), distance (to it).
+    Args: features (N,D) and their true positions (N,); prototypes (T,D) and their numbers of features (T,).
+
+    Returns: columns class, pixels, own (share of its pixels nearest to its own prototype), confused with (the other
+    class that most of the rest are nearest to, or ""), confused (its share), neighbour (the class of the nearest other
+    prototype, or ""), distance (to it).
     """
-    far = distances(means, means, counts)
-    np.fill_diagonal(far, np.inf)
+    between = distances(means, means, counts)
+    np.fill_diagonal(between, np.inf)
     nearest = distances(points, means, counts).argmin(axis=1) if len(points) else np.zeros(0, int)
     rows = []
     for position, name in enumerate(names):
-        found = np.bincount(nearest[labels == position], minlength=len(names))
-        pixels, own = int(found.sum()), found[position]
-        found[position] = 0
-        other, near = int(found.argmax()), int(far[position].argmin())
-        reached = counts[position] > 0 and np.isfinite(far[position, near])
+        pixels = np.bincount(nearest[labels == position], minlength=len(names))
+        shares = pixels / pixels.sum() if pixels.any() else np.full(len(names), np.nan)
+        others = np.where(np.arange(len(names)) == position, 0, pixels)
+        confused, neighbour = int(others.argmax()), int(between[position].argmin())
+        known = counts[position] > 0 and np.isfinite(between[position, neighbour])
         rows.append(
             {
                 "class": name,
-                "pixels": pixels,
-                "own": own / pixels if pixels else np.nan,
-                "confused with": names[other] if found[other] else "",
-                "confused": found[other] / pixels if pixels else np.nan,
-                "neighbour": names[near] if reached else "",
-                "distance": far[position, near] if reached else np.nan,
+                "pixels": int(pixels.sum()),
+                "own": shares[position],
+                "confused with": names[confused] if others.any() else "",
+                "confused": others[confused] / pixels.sum() if pixels.any() else np.nan,
+                "neighbour": names[neighbour] if known else "",
+                "distance": between[position, neighbour] if known else np.nan,
             }
         )
     return with_classes(pd.DataFrame(rows), names)
 
 
-def relabelled(given: np.ndarray, labels: np.ndarray, truth: np.ndarray, old: int) -> np.ndarray:
-    """What became of every pixel (.,.) uint8, a number of `FATES`.
+def label_outcomes(given: np.ndarray, labels: np.ndarray, truth: np.ndarray, old: int) -> np.ndarray:
+    """Compares the learnt labels with the ground truth: a number of OUTCOMES (.,.) uint8 for every pixel.
 
-    `given`: as the step is told; `labels`: as they are learnt; `truth`; all positions, 255 void. `old`: channels of the
-    teacher. A pixel that is told stays `given`. Of the others: background, rightly (the truth is no old class); old
-    class, found (the right one) or missed (taught as background); wrong class; ignored.
+    Pixels with a given label other than background are `given`. Pixels without an old class in the ground truth that
+    are learnt as background are `background, rightly`.
+
+    Args: given labels, labels that the method learns, ground truth: positions, 255 void; old: channels of the teacher.
     """
-    background, known = labels == 0, (truth > 0) & (truth < old)
-    fate = np.full(np.shape(given), 4, np.uint8)
-    fate[labels == truth] = 2
-    fate[background & known] = 3
-    fate[background & ~known] = 1
-    fate[labels == VOID] = 5
-    fate[given != 0] = 0
-    return fate
+    background = labels == 0
+    is_old = (truth > 0) & (truth < old)
+    conditions = (given != 0, labels == VOID, background & ~is_old, background, labels == truth)
+    return np.select(conditions, (0, 5, 1, 3, 2), 4).astype(np.uint8)
 
 
-def relabel_table(
-    given: Sequence[np.ndarray],
-    labels: Sequence[np.ndarray],
-    truth: Sequence[np.ndarray],
-    old: int,
-    names: Sequence[str],
-) -> pd.DataFrame:
-    """What the pixels that the step is told are background became, one row for each true class that has any.
+def relabel_table(given: list, labels: list, truth: list, old: int, names: Sequence[str]) -> pd.DataFrame:
+    """Outcomes of the pixels with the given label background, one row for each true class that has any.
 
-    Arrays (H,W) of each image, see `relabelled`. Columns: class, pixels, and shares of them: one of `FATES` but the
-    first each.
+    Lists have the arrays of `label_outcomes` for each image. Columns: class, pixels, and shares by OUTCOMES[1:].
     """
-    parts = [(relabelled(g, l, t, old).ravel(), np.ravel(t)) for g, l, t in zip(given, labels, truth, strict=True)]
-    fates, true = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    arrays = zip(given, labels, truth, strict=True)
+    outcomes = np.concatenate([label_outcomes(*image, old).ravel() for image in arrays])
+    true = np.concatenate([np.ravel(array) for array in truth])
     rows = []
     for position, name in enumerate(names):
-        counts = np.bincount(fates[true == position], minlength=len(FATES))[1:]  # what is told counts nowhere
+        counts = np.bincount(outcomes[true == position], minlength=len(OUTCOMES))[1:]
         if pixels := counts.sum():
-            rows.append({"class": name, "pixels": int(pixels), **dict(zip(FATES[1:], counts / pixels, strict=True))})
-    return with_classes(pd.DataFrame(rows, columns=["class", "pixels", *FATES[1:]]), names)
+            shares = dict(zip(OUTCOMES[1:], counts / pixels, strict=True))
+            rows.append({"class": name, "pixels": int(pixels), **shares})
+    return with_classes(pd.DataFrame(rows, columns=["class", "pixels", *OUTCOMES[1:]]), names)

@@ -1,5 +1,7 @@
-"""What all figures share. Colours are told apart by the colour-blind and in grey: markers, hatches or numbers go with
-them."""
+"""Settings and layout that all figures share.
+
+Colours come with markers, hatches or numbers, so that a figure can be read in grey and with colour blindness.
+"""
 
 import json
 import textwrap
@@ -18,13 +20,13 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from PIL import Image
 
-# Okabe and Ito's colours, dark and light in turn
+# palette of Okabe and Ito, dark and light alternating
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
 GREY = "#8C8C8C"
 MARKERS = "osD^vP*X"
 HATCHES = ("", "//", "xx", "..", "\\\\", "++", "oo", "--")
 JOINT = "joint"
-FONTS = (  # after the default one, where they are installed: for class names in other scripts
+FONTS = (  # used after the default font if installed: for class names in other scripts
     "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Microsoft YaHei",
     "Malgun Gothic", "Noto Sans Arabic", "Noto Sans Devanagari",
 )  # fmt: skip
@@ -41,7 +43,7 @@ def style() -> None:
     """Matplotlib's settings for every figure of the project."""
     sns.set_theme(context="paper", style="ticks")
     installed = set(font_manager.get_font_names())
-    # Matplotlib warns at each letter that no font has, and draws a box.
+    # Matplotlib warns about each letter that no font has, and draws a box.
     warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
     plt.rcParams.update(
         {
@@ -50,6 +52,7 @@ def style() -> None:
             "savefig.bbox": "tight",
             "axes.spines.top": False,
             "axes.spines.right": False,
+            "axes.formatter.useoffset": False,  # ticks show whole values, also where all are nearly equal
             "font.sans-serif": ["DejaVu Sans", *(name for name in FONTS if name in installed)],
             "text.parse_math": False,  # class names may have any characters
         }
@@ -57,40 +60,39 @@ def style() -> None:
 
 
 def is_joint(method: str) -> bool:
-    """Whether a method of a table is joint training or a variant of it, such as `joint-long`.
+    """Whether the title of a method in a table is joint training or a variant, such as `joint-long`.
 
-    A table has the title of a method alone. Of a run or a result, ask `joint`.
+    Runs and results have the property `joint` instead.
     """
     return method.partition(" ")[0].partition("-")[0] == JOINT
 
 
 def mark(k: int) -> dict[str, str]:
-    """Colour and marker of the k-th line; from the ninth on colours come again, with other markers."""
+    """Colour and marker of the k-th line or class. The first 64 pairs are different."""
     return {"color": COLOURS[k % 8], "marker": MARKERS[(k + k // 8) % 8]}
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, dict]:
-    """Colour and marker by method, the same in every figure of the same methods; joint training, the upper bound, is
-    a black star, and its variants are grey ones. From the ninth on colours come again, with other markers."""
+    """Colour and marker by method, the same in every figure of the same methods.
+
+    Joint training, the upper bound, is a black star. Its variants are grey stars.
+    """
     methods = list(dict.fromkeys(methods))
-    others = [method for method in methods if not is_joint(method)]
-    stars = dict.fromkeys([JOINT, *filter(is_joint, methods)])
     colours = [colour for colour in COLOURS if colour != "#000000"] + [GREY]
     markers = MARKERS.replace("*", "") + "<"
-    found = {
-        method: {"color": colours[k % 8], "marker": markers[(k + k // 8) % 8], "markeredgecolor": "#333333"}
-        for k, method in enumerate(others)
-    }
+    styles = {}
+    for k, method in enumerate(method for method in methods if not is_joint(method)):
+        styles[method] = {"color": colours[k % 8], "marker": markers[(k + k // 8) % 8], "markeredgecolor": "#333333"}
     shades = ("#000000", "#777777", "#BBBBBB")
-    for k, method in enumerate(stars):
-        found[method] = {"color": shades[k % 3], "marker": "*", "markeredgecolor": "#000000"}
-    return found
+    for k, method in enumerate(dict.fromkeys([JOINT, *filter(is_joint, methods)])):
+        styles[method] = {"color": shades[k % 3], "marker": "*", "markeredgecolor": "#000000"}
+    return styles
 
 
 def panels(count: int, size: tuple[float, float] = (2.3, 2.1), columns: int = 3, **shared) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels in rows of `columns`, `size` inches each: three are as wide as a printed page.
+    """A figure of `count` panels in rows of `columns`. Three panels of the default `size` (inches) fill a printed page.
 
-    Panels share their axes unless told otherwise; room for `legend_below` is made by itself.
+    Panels share their axes unless `shared` (options of `plt.subplots`) changes that. `legend_below` fits under them.
     """
     count = max(1, count)
     columns = min(columns, count)
@@ -99,42 +101,36 @@ def panels(count: int, size: tuple[float, float] = (2.3, 2.1), columns: int = 3,
     figure, axes = plt.subplots(rows, columns, figsize=(size[0] * columns + 0.6, size[1] * rows), **options)
     for ax in axes.flat[count:]:
         ax.set_axis_off()
-    for ax in axes.flat[max(0, count - columns) : count]:  # the lowest of each column
+    for ax in axes.flat[max(0, count - columns) : count]:  # the lowest panel of each column
         ax.xaxis.set_tick_params(labelbottom=True)
     return figure, list(axes.flat[:count])
 
 
 def lowest(axes: list[Axes]) -> list[Axes]:
-    """Of `panels`, those without another one below: they have the names of the x axes."""
-    columns = axes[0].get_gridspec().ncols
-    return axes[-columns:]
+    """The lowest panel of each column of `panels`: these show the label of the x axis."""
+    return axes[-axes[0].get_gridspec().ncols :]
 
 
 def legend_below(figure: Figure, handles: list, title: str | None = None, columns: int = 5) -> None:
-    """One legend for all panels, under them; the figure grows where it has many lines."""
+    """One legend under all panels. The figure grows if the legend has more than two lines."""
     width, height = figure.get_size_inches()
     longest = max((len(handle.get_label()) for handle in handles), default=0)
-    columns = min(columns, max(1, int(width / (0.45 + 0.07 * longest))))  # inches of an entry
+    columns = min(columns, max(1, int(width / (0.45 + 0.07 * longest))))  # width of an entry in inches
     lines = -(-len(handles) // columns)
     figure.set_size_inches(width, height + 0.2 * max(0, lines - 2))
-    figure.legend(
-        handles=handles,
-        title=title,
-        loc="outside lower center",
-        ncols=min(columns, max(1, len(handles))),
-        frameon=False,
-    )
+    columns = min(columns, max(1, len(handles)))
+    figure.legend(handles=handles, title=title, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def note(text: str) -> Figure:
-    """A figure that says why there is none."""
+    """A figure that shows only a sentence: the reason why there is nothing to draw."""
     figure, ax = plt.subplots(figsize=(6, 0.8))
     note_in(ax, text)
     return figure
 
 
 def note_in(ax: Axes, text: str) -> None:
-    """A sentence in the place of a plot that has nothing to show; the title stays."""
+    """Shows a sentence instead of an empty plot: the reason why there is nothing to draw. The title stays."""
     width = ax.get_position().width * ax.figure.get_figwidth()  # inches
     lines = textwrap.fill(text, max(12, int(14 * width)))
     ax.text(0.5, 0.5, lines, transform=ax.transAxes, ha="center", va="center", fontsize=8.5)
@@ -143,29 +139,31 @@ def note_in(ax: Axes, text: str) -> None:
     _describe_file(ax.figure)
 
 
+def text_in(ax: Axes, text: str) -> None:
+    """A sentence in the middle of axes that stay visible."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=8.5)
+
+
 def only_note(figure: Figure | Path) -> str:
-    """The sentences of a figure, or of its PNG file, that shows nothing else; empty for every other figure."""
+    """The sentences of a figure, or of its PNG file, that shows only notes; empty for other figures."""
     if isinstance(figure, Path):
         return _metadata(figure).get(_NOTE_KEY, "")
-    empty = [ax for ax in figure.axes if ax in _NOTES]
     if any(ax.axison or ax.has_data() for ax in figure.axes if ax not in _NOTES):
         return ""
-    return " ".join(dict.fromkeys(_NOTES[ax] for ax in empty))
+    return " ".join(dict.fromkeys(_NOTES[ax] for ax in figure.axes if ax in _NOTES))
 
 
 def class_labels(figure: Figure, names: Iterable[str], classes: Iterable[str]) -> list[str]:
-    """What a figure writes for these names: the names, or "class 3" where no font has a letter.
+    """Labels of class names in a figure: the name, or "class 3" if no installed font has all of its letters.
 
-    `classes`: all names by position, of which the number comes.
+    `classes`: all names by position, for the number.
     """
-    numbers: dict[str, int] = {}
-    for number, name in enumerate(classes):
-        numbers.setdefault(name, number)
-    return [class_label(figure, name, numbers[name]) for name in names]
+    classes = list(classes)
+    return [class_label(figure, name, classes.index(name)) for name in names]
 
 
 def class_label(figure: Figure, name: str, number: int) -> str:
-    """A class name, or its number where no installed font of the figure's has a letter of it."""
+    """The label of one class name, see `class_labels`. `number`: its position."""
     if name.isascii() or _letters(tuple(plt.rcParams["font.sans-serif"])).issuperset(map(ord, name)):
         return name
     label = f"class {number}"
@@ -175,18 +173,19 @@ def class_label(figure: Figure, name: str, number: int) -> str:
 
 
 def numbered_classes(file: Path) -> dict[str, str]:
-    """Names of the classes that the figure in a PNG file names by number, by that label."""
+    """Classes that the figure in a PNG file names by number: label to name."""
     return json.loads(_metadata(file).get(_NUMBERED_KEY, "{}"))
 
 
-def all_classes(table: pd.DataFrame) -> list[str]:
-    """Names by position, as the analysis noted them beside its table; else those of the table, in its order."""
-    return table.attrs.get("classes") or list(dict.fromkeys(table["class"]))
+def table_labels(figure: Figure, table: pd.DataFrame, names: Iterable[str]) -> list[str]:
+    """Short `class_labels` for classes of an analysis' table, whose `attrs` hold all class names by position."""
+    classes = table.attrs.get("classes") or dict.fromkeys(table["class"])
+    return [short(label) for label in class_labels(figure, names, classes)]
 
 
 @cache
 def _letters(families: tuple[str, ...]) -> frozenset[int]:
-    """Code points that the installed fonts of these families have."""
+    """Code points in the installed fonts of these families."""
     letters: set[int] = set()
     for family in families:
         try:
@@ -203,7 +202,7 @@ def _metadata(file: Path) -> dict[str, str]:
 
 
 def _describe_file(figure: Figure) -> None:
-    """PNG files of the figure have in their metadata what `only_note` and `numbered_classes` read."""
+    """Writes what `only_note` and `numbered_classes` read into the metadata of the figure's PNG files."""
     if "savefig" in vars(figure):
         return
     save = figure.savefig
@@ -219,30 +218,30 @@ def _describe_file(figure: Figure) -> None:
 
 
 def save(folder: Path, figures: dict[str, tuple[Figure, str]]) -> None:
-    """Writes PNG files. `figures`: by the files' names, in the order of the page, each with its caption."""
+    """Writes PNG files. `figures`: file name to figure and caption, in the order of the report page."""
     for number, (name, (figure, caption)) in enumerate(figures.items()):
         figure.savefig(folder / f"{name}.png", metadata={_CAPTION_KEY: caption, _ORDER_KEY: f"{number:03}"})
 
 
 def saved(folder: Path) -> dict[Path, str]:
-    """The PNG files of a folder with their captions, in the order in which `save` was given them."""
+    """The PNG files of a folder with their captions, in the order of `save`."""
     texts = {file: _metadata(file) for file in folder.glob("*.png")}
     files = sorted(texts, key=lambda file: (texts[file].get(_ORDER_KEY, "last"), file.stem))
     return {file: texts[file].get(_CAPTION_KEY) or f"{file.stem.replace('_', ' ')}." for file in files}
 
 
 def short(name: str, most: int = 28) -> str:
-    """A name that leaves room for the plot beside it."""
+    """A name cut to `most` characters."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def some(names: list, most: int) -> list:
-    """At most `most` of them, evenly from the first to the last."""
+    """At most `most` elements, evenly spaced from the first to the last."""
     if len(names) <= most:
         return names
     return [names[round(k * (len(names) - 1) / (most - 1))] for k in range(most)]
 
 
 def step_ticks(ax: Axes, steps: Iterable[int]) -> None:
-    """Ticks at the steps; at some of them where there are many."""
+    """Ticks at the steps, at most 8."""
     ax.set_xticks(some(sorted({int(step) for step in steps}), 8))

@@ -1,4 +1,4 @@
-"""What a training logged on its way: gradients by step group, and the angles of new class tokens."""
+"""Tables of what a training logged: gradients by step, and angles of new class tokens."""
 
 import numpy as np
 import pandas as pd
@@ -9,11 +9,11 @@ KINDS = ("gradient", "compensated")
 
 
 def gradient_table(ends: dict[str, list[dict]], points: int = 40) -> pd.DataFrame:
-    """Mean gradient magnitudes within every incremental step, averaged over `points` equal stretches of its batches.
+    """Mean gradient magnitudes within every incremental step, in `points` equal stretches of its batches.
 
-    Columns: end, method, seed, step, epochs (into the step, the stretch's end), group (`background`: learnt as such;
-    `step0`, `step1`, ...: labels of that step's classes, the background's among step 0's), kind (`gradient`; of methods
-    that weigh pixels also `compensated`: times the weight), value. Groups that had no pixel in a stretch are NaN.
+    Columns: end, method, seed, step, epochs (into the step, at the end of the stretch), group (`background`: learnt as
+    background; `step0`, `step1`, ...: labels of that step's classes, `step0` with the background), kind (`gradient`, or
+    `compensated`: times the pixel weight), value (NaN without a pixel).
     """
     rows = []
     for end, result in increments(ends):
@@ -22,26 +22,20 @@ def gradient_table(ends: dict[str, list[dict]], points: int = 40) -> pd.DataFram
             kind, _, group = name.partition("/")
             if kind not in KINDS or not len(values):
                 continue
-            parts = np.array_split(np.asarray(values, float), min(points, len(values)))
-            until = np.cumsum([len(part) for part in parts]) * epochs / len(values)
-            rows += [
-                {
-                    **whose_step(end, result),
-                    "epochs": stop,
-                    "group": group,
-                    "kind": kind,
-                    "value": part[np.isfinite(part)].mean() if np.isfinite(part).any() else np.nan,
-                }
-                for stop, part in zip(until, parts, strict=True)
-            ]
+            stop = 0
+            for stretch in np.array_split(np.asarray(values, float), min(points, len(values))):
+                stop += len(stretch)
+                finite = stretch[np.isfinite(stretch)]
+                row = {"epochs": stop * epochs / len(values), "group": group, "kind": kind}
+                rows.append({**whose_step(end, result), **row, "value": finite.mean() if len(finite) else np.nan})
     return table(rows, {**WHOSE_STEP, "epochs": float, "group": str, "kind": str, "value": float})
 
 
 def imbalance(gradients: pd.DataFrame) -> pd.DataFrame:
-    """How unequal the gradients are, from `gradient_table`: mean over a step's batches by method, step, kind and group,
-    and `ratio`, the largest mean of a step's labels over the smallest; 1 is balanced, NaN for one group.
+    """Mean gradients over a step's batches and seeds, from `gradient_table`, and how unequal they are.
 
-    Index: method, step, kind; columns: the groups, ratio. Means over seeds.
+    Index: method, step, kind; columns: the groups, and ratio: the largest mean of a step's labels over the smallest. A
+    ratio of 1 is balanced. It is NaN for one group.
     """
     grouped = gradients.groupby(["method", "step", "kind", "group"], sort=False)
     means = grouped["value"].mean().unstack("group", sort=False)
@@ -51,10 +45,10 @@ def imbalance(gradients: pd.DataFrame) -> pd.DataFrame:
 
 
 def token_angles_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
-    """Angles, in degrees, of the new class tokens (or classifier rows) over a step.
+    """Mean angles in degrees of the new class tokens (or classifier rows) over a step.
 
-    Columns: end, method, seed, step, epochs, pair (`background`: mean of the new tokens' angles to the background's;
-    `old`: to the nearest old class's; `new`: to the nearest other new one's, NaN for a single one), angle.
+    Columns: end, method, seed, step, epochs, pair (`background`: to the background's token; `old`: to the nearest old
+    class's; `new`: to the nearest other new class's, NaN for a single one), angle.
     """
     rows = []
     for end, result in increments(ends):

@@ -1,9 +1,9 @@
-"""Sentences that state the findings of the analysis of forgetting."""
+"""Sentences about the results on forgetting."""
 
 import numpy as np
 import pandas as pd
 
-from ciss.analysis.words import WORDS, _equal, _join, _names, _printed, _seeds, _tied, _warned
+from ciss.analysis.words import FACTOR_WORDS, _equal, _join, _names, _printed, _seeds, _tied, _warned
 
 
 def forgetting_findings(
@@ -14,57 +14,64 @@ def forgetting_findings(
     gradients: pd.DataFrame,
     empty: dict[str, str],
 ) -> str:
-    """Which classes fade fastest, and what goes with it; Markdown.
+    """Which classes are forgotten most, and possible reasons; Markdown.
 
-    `forgotten`: rows of `forgetting_table` for old classes after the last step, `summary`: `forgetting_summary`,
-    `correlations`: `rank_correlations`, `gradients`: `imbalance`, `empty`: `empty_reasons`.
+    Args: `forgotten`: rows of `forgetting_table` for old classes after the last step; then `forgetting_summary`,
+    `rank_correlations`, `imbalance` and `empty_reasons`.
     """
     if summary.empty:
         return f"**{name}**: nothing could be forgotten. {empty['steps']}"
     means = summary.groupby("method", sort=False)["forgetting"].mean().dropna().sort_values(kind="stable")
     if means.empty:
         return f"**{name}** ({_seeds(summary)}): no old class has an IoU before and after."
-    head, most = f"**{name}** ({_seeds(summary)}): after the last step", _printed(means.iloc[-1])
-    if _equal(means):
-        said = [f"{head} every method has forgotten {most} IoU (mean over old classes)."]
-    else:
-        have = "have" if _tied(means, -1) else "has"
-        said = [f"{head} {_names(means, -1)} {have} forgotten most ({most} IoU, mean over old classes)"]
-        said[0] += f", {_names(means, 0)} least ({_printed(means.iloc[0])})." if len(means) > 1 else "."
+    sentences = [_most(name, summary, means)]
     classes = forgotten.groupby("class")["forgetting"].mean().dropna().sort_values(kind="stable")
-    if _printed(means.iloc[0]).startswith("-") or (len(classes) > 1 and _printed(classes.iloc[0]).startswith("-")):
-        said.append("Below 0 the IoU has risen.")
+    lowest = [means, classes] if len(classes) > 1 else [means]
+    if any(_printed(values.iloc[0]).startswith("-") for values in lowest):
+        sentences.append("Below 0 the IoU has risen.")
     if len(classes) > 1:
         over = "all methods" if len(means) > 1 else means.index[0]
         if _equal(classes):
-            said.append(f"Over {over}, every old class fades by {_printed(classes.iloc[-1])}.")
+            sentences.append(f"Over {over}, the forgetting of every old class is {_printed(classes.iloc[-1])}.")
         else:
-            fade = "fade" if _tied(classes, -1) else "fades"
-            said.append(
-                f"Over {over}, {_names(classes, -1)} {fade} most ({_printed(classes.iloc[-1])}) and "
+            are = "are" if _tied(classes, -1) else "is"
+            sentences.append(
+                f"Over {over}, {_names(classes, -1)} {are} forgotten most ({_printed(classes.iloc[-1])}) and "
                 f"{_names(classes, 0)} least ({_printed(classes.iloc[0])})."
             )
         if others := _worst_classes(forgotten, None if _equal(classes) else classes.index[-1]):
-            said.append("But " + _join(f"{method} loses most on {chosen}" for method, chosen in others.items()) + ".")
+            pairs = _join(f"{method} forgets {chosen} most" for method, chosen in others.items())
+            sentences.append(f"But {pairs}.")
         spread = summary.groupby("method", sort=False)["spread"].mean().dropna().sort_values(kind="stable")
         if _equal(spread):
-            said.append(
-                f"The standard deviation of forgetting over old classes is {_printed(spread.iloc[-1])} in every method."
-            )
+            deviation = _printed(spread.iloc[-1])
+            sentences.append(f"The standard deviation of forgetting over old classes is {deviation} in every method.")
         elif len(spread) > 1:
-            said.append(
-                f"Old classes fade most unevenly in {_names(spread, -1)} (standard deviation over classes "
-                f"{_printed(spread.iloc[-1])}), most evenly in {_names(spread, 0)} ({_printed(spread.iloc[0])})."
+            sentences.append(
+                f"Forgetting differs most between old classes in {_names(spread, -1)} (standard deviation over classes "
+                f"{_printed(spread.iloc[-1])}), least in {_names(spread, 0)} ({_printed(spread.iloc[0])})."
             )
-    return _warned(" ".join([*said, *_correlated(correlations, empty), *_unequal(gradients)]), empty)
+    return _warned(" ".join([*sentences, *_correlated(correlations, empty), *_unequal(gradients)]), empty)
+
+
+def _most(name: str, summary: pd.DataFrame, means: pd.Series) -> str:
+    """Which method has forgotten most and least. `means`: sorted means over old classes by method."""
+    head, most = f"**{name}** ({_seeds(summary)}): after the last step", _printed(means.iloc[-1])
+    if _equal(means):
+        return f"{head} every method has forgotten {most} IoU (mean over old classes)."
+    have = "have" if _tied(means, -1) else "has"
+    least = f", {_names(means, 0)} least ({_printed(means.iloc[0])})" if len(means) > 1 else ""
+    return f"{head} {_names(means, -1)} {have} forgotten most ({most} IoU, mean over old classes){least}."
 
 
 def _worst_classes(forgotten: pd.DataFrame, overall: str | None) -> dict[str, str]:
-    """The class that each method forgot most, of methods where it is not `overall` to the printed digits. Methods that
-    forgot every class equally are left out."""
-    lost = forgotten.groupby(["method", "class"], sort=False)["forgetting"].mean().unstack("method")
+    """The class that each method forgot most, for methods where that differs in print from the class `overall`.
+
+    Methods that forgot every class equally are left out.
+    """
+    forgetting = forgotten.groupby(["method", "class"], sort=False)["forgetting"].mean().unstack("method")
     classes = {}
-    for method, values in lost.items():
+    for method, values in forgetting.items():
         values = values.dropna()
         if len(values) == 0 or _equal(values):
             continue
@@ -75,48 +82,51 @@ def _worst_classes(forgotten: pd.DataFrame, overall: str | None) -> dict[str, st
 
 
 def _correlated(table: pd.DataFrame, empty: dict[str, str]) -> list[str]:
+    """What the pace of forgetting correlates with."""
     if table.empty:
         return [empty["pace"]]
     known = table.dropna(subset=["correlation"])
     if known.empty:
-        return ["There are too few old classes to say what the pace within a step goes with."]
+        return ["There are too few old classes for rank correlations of the pace within a step."]
     if known["low"].notna().any():
         sure = known[(known["low"] > 0) | (known["high"] < 0)]
         if sure.empty:
             return ["No factor's rank correlation with the pace within a step has an interval (95 %) without zero."]
-        rows = [f"{WORDS[r.factor]} for {r.method} ({r.correlation:+.2f} [{r.low:+.2f}, {r.high:+.2f}])"
-                for r in sure.itertuples()]  # fmt: skip
-        return [f"The pace within a step goes, by rank, with {_join(rows)}; other intervals (95 %) hold zero."]
-    each = known.groupby("factor", sort=False)["correlation"]
-    ranges = each.agg(["mean", "min", "max"])
-    alike = ranges[(ranges["min"] > 0) | (ranges["max"] < 0)]
+        rows = [
+            f"{FACTOR_WORDS[row.factor]} for {row.method} ({row.correlation:+.2f} [{row.low:+.2f}, {row.high:+.2f}])"
+            for row in sure.itertuples()
+        ]
+        return [f"The pace within a step correlates by rank with {_join(rows)}; other intervals (95 %) contain zero."]
+    ranges = known.groupby("factor", sort=False)["correlation"].agg(["mean", "min", "max"])
+    same_sign = ranges[(ranges["min"] > 0) | (ranges["max"] < 0)]
     caution = f"one seed and {known['classes'].max():.0f} classes: no interval, chance is not excluded"
-    if len(alike):
-        factor = alike["mean"].abs().idxmax()
-        low, high = alike.loc[factor, ["min", "max"]]
-        span = f"{low:+.2f} to {high:+.2f}" if f"{low:+.2f}" != f"{high:+.2f}" else f"{low:+.2f}"
-        return [f"By rank, the pace within a step goes with {WORDS[factor]} in every method ({span}; {caution})."]
-    ends = known.set_index(["factor", "method"])["correlation"]
-    if _equal(ends, 2):
-        return [f"By rank, nothing goes with the pace within a step: every correlation is 0.00; {caution}."]
-    (f0, m0), (f1, m1) = ends.idxmin(), ends.idxmax()
+    if len(same_sign):
+        factor = same_sign["mean"].abs().idxmax()
+        low, high = (f"{value:+.2f}" for value in same_sign.loc[factor, ["min", "max"]])
+        span = f"{low} to {high}" if low != high else low
+        factor = FACTOR_WORDS[factor]
+        return [f"The pace within a step correlates by rank with {factor} in every method ({span}; {caution})."]
+    values = known.set_index(["factor", "method"])["correlation"]
+    if _equal(values, 2):
+        return [f"No factor correlates by rank with the pace within a step: every correlation is 0.00; {caution}."]
+    lowest, highest = (
+        f"{values[key]:+.2f} ({FACTOR_WORDS[key[0]]}, {key[1]})" for key in (values.idxmin(), values.idxmax())
+    )
     return [
-        f"By rank, nothing goes with the pace within a step in every method alike: from {ends.min():+.2f} "
-        f"({WORDS[f0]}, {m0}) to {ends.max():+.2f} ({WORDS[f1]}, {m1}); {caution}."
+        "No factor correlates by rank with the pace within a step in every method with the same sign: from "
+        f"{lowest} to {highest}; {caution}."
     ]
 
 
 def _unequal(table: pd.DataFrame) -> list[str]:
+    """What compensation changes at the gradients of the last step."""
     if table.empty or "compensated" not in table.index.get_level_values("kind"):
         return []
     last = table.index.get_level_values("step").max()
-    said = []
-    for method in dict.fromkeys(table.index.get_level_values("method")):
-        if (method, last, "compensated") in table.index:
-            before, after = (table.loc[(method, last, kind), "ratio"] for kind in ("gradient", "compensated"))
-            if np.isfinite(before) and np.isfinite(after):
-                said.append(
-                    f"In {method}'s step {last} the mean gradients of the steps' labels differ by a factor of "
-                    f"{before:.1f}, after compensation {after:.1f}."
-                )
-    return said
+    ratios = table["ratio"].unstack("kind", sort=False).xs(last, level="step")[["gradient", "compensated"]]
+    return [
+        f"In {method}'s step {last} the mean gradients of the steps' labels differ by a factor of {before:.1f}, after "
+        f"compensation {after:.1f}."
+        for method, (before, after) in ratios.iterrows()
+        if np.isfinite(before) and np.isfinite(after)
+    ]
