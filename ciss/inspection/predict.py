@@ -1,4 +1,4 @@
-"""Labels for any pictures, by a trained run: `ciss predict`."""
+"""Predictions of a trained run on any pictures: `ciss predict`."""
 
 import io
 import os
@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ class PictureTooLarge(Exception):
 
 
 def load_network(run: Run, device: torch.device) -> Network:
-    """`runs.run.load_network`, in the memory format of the training and of its evaluation."""
+    """The trained network in the memory format of the training."""
     network = runs_run.load_network(run, device)
     if run.settings.train.channels_last:
         network.to(memory_format=torch.channels_last)
@@ -43,8 +44,7 @@ def load_network(run: Run, device: torch.device) -> Network:
 
 @torch.inference_mode()
 def label(run: Run, network: Network, picture: np.ndarray) -> np.ndarray:
-    """A picture (H,W,3) uint8 -> raw class ids (H,W) uint8, at full resolution also where the evaluation crops. Raises
-    PictureTooLarge."""
+    """Raw class ids (H,W) uint8 of a picture (H,W,3) uint8, at full resolution. Raises PictureTooLarge."""
     options, train, device = run.settings.evaluation, run.settings.train, next(network.parameters()).device
     if options.size == "crop":
         options = replace(options, size="full")
@@ -66,15 +66,17 @@ def label(run: Run, network: Network, picture: np.ndarray) -> np.ndarray:
 
 
 def pictures(given: Iterable[str]) -> Iterator[Path]:
-    """The files, and those of the folders that look like pictures, each once. Raises DataError for a name that is
-    neither a file nor a folder with pictures."""
+    """The files, and the pictures in the folders.
+
+    Raises DataError for a name that is neither a file nor a folder with pictures.
+    """
     for name in given:
         path = Path(name)
         if path.is_dir():
-            found = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
-            if not found:
+            inside = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
+            if not inside:
                 raise DataError(f"{path}: no pictures in this folder, nor are folders in it searched. Name another.")
-            yield from found
+            yield from inside
         elif os.path.lexists(path):
             yield path
         else:
@@ -82,44 +84,43 @@ def pictures(given: Iterable[str]) -> Iterator[Path]:
 
 
 def names(files: list[Path], folder: Path) -> list[str]:
-    """A name for the results of each picture: its stem, with a number where another's results, or a picture itself that
-    lies in the folder, would be written over."""
-    here = folder.resolve()
-    taken = {file.name.casefold() for file in files if file.parent.resolve() == here}
+    """A name for the results of each picture: its stem, with a number if the results would overwrite a file."""
+    taken = {file.name.casefold() for file in files if file.parent.resolve() == folder.resolve()}
     chosen = []
     for file in files:
-        number, name = 1, file.stem
-        while taken & {f"{name}{end}".casefold() for end in (".png", "_overlay.png")}:
-            number += 1
-            name = f"{file.stem}-{number}"
-        taken |= {f"{name}{end}".casefold() for end in (".png", "_overlay.png")}
+        for number in count(1):
+            name = file.stem if number == 1 else f"{file.stem}-{number}"
+            results = {f"{name}{end}".casefold() for end in (".png", "_overlay.png")}
+            if not taken & results:
+                break
+        taken |= results
         chosen.append(name)
     return chosen
 
 
 def write(picture: np.ndarray, ids: np.ndarray, data: DataSet, folder: Path, name: str) -> Path:
-    """Mask and overlay, each whole or not at all; returns the mask's file. Raises CheckpointError, DiskFull."""
+    """Writes mask and overlay, each atomically. Returns the file of the mask. Raises CheckpointError, DiskFull."""
     mask = Image.fromarray(ids)
-    mask.putpalette(data.palette.tobytes())  # which makes it one of mode P
+    mask.putpalette(data.palette.tobytes())  # changes the mode to P
     canvas = FigureCanvasAgg(figures_masks.overlay(picture, ids, data.classes, data.palette))
     canvas.draw()
     overlay = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     for image, end in ((overlay, "_overlay.png"), (mask, ".png")):
         stream = io.BytesIO()
-        image.save(stream, "PNG", compress_level=3)  # a photograph gains little by more
+        image.save(stream, "PNG", compress_level=3)  # higher levels hardly make photographs smaller
         write_bytes(folder / f"{name}{end}", stream.getvalue())
     return folder / f"{name}.png"
 
 
 def _predict(name: str, images: list[str], config_file: str, out: str | None, device_name: str) -> bool:
-    """Whether every picture was done; says what was not. See `main`."""
+    """Returns whether all pictures were labelled. Prints a message for the others. See `main`."""
     run = resolve(config.load(config_file), name)
     data = data_set(run.settings.dataset)
     folder = Path(out) if out else run.root / "predictions" / run.name
     device = distributed.device() if device_name == "auto" else torch.device(device_name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device: there is no CUDA device. Use cpu or auto.")
-    files, whole = _found(images)
+    files, complete = _files(images)
     if not files:
         return False
     try:
@@ -135,9 +136,9 @@ def _predict(name: str, images: list[str], config_file: str, out: str | None, de
             picture, turn = read_image(file)
             ids = label(run, network, picture)
         except DataError as error:
-            whole = _complain(str(error))
+            complete = _complain(str(error))
         except PictureTooLarge as error:
-            whole = _complain(f"{file}: {error}")
+            complete = _complain(f"{file}: {error}")
         else:
             written = write(picture, ids, data, folder, name)
             if turn > 1:
@@ -147,19 +148,19 @@ def _predict(name: str, images: list[str], config_file: str, out: str | None, de
             order = [int(c) for c in np.argsort(-shares, kind="stable") if shares[c]]
             classes = ", ".join(f"{data.classes[c]} {percent(shares[c])}" for c in order)
             print(_one_line(f"{os.path.relpath(written)}: {classes}"), flush=True)
-    return whole
+    return complete
 
 
-def _found(given: list[str]) -> tuple[list[Path], bool]:
-    """Pictures, each once, and whether every name led to one."""
-    files, whole = {}, True
+def _files(given: list[str]) -> tuple[list[Path], bool]:
+    """Pictures without duplicates, and whether every name led to one."""
+    files, complete = {}, True
     for name in given:
         try:
             for file in pictures([name]):
                 files.setdefault(file.resolve(), file)
         except (DataError, OSError) as error:
-            whole = _complain(str(error))
-    return list(files.values()), whole
+            complete = _complain(str(error))
+    return list(files.values()), complete
 
 
 def _complain(message: str) -> bool:
@@ -168,12 +169,12 @@ def _complain(message: str) -> bool:
 
 
 def _one_line(text: str) -> str:
-    """Whatever a file is called."""
+    """Text with escaped line breaks and control characters, which names of files may have."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 
 def main(run: str, images: list[str], config_file: str, out: str | None, device: str) -> None:
-    """Writes a mask and an overlay for every picture. Exits with 1 where a picture was not done.
+    """Writes a mask and an overlay for every picture. Exits with 1 if a picture is not labelled.
 
     Args:
         run: name of a trained run.
@@ -183,11 +184,11 @@ def main(run: str, images: list[str], config_file: str, out: str | None, device:
         device: auto (a GPU if there is one), cpu or cuda.
     """
     try:
-        whole = _predict(run, images, config_file, out, device)
+        complete = _predict(run, images, config_file, out, device)
     except (ConfigError, DataError, CheckpointError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("\nStopped. The files written so far are whole.", file=sys.stderr)
+        print("\nStopped. The files written so far are complete.", file=sys.stderr)
         sys.exit(130)
-    if not whole:
+    if not complete:
         sys.exit(1)

@@ -1,12 +1,10 @@
-"""What the networks before and after an increment see of images with all labels: numbers behind the analyses that no
-training keeps: `ciss probe`.
+"""Statistics of teacher and student on images with all labels, for the analyses: `ciss probe`.
 
-A run is looked at once; again only when its weights, the data, the rules' coefficients or this code change.
+A run is probed once, and again only when its weights, the data, the coefficients of the rules or this code change.
 """
 
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -23,8 +21,6 @@ from ciss.losses import gradient_magnitude
 from ciss.methods import METHODS
 from ciss.models import Output
 from ciss.protocol import VOID
-from ciss.runs import results as runs_results
-from ciss.runs import run as runs_run
 from ciss.runs.results import file_hash, save_arrays
 from ciss.runs.run import Run, digest, predecessor, resolve
 from ciss.store import code as store_code
@@ -33,23 +29,23 @@ from ciss.training.evaluation import judge_labels
 from ciss.training.loop import USER_ERRORS
 
 BINS = 10  # of the background's probability, equally wide from 0 to 1
-IMAGES = 200  # validation images looked at where there is no hold-out
-RULES = ("plop", "gsc", "mbs")  # whose labels for the background are judged, beside the teacher's plain argmax
+IMAGES = 200  # validation images, without a hold-out set
+RULES = ("plop", "gsc", "mbs")  # methods whose pseudo-labels are scored, beside the argmax of the teacher
 
 Probe = dict[str, np.ndarray]
 
 
 def probe(settings: Config, name: str, judged: dict[tuple, Probe] | None = None) -> Probe:
-    """Teacher and student of a finished increment on the hold-out, or on validation images where there is none.
+    """Teacher and student of a finished increment on the hold-out set, or on validation images without one.
 
     T classes of the benchmark, K of the teacher, D features. Arrays:
-    `background` (T,BINS) int64: pixels of each true class by the probability that the student gives the background,
-    `background_sums` (T,BINS): the sums of these probabilities; `gradients`, `gradients_after` (T,): mean gradient
-    magnitude of each class's pixels by the teacher and the student, NaN for classes they do not know or see;
-    `prototypes`, `prototypes_after` (T,D): mean features before the classifier, by the true class at each place of the
-    grid, `counts` (T,) of places; `labels_argmax`, `labels_plop`, `labels_gsc`, `labels_mbs` (T,K+1) int64: pixels told
-    as background, true classes by the label that each rule gives them from the same teacher, the last column ignored.
-    `judged` keeps these for the next run with the same teacher and step.
+    `background` (T,BINS) int64: pixels by true class and by the student's probability of the background;
+    `background_sums` (T,BINS): sums of these probabilities; `gradients`, `gradients_after` (T,): mean gradient
+    magnitude by true class of the teacher and the student, NaN for unknown classes and without pixels; `prototypes`,
+    `prototypes_after` (T,D): mean features before the classifier by true class, `counts` (T,) of features;
+    `labels_argmax`, `labels_plop`, `labels_gsc`, `labels_mbs` (T,K+1) int64: pixels with the given label background by
+    true class and pseudo-label of the teacher, the last column ignored. `judged` keeps these for other runs with the
+    same teacher and step. Raises ValueError for a run without a teacher.
     """
     run = resolve(settings, name)
     if run.after is None:
@@ -63,14 +59,14 @@ def probe(settings: Config, name: str, judged: dict[tuple, Probe] | None = None)
         for batch, truth in opened.given(numbers, split):
             sums.add(opened.teacher(batch.images), opened.student(batch.images), truth)
     judged = {} if judged is None else judged
-    place = (run.benchmark, run.seed, run.after, run.step)
-    if place not in judged:
-        judged[place] = _judge(settings, opened, numbers, split)
-    return sums.arrays() | judged[place]
+    key = (run.benchmark, run.seed, run.after, run.step)
+    if key not in judged:
+        judged[key] = _judge(settings, opened, numbers, split)
+    return sums.arrays() | judged[key]
 
 
 def _judge(settings: Config, opened: OpenedRun, numbers: list[int], split: str) -> Probe:
-    """Every rule's labels from one teacher against the truth. `numbers`, `split`: of the images."""
+    """Pseudo-labels of every rule from one teacher against the ground truth, see `probe`."""
     methods = {rule: METHODS[rule](**settings.methods.get(rule, {})) for rule in RULES}
     for method in methods.values():
         opened.prepare(method)
@@ -79,69 +75,58 @@ def _judge(settings: Config, opened: OpenedRun, numbers: list[int], split: str) 
     return {f"labels_{rule}": matrix for rule, matrix in counts.items()}
 
 
-@dataclass
-class Means:
-    """Sums and counts by class, (T,) float64."""
-
-    sums: Tensor
-    counts: Tensor
-
-    def add(self, values: Tensor, classes: Tensor) -> None:
-        self.sums.index_add_(0, classes, values.double())
-        self.counts += torch.bincount(classes, minlength=len(self.counts))
-
-
 class Sums:
-    """What is added up over images; see `probe`. `classes`: T; without `background`, position 0 is left out."""
+    """Sums over images, see `probe`. `classes`: T. Without `background`, position 0 is left out."""
 
     def __init__(self, classes: int, background: bool, device: torch.device):
         self.classes, self.first = classes, 0 if background else 1
         self.background = torch.zeros(classes * BINS, dtype=torch.int64, device=device)
         self.background_sums = torch.zeros(classes * BINS, dtype=torch.float64, device=device)
-        empty: Callable[[], Tensor] = lambda: torch.zeros(classes, dtype=torch.float64, device=device)  # noqa: E731
-        self.gradients = [Means(empty(), empty()) for _ in range(2)]
+        # for teacher and student: sums and counts by class
+        self.gradients = [torch.zeros(2, classes, dtype=torch.float64, device=device) for _ in range(2)]
         self.prototypes: list[ClassPrototypes] = []
 
     def add(self, teacher: Output, student: Output, truth: Tensor) -> None:
         """`truth` (B,H,W): positions, 255 is left out."""
         size = tuple(truth.shape[-2:])
-        real = (truth != VOID) & (truth >= self.first)
-        chance = student.probabilities(size)[:, 0][real].double()
-        cell = truth[real] * BINS + (chance * BINS).long().clamp(max=BINS - 1)
+        labelled = (truth != VOID) & (truth >= self.first)
+        probability = student.probabilities(size)[:, 0][labelled].double()
+        cell = truth[labelled] * BINS + (probability * BINS).long().clamp(max=BINS - 1)
         self.background += torch.bincount(cell, minlength=len(self.background))
-        self.background_sums.index_add_(0, cell, chance)
+        self.background_sums.index_add_(0, cell, probability)
         self.prototypes = self.prototypes or [
             ClassPrototypes(self.classes, output.features.shape[1], truth.device) for output in (teacher, student)
         ]
         for output, gradients, centres in zip((teacher, student), self.gradients, self.prototypes, strict=True):
             logits = output.upsample(size)
-            known = real & (truth < logits.shape[1])
+            known = labelled & (truth < logits.shape[1])
             magnitude = gradient_magnitude(logits, torch.where(known, truth, VOID))
-            gradients.add(magnitude[known], truth[known])
+            gradients[0].index_add_(0, truth[known], magnitude[known].double())
+            gradients[1] += torch.bincount(truth[known], minlength=self.classes)
             grid, covered = output.features.shape[-2:], output.covered_by(size)
-            centres.update(output.features, patch_labels(torch.where(real, truth, VOID), grid, covered=covered))
+            centres.update(output.features, patch_labels(torch.where(labelled, truth, VOID), grid, covered=covered))
 
     def arrays(self) -> Probe:
         shape = (self.classes, BINS)
-        found = {
+        arrays = {
             "background": self.background.view(shape),
             "background_sums": self.background_sums.view(shape),
             "counts": self.prototypes[0].counts,
         }
         for end, gradients, centres in zip(("", "_after"), self.gradients, self.prototypes, strict=True):
-            found[f"gradients{end}"] = gradients.sums / gradients.counts
-            found[f"prototypes{end}"] = centres.means.float()
-        return {name: value.cpu().numpy() for name, value in found.items()}
+            arrays[f"gradients{end}"] = gradients[0] / gradients[1]
+            arrays[f"prototypes{end}"] = centres.means.float()
+        return {name: value.cpu().numpy() for name, value in arrays.items()}
 
 
 def read(settings: Config, names: Iterable[str]) -> dict[str, Probe]:
-    """Probes by run, of the increments among `names`; those missing are made if the file says `complete: true`.
+    """Probes of the increments among `names`, by run. With `complete: true` in the file, missing probes are made.
 
-    Raises CheckpointError for one that is missing, damaged, or made of other weights, data or coefficients.
+    Raises CheckpointError for a probe that is missing, damaged, or made of other weights, data or coefficients.
     """
-    found, judged = {}, {}
+    probes, judged = {}, {}
     for name in names:
-        run = runs_run.resolve(settings, name)
+        run = resolve(settings, name)
         if run.after is None:
             continue
         key = _key(settings, run)
@@ -154,24 +139,24 @@ def read(settings: Config, names: Iterable[str]) -> dict[str, Probe]:
                 f"{_file(run)}: missing, damaged, or made of other weights, data, coefficients or code. "
                 f"Make it: ciss probe {run.benchmark}"
             )
-        found[name] = kept
-    return found
+        probes[name] = kept
+    return probes
 
 
 def write(settings: Config, benchmark: str) -> None:
-    """Brings `probes/<benchmark>/` up to date: every increment that leads to an end, and nothing else."""
+    """Updates `probes/<benchmark>/`: one file for each increment that leads to an end, and nothing else."""
     ends = [name for name, end in settings.ends.items() if end.benchmark == benchmark]
     wanted = dict.fromkeys(name for end in ends for name in settings.path(end) if name in settings.chain)
-    folder = runs_run.resolve(settings, next(iter(settings.runs()))).root / "probes" / benchmark
+    folder = resolve(settings, next(iter(settings.runs()))).root / "probes" / benchmark
     folder.mkdir(parents=True, exist_ok=True)
     for file in set(folder.iterdir()) - {folder / f"{name}.npz" for name in wanted}:
         file.unlink()
     judged: dict[tuple, Probe] = {}
     for name in wanted:
-        run = runs_run.resolve(settings, name)
+        run = resolve(settings, name)
         if _kept(run, key := _key(settings, run)) is None:
-            runs_results.save_arrays(_file(run), **probe(settings, name, judged), key=np.array(key))
-            print(f"{name}: looked at", flush=True)
+            save_arrays(_file(run), **probe(settings, name, judged), key=np.array(key))
+            print(f"{name}: probed", flush=True)
 
 
 def _file(run: Run) -> Path:
@@ -179,7 +164,7 @@ def _file(run: Run) -> Path:
 
 
 def _key(settings: Config, run: Run) -> str:
-    """What a probe is made of."""
+    """A digest of all that a probe depends on."""
     files = (predecessor(run), run.folder / "weights.safetensors")
     if missing := [file for file in files if not file.is_file()]:
         raise CheckpointError(
@@ -194,14 +179,14 @@ def _key(settings: Config, run: Run) -> str:
 def _kept(run: Run, key: str) -> Probe | None:
     try:
         with np.load(_file(run)) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
+            probe = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
-    return found if found.pop("key", None) == key else None
+    return probe if probe.pop("key", None) == key else None
 
 
 def main(benchmark: str, config_file: str) -> None:
-    """Brings a benchmark's probes up to date. Exits with a message where it cannot."""
+    """Updates the probes of a benchmark. Exits with a message if it cannot."""
     try:
         settings = config.load(config_file)
         if benchmark not in settings.benchmarks:

@@ -1,4 +1,4 @@
-"""Widgets over a function that draws: the same figure without them, where nobody can turn them."""
+"""Lists of choices above a figure; without ipywidgets, the first figure alone."""
 
 import io
 from collections.abc import Callable, Iterable
@@ -17,15 +17,17 @@ INSTALL = "To choose with widgets: pip install 'ciss[widgets]', or uv sync --ext
 def choose(
     draw: Callable[..., Figure], errors: tuple[type[Exception], ...] = (ConfigError,), **options: Iterable | Callable
 ) -> None:
-    """Shows `draw(**values)`, and a list to choose from for each name of `options`, which draws anew.
+    """Shows `draw(**values)` and a list of choices for each name in `options`. A new choice draws again.
 
-    Options: values, or pairs of label and value, the first of which is taken at the start; or a function that gives
-    them, by the names of earlier options among its arguments. A value that the new options still have is kept. `errors`
-    of `draw` are shown in one sentence. Without ipywidgets: the first figure, and how to install them.
+    Args:
+        draw: gets the chosen values by name.
+        errors: of `draw`; they are shown as a message.
+        options: values, or pairs of label and value; or a function of earlier options that returns them. The first is
+            chosen at the start.
     """
     values = {}
-    for name, wanted in options.items():
-        values[name] = _pairs(wanted, values)[0][1]
+    for name, choices in options.items():
+        values[name] = _pairs(choices, values)[0][1]
     figure = draw(**values)
     try:
         import ipywidgets
@@ -37,23 +39,23 @@ def choose(
 
 
 class Panel:
-    """The lists over one figure, which is an output like any other: it stays in the executed notebook."""
+    """The lists above one figure. The figure is a normal output, which stays in the executed notebook."""
 
     def __init__(self, ipywidgets, draw: Callable, errors: tuple, options: dict, values: dict, figure: Figure):
         self.draw, self.errors, self.options, self.values = draw, errors, options, values
         self.lists, self.busy = {}, False
-        for name, wanted in options.items():
-            found = ipywidgets.Dropdown(
-                options=_pairs(wanted, values), value=values[name], description=name.rstrip("_"),
+        for name, choices in options.items():
+            dropdown = ipywidgets.Dropdown(
+                options=_pairs(choices, values), value=values[name], description=name.rstrip("_"),
                 layout={"width": "300px"}, style={"description_width": "70px"},
             )  # fmt: skip
-            found.observe(self._changed, names="value")
-            self.lists[name] = found
+            dropdown.observe(self._changed, names="value")
+            self.lists[name] = dropdown
         display(ipywidgets.HBox(list(self.lists.values()), layout={"flex_flow": "row wrap"}))
         self.handle = _show(figure)
 
     def _changed(self, change: dict) -> None:
-        if self.busy:  # lists that follow another one are set below, and drawn once
+        if self.busy:  # `_follow` changes dependent lists; the figure is drawn once
             return
         self.busy = True
         try:
@@ -65,20 +67,20 @@ class Panel:
             self.busy = False
 
     def _follow(self) -> None:
-        """The values of the lists, after options that depend on others were made anew."""
-        found: dict[str, Any] = {}
+        """Updates the choices of dependent lists, and the values. A value that is still possible is kept."""
+        values: dict[str, Any] = {}
         for name, shown in self.lists.items():
             if callable(self.options[name]):
-                pairs = _pairs(self.options[name], found)
+                pairs = _pairs(self.options[name], values)
                 if [tuple(pair) for pair in shown.options] != pairs:
                     kept = shown.value if shown.value in [value for _, value in pairs] else pairs[0][1]
                     shown.options, shown.value = pairs, kept
-            found[name] = shown.value
-        self.values = found
+            values[name] = shown.value
+        self.values = values
 
 
 def _pairs(options: Iterable | Callable, values: dict) -> list[tuple[str, Any]]:
-    """Labels and values."""
+    """Pairs of label and value."""
     if callable(options):
         names = options.__code__.co_varnames[: options.__code__.co_argcount]
         options = options(**{name: values[name] for name in names})
@@ -90,8 +92,8 @@ def _show(figure: Figure):
 
 
 def picture(figure: Figure) -> Image:
-    """A figure as PNG, closed; drawn once, where the notebook's own way, which trims its margins, draws it twice."""
-    plt.close(figure)  # or the notebook shows it a second time
+    """A figure as PNG, drawn once and closed. The display of notebooks draws twice to trim margins."""
+    plt.close(figure)  # otherwise the notebook shows it again
     stream = io.BytesIO()
     FigureCanvasAgg(figure).print_png(stream)
     return Image(stream.getvalue())

@@ -146,7 +146,7 @@ def test_without_a_hold_out_validation_images(project, monkeypatch):
 
 def test_only_what_changed_is_looked_at_again(finished_copy, monkeypatch, capsys):
     probe.write(finished_copy.config, "tiny")
-    assert capsys.readouterr().out.splitlines()[-2:] == ["tune-1: looked at", "tune-2: looked at"]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["tune-1: probed", "tune-2: probed"]
     folder = finished_copy.folder / "probes" / "tiny"
     assert {file.name for file in folder.iterdir()} == {"tune-1.npz", "tune-2.npz"}
     (folder / "gone.npz").touch()
