@@ -290,6 +290,13 @@ def test_angles_over_steps():
     assert words(draw(angle_panels(table[:0], ["a"], "why there is none"))) == ["why there is none"]
 
 
+def test_nearly_equal_angles_have_ticks_without_an_offset():
+    rows = [("a", 1, epochs, "old", 29 + 1e-4 * epochs) for epochs in (0, 1, 2)]
+    figure = angle_panels(pd.DataFrame(rows, columns=["method", "step", "epochs", "pair", "angle"]), ["a"])
+    draw(figure)
+    assert not any(ax.yaxis.get_offset_text().get_text() for ax in figure.axes)
+
+
 CHINESE = ["background", "cat", "\u732b", "\u72d7"]
 
 
