@@ -14,6 +14,7 @@ from ciss.store.syntax import Reference, parse, reduce
 AFFECTS_RESULTS = False  # see store/code
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+PASSIVE = {*sys.stdlib_module_names, "pydantic", "torch"}  # packages whose decorators register nothing
 DYNAMIC = ("importlib.import_module", "pkgutil.iter_modules", "pkgutil.walk_packages", "runpy.run_module")
 
 Imported = tuple[str, str | None]  # a module and a name in it; None: the module itself
@@ -43,6 +44,12 @@ class Definition:
     @cached_property
     def line(self) -> str:
         return f"{self.name} {hashlib.sha256(self._resolved[0].encode()).hexdigest()[:16]}"
+
+    @property
+    def assigned(self) -> ast.expr | None:
+        """The value that an assignment gives to a name; None for other statements."""
+        (node,) = self._statements if len(self._statements) == 1 else (None,)
+        return node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
 
     @cached_property
     def uses(self) -> list["Definition"]:
@@ -305,9 +312,12 @@ def _has_effect(node: ast.stmt | ast.ExceptHandler, module: Module) -> bool:
 def _may_register(decorator: ast.expr, module: Module) -> bool:
     """Whether a decorator may add its function to a table, from which code uses it without its name.
 
-    Decorators of the standard library do not.
+    Those of PASSIVE packages do not, also where the package gives them a name of its own: `x = dataclass(...)`.
     """
     name = dotted(decorator.func if isinstance(decorator, ast.Call) else decorator)
     first = name.partition(".")[0]
     target, origin = (module.find(first) or [(None, first)])[0]
-    return target is not None or origin.partition(".")[0] not in sys.stdlib_module_names
+    if isinstance(target, Definition):
+        value = target.assigned
+        return value is None or _may_register(value, target.module)
+    return target is not None or "register" in name or origin.partition(".")[0] not in PASSIVE

@@ -180,6 +180,19 @@ IMPORTS = {
     "two ways to define": ("try:\n    import x\nexcept ImportError:\n    x = None\ndef f(): return x", {"a.x"}),
     "changed later": ("X = 1\nX += 1\ndef f(): return X", {"a.X"}),
     "registered by others' decorators": ("import x\n@x.register\ndef by_name(): ...\ndef f(): ...", {"a.by_name"}),
+    "registered by an object": (
+        "import x\napp = x.App()\n@app.add\ndef by_name(): ...\ndef f(): ...",
+        {"a.by_name", "a.app"},
+    ),
+    "registered by a function": (
+        "T = []\ndef add(g): T.append(g)\n@add\ndef by_name(): ...\ndef f(): ...",
+        {"a.by_name", "a.add", "a.T"},
+    ),
+    "decorated by torch": ("import torch\n@torch.no_grad()\ndef by_name(): ...\ndef f(): ...", set()),
+    "decorated by pydantic under a name": (
+        "from pydantic.dataclasses import dataclass as d\nx = d(frozen=True)\n@x\nclass N: ...\ndef f(): ...",
+        set(),
+    ),
     "decorated by Python's own": ("from functools import cache\n@cache\ndef by_name(): ...\ndef f(): ...", set()),
     "the files of a folder": (
         "import importlib\ndef f(n): return importlib.import_module(n)",
@@ -405,6 +418,8 @@ def test_another_function_of_the_same_name(root):
     edit(root, "losses/other.py", "def local_pod", "SCALE = 1\n\n\ndef local_pod")
     assert changed(root) == set(), "the same function"
     reaching = {name for name, text in written(root).items() if "\nlocal_pod " in text}
+    assert trainings("plop") | trainings("gsc") <= reaching
+    assert not reaching & {*trainings("mib"), *trainings("mbs"), *trainings("gsc_mbs"), *trainings("finetune")}
     edit(root, "losses/other.py", ".mean()", ".mean() * SCALE")
     assert changed(root) == reaching
 
