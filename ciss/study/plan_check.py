@@ -3,7 +3,8 @@
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ciss import config, paths
@@ -11,11 +12,16 @@ from ciss.config import ConfigError
 from ciss.data import data_set
 from ciss.data.describe import name_conflicts
 from ciss.data.notes import change_notes, list_notes
+from ciss.data.pictures import DataError
 from ciss.runs import check as runs_check
 from ciss.runs import timings
-from ciss.runs.run import index_folder
+from ciss.runs.results import outdated
+from ciss.runs.run import index_folder, resolve
 from ciss.store import files
+from ciss.store.files import CheckpointError
+from ciss.training.loop import training_identity
 
+NAMES_SHOWN = 5  # runs in one note
 MISSING_WEIGHTS = re.compile(
     r"\.model\.(weights: (no such file|.*there is no such weight file)|pretrained: .* cannot be reached)"
 )
@@ -38,9 +44,22 @@ def check(file: str) -> None:
             first = "/".join(unnamed[0].parts[-2:])
             problem = f"{len(unnamed)} folders in results/ are ignored, because {file} does not name their runs"
             notes.append(f"{problem} (first: {first}). Remove them with: ciss plan --clean")
+    if again := list(_trained_again(settings)):
+        more = f", and {len(again) - NAMES_SHOWN} more" if len(again) > NAMES_SHOWN else ""
+        first = ", ".join(again[:NAMES_SHOWN])
+        notes.append(f"trained again, with the runs that continue them: {first}{more}.")
     contents = f"{count(len(settings.benchmarks), 'benchmark')}, {count(len(settings.runs()), 'run')}"
     print(f"{file}: {contents}, no error found. The first stage of `dvc repro` reads images and masks.")
     print_notes(notes)
+
+
+def _trained_again(settings: config.Config) -> Iterator[str]:
+    """Names of the runs whose results are of other code, data or parameters, with what differs."""
+    for name in settings.runs():
+        run = resolve(settings, name)
+        with suppress(DataError, CheckpointError, OSError):  # missing data and predecessors have messages of their own
+            if different := outdated(run, training_identity(run, run.index())):
+                yield f"{name} ({'; '.join(different)})"
 
 
 def check_planned(settings: config.Config) -> list[str]:

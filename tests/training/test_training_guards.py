@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ciss import config
+from ciss import cli, config
 from ciss.config import ConfigError, Model
 from ciss.data import DataError, loaders
 from ciss.inspection import probe
@@ -325,3 +325,13 @@ def test_a_longer_training_says_what_changed(project, capsys):
     loop.train(project.run())
     first = capsys.readouterr().out.splitlines()[0]
     assert re.fullmatch(r"base: trained before with other values \(.*base\.epochs 2, now 3\); again\.", first)
+
+
+def test_the_check_names_the_runs_that_train_again(finished_copy, capsys):
+    finished_copy.set("methods.mib.distillation", 3.0)
+    finished_copy.write()
+    cli.main(["plan", "--check"])
+    (note,) = [line for line in capsys.readouterr().out.splitlines() if "trained again" in line]
+    names = re.findall(r"(\S+) \(parameters\.coefficients\.distillation 10\.0, now 3\.0\)", note)
+    assert names == [name for name, run in finished_copy.config.chain.items() if run.method == "mib"] and names
+    assert note.count("(") == len(names), "no other run"
