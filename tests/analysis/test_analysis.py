@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from ciss.analysis.background.tables import background_table, class_rates, flows, mean_flows
+from ciss.analysis.compare.cells import distinct_values
 from ciss.analysis.compare.summary import methods_table, metrics_document
-from ciss.analysis.compare.tables import ProvenanceError, conventions_table, curves_table, made_with, runs_table
+from ciss.analysis.compare.tables import ProvenanceError, conventions_table, curves_table, runs_table
 from ciss.analysis.exploring.prototypes import nearest_confusions
 from ciss.analysis.forgetting.tables import forgetting_table, iou_by_step, pace_table
 from tests.helpers.results import AFTER_0, AFTER_1, AFTER_2, CLASSES, result
@@ -173,9 +174,9 @@ def test_a_row_says_where_it_comes_from():
     assert one["versions"] == "python 3.12.1, torch 2.15.0"
     assert one["arithmetic"] == "float32" and not {"device", "training_seconds"} & set(one), "they differ each time"
     assert one["configuration"] == other["configuration"] and one["code"] == other["code"], "the seed is apart"
-    lines = made_with(rows).splitlines()
-    assert lines == [f"python 3.12.1, torch 2.15.0{more} (1 of 2 rows)" for more in ("", ", numpy 2")]
-    assert made_with(rows[:1]) == "python 3.12.1, torch 2.15.0"
+    versions = [f"python 3.12.1, torch 2.15.0{more} (1 of 2 runs)" for more in ("", ", numpy 2")]
+    assert distinct_values(rows["versions"]) == "; ".join(versions)
+    assert distinct_values(rows["versions"][:1]) == "python 3.12.1, torch 2.15.0"
     for key, column in (("parameters.benchmark.train.base.lr", "configuration"), ("code.method", "code")):
         (row,) = runs_table("b", {"e": changed(f"identity.{key}", 7)}).to_dict("records")
         assert [name for name in one if row[name] != one[name] and row[name] == row[name]] == [column]

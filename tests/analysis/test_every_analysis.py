@@ -40,13 +40,19 @@ from ciss.analysis.background.tables import (
     mean_flows,
 )
 from ciss.analysis.background.words import background_findings
-from ciss.analysis.compare.cells import undefined_words
+from ciss.analysis.compare.cells import undefined_scores
 from ciss.analysis.compare.cost import cost_table, timings_table
 from ciss.analysis.compare.figures import cost_bars, paired_points, score_curves, stability_scatter
 from ciss.analysis.compare.paired import paired_table
-from ciss.analysis.compare.published import Ours, beside
+from ciss.analysis.compare.published import ComparedBenchmark, published_table
 from ciss.analysis.compare.summary import convention_means, families, family_tables, methods_table
-from ciss.analysis.compare.tables import by_convention, conventions_table, curves_table, ours, runs_table
+from ciss.analysis.compare.tables import (
+    compared_benchmark,
+    conventions_table,
+    curves_table,
+    runs_table,
+    scores_by_convention,
+)
 from ciss.analysis.compare.tuning import tuning_table
 from ciss.analysis.figures.style import panels
 from ciss.analysis.forgetting.figures import (
@@ -288,17 +294,17 @@ TABLES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "timings_table": lambda s: s.timings,
     "token_angles_table": lambda s: token_angles_table(s.ends),
     "tuning_table": lambda s: tuning_table(s.name, s.ends),
-    "beside": lambda s: beside_published(s),
+    "published_table": lambda s: published_results(s),
 }
 
 
-def beside_published(study: Study) -> pd.DataFrame:
+def published_results(study: Study) -> pd.DataFrame:
     if not study.ends:
-        return beside([], OURS, {})
-    return beside([], ours(study.ends), by_convention(study.counted, study.name))
+        return published_table([], OURS, {})
+    return published_table([], compared_benchmark(study.ends), scores_by_convention(study.counted, study.name))
 
 
-OURS = Ours("shapes", "4-2", "overlapped", "ciss_tiny", "deeplabv3", "full")
+OURS = ComparedBenchmark("shapes", "4-2", "overlapped", "ciss_tiny", "deeplabv3", "full")
 
 
 def on_axes(draw: Callable, *arguments, count: int = 1) -> Figure:
@@ -342,7 +348,7 @@ OTHERS = {
     *("flow_ribbons", "method_lines", "legend_below", "lowest", "note", "note_in", "only_note", "panels"),
     *("step_ticks", "class_label", "class_labels", "table_labels", "class_patches", "save", "text_in"),
     *("heatmap", "slanted_ticks", "stacked_bars", "method_panels"),
-    *("shown", "differences", "every_difference", "table", "with_classes"),
+    *("formatted", "differences", "all_differences", "table", "with_classes"),
     *("class_legend", "overlay", "show", "strips", "step_strips", "iou_bars", "loss_curve", "token_angles"),
     *("conflict_bars", "conflict_figure", "confusion_bars", "drift_heatmap", "gradient_bars"),
     *("trace_panels", "picture_row", "projection", "relabel_bars"),
@@ -437,7 +443,7 @@ def test_findings_have_no_nan(study):
         background_findings(s.name, *at_end, s.rules, s.empty),
         *forgetting_reasons(s.ends, s.correlations),
         *background_reasons(s.ends, s.rules),
-        *undefined_words(s.runs),
+        *undefined_scores(s.runs),
     ]
     for text in texts:
         assert "nan" not in text.lower().split() and text.strip(), text

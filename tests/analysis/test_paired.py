@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ciss.analysis.compare.cells import differences, every_difference
+from ciss.analysis.compare.cells import all_differences, differences
 from ciss.analysis.compare.figures import paired_points
 from ciss.analysis.compare.paired import paired_table
 from ciss.analysis.compare.summary import family_tables
@@ -145,7 +145,7 @@ def test_differences_as_text():
 
 def test_every_difference_as_text():
     table = seeds(finetune=[0.1, 0.1, 0.1], mib=[0.3, 0.31, 0.3], gsc=[0.3, 0.3, 0.31])
-    texts = every_difference(paired_table({"b": table}))
+    texts = all_differences(paired_table({"b": table}))
     assert list(texts.index) == list(texts.columns) == ["finetune", "mib", "gsc"]
     assert texts.loc["mib"].tolist() == ["+0.203*", "", "+0.000"], "a star where 0 is outside"
     assert texts.loc["gsc", "mib"] == "+0.000" and texts.loc["finetune", "mib"] == "-0.203*"

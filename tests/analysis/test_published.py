@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from ciss.analysis.compare import tables as compare_tables
-from ciss.analysis.compare.published import COLUMNS, Ours, beside, find, load, problem, recompute
+from ciss.analysis.compare.published import COLUMNS, ComparedBenchmark, find, load, problem, published_table, recompute
 from ciss.documents import ConfigError
 
 RESULTS = load()
-VOC = Ours("voc", "15-1", "overlapped", "resnet101.a1_in1k", "deeplabv3", "512-pixel centre crops")
+VOC = ComparedBenchmark("voc", "15-1", "overlapped", "resnet101.a1_in1k", "deeplabv3", "512-pixel centre crops")
 TABLE = """
     tables:
       - dataset: voc
@@ -280,7 +280,7 @@ def test_beside_by_hand():
         "plop": {"plop": {"all": 0.5464, "old": 0.6512, "new": None}},
         "plop-released": {"plop": {"all": 0.1, "old": 0.1, "new": 0.1}},
     }
-    table = beside(RESULTS, VOC, scores)
+    table = published_table(RESULTS, VOC, scores)
     assert tuple(table.columns) == COLUMNS
     assert len(table) == len(find(RESULTS, "voc", "15-1", "overlapped"))
 
@@ -317,14 +317,14 @@ def test_a_known_convention_at_another_resolution_gives_no_number():
         for name in ("mib", "dkd", "ssul", "gsc", "sats")
     }
     whole = replace(VOC, resolution="full resolution")
-    crops, full = beside(RESULTS, VOC, scores), beside(RESULTS, whole, scores)
+    crops, full = published_table(RESULTS, VOC, scores), published_table(RESULTS, whole, scores)
     assert row_of(crops, "mib", "mib")["ours_all"] == row_of(full, "dkd", "plop")["ours_all"] == 50
     assert np.isnan(row_of(full, "mib", "mib")["ours_all"]) and np.isnan(row_of(crops, "dkd", "plop")["ours_all"])
     assert row_of(full, "mib", "mib")["differs"] == "512-pixel centre crops, ours full resolution"
     # crops of nearly one size are one kind, and the size is said
     ssul = row_of(crops, "ssul", "ssul")
     assert ssul["ours_all"] == 50 and ssul["differs"] == "513-pixel centre crops, ours 512-pixel centre crops"
-    windows = beside(RESULTS, replace(VOC, resolution="full resolution in windows of 512 pixels"), scores)
+    windows = published_table(RESULTS, replace(VOC, resolution="full resolution in windows of 512 pixels"), scores)
     assert row_of(windows, "dkd", "plop")["ours_all"] == 50
     # where either is not known there is no number
     for table in (crops, full):
@@ -336,7 +336,7 @@ def test_a_known_convention_at_another_resolution_gives_no_number():
 def test_adapted_methods_and_what_else_is_said():
     scores = {"mbs (adapted)": {"mbs": {"all": 0.6, "old": 0.7, "new": 0.2}}}
     ours = replace(VOC, images=1464, notes=("another class order",))
-    table = beside(RESULTS, ours, scores)
+    table = published_table(RESULTS, ours, scores)
     mbs = row_of(table, "mbs", "mbs")
     np.testing.assert_allclose(list(mbs[["ours_old", "ours_new", "ours_all"]]), [70, 20, 60])
     assert mbs["differs"] == (
@@ -348,7 +348,7 @@ def test_adapted_methods_and_what_else_is_said():
 
     ours = replace(VOC, encoder="vit_base_patch16_384", decoder="mask_transformer")
     both = {"mbs": {"mbs": {"all": 0.8, "old": 0.8, "new": 0.8}}, **scores}
-    mbs = row_of(beside(RESULTS, ours, both), "mbs", "mbs")
+    mbs = row_of(published_table(RESULTS, ours, both), "mbs", "mbs")
     assert mbs["ours_all"] == 80 and mbs["differs"] == ""
 
 
@@ -367,18 +367,18 @@ def test_adapted_methods_and_what_else_is_said():
 )
 def test_networks_by_name(backbone, encoder, same):
     row = replace(one("voc", "15-1", "overlapped", "plop", "plop"), backbone=backbone, decoder=None)
-    (differs,) = beside([row], replace(VOC, encoder=encoder), {"plop": {"plop": {}}})["differs"]
+    (differs,) = published_table([row], replace(VOC, encoder=encoder), {"plop": {"plop": {}}})["differs"]
     assert differs == ("" if same else f"{backbone}, ours {encoder}")
 
 
 def test_flags_are_said_beside():
-    table = beside(RESULTS, replace(VOC, protocol="15-5"), {})
+    table = published_table(RESULTS, replace(VOC, protocol="15-5"), {})
     assert "does not add up: old and new make 70.01" in row_of(table, "plop", "plop")["differs"]
 
 
 def test_the_domain_setting_says_that_its_test_images_leak():
     ours = replace(VOC, dataset="cityscapes", protocol="11-5", setting="domain")
-    table = beside(RESULTS, ours, {"mib": {"plop": {"all": 0.6, "old": 0.6, "new": None}}})
+    table = published_table(RESULTS, ours, {"mib": {"plop": {"all": 0.6, "old": 0.6, "new": None}}})
     assert len(table) == 6 and table["ours_all"].isna().all()
     assert table["differs"].str.contains("test images were trained on").all()
 
@@ -394,15 +394,15 @@ def test_what_no_paper_trained_stands_beside_no_result():
     sizes = {}
     for name, changes in {"plain": {}, "groups": {"groups": [[1, 2], [5]]}, "limit": {"limit": 50}}.items():
         made = {"parameters": {"benchmark": {**settings, "groups": None, "limit": 0, **changes}}}
-        sizes[name] = len(beside(RESULTS, compare_tables.ours({"e": [{"identity": made}]}), {}))
+        sizes[name] = len(published_table(RESULTS, compare_tables.compared_benchmark({"e": [{"identity": made}]}), {}))
     assert sizes.pop("plain") > 10 and sizes == {"groups": 0, "limit": 0}
     settings |= {"groups": None, "limit": 0, "order": [2, 1]}
-    ours = compare_tables.ours({"e": [{"identity": {"parameters": {"benchmark": settings}}}]})
-    assert beside(RESULTS, ours, {})["differs"].str.contains("our order of classes is another").all()
+    ours = compare_tables.compared_benchmark({"e": [{"identity": {"parameters": {"benchmark": settings}}}]})
+    assert published_table(RESULTS, ours, {})["differs"].str.contains("our order of classes is another").all()
 
 
 @pytest.mark.parametrize(("dataset", "protocol"), [("voc8", "4-1"), ("shapes", "4-2"), ("camvid", "8-1")])
 def test_nothing_is_published_of_our_own_benchmarks(dataset, protocol):
-    table = beside(RESULTS, replace(VOC, dataset=dataset, protocol=protocol), {"mib": {"mib": {"all": 0.5}}})
+    table = published_table(RESULTS, replace(VOC, dataset=dataset, protocol=protocol), {"mib": {"mib": {"all": 0.5}}})
     assert table.empty and tuple(table.columns) == COLUMNS
     assert {str(table[name].dtype) for name in table if name.startswith(("published", "ours"))} == {"float64"}

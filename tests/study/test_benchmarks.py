@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ciss import data, metrics
-from ciss.analysis.compare.tables import ours
+from ciss.analysis.compare.tables import compared_benchmark
 from ciss.config import ConfigError
 from ciss.inspection import probe
 from ciss.protocol import Classes
@@ -129,7 +129,7 @@ def test_folders_of_ones_own(garden):
         found.pairs(garden, "train")
 
 
-def test_groups_of_ones_own_stand_beside_no_published_protocol():
+def test_groups_replace_the_protocol_and_have_no_published_results():
     """`groups` come in place of the protocol, whatever that says."""
     values = {"dataset": "voc", "protocol": "15-1", "setting": "overlapped", "order": None, "limit": 0, "holdout": 0}
     values |= {
@@ -137,11 +137,11 @@ def test_groups_of_ones_own_stand_beside_no_published_protocol():
         "train": {"crop": 512, "batch": 24, "base": {"epochs": 30}, "increment": {"epochs": 10}},
     }
     values["evaluation"] = {"size": "crop", "scales": [1.0], "flip": False}
-    for groups, protocols in ((None, "15-1"), ([[15, 8], [12]], "groups of one's own")):
+    for groups in (None, [[15, 8], [12]]):
         result = {"identity": {"parameters": {"benchmark": {**values, "groups": groups}}}}
-        found = ours({"e": [result]})
-        assert found.protocol == protocols
-        assert found.notes[0] == "ours: 30 and 10 epochs a step (base, later), crops of 512, batches of 24"
+        benchmark = compared_benchmark({"e": [result]})
+        assert benchmark.comparable == (groups is None)
+        assert benchmark.notes[0] == "ours: 30 and 10 epochs a step (base, later), crops of 512, batches of 24"
 
 
 def test_a_described_folder_is_read_where_its_description_lies(garden, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import pytest
 
 from ciss import cli, config, paths
 from ciss.analysis.compare import latex as compare_latex
-from ciss.analysis.compare.cells import best, runs_words, score, shown
+from ciss.analysis.compare.cells import best_methods, describe_runs, formatted, score
 from ciss.analysis.compare.cost import timings_table
 from ciss.analysis.compare.figures import stability_scatter
 from ciss.analysis.compare.latex import escape
@@ -32,7 +32,7 @@ from ciss.protocol import Classes
 from ciss.study.report import markup as report_markup
 from ciss.study.report import page as report_page
 from ciss.study.report.cost import NOT_MEASURED, cost_table, sections
-from ciss.study.report.markup import picture, prose
+from ciss.study.report.markup import markdown, picture
 from tests.helpers.results import OTHER, path, scored
 
 mpl.use("Agg")
@@ -116,7 +116,7 @@ def test_a_table_as_text():
     table = pd.DataFrame(
         {"seeds": [1, 3], "all": [0.1, 0.2], "all_std": [np.nan, 0.05], "mean_over_steps": [np.nan, 0.3]}
     )
-    text = shown(table, ["seeds", "all", "mean_over_steps"])
+    text = formatted(table, ["seeds", "all", "mean_over_steps"])
     assert text.to_dict("list") == {
         "seeds": ["1", "3"], "all": ["0.100", "0.200 ± 0.050"], "mean over steps": ["", "0.300"],
     }  # fmt: skip
@@ -125,15 +125,15 @@ def test_a_table_as_text():
 def test_the_best_of_a_column():
     table = pd.DataFrame({"all": [0.5, 0.50004, 0.9, 0.4], "forgetting": [0.1, 0.2, np.nan, np.nan]})
     table.index = ["a", "b", "joint", "c"]
-    assert best(table, "all") == {"a", "b"}, "as printed"
-    assert best(table, "forgetting") == {"a"}, "the lowest"
-    assert best(table.loc[["joint"]], "all") == best(table.loc[["a", "joint"]], "all") == set(), "no competitor"
-    assert best(table.assign(all=0.5), "all") == set(), "nobody stands out"
+    assert best_methods(table, "all") == {"a", "b"}, "as printed"
+    assert best_methods(table, "forgetting") == {"a"}, "the lowest"
+    assert not best_methods(table.loc[["joint"]], "all") and not best_methods(table.loc[["a", "joint"]], "all")
+    assert best_methods(table.assign(all=0.5), "all") == set(), "nobody stands out"
 
 
 def test_what_a_mean_is_over():
     def words(*rows: tuple[int, int, int]) -> str:
-        return runs_words(pd.DataFrame(rows, columns=["runs", "seeds", "orders"]))
+        return describe_runs(pd.DataFrame(rows, columns=["runs", "seeds", "orders"]))
 
     assert words((1, 1, 1)) == "one run each (one seed, one order of classes)"
     assert words((6, 3, 2), (6, 3, 2)).endswith("over 6 runs (3 seeds, 2 orders of classes)")
@@ -305,7 +305,7 @@ def test_differences_of_several_seeds_on_the_page(tmp_path, seeds):
     assert len(page.sources) == 3, "one figure more"
     assert "<td>mib</td><td>+0.450 [-0.185, +1.085] 2/2</td>" in text and "<td>plop</td><td>+0.300</td>" in text
     assert "<h4>Minus finetune</h4>" in text and "<h4>Minus mib</h4>" in text
-    every = text[text.index("<summary>Every two methods") :]
+    every = text[text.index("<summary>All pairs of methods") :]
     assert '<th scope="col">method</th><th scope="col">finetune</th><th scope="col">mib</th>' in every
     assert "<td>mib</td><td>+0.450</td><td></td>" in every, "no star: 0 is inside"
     assert text == render(tmp_path), "the same bytes each time"
@@ -451,34 +451,34 @@ def test_variants_of_joint_training_stand_apart(tmp_path, ends):
     ends["b"]["l"] = [{**ends["b"]["j"][0], "method": "joint-long", "title": "joint-long"}]
     made = save(tmp_path, ends)
     table = made["methods"].set_index("method")
-    assert not best(table, "all") & {"joint", "joint-long"}
+    assert not best_methods(table, "all") & {"joint", "joint-long"}
     rows = [line.split(" &")[0] for line in latex_tables(made).partition("bottomrule")[0].splitlines()]
     assert rows[rows.index(r"\midrule", rows.index("finetune")) + 1 :][:2] == ["joint", "joint-long"]
     _, ax = plt.subplots()
     stability_scatter(ax, made["runs"])
     assert "joint-long (upper bound)" in [text.get_text() for text in ax.texts]
     text = render(tmp_path)
-    assert text.count('<tr class="apart"') >= 2
+    assert text.count('<tr class="line-above"') >= 2
 
 
 def test_tables_stand_out_and_apart():
-    text = report_markup.table(["m", "x"], [["a", "<1>"], ["joint", "2"]], bold={(0, 1)}, apart={1})
-    assert "<td>a</td><td><strong>&lt;1&gt;</strong></td>" in text and '<tr class="apart"><td>joint</td>' in text
+    text = report_markup.table(["m", "x"], [["a", "<1>"], ["joint", "2"]], bold={(0, 1)}, line_above={1})
+    assert "<td>a</td><td><strong>&lt;1&gt;</strong></td>" in text and '<tr class="line-above"><td>joint</td>' in text
 
 
 def test_findings_are_plain():
-    text = prose("One\nparagraph, **bold *x* y**.\n\n- a\n- b <c>\n\n![p](q.png)\n\n\n")
+    text = markdown("One\nparagraph, **bold *x* y**.\n\n- a\n- b <c>\n\n![p](q.png)\n\n\n")
     assert "<li>a</li>\n<li>b &lt;c&gt;</li>" in text
     assert "<p>One\nparagraph" in text and "<p>p</p>" in text and "q.png" not in text
-    assert report_markup.prose("  \n") == ""
+    assert markdown("  \n") == ""
 
 
 def test_broad_pictures_can_be_moved(tmp_path):
     file = tmp_path / "a.png"
     file.write_bytes(PIXEL[:16] + (4000).to_bytes(4, "big") + PIXEL[20:])
-    assert 'class="broad" style="width: 124rem"' in report_markup.picture(file, "a", "b")
+    assert 'class="scroll" style="width: 124rem"' in report_markup.picture(file, "a", "b")
     file.write_bytes(PIXEL)
-    assert "broad" not in report_markup.picture(file, "a", 'b "c" <d>') and "<d>" not in report_markup.picture(
+    assert "scroll" not in report_markup.picture(file, "a", 'b "c" <d>') and "<d>" not in report_markup.picture(
         file, "<d>", "<d>"
     )
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ciss import metrics
-from ciss.analysis.rows import WHOSE_STEP, class_names, increments, table, whose_step, with_classes
+from ciss.analysis.rows import STEP_COLUMNS, class_names, increments, step_values, table, with_classes
 from ciss.protocol import Classes
 
 FLOW_GROUPS = ("background", "old", "new", "future")
@@ -64,10 +64,10 @@ def background_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
     Columns: end, method, seed, step, and the rates.
     """
     rows = (
-        {**whose_step(end, result), **confusion_rates(result["confusion"], result["classes"], result["step"])}
+        {**step_values(end, result), **confusion_rates(result["confusion"], result["classes"], result["step"])}
         for end, result in increments(ends)
     )
-    return table(rows, {**WHOSE_STEP, **dict.fromkeys(RATES, float)})
+    return table(rows, {**STEP_COLUMNS, **dict.fromkeys(RATES, float)})
 
 
 def class_rates(ends: dict[str, list[dict]]) -> pd.DataFrame:
@@ -86,8 +86,8 @@ def class_rates(ends: dict[str, list[dict]]) -> pd.DataFrame:
         for position in np.flatnonzero(confusion.any(axis=1)):
             pixels = confusion[position].sum()
             row = {"class": classes.names[position], "kind": FLOW_GROUPS[kinds[position]], "pixels": int(pixels)}
-            rows.append({**whose_step(end, result), **row, **(predicted.loc[position] / pixels)})
-    rates = table(rows, {**WHOSE_STEP, "class": str, "kind": str, "pixels": int, **SHARES})
+            rows.append({**step_values(end, result), **row, **(predicted.loc[position] / pixels)})
+    rates = table(rows, {**STEP_COLUMNS, "class": str, "kind": str, "pixels": int, **SHARES})
     return with_classes(rates, class_names(ends))
 
 
@@ -107,8 +107,8 @@ def background_errors(ends: dict[str, list[dict]]) -> pd.DataFrame:
         future = confusion[kinds == 3, 0].sum() / total
         for error, pixels in errors.items():
             row = {"error": error, "pixels": int(pixels), "share": pixels / total, "future": future}
-            rows.append({**whose_step(end, result), **row})
-    return table(rows, {**WHOSE_STEP, "error": str, "pixels": int, "share": float, "future": float})
+            rows.append({**step_values(end, result), **row})
+    return table(rows, {**STEP_COLUMNS, "error": str, "pixels": int, "share": float, "future": float})
 
 
 def calibration_table(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
@@ -128,8 +128,8 @@ def calibration_table(ends: dict[str, list[dict]], probes: dict[str, dict[str, n
             row = {"low": number / bins, "high": (number + 1) / bins, "pixels": int(pixels)}
             row["probability"] = sums[:, number].sum() / total
             row |= {name: counts[kinds == k, number].sum() / total for k, name in enumerate(FLOW_GROUPS)}
-            rows.append({**whose_step(end, result), **row})
-    return table(rows, {**WHOSE_STEP, **columns})
+            rows.append({**step_values(end, result), **row})
+    return table(rows, {**STEP_COLUMNS, **columns})
 
 
 def calibration_errors(calibration: pd.DataFrame) -> pd.DataFrame:
@@ -139,7 +139,7 @@ def calibration_errors(calibration: pd.DataFrame) -> pd.DataFrame:
     `error_truth` (they do not). NaN without pixels.
     """
     rows = []
-    keys = list(WHOSE_STEP)
+    keys = list(STEP_COLUMNS)
     for values, bins in calibration.groupby(keys, sort=False):
         bins = bins[bins["pixels"] > 0]
         weights = bins["pixels"] / bins["pixels"].sum()
@@ -147,7 +147,7 @@ def calibration_errors(calibration: pd.DataFrame) -> pd.DataFrame:
         shares = {"error": bins["background"] + bins["future"], "error_truth": bins["background"]}
         errors = {k: (weights * (share - bins["probability"]).abs()).sum(min_count=1) for k, share in shares.items()}
         rows.append({**dict(zip(keys, values, strict=True)), **errors})
-    return table(rows, {**WHOSE_STEP, "error": float, "error_truth": float})
+    return table(rows, {**STEP_COLUMNS, "error": float, "error_truth": float})
 
 
 def background_belief(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
@@ -161,8 +161,8 @@ def background_belief(ends: dict[str, list[dict]], probes: dict[str, dict[str, n
         kinds = _kinds(result["classes"], result["step"])
         for k, name in enumerate(FLOW_GROUPS):
             mean = sums[kinds == k].sum() / (counts[kinds == k].sum() or np.nan)
-            rows.append({**whose_step(end, result), "kind": name, "probability": mean})
-    return table(rows, {**WHOSE_STEP, "kind": str, "probability": float})
+            rows.append({**step_values(end, result), "kind": name, "probability": mean})
+    return table(rows, {**STEP_COLUMNS, "kind": str, "probability": float})
 
 
 def label_rules(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:

@@ -2,7 +2,17 @@
 
 import pandas as pd
 
-from ciss.analysis.words import _equal, _join, _names, _percent, _printed, _range, _seeds, _tied, _warned
+from ciss.analysis.words import (
+    all_equal,
+    extreme_names,
+    join_names,
+    percent,
+    rounded,
+    seeds_text,
+    tied_names,
+    value_range,
+    with_warning,
+)
 
 
 def background_findings(
@@ -24,18 +34,18 @@ def background_findings(
     sentences = _errors(name, rates, errors)
     old = _means(belief[belief["kind"] == "old"], "probability")
     if len(old):
-        sentences.append(f"On old classes the mean probability of the background is {_range(old, 2, 'from')}.")
+        sentences.append(f"On old classes the mean probability of the background is {value_range(old, 2, 'from')}.")
     wrong = _means(calibration, "error_truth")
     if len(wrong):
-        sentences.append(f"The expected calibration error of that probability is {_range(wrong, 3, 'from')}.")
+        sentences.append(f"The expected calibration error of that probability is {value_range(wrong, 3, 'from')}.")
     means = rules.groupby("rule", sort=False)[["precision", "recall"]].mean()
     scores, unused = means.dropna(), list(means.index[means["precision"].isna()])
     if len(scores) > 1:
-        sentences.append(f"From the same teachers, {_rules(scores, _join(scores.index) if unused else '')}.")
+        sentences.append(f"From the same teachers, {_rules(scores, join_names(scores.index) if unused else '')}.")
         if unused:
             label = "label" if len(unused) > 1 else "labels"
-            sentences.append(f"{_join(unused)} {label} no pixel as an old class.")
-    return _warned(" ".join(sentences), empty)
+            sentences.append(f"{join_names(unused)} {label} no pixel as an old class.")
+    return with_warning(" ".join(sentences), empty)
 
 
 def _means(table: pd.DataFrame, column: str) -> pd.Series:
@@ -47,26 +57,26 @@ def _errors(name: str, rates: pd.DataFrame, errors: pd.DataFrame) -> list[str]:
     """How many old pixels are predicted as background, and how many background pixels as new classes."""
     lost = 100 * _means(rates, "old_to_background")  # percent
     if lost.empty:
-        return [f"**{name}** ({_seeds(rates)}): no pixel of an old class was scored."]
-    head, most = f"**{name}** ({_seeds(rates)}): after the last step", _printed(lost.iloc[-1], 1)
-    if same := _equal(lost, 1):
+        return [f"**{name}** ({seeds_text(rates)}): no pixel of an old class was scored."]
+    head, most = f"**{name}** ({seeds_text(rates)}): after the last step", rounded(lost.iloc[-1], 1)
+    if same := all_equal(lost, 1):
         sentences = [f"{head} every method predicts {most} % of the old classes' pixels as background."]
     else:
-        predict = "predict" if _tied(lost, -1, 1) else "predicts"
-        least = f"; {_names(lost, 0, 1)} least, {_printed(lost.iloc[0], 1)} %" if len(lost) > 1 else ""
+        predict = "predict" if tied_names(lost, -1, 1) else "predicts"
+        least = f"; {extreme_names(lost, 0, 1)} least, {rounded(lost.iloc[0], 1)} %" if len(lost) > 1 else ""
         sentences = [
-            f"{head} {_names(lost, -1, 1)} {predict} most pixels of old classes as background, {most} %{least}."
+            f"{head} {extreme_names(lost, -1, 1)} {predict} most pixels of old classes as background, {most} %{least}."
         ]
     taken = 100 * _means(rates, "background_to_new")
     if len(taken):
-        where = f"most in {_names(taken, -1, 1)}"
-        if len(taken) == 1 or _equal(taken, 1):
+        where = f"most in {extreme_names(taken, -1, 1)}"
+        if len(taken) == 1 or all_equal(taken, 1):
             where = f"in {taken.index[0] if len(taken) == 1 else 'every method'}"
-        sentences.append(f"Background pixels predicted as new classes: {where}, {_printed(taken.iloc[-1], 1)} %.")
+        sentences.append(f"Background pixels predicted as new classes: {where}, {rounded(taken.iloc[-1], 1)} %.")
     worst = lost.index[-1]
     shares = errors[errors["method"] == worst].groupby("error")["share"].mean().dropna()
     if len(shares) and not same:
-        share = _percent(shares.max())
+        share = percent(shares.max())
         sentences.append(f"Of the errors with background in {worst}, {share} are {shares.idxmax()}.")
     return sentences
 
@@ -74,9 +84,9 @@ def _errors(name: str, rates: pd.DataFrame, errors: pd.DataFrame) -> list[str]:
 def _rules(scores: pd.DataFrame, names: str = "") -> str:
     """Which rule's labels are best. `scores`: precision and recall by rule; `names`: their names, if not all."""
     names = names or "every rule"
-    precision, recall = (_printed(scores[score].max(), 2) for score in ("precision", "recall"))
+    precision, recall = (rounded(scores[score].max(), 2) for score in ("precision", "recall"))
     precise, complete = scores["precision"].idxmax(), scores["recall"].idxmax()
-    same_precision, same_recall = (_equal(scores[score], 2) for score in ("precision", "recall"))
+    same_precision, same_recall = (all_equal(scores[score], 2) for score in ("precision", "recall"))
     if same_precision and same_recall:
         return f"the labels of {names} are equally good (precision {precision}, recall {recall})"
     first = f"the labels of {precise} have the highest precision ({precision}"
@@ -86,6 +96,6 @@ def _rules(scores: pd.DataFrame, names: str = "") -> str:
     if same_precision:
         return f"the labels of {names} have a precision of {precision}, {best})"
     return (
-        f"{first}, recall {_printed(scores.loc[precise, 'recall'], 2)}), {best}, precision "
-        f"{_printed(scores.loc[complete, 'precision'], 2)})"
+        f"{first}, recall {rounded(scores.loc[precise, 'recall'], 2)}), {best}, precision "
+        f"{rounded(scores.loc[complete, 'precision'], 2)})"
     )

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from ciss.analysis.rows import WHOSE, add_means, table
+from ciss.analysis.rows import END_COLUMNS, add_means, table
 
 SECONDS = ("preparation_seconds", "training_seconds", "base_seconds")
 ENDS = {  # columns of `timings_table`
     "benchmark": str,
-    **WHOSE,
+    **END_COLUMNS,
     **dict.fromkeys((*SECONDS, "peak_memory_mib"), float),
     "parameters": int,
     "device": str,
@@ -35,7 +35,7 @@ def timings_table(runs: pd.DataFrame, timings: Mapping[str, Sequence[dict | None
     runs was not measured here.
     """
     rows = []
-    for row in runs[["benchmark", *WHOSE, "parameters"]].to_dict("records"):
+    for row in runs[["benchmark", *END_COLUMNS, "parameters"]].to_dict("records"):
         path = timings.get(row["end"]) or [None, None]
         own = path[1:] or path
         rows.append(

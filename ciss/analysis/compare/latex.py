@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from ciss.analysis.compare.cells import CONVENTION, HEADS, best, differences, runs_words, score, sentence
+from ciss.analysis.compare.cells import DEFINITIONS, best_methods, describe_runs, differences, heading, score, sentence
 from ciss.analysis.compare.figures import REFERENCES
 from ciss.analysis.figures.style import is_joint
 
@@ -15,130 +15,118 @@ SPECIAL = {
 }  # fmt: skip
 SCORES = ("all", "old", "new", "harmonic", "forgetting", "mean_over_steps")
 NEEDS = "% Needs \\usepackage{booktabs}."
+PAIRED = (
+    "differences in \\emph{all} on the same seed and order of classes: mean, its 95\\,\\% interval by Student's t, and "
+    "pairs above zero. Each interval is for itself."
+)
+CONVENTIONS = "\\emph{all} of the same predictions after the last step, under the counting rules of published papers."
+COST = (
+    "cost. Training: seconds of the method's own steps, without the base step; preparation: of passes over the data "
+    "before the steps, part of them; peak memory in MiB; parameters after the last step; $\\times$: as a multiple of "
+    "fine-tuning."
+)
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX prints it; characters that a plain LaTeX font may lack become question marks."""
+    """Text as LaTeX prints it. Characters that a plain LaTeX font may lack become question marks."""
     words = " ".join(text.split())
     return "".join(SPECIAL.get(c, c if c.isascii() and c.isprintable() else "?") for c in words)
 
 
-def tables(
-    methods: pd.DataFrame,
-    paired: pd.DataFrame,
-    conventions: pd.DataFrame,
-    sentences: dict[str, str],
-) -> str:
-    """Tables for each benchmark: methods, differences to finetune and mib where there are several pairs, conventions.
-    The best incremental method of a column is bold; joint training stands apart. `sentences`: the convention in words,
-    by benchmark.
+def tables(methods: pd.DataFrame, paired: pd.DataFrame, conventions: pd.DataFrame, sentences: dict[str, str]) -> str:
+    """Tables for each benchmark: methods, differences to REFERENCES if there are several pairs, conventions. The best
+    incremental method of a column is bold. Joint training is in a block of its own.
 
-    `paired`: `analysis.paired_table`. The others as `analysis.by_benchmark` gives `methods_table` and
-    `convention_means`.
+    Args:
+        methods: `methods_table` of all benchmarks, see `by_benchmark`.
+        paired: `paired_table`.
+        conventions: `convention_means` of all benchmarks, see `by_benchmark`.
+        sentences: the convention as a sentence, by benchmark.
     """
-    parts = [f"{NEEDS} Written by notebooks/6_compare.ipynb."]
-    for name, mine in methods.groupby("benchmark", sort=False):
-        mine, every = mine.set_index("method"), f"{escape(name)}: "
-        explained = [sentence(CONVENTION[c]) for c in SCORES if c in CONVENTION]
-        words = escape(" ".join([sentences[name], sentence(runs_words(mine)), *explained]))
-        parts.append(_methods(name, mine, f"{every}methods after the last step. {words}"))
+    blocks = [f"{NEEDS} Written by notebooks/6_compare.ipynb."]
+    for name, rows in methods.groupby("benchmark", sort=False):
+        rows = rows.set_index("method")
+        explained = [sentence(text) for column, text in DEFINITIONS.items() if column in SCORES]
+        caption = escape(" ".join([sentences[name], sentence(describe_runs(rows)), *explained]))
+        blocks.append(_table(name, "methods", f"methods after the last step. {caption}", _methods(rows)))
         pairs = paired[(paired["benchmark"] == name) & paired["against"].isin(REFERENCES)]
         if pairs["pairs"].max() > 1:
-            parts.append(_paired(name, pairs, list(mine.index), every))
-        caption = f"{every}\\emph{{all}} of the same predictions, after the last step, as different papers count it."
-        parts.append(_conventions(name, _like(conventions, name, mine.index), caption))
-    return "\n\n".join(parts) + "\n"
+            blocks.append(_table(name, "paired", PAIRED, _paired(pairs, rows.index)))
+        scores = conventions[conventions["benchmark"] == name].groupby("convention", sort=False)
+        columns = {convention: _scores(group.set_index("method"), "all") for convention, group in scores}
+        blocks.append(_table(name, "conventions", CONVENTIONS, pd.DataFrame(columns).loc[rows.index]))
+    return "\n\n".join(blocks) + "\n"
 
 
 def cost_tables(costs: dict[str, pd.DataFrame]) -> str:
-    """A table for each benchmark of what its methods take. `costs`: `cost_table` by benchmark."""
-    parts = [_cost(name, table, f"{escape(name)}: ") for name, table in costs.items()]
-    return "\n\n".join([f"{NEEDS} Written by: ciss report.", *parts]) + "\n"
+    """A table of cost for each benchmark. `costs`: `cost_table` by benchmark."""
+    blocks = [_table(name, "cost", COST, _cost(table)) for name, table in costs.items()]
+    return "\n\n".join([f"{NEEDS} Written by: ciss report.", *blocks]) + "\n"
 
 
-def _like(table: pd.DataFrame, name: str, methods: pd.Index) -> pd.DataFrame:
-    """A benchmark's rows, their methods in this order."""
-    mine = table[table["benchmark"] == name]
-    return mine.sort_values("method", key=lambda column: column.map(methods.get_loc), kind="stable")
+def _methods(rows: pd.DataFrame) -> pd.DataFrame:
+    counts = [name for name in ("seeds", "orders") if rows[name].nunique() > 1]  # else the caption has them
+    texts = rows[counts].astype(str)
+    for name in SCORES:
+        texts["over steps" if name == "mean_over_steps" else heading(name)] = _scores(rows, name)
+    return texts
 
 
-def _methods(name: str, table: pd.DataFrame, caption: str) -> str:
-    counts = [c for c in ("seeds", "orders") if table[c].nunique() > 1]  # else the caption says it
-    bold = {column: best(table, column) for column in SCORES}
-    head = ["method", *counts, *("over steps" if c == "mean_over_steps" else HEADS[c] for c in SCORES)]
-    rows = {
-        method: [
-            *(str(int(row[c])) for c in counts),
-            *(_number(row[c], row[f"{c}_std"], 3, method in bold[c]) for c in SCORES),
-        ]
-        for method, row in table.iterrows()
-    }
-    return _table(f"{name}-methods", caption, head, rows)
-
-
-def _paired(name: str, pairs: pd.DataFrame, methods: list[str], every: str) -> str:
-    caption = (
-        f"{every}differences in \\emph{{all}} on the same seed and order of classes: mean, its 95\\,\\% interval by "
-        "Student's t, and pairs above zero. Each interval is for itself."
-    )
-    found = {against: differences(pairs, against)["all"] for against in REFERENCES if against in set(pairs["against"])}
-    rows = {method: [_math(column.get(method, "")) for column in found.values()] for method in methods}
-    return _table(f"{name}-paired", caption, ["method", *(f"minus {against}" for against in found)], rows)
+def _paired(pairs: pd.DataFrame, methods: pd.Index) -> pd.DataFrame:
+    present = [against for against in REFERENCES if against in set(pairs["against"])]
+    columns = {f"minus {against}": differences(pairs, against)["all"].map(_math) for against in present}
+    return pd.DataFrame(columns).reindex(methods).fillna("--")
 
 
 def _math(text: str) -> str:
-    """A difference: its minus signs are no hyphens."""
+    """A difference in mathematics, so that its minus signs are no hyphens."""
     return "$" + text.replace(" ", r"\ ") + "$" if text else "--"
 
 
-def _conventions(name: str, counted: pd.DataFrame, caption: str) -> str:
-    names = list(dict.fromkeys(counted["convention"]))
-    table = counted.set_index(["method", "convention"])
-    rows: dict[str, list[str]] = {}
-    for convention in names:
-        column = table.xs(convention, level="convention")
-        top = best(column, "all")
-        for method, row in column.iterrows():
-            rows.setdefault(method, []).append(_number(row["all"], row["all_std"], 3, method in top))
-    return _table(f"{name}-conventions", caption, ["method", *names], rows)
-
-
-def _cost(name: str, table: pd.DataFrame, every: str) -> str:
-    caption = (
-        f"{every}cost. Training: seconds of the method's own steps, without the base step; preparation: of passes "
-        "over the data before the steps, part of them; peak memory in MiB; parameters after the last step; "
-        "$\\times$: as a multiple of fine-tuning."
+def _cost(rows: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "training": _numbers(rows, "training_seconds", 1),
+            "preparation": _numbers(rows, "preparation_seconds", 1),
+            "memory": _numbers(rows, "peak_memory_mib", 0),
+            "parameters": [f"{count:,.0f}".replace(",", r"\,") for count in rows["parameters"]],
+            "× time": _numbers(rows, "relative_time", 2),
+            "× memory": _numbers(rows, "relative_memory", 2),
+        }
     )
-    head = ["method", "training", "preparation", "memory", "parameters", "× time", "× memory"]
-    rows = {
-        method: [
-            _number(row["training_seconds"], row["training_seconds_std"], 1),
-            _number(row["preparation_seconds"], row["preparation_seconds_std"], 1),
-            _number(row["peak_memory_mib"], row["peak_memory_mib_std"], 0),
-            f"{row['parameters']:,.0f}".replace(",", r"\,"),
-            *(_number(row[f"relative_{c}"], math.nan, 2) for c in ("time", "memory")),
-        ]
-        for method, row in table.iterrows()
+
+
+def _scores(rows: pd.DataFrame, column: str) -> pd.Series:
+    """A column of scores as text, the best methods in bold."""
+    best = best_methods(rows, column)
+    texts = _numbers(rows, column, 3)
+    bold = texts.str.replace(r"^\$([^_$]*)", r"$\\mathbf{\1}", regex=True)
+    return texts.where([method not in best for method in rows.index], bold)
+
+
+def _numbers(rows: pd.DataFrame, column: str, digits: int) -> pd.Series:
+    """A column of means as text, with the deviations if there are any."""
+    deviations = rows.get(f"{column}_std", pd.Series(math.nan, index=rows.index))
+    texts = []
+    for mean, deviation in zip(rows[column], deviations, strict=True):
+        value, _, spread = score(mean, deviation, digits).partition(" ± ")
+        texts.append(f"${value}_{{\\pm {spread}}}$" if spread else f"${value}$" if value else "--")
+    return pd.Series(texts, index=rows.index)
+
+
+def _table(benchmark: str, kind: str, caption: str, texts: pd.DataFrame) -> str:
+    """A table of texts by method, a line above joint training."""
+    texts = texts.loc[sorted(texts.index, key=is_joint)]
+    joint = sum(map(is_joint, texts.index))
+    texts = texts.rename(index=escape, columns=escape).rename_axis("method").reset_index()
+    layout = {
+        "column_format": f"l{'r' * (len(texts.columns) - 1)}",
+        "label": f"tab:{benchmark}-{kind}".replace("_", "-"),
     }
-    return _table(f"{name}-cost", caption, head, rows)
-
-
-def _number(mean: float, deviation: float, digits: int, bold: bool = False) -> str:
-    value, _, spread = score(mean, deviation, digits).partition(" ± ")
-    if not value:
-        return "--"
-    value = f"\\mathbf{{{value}}}" if bold else value
-    return f"${value}_{{\\pm {spread}}}$" if spread else f"${value}$"
-
-
-def _table(label: str, caption: str, head: list[str], rows: dict[str, list[str]]) -> str:
-    ordered = sorted(rows, key=is_joint)
-    cells = [[escape(method), *rows[method]] for method in ordered]
-    table = pd.DataFrame(cells, columns=[escape(name) for name in head])
-    layout = {"column_format": f"l{'r' * (len(head) - 1)}", "label": f"tab:{label.replace('_', '-')}"}
-    lines = table.to_latex(index=False, escape=False, caption=caption, **layout).splitlines()
+    caption = f"{escape(benchmark)}: {caption}"
+    lines = texts.to_latex(index=False, escape=False, caption=caption, **layout).splitlines()
     lines.insert(2, r"\medskip")
     lines.insert(1, r"\centering\footnotesize\setlength{\tabcolsep}{4pt}")
-    if 0 < (joint := sum(map(is_joint, rows))) < len(rows):
+    if 0 < joint < len(texts):
         lines.insert(-3 - joint, r"\midrule")  # before the three lines of the end
     return "\n".join(lines)

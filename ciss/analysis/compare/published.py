@@ -1,12 +1,12 @@
-"""What the papers print, beside our own results: `reports/published.yaml`, checked by its own arithmetic.
+"""Published results (`reports/published.yaml`), their arithmetic, and a table that compares them with this study.
 
-A published mIoU is comparable only under its convention and at its resolution (`ciss.metrics`), and papers seldom say
-either. The printed numbers tell the first: of `old` and `new` only one weighted mean is `all`.
+A published mIoU is comparable only under its convention and at its resolution (`ciss.metrics`). Papers seldom state
+either. The printed numbers reveal the convention: only one weighted mean of `old` and `new` equals `all`.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -29,14 +29,14 @@ COLUMNS = (
     *(f"ours_{name}" for name in SCORES),
     *("spread", "differs", "source"),
 )
-# timm's name of an encoder, up to the sizes it is made for
+# timm's name of an encoder, without the image and window sizes
 BACKBONES = {
     "ResNet-101": "resnet101",
     "ViT-B/16": "vit_base_patch16",
     "Swin-B": "swin_base_patch4",
     "SegFormer-B2": "mit_b2",
 }
-WITHOUT_GROUPS = ("joint", "custom", "unknown")  # protocols that do not say how many base classes there are
+WITHOUT_GROUPS = ("joint", "custom", "unknown")  # protocols without a known number of base classes
 
 
 def _printed(value: Decimal) -> Decimal:
@@ -84,8 +84,8 @@ class _Rows:
 
 
 @dataclass(frozen=True)
-class Ours:
-    """A benchmark of this project, as far as it decides what its results may stand beside."""
+class ComparedBenchmark:
+    """What decides which published results a benchmark of this project is compared with."""
 
     dataset: str
     protocol: str
@@ -93,13 +93,13 @@ class Ours:
     encoder: str  # timm's name
     decoder: str
     resolution: str  # `metrics.resolution`
-    images: int | None = None  # training images, where they are not all
-    notes: tuple[str, ...] = ()  # what else differs from the papers', in words
-    comparable: bool = True  # not with groups of classes of its own, nor with a part of the images
+    images: int | None = None  # training images, if the benchmark does not use all
+    notes: tuple[str, ...] = ()  # other differences to the papers
+    comparable: bool = True  # False for groups of classes that no paper uses, and for a part of the images
 
 
 class _Constructor(SafeConstructor):
-    """Numbers as their text: 69.0 has one digit more than 69."""
+    """Keeps the text of numbers, because 69.0 has one digit more than 69."""
 
 
 for _kind in ("int", "float"):
@@ -107,45 +107,43 @@ for _kind in ("int", "float"):
 
 
 def load(path: Path | None = None) -> list[Result]:
-    """Every result of `reports/published.yaml`, or of another file of its form, in the file's order.
+    """All results of `reports/published.yaml`, or of another file in the same format, in the order of the file.
 
     Raises ConfigError naming file and entry for what is missing, unknown or of the wrong type.
     """
     if path is None:
-        places = [folder / "reports" / "published.yaml" for folder in (paths.project(), Path(__file__).parents[3])]
-        path = next((place for place in places if place.is_file()), places[0])
-    file = path.name
+        files = [root / "reports" / "published.yaml" for root in (paths.project(), Path(__file__).parents[3])]
+        path = next((file for file in files if file.is_file()), files[0])
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such file. Get it back with: git checkout -- reports/published.yaml")
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     document = read_yaml(path, yaml)
     if not isinstance(document, dict):
-        raise ConfigError(f"{file}: the file should have a list of `tables`. Write one, or name another file.")
+        raise ConfigError(f"{path.name}: the file should have a list of `tables`. Write one, or name another file.")
     results = []
-    for number, table in enumerate(validate(_Document, document, file, "").tables):
-        place = f"tables.{number}"
-        rows = validate(_Rows, {name: table[name] for name in ("results",) if name in table}, file, place).results
-        common = {name: value for name, value in table.items() if name != "results"}
-        results += [_result({**common, **row}, file, f"{place}.results.{n}") for n, row in enumerate(rows)]
+    for number, table in enumerate(validate(_Document, document, path.name, "").tables):
+        key = f"tables.{number}"
+        rows = {name: table.pop(name) for name in ("results",) if name in table}
+        for n, row in enumerate(validate(_Rows, rows, path.name, key).results):
+            results.append(_result({**table, **row}, path.name, f"{key}.results.{n}"))
     return results
 
 
-def _result(values: dict[str, Any], file: str, place: str) -> Result:
-    result = validate(Result, values, file, place)
+def _result(values: dict[str, Any], file: str, key: str) -> Result:
+    result = validate(Result, values, file, key)
     if result.setting is None and result.protocol not in WITHOUT_GROUPS:
-        raise ConfigError(f"{file}: {place}.setting: {result.protocol} belongs to a setting. Add it.")
+        raise ConfigError(f"{file}: {key}.setting: {result.protocol} belongs to a setting. Add it.")
     if result.setting == "domain":
-        known = re.fullmatch("[1-9][0-9]*-[1-9][0-9]*", result.protocol)
-        if known is None:
-            raise ConfigError(f"{file}: {place}.protocol: found {result.protocol!r}. Use two numbers of cities: 11-5.")
+        if not re.fullmatch("[1-9][0-9]*-[1-9][0-9]*", result.protocol):
+            raise ConfigError(f"{file}: {key}.protocol: found {result.protocol!r}. Use two numbers of cities: 11-5.")
     elif result.protocol not in WITHOUT_GROUPS:
         try:
             protocol.class_groups(result.dataset, result.protocol)
         except ValueError as error:
-            raise ConfigError(f"{file}: {place}.protocol: {error}") from None
+            raise ConfigError(f"{file}: {key}.protocol: {error}") from None
     if result.upto is not None and (result.all is None or result.upto <= result.all):
-        raise ConfigError(f"{file}: {place}.upto: {result.upto} is not above `all`. Put the smaller number into `all`.")
+        raise ConfigError(f"{file}: {key}.upto: {result.upto} is not above `all`. Put the smaller number into `all`.")
     return result
 
 
@@ -153,55 +151,53 @@ def recompute(result: Result) -> float | None:
     """`all` from `old` and `new`, in percent: the mean over classes under the result's convention.
 
     With the background in `old` and `all` (PLOP, SSUL) ((b+1) old + (N-b) new) / (N+1), without (MiB, MBS)
-    (b old + (N-b) new) / N, for b base classes of N; MBS drops classes without a hit, of which this assumes none. None
-    where a number is missing, and where convention or protocol do not say how to weigh.
+    (b old + (N-b) new) / N, for b base classes of N. MBS drops classes with an IoU of 0; this assumes that there are
+    none. None where a number is missing, or where convention or protocol do not define the weights.
     """
     weights = _weights(result)
-    if weights is None:
-        return None
-    return float(_mean(weights, Fraction(result.old), Fraction(result.new)))
+    return float(_mean(weights, Fraction(result.old), Fraction(result.new))) if weights else None
 
 
 def problem(result: Result) -> str | None:
-    """Says that `all` is not what `old` and `new` make, as far as their printed digits tell; None if it is, or nothing
-    can be told. Each number may be off by half a unit of its last digit."""
+    """A message if `all` is not the weighted mean of `old` and `new`, within rounding; None if it is, or if that
+    cannot be computed. Each number may be off by half a unit of its last digit."""
     weights = _weights(result)
     if weights is None:
         return None
-    made = _mean(weights, Fraction(result.old), Fraction(result.new))
-    tolerance = _half(result.all) + _mean(weights, _half(result.old), _half(result.new))
-    if abs(Fraction(result.all) - made) <= tolerance:
+    mean = _mean(weights, Fraction(result.old), Fraction(result.new))
+    tolerance = _half_unit(result.all) + _mean(weights, _half_unit(result.old), _half_unit(result.new))
+    if abs(Fraction(result.all) - mean) <= tolerance:
         return None
     return (
         f"{result.dataset} {result.protocol} {result.setting}, {result.method} ({result.source}): all is {result.all}, "
-        f"but old {result.old} and new {result.new} make {float(made):.3f} in the convention {result.convention}, and "
-        f"rounding explains only {float(tolerance):.3f}. Correct number or convention, or say why in `flag`."
+        f"but old {result.old} and new {result.new} make {float(mean):.3f} in the convention {result.convention}, and "
+        f"rounding explains only {float(tolerance):.3f}. Correct number or convention, or give the reason in `flag`."
     )
 
 
 def _weights(result: Result) -> tuple[int, int] | None:
-    """Classes that count in `old`, and in `new`; None where a number is missing or these are not known."""
+    """Numbers of classes that count in `old` and in `new`; None where a score is missing or they are not known."""
     convention = metrics.CONVENTIONS.get(result.convention)
-    if convention is None or convention.background != convention.in_old:  # then `all` has a class that neither has
+    if convention is None or convention.background != convention.in_old:  # `all` has a class that is in neither
         return None
     if None in (result.old, result.new, result.all) or result.setting == "domain" or result.protocol in WITHOUT_GROUPS:
         return None
-    sizes = [len(group) for group in protocol.class_groups(result.dataset, result.protocol)]
-    return sizes[0] + convention.in_old, sum(sizes[1:])
+    base, *later = (len(group) for group in protocol.class_groups(result.dataset, result.protocol))
+    return base + convention.in_old, sum(later)
 
 
 def _mean(weights: tuple[int, int], old: Fraction, new: Fraction) -> Fraction:
     return (weights[0] * old + weights[1] * new) / sum(weights)
 
 
-def _half(value: Decimal) -> Fraction:
+def _half_unit(value: Decimal) -> Fraction:
     """Half a unit of the last printed digit."""
     return Fraction(10) ** value.as_tuple().exponent / 2
 
 
 def find(results: Iterable[Result], dataset: str, protocol_name: str, setting: str) -> list[Result]:
-    """Those of a benchmark, in order; joint training, which has no steps, belongs to every benchmark of its data set
-    but the domain ones."""
+    """The results of a benchmark, in order. Joint training has no steps: it belongs to every benchmark of its data
+    set, except in the domain setting."""
     name = protocol.ALIASES.get((dataset, protocol_name), protocol_name)
     return [
         result
@@ -214,81 +210,74 @@ def find(results: Iterable[Result], dataset: str, protocol_name: str, setting: s
     ]
 
 
-def beside(
-    results: Iterable[Result], ours: Ours, scores: Mapping[str, Mapping[str, Mapping[str, float | None]]]
+def published_table(
+    results: Iterable[Result],
+    benchmark: ComparedBenchmark,
+    scores: Mapping[str, Mapping[str, Mapping[str, float | None]]],
 ) -> pd.DataFrame:
-    """Printed results of a benchmark with our own beside them, a row for each printed one, all in percent.
+    """Published results of a benchmark and the scores of this study in the same row, all in percent.
 
-    `scores[method][convention]`: our {all, old, new}, in 0..1; methods as tables call them ("mbs (adapted)" stands for
-    mbs). Ours are NaN unless the method was run, the printed convention is known and among ours, and both were scored
-    on centre crops or both at full resolution. `differs` says in words what else is not the same, or not known.
-    Without printed results, or for a benchmark that is not comparable, there are no rows.
+    Args:
+        results: see `load`.
+        benchmark: of this study.
+        scores: {all, old, new} in 0..1 by method and convention. Methods have the names of the tables: "mbs (adapted)"
+            is compared with mbs.
+
+    Returns: one row for each published result; none without one, or if the benchmark is not comparable. Scores of this
+    study (`ours_`) are NaN unless it ran the method, it has the published convention, and both were scored on centre
+    crops or both at full resolution. `differs`: all other differences, and what is not known.
     """
     titles = {title.removesuffix(" (adapted)"): title for title in sorted(scores, reverse=True)}  # the exact one wins
     rows = []
-    for result in find(results, ours.dataset, ours.protocol, ours.setting) if ours.comparable else ():
+    for result in find(results, benchmark.dataset, benchmark.protocol, benchmark.setting):
         title = titles.get(result.method)
-        own = scores[title].get(result.convention) if title else None
-        if _size(result.resolution) is None or _size(result.resolution) != _size(ours.resolution):
-            comparable: Mapping[str, float | None] = {}
-        else:
-            comparable = own or {}
+        scored = scores[title].get(result.convention) if title else None
+        size = _resolution_kind(result.resolution)
+        ours = (scored or {}) if size and size == _resolution_kind(benchmark.resolution) else {}
+        percents = 100 * np.array([ours.get(name) for name in SCORES], float)  # NaN for None
+        values = asdict(result)
         rows.append(
             {
-                **{name: getattr(result, name) for name in ("method", "backbone", "convention", "resolution")},
-                **{f"published_{name}": _number(getattr(result, name)) for name in SCORES},
-                **{f"ours_{name}": 100 * _number(comparable.get(name)) for name in SCORES},
-                "spread": _number(result.spread),
-                "differs": "; ".join(_differences(result, ours, title, own is not None)),
+                **values,
+                **{f"published_{name}": values[name] for name in SCORES},
+                **{f"ours_{name}": percent for name, percent in zip(SCORES, percents, strict=True)},
+                "differs": "; ".join(_differences(result, benchmark, title, scored is not None)),
                 "source": f"{result.source}, reported by {result.reported_by}" if result.reported_by else result.source,
             }
         )
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    table = pd.DataFrame(rows if benchmark.comparable else [], columns=list(COLUMNS))
     return table.astype({name: float for name in COLUMNS if name.startswith(("published", "ours", "spread"))})
 
 
-def _differences(result: Result, ours: Ours, title: str | None, scored: bool) -> list[str]:
-    found = []
-    if title is None:
-        found.append("not run here")
-    elif title != result.method:
-        found.append(f"ours is adapted to {ours.decoder}")
-    if result.convention == "unknown":
-        found.append("convention unknown")
-    elif title and not scored:
-        found.append(f"ours was not scored in the convention {result.convention}")
-    if result.resolution is None:
-        found.append("resolution unknown")
-    elif result.resolution != ours.resolution:
-        found.append(f"{result.resolution}, ours {ours.resolution}")
-    if result.backbone is None:
-        found.append("backbone unknown")
-    elif not _same_network(result.backbone, ours.encoder):
-        found.append(f"{result.backbone}, ours {ours.encoder}")
-    if result.decoder not in (None, ours.decoder):
-        found.append(f"{result.decoder}, ours {ours.decoder}")
-    if ours.images is not None:
-        found.append(f"ours was trained on {ours.images} images only")
-    found += ours.notes
-    if result.upto is not None:
-        found.append(f"sources print up to {result.upto}")
-    if result.flag is not None:
-        found.append(f"does not add up: {result.flag}")
-    return found + ([result.note] if result.note else [])
+def _differences(result: Result, benchmark: ComparedBenchmark, title: str | None, scored: bool) -> list[str]:
+    """Differences between a published result and this study's, apart from the scores."""
+    known = result.convention != "unknown"
+    same_network = result.backbone and _same_network(result.backbone, benchmark.encoder)
+    candidates = [
+        (title is None, "not run here"),
+        (title not in (None, result.method), f"ours is adapted to {benchmark.decoder}"),
+        (not known, "convention unknown"),
+        (known and title and not scored, f"ours was not scored in the convention {result.convention}"),
+        (result.resolution is None, "resolution unknown"),
+        (result.resolution not in (None, benchmark.resolution), f"{result.resolution}, ours {benchmark.resolution}"),
+        (result.backbone is None, "backbone unknown"),
+        (result.backbone and not same_network, f"{result.backbone}, ours {benchmark.encoder}"),
+        (result.decoder not in (None, benchmark.decoder), f"{result.decoder}, ours {benchmark.decoder}"),
+        (benchmark.images is not None, f"ours was trained on {benchmark.images} images only"),
+        *((True, note) for note in benchmark.notes),
+        (result.upto is not None, f"sources print up to {result.upto}"),
+        (result.flag is not None, f"does not add up: {result.flag}"),
+        (result.note, result.note),
+    ]
+    return [text for applies, text in candidates if applies]
 
 
 def _same_network(backbone: str, encoder: str) -> bool:
     stem = BACKBONES.get(backbone)
-    name = encoder.partition(".")[0]  # what follows the dot says how it was trained
+    name = encoder.partition(".")[0]  # timm's name of the architecture; the pretraining follows the dot
     return stem is not None and re.fullmatch(f"{stem}(_(window)?[0-9]+)*", name) is not None
 
 
-def _size(resolution: str | None) -> str | None:
-    """What a resolution's words say: whole images, or crops of them."""
-    if resolution is None:
-        return None
-    return next((kind for kind in ("full", "crop") if kind in resolution), None)
-
-
-def _number(value: Decimal | float | None) -> float:
-    return np.nan if value is None else float(value)
+def _resolution_kind(resolution: str | None) -> str | None:
+    """Whether whole images (`full`) or crops of them (`crop`) were scored; None if it is not known."""
+    return next((kind for kind in ("full", "crop") if kind in (resolution or "")), None)

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from ciss.analysis.forgetting.tables import pace_table, pixel_shares
-from ciss.analysis.rows import WHOSE_STEP, table
+from ciss.analysis.rows import STEP_COLUMNS, table
 
 FACTORS = ("pixel_share", "similarity", "gradient")
 MIN_CLASSES = 3  # of a rank correlation
@@ -51,7 +51,7 @@ def pace_factors(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.nda
                 }
             )
     paces = dict.fromkeys(("before", "after", "pace", "first_epoch", "pixel_share", "similarity"), float)
-    return table(rows, {**WHOSE_STEP, "class": str, "introduced": int, **paces, "nearest": str, "gradient": float})
+    return table(rows, {**STEP_COLUMNS, "class": str, "introduced": int, **paces, "nearest": str, "gradient": float})
 
 
 def prototype_cosines(prototypes: np.ndarray, counts: np.ndarray) -> np.ndarray:

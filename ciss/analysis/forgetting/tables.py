@@ -4,7 +4,16 @@ import numpy as np
 import pandas as pd
 
 from ciss import metrics
-from ciss.analysis.rows import WHOSE, WHOSE_STEP, class_names, increments, table, whose, whose_step, with_classes
+from ciss.analysis.rows import (
+    END_COLUMNS,
+    STEP_COLUMNS,
+    class_names,
+    end_values,
+    increments,
+    step_values,
+    table,
+    with_classes,
+)
 from ciss.protocol import Classes
 
 
@@ -47,10 +56,10 @@ def forgetting_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
             forgetting = best[step - 1, position] - ious[step, position] if step > introduced else np.nan
             row = {"class": classes.names[position], "introduced": introduced, "step": step}
             row |= {"iou": ious[step, position], "forgetting": forgetting, "pixel_share": shares[position]}
-            rows.append({**whose(end, results[-1]), **row})
+            rows.append({**end_values(end, results[-1]), **row})
     columns = {"class": str, "introduced": int, "step": int}
     columns |= dict.fromkeys(("iou", "forgetting", "pixel_share"), float)
-    return with_classes(table(rows, {**WHOSE, **columns}), class_names(ends))
+    return with_classes(table(rows, {**END_COLUMNS, **columns}), class_names(ends))
 
 
 def pixel_shares(result: dict) -> np.ndarray:
@@ -72,9 +81,9 @@ def pace_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
             for position, iou in enumerate(_ious(confusion, known)):
                 if position or not np.isnan(iou):
                     row = {"class": classes.names[position], "introduced": int(classes.steps[position]), "iou": iou}
-                    rows.append({**whose_step(end, result), "epochs": float(epochs), **row})
+                    rows.append({**step_values(end, result), "epochs": float(epochs), **row})
     columns = {"epochs": float, "class": str, "introduced": int, "iou": float}
-    return with_classes(table(rows, {**WHOSE_STEP, **columns}), class_names(ends))
+    return with_classes(table(rows, {**STEP_COLUMNS, **columns}), class_names(ends))
 
 
 def group_table(forgotten: pd.DataFrame) -> pd.DataFrame:
@@ -110,6 +119,6 @@ def forgetting_summary(ends: dict[str, list[dict]]) -> pd.DataFrame:
             row["spread"] = np.nanstd(forgetting)
         row["forgetting"] = metrics.mean_forgetting(ious, introduced)
         row["backward_transfer"] = metrics.mean_backward_transfer(ious, introduced)
-        rows.append({**whose(end, last), **row})
+        rows.append({**end_values(end, last), **row})
     means = {"forgetting": float, "backward_transfer": float}
-    return table(rows, {**WHOSE, **means, "worst": str, "worst_forgetting": float, "spread": float})
+    return table(rows, {**END_COLUMNS, **means, "worst": str, "worst_forgetting": float, "spread": float})

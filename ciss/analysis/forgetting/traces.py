@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from ciss.analysis.rows import WHOSE_STEP, increments, table, whose_step
+from ciss.analysis.rows import STEP_COLUMNS, increments, step_values, table
 
 KINDS = ("gradient", "compensated")
 
@@ -27,8 +27,8 @@ def gradient_table(ends: dict[str, list[dict]], points: int = 40) -> pd.DataFram
                 stop += len(stretch)
                 finite = stretch[np.isfinite(stretch)]
                 row = {"epochs": stop * epochs / len(values), "group": group, "kind": kind}
-                rows.append({**whose_step(end, result), **row, "value": finite.mean() if len(finite) else np.nan})
-    return table(rows, {**WHOSE_STEP, "epochs": float, "group": str, "kind": str, "value": float})
+                rows.append({**step_values(end, result), **row, "value": finite.mean() if len(finite) else np.nan})
+    return table(rows, {**STEP_COLUMNS, "epochs": float, "group": str, "kind": str, "value": float})
 
 
 def imbalance(gradients: pd.DataFrame) -> pd.DataFrame:
@@ -63,7 +63,7 @@ def token_angles_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
         for pair, values in pairs.items():
             means = np.where(np.isfinite(values), values, np.nan).mean(axis=1)
             rows += [
-                {**whose_step(end, result), "epochs": float(epochs), "pair": pair, "angle": angle}
+                {**step_values(end, result), "epochs": float(epochs), "pair": pair, "angle": angle}
                 for epochs, angle in zip(result["token_epochs"], means, strict=True)
             ]
-    return table(rows, {**WHOSE_STEP, "epochs": float, "pair": str, "angle": float})
+    return table(rows, {**STEP_COLUMNS, "epochs": float, "pair": str, "angle": float})

@@ -3,7 +3,16 @@
 import numpy as np
 import pandas as pd
 
-from ciss.analysis.words import FACTOR_WORDS, _equal, _join, _names, _printed, _seeds, _tied, _warned
+from ciss.analysis.words import (
+    FACTOR_WORDS,
+    all_equal,
+    extreme_names,
+    join_names,
+    rounded,
+    seeds_text,
+    tied_names,
+    with_warning,
+)
 
 
 def forgetting_findings(
@@ -23,45 +32,45 @@ def forgetting_findings(
         return f"**{name}**: nothing could be forgotten. {empty['steps']}"
     means = summary.groupby("method", sort=False)["forgetting"].mean().dropna().sort_values(kind="stable")
     if means.empty:
-        return f"**{name}** ({_seeds(summary)}): no old class has an IoU before and after."
+        return f"**{name}** ({seeds_text(summary)}): no old class has an IoU before and after."
     sentences = [_most(name, summary, means)]
     classes = forgotten.groupby("class")["forgetting"].mean().dropna().sort_values(kind="stable")
     lowest = [means, classes] if len(classes) > 1 else [means]
-    if any(_printed(values.iloc[0]).startswith("-") for values in lowest):
+    if any(rounded(values.iloc[0]).startswith("-") for values in lowest):
         sentences.append("Below 0 the IoU has risen.")
     if len(classes) > 1:
         over = "all methods" if len(means) > 1 else means.index[0]
-        if _equal(classes):
-            sentences.append(f"Over {over}, the forgetting of every old class is {_printed(classes.iloc[-1])}.")
+        if all_equal(classes):
+            sentences.append(f"Over {over}, the forgetting of every old class is {rounded(classes.iloc[-1])}.")
         else:
-            are = "are" if _tied(classes, -1) else "is"
+            are = "are" if tied_names(classes, -1) else "is"
             sentences.append(
-                f"Over {over}, {_names(classes, -1)} {are} forgotten most ({_printed(classes.iloc[-1])}) and "
-                f"{_names(classes, 0)} least ({_printed(classes.iloc[0])})."
+                f"Over {over}, {extreme_names(classes, -1)} {are} forgotten most ({rounded(classes.iloc[-1])}) and "
+                f"{extreme_names(classes, 0)} least ({rounded(classes.iloc[0])})."
             )
-        if others := _worst_classes(forgotten, None if _equal(classes) else classes.index[-1]):
-            pairs = _join(f"{method} forgets {chosen} most" for method, chosen in others.items())
+        if others := _worst_classes(forgotten, None if all_equal(classes) else classes.index[-1]):
+            pairs = join_names(f"{method} forgets {chosen} most" for method, chosen in others.items())
             sentences.append(f"But {pairs}.")
         spread = summary.groupby("method", sort=False)["spread"].mean().dropna().sort_values(kind="stable")
-        if _equal(spread):
-            deviation = _printed(spread.iloc[-1])
+        if all_equal(spread):
+            deviation = rounded(spread.iloc[-1])
             sentences.append(f"The standard deviation of forgetting over old classes is {deviation} in every method.")
         elif len(spread) > 1:
             sentences.append(
-                f"Forgetting differs most between old classes in {_names(spread, -1)} (standard deviation over classes "
-                f"{_printed(spread.iloc[-1])}), least in {_names(spread, 0)} ({_printed(spread.iloc[0])})."
+                f"Forgetting differs most between old classes in {extreme_names(spread, -1)} (standard deviation over "
+                f"classes {rounded(spread.iloc[-1])}), least in {extreme_names(spread, 0)} ({rounded(spread.iloc[0])})."
             )
-    return _warned(" ".join([*sentences, *_correlated(correlations, empty), *_unequal(gradients)]), empty)
+    return with_warning(" ".join([*sentences, *_correlated(correlations, empty), *_unequal(gradients)]), empty)
 
 
 def _most(name: str, summary: pd.DataFrame, means: pd.Series) -> str:
     """Which method has forgotten most and least. `means`: sorted means over old classes by method."""
-    head, most = f"**{name}** ({_seeds(summary)}): after the last step", _printed(means.iloc[-1])
-    if _equal(means):
+    head, most = f"**{name}** ({seeds_text(summary)}): after the last step", rounded(means.iloc[-1])
+    if all_equal(means):
         return f"{head} every method has forgotten {most} IoU (mean over old classes)."
-    have = "have" if _tied(means, -1) else "has"
-    least = f", {_names(means, 0)} least ({_printed(means.iloc[0])})" if len(means) > 1 else ""
-    return f"{head} {_names(means, -1)} {have} forgotten most ({most} IoU, mean over old classes){least}."
+    have = "have" if tied_names(means, -1) else "has"
+    least = f", {extreme_names(means, 0)} least ({rounded(means.iloc[0])})" if len(means) > 1 else ""
+    return f"{head} {extreme_names(means, -1)} {have} forgotten most ({most} IoU, mean over old classes){least}."
 
 
 def _worst_classes(forgotten: pd.DataFrame, overall: str | None) -> dict[str, str]:
@@ -73,10 +82,10 @@ def _worst_classes(forgotten: pd.DataFrame, overall: str | None) -> dict[str, st
     classes = {}
     for method, values in forgetting.items():
         values = values.dropna()
-        if len(values) == 0 or _equal(values):
+        if len(values) == 0 or all_equal(values):
             continue
         worst = values.idxmax()
-        if overall not in values or _printed(values[worst]) != _printed(values[overall]):
+        if overall not in values or rounded(values[worst]) != rounded(values[overall]):
             classes[method] = worst
     return classes
 
@@ -96,7 +105,9 @@ def _correlated(table: pd.DataFrame, empty: dict[str, str]) -> list[str]:
             f"{FACTOR_WORDS[row.factor]} for {row.method} ({row.correlation:+.2f} [{row.low:+.2f}, {row.high:+.2f}])"
             for row in sure.itertuples()
         ]
-        return [f"The pace within a step correlates by rank with {_join(rows)}; other intervals (95 %) contain zero."]
+        return [
+            f"The pace within a step correlates by rank with {join_names(rows)}; other intervals (95 %) contain zero."
+        ]
     ranges = known.groupby("factor", sort=False)["correlation"].agg(["mean", "min", "max"])
     same_sign = ranges[(ranges["min"] > 0) | (ranges["max"] < 0)]
     caution = f"one seed and {known['classes'].max():.0f} classes: no interval, chance is not excluded"
@@ -107,7 +118,7 @@ def _correlated(table: pd.DataFrame, empty: dict[str, str]) -> list[str]:
         factor = FACTOR_WORDS[factor]
         return [f"The pace within a step correlates by rank with {factor} in every method ({span}; {caution})."]
     values = known.set_index(["factor", "method"])["correlation"]
-    if _equal(values, 2):
+    if all_equal(values, 2):
         return [f"No factor correlates by rank with the pace within a step: every correlation is 0.00; {caution}."]
     lowest, highest = (
         f"{values[key]:+.2f} ({FACTOR_WORDS[key[0]]}, {key[1]})" for key in (values.idxmin(), values.idxmax())

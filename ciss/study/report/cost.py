@@ -13,8 +13,8 @@ from ciss.analysis.rows import by_benchmark
 from ciss.config import Config
 from ciss.runs import timings
 from ciss.store import files
-from ciss.study.report.markup import paragraph, picture
-from ciss.study.report.page import distinct_values, read_table, score_table
+from ciss.study.report.markup import note, picture
+from ciss.study.report.page import read_table, score_table
 
 NOT_MEASURED = (
     "Seconds and memory: not measured here. They are known where the runs were trained, and come with no commit, clone "
@@ -66,13 +66,13 @@ def sections(ends: dict[str, pd.DataFrame]) -> list[str]:
 def _section(ends: pd.DataFrame) -> str:
     costs = cost_table(ends)
     columns = {"training": "training_seconds", "preparation": "preparation_seconds", "base": "base_seconds"}
-    texts = pd.DataFrame({f"{head}, s": cells.shown(costs, [column], 1)[column] for head, column in columns.items()})
-    texts["memory, MiB"] = cells.shown(costs, ["peak_memory_mib"], 0)
+    texts = cells.formatted(costs, list(columns.values()), 1)
+    texts.columns = [f"{head}, s" for head in columns]
+    texts["memory, MiB"] = cells.formatted(costs, ["peak_memory_mib"], 0)
     texts["parameters"] = [f"{count:,.0f}" for count in costs["parameters"]]
     for head, column in {"time": "time", "memory": "memory", "param.": "parameters"}.items():
         texts[f"× {head}"] = [cells.score(value, digits=2) for value in costs[f"relative_{column}"]]
-    notes = [paragraph(note, "note") for note in _notes(ends, costs)]
-    return "\n".join([score_table(texts), *notes, _bars(costs)])
+    return "\n".join([score_table(texts), *map(note, _notes(ends, costs)), _bars(costs)])
 
 
 def _notes(ends: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
@@ -85,7 +85,7 @@ def _notes(ends: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
     ]
     devices = ends["device"][ends["device"] != ""]
     if len(devices):
-        notes.append(f"Measured on: {distinct_values(devices)}.")
+        notes.append(f"Measured on: {cells.distinct_values(devices)}.")
     if not costs["measured"].any():
         return [*notes, NOT_MEASURED]
     if (costs["measured"] < costs["runs"]).any():

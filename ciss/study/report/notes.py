@@ -1,13 +1,13 @@
-"""Sentences of the page on what a benchmark is, and on what its figures lack."""
+"""Sentences of the page on benchmarks and on missing fonts."""
 
 from pathlib import Path
 
 from ciss.analysis.figures.style import numbered_classes
 from ciss.config import Benchmark
-from ciss.study.report.markup import paragraph
+from ciss.study.report.markup import note
 
 
-def steps(benchmark: Benchmark) -> str:
+def classes_of_steps(benchmark: Benchmark) -> str:
     """Which classes each step brings: the protocol, or the benchmark's own groups of raw class ids."""
     if not benchmark.groups:
         return f"protocol {benchmark.protocol}"
@@ -16,7 +16,7 @@ def steps(benchmark: Benchmark) -> str:
 
 
 def why_none_published(benchmark: Benchmark) -> str:
-    """Why no published result stands beside a benchmark; to be shown only where there is none."""
+    """Why there is no published result to compare with; for a benchmark without one."""
     if benchmark.groups:
         return "No published result has this benchmark's groups of classes (groups), so none is shown."
     if benchmark.limit:
@@ -27,19 +27,18 @@ def why_none_published(benchmark: Benchmark) -> str:
     return "No published result has this data set, protocol and setting."
 
 
-def numbered(folder: Path, benchmarks: list[str]) -> str:
-    """Which classes the figures name by number, and why; nothing where there is none."""
+def missing_letters(folder: Path, benchmarks: list[str]) -> str:
+    """The classes that figures show by number, because no font has the letters of their name; empty without one."""
     names: dict[str, None] = {}
     for benchmark in benchmarks:
-        files = [*sorted((folder / "benchmarks" / benchmark).glob("*/*.png"))]
+        files = sorted((folder / "benchmarks" / benchmark).glob("*/*.png"))
         files.append(folder / "compare" / "predictions" / f"{benchmark}.png")
         for file in filter(Path.is_file, files):
             for label, name in numbered_classes(file).items():
                 names[f"{name} ({f'{benchmark}, ' if len(benchmarks) > 1 else ''}{label})"] = None
     if not names:
         return ""
-    return paragraph(
+    return note(
         f"No installed font has the letters of {', '.join(names)}: figures name these classes by number. Install for "
-        "example Noto Sans CJK.",
-        "note",
+        "example Noto Sans CJK."
     )

@@ -1,4 +1,4 @@
-"""`reports/report.html`: everything that the analyses found, in one file without a link to anywhere."""
+"""`reports/report.html`: all results of the analyses in one file, which loads nothing from other addresses."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,18 +14,18 @@ from ciss.analysis.compare.figures import REFERENCES, paired_points, score_curve
 from ciss.analysis.figures.style import is_joint, only_note, saved
 from ciss.config import Benchmark
 from ciss.documents import ConfigError
-from ciss.study.report.markup import details, document, facts, heading, paragraph, picture, prose, table
-from ciss.study.report.notes import numbered, steps, why_none_published
+from ciss.study.report.markup import definitions, details, document, heading, markdown, note, paragraph, picture, table
+from ciss.study.report.notes import classes_of_steps, missing_letters, why_none_published
 
 SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]
 TABLES = ("runs", "curves", "methods", "paired", "convention_means", "beside_published")
-# also one named 007 or NA
-WORDS = ("benchmark", "benchmarks", "end", "method", "against", "convention", "order", "arithmetic", "undefined")
-SECTIONS = {  # of each benchmark: the words of the link and the heading
+# columns of text, also for names such as 007 and NA
+TEXT_COLUMNS = ("benchmark", "benchmarks", "end", "method", "against", "convention", "order", "arithmetic", "undefined")
+SECTIONS = {  # of each benchmark: the text of the link and the heading
     "methods": ("methods", "Methods"),
-    "paired": ("seed by seed", "Seed by seed"),
-    "conventions": ("conventions", "The same predictions, counted as papers count"),
-    "published": ("published", "Beside what papers print"),
+    "paired": ("paired differences", "Paired differences on the same seeds"),
+    "conventions": ("conventions", "The same predictions under the counting rules of published papers"),
+    "published": ("published", "Published results"),
     "steps": ("over steps", "After every step"),
     "predictions": ("predictions", "Predictions"),
     "cost": ("cost", "Cost"),
@@ -33,16 +33,15 @@ SECTIONS = {  # of each benchmark: the words of the link and the heading
     "background": ("background", "Background shift"),
     "data": ("data", "Data"),
 }
-PARTS = ("forgetting", "background", "data")  # the sections of the notebooks
-COST = "<!-- cost of benchmark {} -->"  # the place of a section that `with_costs` fills
+NOTEBOOKS = ("forgetting", "background", "data")  # sections with the findings and figures of a notebook
+COST = "<!-- cost of benchmark {} -->"  # `with_costs` puts a section here
 
 
 def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
-    """The page, from the tables and figures in `folder`. The same tables and figures give the same bytes: the sections
-    on cost are left to `with_costs`.
+    """The page without the sections on cost, which `with_costs` adds. The same tables and figures give the same bytes.
 
     Args:
-        folder: `reports/`.
+        folder: `reports/`, with tables and figures.
         benchmarks: those that the plan compares, by name.
 
     Raises: FileNotFoundError naming a table that is missing, ConfigError for tables of other benchmarks.
@@ -54,25 +53,26 @@ def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
         tabled, planned = (", ".join(map(repr, names)) or "no benchmark" for names in (members, benchmarks))
         problem = f"reports/compare/*.csv are of {tabled}, params.yaml plans {planned}"
         raise ConfigError(f"{problem}. Run `dvc repro compare` first.")
-    parts = [
-        "<h1>Class-incremental segmentation: the methods side by side</h1>",
+    blocks = [
+        "<h1>Class-incremental segmentation: comparison of the methods</h1>",
         paragraph(
-            "One data set, protocol, network, schedule and metric for all methods of a benchmark. Scores are mIoU from "
-            "0 to 1 after the last step unless it says otherwise; each benchmark says how they are counted."
+            "All methods of a benchmark share data set, protocol, network, schedule and metric. Scores are mIoU from 0 "
+            "to 1 after the last step, if nothing else is stated. Each benchmark states how they are counted."
         ),
         f'<nav aria-label="contents">{"".join(map(_links, families.index))}</nav>',
-        numbered(folder, members),
+        missing_letters(folder, members),
     ]
     if len(families) > 1:
-        parts += ["<h2>All benchmarks</h2>", _overview(tables["methods"])]
-    for number, (name, own) in enumerate(families.items()):
-        parts.append(heading(2, name, name, "next" if number else ""))
-        parts.append(_family(folder, name, own, tables, benchmarks[name]).replace(COST, COST.format(number)))
-    return document("Class-incremental segmentation: report", "\n".join(parts))
+        blocks += ["<h2>All benchmarks</h2>", _overview(tables["methods"])]
+    for number, (name, names) in enumerate(families.items()):
+        blocks.append(heading(2, name, name, "next" if number else ""))
+        sections = _benchmark_sections(folder, name, names, tables, benchmarks[name])
+        blocks.append(sections.replace(COST, COST.format(number)))
+    return document("Class-incremental segmentation: report", "\n".join(blocks))
 
 
 def with_costs(text: str, sections: Iterable[str]) -> str:
-    """The page with what the methods of each benchmark take: see `cost.sections`."""
+    """The page with the sections on cost, one for each benchmark: see `cost.sections`."""
     for number, section in enumerate(sections):
         text = text.replace(COST.format(number), section)
     return text
@@ -83,31 +83,31 @@ def read_table(file: Path) -> pd.DataFrame:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: there is no such table. Run: dvc repro compare")
     try:
-        return pd.read_csv(file, dtype=dict.fromkeys(WORDS, str), keep_default_na=False, na_values=[""])
-    except pd.errors.EmptyDataError:  # no published result stands beside ours
+        return pd.read_csv(file, dtype=dict.fromkeys(TEXT_COLUMNS, str), keep_default_na=False, na_values=[""])
+    except pd.errors.EmptyDataError:  # there is no published result
         return pd.DataFrame()
 
 
 def _links(name: str) -> str:
-    links = {name: name} | {f"{name}-{key}": words for key, (words, _) in SECTIONS.items()}
-    return "<ul>" + "".join(f'<li><a href="#{key}">{words}</a></li>' for key, words in links.items()) + "</ul>"
+    links = {name: name} | {f"{name}-{key}": text for key, (text, _) in SECTIONS.items()}
+    return "<ul>" + "".join(f'<li><a href="#{key}">{text}</a></li>' for key, text in links.items()) + "</ul>"
 
 
 def _overview(methods: pd.DataFrame) -> str:
     """`all` of every method and benchmark."""
-    values = zip(methods["all"], methods["all_std"], strict=True)
-    texts = methods.assign(text=[cells.score(mean, deviation) for mean, deviation in values])
-    names = list(dict.fromkeys(methods["benchmark"]))
+    texts = methods.assign(text=cells.formatted(methods, ["all"])["all"])
     texts = texts.pivot(index="method", columns="benchmark", values="text").fillna("")
-    rows = [[method, *texts.loc[method, names]] for method in dict.fromkeys(methods["method"])]
-    note = "mIoU of all classes after the last step, each benchmark by its own convention sentence below. "
-    note += "Empty: the method was not run on the benchmark, or has no score."
-    return table(["method", *names], rows) + paragraph(note, "note")
+    texts = texts.loc[methods["method"].unique(), methods["benchmark"].unique()]
+    text = "mIoU of all classes after the last step, in the convention that each benchmark states below. "
+    text += "Empty: the method was not run on the benchmark, or has no score."
+    return table(["method", *texts.columns], [[method, *row] for method, *row in texts.itertuples()]) + note(text)
 
 
-def _family(folder: Path, name: str, members: list[str], tables: dict[str, pd.DataFrame], benchmark: Benchmark) -> str:
-    """The sections of one benchmark; its `members` differ in their order of classes only."""
-    runs, curves, beside = (
+def _benchmark_sections(
+    folder: Path, name: str, members: list[str], tables: dict[str, pd.DataFrame], benchmark: Benchmark
+) -> str:
+    """The sections of one family of benchmarks. Its `members` differ in their order of classes only."""
+    runs, curves, published = (
         table[table["benchmark"].isin(members)] if len(table) else table
         for table in (tables["runs"], tables["curves"], tables["beside_published"])
     )
@@ -117,83 +117,88 @@ def _family(folder: Path, name: str, members: list[str], tables: dict[str, pd.Da
     )
     means = means.loc[methods.index]
     paired = tables["paired"][tables["paired"]["benchmark"] == name]
+    several = len(members) > 1
     sections = {
         "methods": [_methods(methods, runs), _stability(name, runs)],
         "paired": [_paired(name, runs, paired)],
         "conventions": [_conventions(means)],
-        "published": [_published(beside, benchmark)],
+        "published": [_published(published, benchmark)],
         "steps": [_curves(name, curves)],
         "predictions": [_predictions(folder, member) for member in members],
         "cost": [COST],
-        **{part: [_analysis(folder, member, part, len(members) > 1) for member in members] for part in PARTS},
+        **{key: [_analysis(folder, member, key, several) for member in members] for key in NOTEBOOKS},
     }
-    parts = [_what_was_run(members, runs, means, benchmark)]
-    parts += [_data_notes(folder, member, len(members) > 1) for member in members]
+    blocks = [_settings(members, runs, means, benchmark)]
+    blocks += [_data_notes(folder, member, several) for member in members]
     for key, (_, title) in SECTIONS.items():
-        parts += [heading(3, title, f"{name}-{key}"), *sections[key]]
-    return "\n".join(parts)
+        blocks += [heading(3, title, f"{name}-{key}"), *sections[key]]
+    return "\n".join(blocks)
 
 
-def _what_was_run(members: list[str], runs: pd.DataFrame, means: pd.DataFrame, benchmark: Benchmark) -> str:
-    settings = json.loads(json.dumps(asdict(benchmark)))
-    train = settings["train"]
-    phases = (f"{train[k]['epochs']} epochs at {train[k]['lr']:g} ({k})" for k in ("base", "increment"))
+def _settings(members: list[str], runs: pd.DataFrame, means: pd.DataFrame, benchmark: Benchmark) -> str:
+    train = benchmark.train
+    phases = {"base": train.base, "increment": train.increment}
+    epochs = "; ".join(f"{phase.epochs} epochs at {phase.lr:g} ({name})" for name, phase in phases.items())
     orders = runs.groupby("order", sort=False)["benchmark"].first()
     several = len(orders) > 1
-    if settings["groups"]:
-        settings["protocol"] += " (not used: the benchmark has groups)"
-    ran = {
-        "data": f"{settings['dataset']}, {steps(benchmark)}, {settings['setting']}",
+    summary = {
+        "data": f"{benchmark.dataset}, {classes_of_steps(benchmark)}, {benchmark.setting}",
         "orders of classes" if several else "order of classes": "; ".join(
             f"{order} ({member})" if several else order for order, member in orders.items()
         ),
         "seeds": ", ".join(str(seed) for seed in sorted(runs["seed"].unique())),
-        "network": f"{settings['model']['encoder']}, {settings['model']['decoder']}",
-        "training": f"{'; '.join(phases)}; crops of {train['crop']} pixels, batches of {train['batch']}",
-        "versions": distinct_values(runs["versions"]),
-        "arithmetic": distinct_values(runs["arithmetic"]),
-        "processes": distinct_values(runs["processes"].astype(str)),
+        "network": f"{benchmark.model.encoder}, {benchmark.model.decoder}",
+        "training": f"{epochs}; crops of {train.crop} pixels, batches of {train.batch}",
+        **{name: cells.distinct_values(runs[name].astype(str)) for name in ("versions", "arithmetic", "processes")},
     }
-    every = {"; ".join(members): ""} if len(members) > 1 else {}
-    every |= {key: str(value) for key, value in _flat(settings).items() if not (key == "order" and several)}
-    counted = means[means["convention"] == "ciss"]["sentence"].iloc[0]
-    scores = prose(f"**How scores are counted.** {counted}")
-    return "\n".join([facts(ran), scores, details("Every setting of the benchmark", facts(every))])
+    settings = pd.json_normalize(json.loads(json.dumps(asdict(benchmark)))).iloc[0].map(str)
+    if benchmark.groups:
+        settings["protocol"] += " (not used: the benchmark has groups)"
+    if several:
+        settings["order"] = "see above"
+    convention = means[means["convention"] == "ciss"]["sentence"].iloc[0]
+    return "\n".join(
+        [
+            definitions(summary),
+            markdown(f"**How scores are counted.** {convention}"),
+            details("All settings of the benchmark", definitions(settings.to_dict())),
+        ]
+    )
 
 
-def _data_notes(folder: Path, benchmark: str, named: bool) -> str:
-    """What notebook 1 noted on the data: counts that are not the preset's, classes that a list lacks."""
+def _data_notes(folder: Path, benchmark: str, several: bool) -> str:
+    """The notes of notebook 1 on the data: image counts that differ from the preset's, classes without an image."""
     file = folder / "benchmarks" / benchmark / "data" / "data.md"
     text = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
-    head = f"**Notes on the data{f' of {benchmark}' if named else ''}.**"
-    return prose(f"{head}\n\n{text}") if text else ""
+    return markdown(f"**Notes on the data{f' of {benchmark}' if several else ''}.**\n\n{text}") if text else ""
 
 
 def _methods(methods: pd.DataFrame, runs: pd.DataFrame) -> str:
-    counts = [c for c in ("seeds", "orders") if methods["runs"].max() > 1]
+    counts = ["seeds", "orders"] if methods["runs"].max() > 1 else []
     if (methods["runs"] != methods["seeds"] * methods["orders"]).any():
         counts.append("runs")
-    columns = [*counts, *(c for c in SCORES if methods[c].notna().any())]
-    notes = [f"{cells.sentence(cells.runs_words(methods))} Bold: the best, joint training apart."]
-    notes.append(" ".join(cells.sentence(cells.CONVENTION[c]) for c in columns if c in cells.CONVENTION))
-    notes += [f"Scores of {words}" for words in cells.undefined_words(runs)]
-    bold = {head: cells.best(methods, column) for column, head in cells.HEADS.items() if column in columns}
-    scores = score_table(cells.shown(methods, columns), bold)
-    return scores + "".join(paragraph(note, "note") for note in notes)
+    scores = [name for name in SCORES if methods[name].notna().any()]
+    notes = [
+        f"{cells.sentence(cells.describe_runs(methods))} Bold: the best method, without joint training.",
+        " ".join(cells.sentence(cells.DEFINITIONS[name]) for name in scores if name in cells.DEFINITIONS),
+        *(f"Scores of {text}" for text in cells.undefined_scores(runs)),
+    ]
+    bold = {cells.heading(name): cells.best_methods(methods, name) for name in scores}
+    return score_table(cells.formatted(methods, [*counts, *scores]), bold) + "".join(map(note, notes))
 
 
 def score_table(texts: pd.DataFrame, bold: Mapping[str, set[str]] = {}) -> str:
-    """Methods by row, joint training last and apart. `bold`: of each column the methods that stand out."""
+    """A table of texts by method, a line above joint training. `bold`: by column the methods in bold."""
     methods = sorted(texts.index, key=is_joint)
-    marked = {
+    bold_cells = {
         (row, column)
         for row, method in enumerate(methods)
-        for column, head in enumerate(texts.columns, start=1)
-        if bold and method in bold.get(head, ())
+        for column, name in enumerate(texts.columns, start=1)
+        if method in bold.get(name, ())
     }
-    apart = {row for row, method in enumerate(methods) if is_joint(method) and row}
+    line_above = {row for row, method in enumerate(methods) if is_joint(method) and row}
     rows = [[method, *texts.loc[method]] for method in methods]
-    return table(["method", *texts.columns], rows, bold=marked, apart=apart)
+    return table(["method", *texts.columns], rows, bold=bold_cells, line_above=line_above)
 
 
 def _stability(name: str, runs: pd.DataFrame) -> str:
@@ -201,8 +206,9 @@ def _stability(name: str, runs: pd.DataFrame) -> str:
     figure.subplots_adjust(left=0.13, right=0.86, bottom=0.12, top=0.97)
     stability_scatter(ax, runs)
     caption = (
-        "What is kept against what is learnt, after the last step. Grey lines: equal harmonic mean of the two. Large "
-        "marks are means over runs, small ones the runs, where there are several; the star is joint training."
+        "Stability (old classes) and plasticity (new classes) after the last step. Grey lines: equal harmonic mean of "
+        "the two. Large marks are means over runs, small marks single runs, if there are several. The star is joint "
+        "training."
     )
     return picture(figure, f"{name}: mIoU of new classes against that of old ones, by method", caption, 32)
 
@@ -212,46 +218,48 @@ def _paired(name: str, runs: pd.DataFrame, pairs: pd.DataFrame) -> str:
         return paragraph("No two methods share more than one seed and order, so no difference has an interval.")
     figure, axes = plt.subplots(1, 2, figsize=(9.4, 0.9 + 0.3 * runs["method"].nunique()), layout="constrained")
     paired_points(axes, runs, pairs)
-    words = (
+    text = (
         "Differences between two methods on the same seed and order of classes: mean, its 95 % interval (Student's t), "
-        "and in how many pairs it is above 0. Each interval is for itself: of many, some leave 0 out by chance. Less "
+        "and in how many pairs it is above 0. The intervals are not corrected for multiple comparisons. Less "
         "forgetting is better."
     )
-    parts = [paragraph(words, "note")]
+    blocks = [note(text)]
     for against in REFERENCES:
         if against in set(pairs["against"]):
-            parts += [f"<h4>Minus {against}</h4>", score_table(cells.differences(pairs, against))]
-    caption = "all, against both: a dot a seed (and order), and the 95 % interval of their mean."
-    parts.append(picture(figure, f"{name}: paired differences in mIoU by method", caption))
-    note = paragraph("Row minus column in all; a star: the 95 % interval is on one side of 0.", "note")
-    parts.append(details("Every two methods", score_table(cells.every_difference(pairs)) + note))
-    return "\n".join(parts)
+            blocks += [f"<h4>Minus {against}</h4>", score_table(cells.differences(pairs, against))]
+    caption = "Differences in all: a dot for each seed (and order), and the 95 % interval of their mean."
+    blocks.append(picture(figure, f"{name}: paired differences in mIoU by method", caption))
+    text = "Method of the row minus method of the column, in all. A star: the 95 % interval is on one side of 0."
+    blocks.append(details("All pairs of methods", score_table(cells.all_differences(pairs)) + note(text)))
+    return "\n".join(blocks)
 
 
 def _conventions(means: pd.DataFrame) -> str:
     tables = dict(list(means.groupby("convention", sort=False)))
-    texts = pd.DataFrame({name: cells.shown(counted, ["all"])["all"] for name, counted in tables.items()})
-    bold = {name: cells.best(counted, "all") for name, counted in tables.items()}
-    note = "all, after the last step. What differs between columns differs between papers too."
+    texts = pd.DataFrame({name: cells.formatted(rows, ["all"])["all"] for name, rows in tables.items()})
+    bold = {name: cells.best_methods(rows, "all") for name, rows in tables.items()}
+    text = "all, after the last step. Scores of papers with different conventions differ in the same way."
     if means["all"].isna().any():
-        note += " Empty: no class counts under the convention (mbs drops classes with an IoU of 0)."
-    items = "\n".join(f"- **{name}**: {counted['sentence'].iloc[0]}" for name, counted in tables.items())
-    return score_table(texts, bold) + paragraph(note, "note") + details("What each convention counts", prose(items))
+        text += " Empty: no class counts under the convention (mbs drops classes with an IoU of 0)."
+    items = "\n".join(f"- **{name}**: {rows['sentence'].iloc[0]}" for name, rows in tables.items())
+    return score_table(texts, bold) + note(text) + details("Definitions of the conventions", markdown(items))
 
 
-def _published(beside: pd.DataFrame, benchmark: Benchmark) -> str:
-    if beside.empty:
+def _published(published: pd.DataFrame, benchmark: Benchmark) -> str:
+    if published.empty:
         return paragraph(why_none_published(benchmark))
-    beside = beside.dropna(axis="columns", how="all")
+    published = published.dropna(axis="columns", how="all")
+    rows = [["" if pd.isna(value) else _one_digit(value) for value in row] for row in published.itertuples(index=False)]
     words = {"backbone", "convention", "resolution", "differs", "source"}
-    rows = [["" if pd.isna(value) else _short(value) for value in row] for row in beside.itertuples(index=False)]
-    text = {number for number, column in enumerate(beside.columns) if column in words}
-    heads = [column.replace("_", " ") for column in beside.columns]
-    note = (
-        "In percent. Ours stand there only where the convention is the same and both were scored on centre crops, of "
-        "any size, or both on whole images; differs: what is not the same."
+    text = {number for number, column in enumerate(published.columns) if column in words}
+    return table([cells.heading(column) for column in published.columns], rows, text=text) + note(
+        "In percent. Scores of this study (ours) are shown if the convention is the same and both were scored on "
+        "centre crops, of any size, or both on whole images. differs: the other differences."
     )
-    return table(heads, rows, text=text) + paragraph(note, "note")
+
+
+def _one_digit(value: object) -> str:
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def _curves(name: str, curves: pd.DataFrame) -> str:
@@ -259,54 +267,35 @@ def _curves(name: str, curves: pd.DataFrame) -> str:
     figure.subplots_adjust(left=0.07, right=0.83, bottom=0.2, top=0.9, wspace=0.15)
     score_curves(axes, curves)
     caption = (
-        "mIoU after every step, means over runs; whiskers: one standard deviation, where there are several runs. "
-        "all counts the background, where the data set has one."
+        "mIoU after every step, means over runs. Whiskers: one standard deviation, if there are several runs. all "
+        "counts the background, if the data set has one."
     )
     return picture(figure, f"{name}: mIoU of all, old and new classes after every step, by method", caption)
 
 
 def _predictions(folder: Path, benchmark: str) -> str:
     files = {
-        f"{benchmark}.png": "what each method says of the same images after the last step",
-        f"{benchmark}.steps.png": "the same images after every step; classes that come later, which are not scored "
-        "yet, are void in the row of the truth",
+        f"{benchmark}.png": "predictions of each method after the last step, for the same images",
+        f"{benchmark}.steps.png": "predictions after every step, for the same images. Classes of later steps are void "
+        "in the truth, because they are not scored yet",
     }
-    existing = {folder / "compare" / "predictions" / name: f"{benchmark}: {words}" for name, words in files.items()}
-    return "\n".join(picture(file, words, f"{words}. One seed.") for file, words in existing.items() if file.is_file())
+    pictures = {folder / "compare" / "predictions" / name: f"{benchmark}: {text}" for name, text in files.items()}
+    return "\n".join(picture(file, text, f"{text}. One seed.") for file, text in pictures.items() if file.is_file())
 
 
-def _analysis(folder: Path, benchmark: str, part: str, named: bool) -> str:
+def _analysis(folder: Path, benchmark: str, key: str, several: bool) -> str:
     """Findings and figures of one notebook."""
-    results = folder / "benchmarks" / benchmark / part
-    parts = [f"<h4>{escape(benchmark)}</h4>"] if named else []
-    if part != "data" and (text := results / f"{part}.md").is_file():  # notes on data stand at the top
-        parts.append(prose(text.read_text(encoding="utf-8")))
+    results = folder / "benchmarks" / benchmark / key
+    blocks = [f"<h4>{escape(benchmark)}</h4>"] if several else []
+    if key != "data" and (file := results / f"{key}.md").is_file():  # `_data_notes` shows that of the data
+        blocks.append(markdown(file.read_text(encoding="utf-8")))
     left_out: dict[str, list[str]] = {}
     for file, caption in saved(results).items():
         if sentences := only_note(file):
-            left_out.setdefault(sentences, []).append(file.stem.replace("_", " "))
-            continue
-        parts.append(picture(file, f"{benchmark}: {caption}", caption))
+            left_out.setdefault(sentences, []).append(cells.heading(file.stem))
+        else:
+            blocks.append(picture(file, f"{benchmark}: {caption}", caption))
     for sentences, titles in left_out.items():
         figures = f"figure{'s' if len(titles) > 1 else ''} {', '.join(titles)}"
-        parts.append(paragraph(f"{sentences} Left out: the {figures}.", "note"))
-    return "\n".join(parts) or paragraph("Not here: its stage has not run.", "note")
-
-
-def _flat(settings: dict, place: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
-    for key, value in settings.items():
-        found |= _flat(value, f"{place}{key}.") if isinstance(value, dict) else {f"{place}{key}": value}
-    return found
-
-
-def distinct_values(column: pd.Series) -> str:
-    """The values of a column, with how many rows have each where they are not all the same."""
-    counts = column.value_counts(sort=False)
-    if len(counts) == 1:
-        return str(counts.index[0])
-    return "; ".join(f"{value} ({count} of {len(column)} runs)" for value, count in counts.items())
-
-
-def _short(value: object) -> str:
-    return f"{value:.1f}" if isinstance(value, float) else str(value)
+        blocks.append(note(f"{sentences} Left out: the {figures}."))
+    return "\n".join(blocks) or note("Not here: its stage has not run.")
