@@ -14,7 +14,7 @@ from ciss.analysis.compare.cost import cost_table, timings_table
 from ciss.analysis.compare.figures import cost_bars, score_curves, stability_scatter, step_strips
 from ciss.analysis.compare.paired import paired_table
 from ciss.analysis.compare.published import COLUMNS
-from ciss.analysis.compare.samples import Pictures, known, sample_pictures, shown_steps, telling
+from ciss.analysis.compare.samples import Pictures, mask_future, most_steps, sample_pictures, shown_steps
 from ciss.analysis.compare.summary import convention_means, families, family_tables, methods_table, metrics_document
 from ciss.analysis.compare.tables import ProvenanceError, conventions_table, curves_table, runs_table
 from ciss.analysis.figures.masks import VOID
@@ -190,7 +190,7 @@ def labels(*counts: int) -> np.ndarray:
     return np.repeat(np.arange(len(counts)), counts).astype(np.uint8)[None]
 
 
-def test_telling_images_show_classes_of_every_step():
+def test_images_with_classes_of_most_steps_come_first():
     found = {
         "one step": labels(2, 20),
         "two steps": labels(1, 10, 10),
@@ -200,15 +200,15 @@ def test_telling_images_show_classes_of_every_step():
         "void": np.full((1, 9), 255, np.uint8),
     }
     order = ["all", "all, one pixel", "two steps", "one step"]
-    assert telling(found, CLASSES, 4) == order
-    assert telling(found, CLASSES, 1) == ["all"]
-    assert len(telling(found, CLASSES, 9)) == 6
+    assert most_steps(found, CLASSES, 4) == order
+    assert most_steps(found, CLASSES, 1) == ["all"]
+    assert len(most_steps(found, CLASSES, 9)) == 6
 
 
 def test_truth_is_void_where_classes_come_later_and_few_steps_are_shown():
     truth = np.array([[0, 1, 2, 3, 255]], np.uint8)
-    assert known(truth, CLASSES, 0).tolist() == [[0, 1, 255, 255, 255]]
-    assert known(truth, CLASSES, 2).tolist() == truth.tolist()
+    assert mask_future(truth, CLASSES, 0).tolist() == [[0, 1, 255, 255, 255]]
+    assert mask_future(truth, CLASSES, 2).tolist() == truth.tolist()
     assert shown_steps(0) == [0]
     assert shown_steps(2) == [0, 1, 2]
     assert shown_steps(10, 3) == [0, 5, 10]
@@ -224,7 +224,7 @@ def test_pictures_of_every_step():
     paths_ = {"mib": ends["e"], "joint": ends["j"]}
     classes = replace(CLASSES, colours=np.array([[k, k, k] for k in range(4)], np.uint8))
     shown = Pictures(classes, paths_, {"i": (image, np.full((2, 3), 3, np.uint8))})
-    assert (shown.last, shown.steps) == (2, [0, 1, 2])
+    assert (shown.last_step, shown.steps) == (2, [0, 1, 2])
     assert [(name, row[0][0, 0, 0].item()) for name, row in shown.after_last()] == [
         ("image", 0), ("truth", 3), ("mib", 2), ("joint", 2),
     ]  # fmt: skip
@@ -241,7 +241,7 @@ def test_pictures_are_of_the_first_seed(monkeypatch):
     job = SimpleNamespace(classes=CLASSES, settings=None, index=lambda: index, label_table=lambda training: None)
     monkeypatch.setattr("ciss.analysis.compare.samples.picture", lambda s, i, split, number, t: (split, number))
     shown = sample_pictures(job, ends)
-    assert shown.paths["mib"][0]["seed"] == 0 and shown.images == {"i": ("val", 1)}
+    assert shown.results["mib"][0]["seed"] == 0 and shown.images == {"i": ("val", 1)}
 
 
 # --- figures
@@ -254,8 +254,8 @@ def scatter(runs: pd.DataFrame) -> plt.Axes:
     return ax
 
 
-def names(ax: plt.Axes) -> dict:
-    return {text.get_text(): text for text in ax.texts if text.get_text() and text.get_color() != "#666666"}
+def names(ax: plt.Axes) -> list[str]:
+    return strings(ax.get_legend().get_texts()) if ax.get_legend() else []
 
 
 def test_scatter_shows_means_and_runs():
@@ -263,7 +263,7 @@ def test_scatter_shows_means_and_runs():
     ax = scatter(runs)
     marks = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in ax.lines if line.get_ls() == "None"]
     assert marks == [([0.2, 0.4], [0.1, 0.3]), ([pytest.approx(0.3)], [pytest.approx(0.2)]), ([0.8], [0.7])]
-    assert list(names(ax)) == ["a", "joint (upper bound)"]
+    assert names(ax) == ["a", "joint (upper bound)"]
     line = next(line for line in ax.lines if line.get_ls() == "--")  # of harmonic mean 0.1
     old, new = line.get_data()
     np.testing.assert_allclose(2 * old * new / (old + new), 0.1)
@@ -282,23 +282,8 @@ def test_scatter_shows_means_and_runs():
 def test_scatter_of_little(runs):
     ax = scatter(runs)
     whole = runs.dropna()
-    assert set(names(ax)) == (set(whole["method"]) or {"No method has a score of old and one of new classes."})
-
-
-@pytest.mark.parametrize("spread", [0.0, 0.01, 0.04])
-def test_labels_of_the_scatter_cover_nothing(spread):
-    """Ten methods in a heap: no name over another, over a mark or over the edge."""
-    rng = np.random.default_rng(0)
-    runs = pd.DataFrame({"method": [f"method {k}" for k in range(10)]})
-    for column in ("old", "new"):
-        runs[column] = 0.5 + spread * rng.normal(size=10)
-    ax = scatter(runs)
-    boxes = [text.get_window_extent() for text in names(ax).values()]
-    assert len(boxes) == 10
-    for k, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[:k])
-    marks = ax.transData.transform(runs[["old", "new"]].to_numpy())
-    assert not any(box.contains(*mark) for box in boxes for mark in marks)
+    assert names(ax) == list(whole["method"])
+    assert ("No method has a score of old and one of new classes." in strings(ax.texts)) == whole.empty
 
 
 def test_curves_of_one_step_and_absent_scores():
@@ -352,9 +337,11 @@ def test_step_strips_leave_gaps(shape):
     figure = step_strips([one, {"image": picture, "rows": {"truth": {0: picture}}}], [0, 1])
     figure.canvas.draw()
     shown = [ax for ax in figure.axes if ax.images]
-    assert len(shown) == 6 and len(figure.axes) == 2 * (1 + 2 * 2)
+    assert len(shown) == 6
+    boxes = [ax.get_position() for ax in shown]
+    assert not any(box.overlaps(other) for k, box in enumerate(boxes) for other in boxes[:k])
     (joint,) = (ax for ax in shown if ax.images[0].get_array().max() == 7)
-    truth = [ax.get_position().x0 for ax in shown if ax.texts and "after step 1" in ax.texts[0].get_text()]
+    truth = [ax.get_position().x0 for ax in shown if ax.get_title() == "after step 1"]
     assert joint.get_position().x0 == pytest.approx(truth[0])
     alone = step_strips([{"image": picture, "rows": {"truth": {0: picture}}}], [0])
     alone.canvas.draw()

@@ -1,4 +1,4 @@
-"""From single runs to methods: means over seeds and class orders, and what is written down."""
+"""From runs to methods: means over seeds and orders of classes, and `reports/metrics.json`."""
 
 from typing import Any
 
@@ -12,31 +12,30 @@ COUNTED = ("all", "old", "new", "harmonic", "mean_over_steps")
 
 
 def families(ends: dict[str, dict[str, list[dict]]]) -> dict[str, list[str]]:
-    """Benchmarks that are averaged together: those that differ in the order of their classes alone, in the order given,
-    by the first one's name. `ends`: of each benchmark the results by end.
+    """Families of benchmarks, by the first one's name. The benchmarks of a family differ in their order of classes
+    only, and are averaged. `ends`: the results by benchmark and end.
 
-    Two benchmarks that are equal, their order too, are kept apart: nothing says that they are one.
+    Benchmarks with equal orders are separate families: nothing says that they are the same.
     """
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     settings, orders = {}, {}
-    for name, mine in ends.items():
-        if not mine:
+    for name, by_end in ends.items():
+        if not by_end:
             continue  # no run of it leads to a result
-        last = next(iter(mine.values()))[-1]
+        last = next(iter(by_end.values()))[-1]
         settings[name] = {**last["identity"]["parameters"]["benchmark"], "order": None}
         orders[name] = last["classes"].groups
-        for first, members in found.items():
-            if settings[first] == settings[name] and all(orders[other] != orders[name] for other in members):
+        for first, members in groups.items():
+            if settings[first] == settings[name] and orders[name] not in [orders[member] for member in members]:
                 members.append(name)
                 break
         else:
-            found[name] = [name]
-    return found
+            groups[name] = [name]
+    return groups
 
 
 def family_tables(ends: dict[str, dict[str, list[dict]]]) -> dict[str, pd.DataFrame]:
-    """`runs_table` of every family: all its benchmarks' rows. Raises ProvenanceError, as `runs_table` does, also for
-    results of two benchmarks of a family that cannot be averaged."""
+    """`runs_table` of every family, with the rows of all its benchmarks. Raises ProvenanceError, see `check_equal`."""
     tables = {}
     for first, members in families(ends).items():
         check_equal(first, {end: results for name in members for end, results in ends[name].items()})
@@ -47,7 +46,7 @@ def family_tables(ends: dict[str, dict[str, list[dict]]]) -> dict[str, pd.DataFr
 def methods_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation over runs for each method of a family, best `all` last.
 
-    Index: method. Columns: seeds, orders (different ones), runs (that a mean is over, whatever seed and order); the
+    Index: method. Columns: seeds, orders (numbers of different ones), runs (that a mean is over); the
     means of all, old, new, harmonic, forgetting, backward_transfer and mean_over_steps of `runs_table`, each with its
     `<score>_std` (sample deviation; NaN for one run).
     """
@@ -59,13 +58,12 @@ def methods_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def convention_means(counted: pd.DataFrame, members: list[str]) -> pd.DataFrame:
-    """Of `conventions_table`, mean and standard deviation over the runs of a family's benchmarks (`members`).
+    """Mean and standard deviation of `conventions_table` over the runs of a family's benchmarks (`members`).
 
     Index: method, convention, in the order of the table. Columns: runs, then all, old, new, harmonic, mean_over_steps,
     each with `<score>_std` (sample deviation; NaN for one run), and the convention's sentence.
     """
-    mine = counted[counted["benchmark"].isin(members)]
-    grouped = mine.groupby(["method", "convention"], sort=False)
+    grouped = counted[counted["benchmark"].isin(members)].groupby(["method", "convention"], sort=False)
     table = pd.DataFrame({"runs": grouped.size()})
     add_means(table, grouped, COUNTED)
     table["sentence"] = grouped["sentence"].first()
@@ -73,15 +71,17 @@ def convention_means(counted: pd.DataFrame, members: list[str]) -> pd.DataFrame:
 
 
 def metrics_document(tables: dict[str, pd.DataFrame], conventions: dict[str, str]) -> dict[str, Any]:
-    """What `reports/metrics.json` holds: convention and methods of the first benchmark; every one by name when there
-    are several. Benchmarks that differ in class order alone are one, see `families`. Numbers 0 to 1, means over seeds
-    and orders; null where a score does not exist. `conventions`: a sentence for each benchmark."""
-    found = {name: _scores(methods_table(table)) for name, table in tables.items()}
-    first = next(iter(found))
-    document = {"convention": conventions[first], "benchmark": first, "methods": found[first]}
-    if len(tables) == 1:
-        return document
-    return {**document, "benchmarks": found, "conventions": conventions}
+    """The content of `reports/metrics.json`: convention and methods of the first family of benchmarks, and of every one
+    by name if there are several. Numbers 0 to 1, means over seeds and orders; null where a score is undefined.
+
+    Args:
+        tables: `family_tables`.
+        conventions: a sentence for each family.
+    """
+    scores = {name: _scores(methods_table(table)) for name, table in tables.items()}
+    first = next(iter(scores))
+    document = {"convention": conventions[first], "benchmark": first, "methods": scores[first]}
+    return document if len(tables) == 1 else {**document, "benchmarks": scores, "conventions": conventions}
 
 
 def _scores(table: pd.DataFrame) -> dict[str, dict]:
@@ -91,8 +91,8 @@ def _scores(table: pd.DataFrame) -> dict[str, dict]:
     counts = ["seeds", "orders"] if table["orders"].max() > 1 else ["seeds"]
     return {
         method: {
-            **{c: None if pd.isna(row[c]) else round(float(row[c]), 4) for c in columns},
-            **{c: int(row[c]) for c in counts},
+            **{name: None if pd.isna(row[name]) else round(float(row[name]), 4) for name in columns},
+            **{name: int(row[name]) for name in counts},
         }
         for method, row in table.iterrows()
     }

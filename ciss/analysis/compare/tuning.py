@@ -1,4 +1,4 @@
-"""Which coefficients to take: trials of each method on the hold-out."""
+"""The choice of coefficients: trials of each method, scored on the hold-out set."""
 
 import json
 from dataclasses import asdict
@@ -18,30 +18,31 @@ COLUMNS = {
 
 
 def tuning_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
-    """One row for each trial, an end with some coefficients of a method; by the hold-out alone.
+    """A row for each trial: an end with some coefficients of a method. All scores are on the hold-out set.
 
-    Columns: benchmark, code (the method), trial (its section under `methods`), seed; coefficients: those that are not
-    the method's defaults, as JSON; mean: mIoU of all classes so far on the hold-out at each step's end, mean over the
-    incremental steps, by which is chosen; all, old, new: at the end of the last step; chosen: the best of its method
-    and seed, the first of equals. Joint training has no trials. NaN without a hold-out.
+    Columns: benchmark, code (the method), trial (its section under `methods`), seed; coefficients: those that differ
+    from the method's defaults, as JSON; mean: mIoU of all classes so far at each step's end, mean over the incremental
+    steps, the criterion of the choice; all, old, new: at the end of the last step; chosen: the best trial of its method
+    and seed, the first of equal ones. Joint training has no trials. NaN without a hold-out set.
     """
     rows = []
     for end, results in ends.items():
-        steps = [holdout_scores(result) for _, result in increments({end: results})]
-        if not steps:  # joint training
+        scores = [holdout_scores(result) for _, result in increments({end: results})]
+        if not scores:  # joint training
             continue
         last = results[-1]
+        method = code_of(last["method"])
+        defaults = json.loads(json.dumps(asdict(METHODS[method]())))
         coefficients = last["identity"]["parameters"]["coefficients"]
-        defaults = json.loads(json.dumps(asdict(METHODS[code_of(last["method"])]())))
         rows.append(
             {
                 "benchmark": benchmark,
-                "code": code_of(last["method"]),
+                "code": method,
                 "trial": last["method"],
                 "seed": last["seed"],
                 "coefficients": json.dumps({k: v for k, v in coefficients.items() if v != defaults[k]}),
-                "mean": np.mean([scores["all"] for scores in steps]),
-                **steps[-1],
+                "mean": np.mean([step["all"] for step in scores]),
+                **scores[-1],
                 "chosen": False,
             }
         )

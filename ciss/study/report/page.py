@@ -210,7 +210,7 @@ def _stability(name: str, runs: pd.DataFrame) -> str:
         "the two. Large marks are means over runs, small marks single runs, if there are several. The star is joint "
         "training."
     )
-    return picture(figure, f"{name}: mIoU of new classes against that of old ones, by method", caption, 32)
+    return picture(figure, f"{name}: mIoU of new classes against that of old ones, by method", caption, 42)
 
 
 def _paired(name: str, runs: pd.DataFrame, pairs: pd.DataFrame) -> str:
