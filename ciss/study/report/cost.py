@@ -13,8 +13,8 @@ from ciss.analysis.rows import by_benchmark
 from ciss.config import Config
 from ciss.runs import timings
 from ciss.store import files
-from ciss.study.report.markup import note, picture
-from ciss.study.report.page import read_table, score_table
+from ciss.study.report.markup import render
+from ciss.study.report.page import read_table
 
 NOT_MEASURED = (
     "Seconds and memory: not measured here. They are known where the runs were trained, and come with no commit, clone "
@@ -72,7 +72,7 @@ def _section(ends: pd.DataFrame) -> str:
     texts["parameters"] = [f"{count:,.0f}" for count in costs["parameters"]]
     for head, column in {"time": "time", "memory": "memory", "param.": "parameters"}.items():
         texts[f"× {head}"] = [cells.score(value, digits=2) for value in costs[f"relative_{column}"]]
-    return "\n".join([score_table(texts), *map(note, _notes(ends, costs)), _bars(costs)])
+    return render("cost.html", texts=texts, notes=_notes(ends, costs), bars=_bars(costs))
 
 
 def _notes(ends: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
@@ -96,9 +96,9 @@ def _notes(ends: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _bars(costs: pd.DataFrame) -> str:
+def _bars(costs: pd.DataFrame) -> plt.Figure:
     height = 0.7 + 0.32 * len(costs)
     figure, axes = plt.subplots(1, 3, figsize=(9, height))
     figure.subplots_adjust(left=0.13, right=0.97, bottom=0.62 / height, top=0.98, wspace=0.2)
     cost_bars(axes, costs)
-    return picture(figure, "training seconds, peak memory and parameters by method", "The same as bars.")
+    return figure

@@ -1,10 +1,9 @@
-"""Sentences of the page on benchmarks and on missing fonts."""
+"""What the page says of a benchmark's classes, and of published results."""
 
 from pathlib import Path
 
 from ciss.analysis.figures.style import numbered_classes
 from ciss.config import Benchmark
-from ciss.study.report.markup import note
 
 
 def classes_of_steps(benchmark: Benchmark) -> str:
@@ -27,8 +26,8 @@ def why_none_published(benchmark: Benchmark) -> str:
     return "No published result has this data set, protocol and setting."
 
 
-def missing_letters(folder: Path, benchmarks: list[str]) -> str:
-    """The classes that figures show by number, because no font has the letters of their name; empty without one."""
+def without_letters(folder: Path, benchmarks: list[str]) -> list[str]:
+    """The classes that figures show by number, because no font has the letters of their name."""
     names: dict[str, None] = {}
     for benchmark in benchmarks:
         files = sorted((folder / "benchmarks" / benchmark).glob("*/*.png"))
@@ -36,9 +35,4 @@ def missing_letters(folder: Path, benchmarks: list[str]) -> str:
         for file in filter(Path.is_file, files):
             for label, name in numbered_classes(file).items():
                 names[f"{name} ({f'{benchmark}, ' if len(benchmarks) > 1 else ''}{label})"] = None
-    if not names:
-        return ""
-    return note(
-        f"No installed font has the letters of {', '.join(names)}: figures name these classes by number. Install for "
-        "example Noto Sans CJK."
-    )
+    return list(names)
