@@ -36,8 +36,8 @@ def orders() -> dict:
 def test_benchmarks_that_differ_in_order_alone_are_a_family(orders):
     assert families(orders) == {"b": ["b", "b-order1"]}
     other = path(order=[[2], [3], [1]])
-    for each in other:
-        each["identity"]["parameters"]["benchmark"]["train"] = {"crop": 32}
+    for changed in other:
+        changed["identity"]["parameters"]["benchmark"]["train"] = {"crop": 32}
     assert families({**orders, "c": {"x": other}}) == {"b": ["b", "b-order1"], "c": ["c"]}
     assert families({**orders, "twin": {"x": path()}})["twin"] == ["twin"], "the same order under another name"
 
@@ -74,9 +74,9 @@ def test_a_seed_counts_once_in_an_order(orders):
     ],
 )
 def test_runs_of_two_orders_that_cannot_be_averaged(orders, key, words):
-    for each in orders["b-order1"]["o1"]:
-        made = each["identity"]
-        (made if key == "data" else made["code"])[key] = "e" * 64
+    for changed in orders["b-order1"]["o1"]:
+        identity = changed["identity"]
+        (identity if key == "data" else identity["code"])[key] = "e" * 64
     with pytest.raises(ProvenanceError, match=words):
         family_tables(orders)
 
@@ -92,7 +92,7 @@ def test_undefined_scores_of_pseudo_labels_have_a_reason():
 
 
 def test_conventions_over_runs(orders):
-    counted = pd.concat(conventions_table(name, found) for name, found in orders.items())
+    counted = pd.concat(conventions_table(name, results) for name, results in orders.items())
     counted["all"] = np.where(counted["end"] == "a0", 0.1, 0.5)
     table = convention_means(counted, ["b", "b-order1"])
     assert table.loc[("mib", "ciss"), ["runs", "all", "all_std"]].tolist() == pytest.approx([4, 0.4, 0.2])
@@ -152,9 +152,9 @@ def test_memory_that_the_system_does_not_report_is_no_number():
 def test_columns_are_those_that_are_documented(orders):
     """`reports/README.md` and the docstrings of the functions that make the tables."""
     tables, members = family_tables(orders), families(orders)
-    counted = pd.concat(conventions_table(name, found) for name, found in orders.items())
+    counted = pd.concat(conventions_table(name, results) for name, results in orders.items())
     methods = {name: methods_table(table) for name, table in tables.items()}
-    means = {name: convention_means(counted, mine) for name, mine in members.items()}
+    means = {name: convention_means(counted, names) for name, names in members.items()}
     costs = {name: cost_table(timings_table(table, {})) for name, table in tables.items()}
     made = {
         "runs": (tables["b"], [runs_table]),
@@ -217,9 +217,9 @@ def test_truth_is_void_where_classes_come_later_and_few_steps_are_shown():
 
 def test_pictures_of_every_step():
     ends = {"e": path(), "f": path(seed=1), "j": [result(0, AFTER_2, method="joint", reached=2)]}
-    for found in ends.values():
-        for each in found:
-            each["samples"] = {"i": np.full((2, 3), each["reached"], np.uint8)}
+    for results in ends.values():
+        for changed in results:
+            changed["samples"] = {"i": np.full((2, 3), changed["reached"], np.uint8)}
     image = np.zeros((2, 3, 3), np.uint8)
     paths_ = {"mib": ends["e"], "joint": ends["j"]}
     classes = replace(CLASSES, colours=np.array([[k, k, k] for k in range(4)], np.uint8))

@@ -27,14 +27,14 @@ TABLE = """
 
 def one(dataset, protocol, setting, method, convention, **rest):
     """The single result that fits; further fields tell apart what several papers print."""
-    found = [
+    results = [
         result
         for result in find(RESULTS, dataset, protocol, setting)
         if (result.method, result.convention) == (method, convention)
         and all(getattr(result, name) == value for name, value in rest.items())
     ]
-    assert len(found) == 1
-    return found[0]
+    assert len(results) == 1
+    return results[0]
 
 
 def read(tmp_path, text):
@@ -146,7 +146,7 @@ def test_a_slip_of_one_digit_shows():
     """Every row that can be checked notices `all` off by 3 units of its coarsest digit."""
     for result in RESULTS:
         if recompute(result) is not None and not result.flag:
-            unit = max(Decimal(1).scaleb(each.as_tuple().exponent) for each in (result.old, result.new, result.all))
+            unit = max(Decimal(1).scaleb(value.as_tuple().exponent) for value in (result.old, result.new, result.all))
             for slip in (-3 * unit, 3 * unit):
                 assert problem(replace(result, all=result.all + slip))
 
@@ -192,7 +192,7 @@ def test_what_cannot_be_recomputed():
 
 def test_digits_are_kept(tmp_path):
     (row,) = read(tmp_path, TABLE.replace("54.64", "54.60").replace("65.12", ".2").replace("21.11", "20"))
-    assert [str(each) for each in (row.old, row.new, row.all)] == ["0.2", "20", "54.60"]
+    assert [str(value) for value in (row.old, row.new, row.all)] == ["0.2", "20", "54.60"]
 
 
 def test_a_result_may_say_otherwise_than_its_table(tmp_path):
@@ -321,7 +321,7 @@ def test_a_known_convention_at_another_resolution_gives_no_number():
     assert row_of(crops, "mib", "mib")["ours_all"] == row_of(full, "dkd", "plop")["ours_all"] == 50
     assert np.isnan(row_of(full, "mib", "mib")["ours_all"]) and np.isnan(row_of(crops, "dkd", "plop")["ours_all"])
     assert row_of(full, "mib", "mib")["differs"] == "512-pixel centre crops, ours full resolution"
-    # crops of nearly one size are one kind, and the size is said
+    # crops of nearly one size are one kind, and `differs` has the size
     ssul = row_of(crops, "ssul", "ssul")
     assert ssul["ours_all"] == 50 and ssul["differs"] == "513-pixel centre crops, ours 512-pixel centre crops"
     windows = published_table(RESULTS, replace(VOC, resolution="full resolution in windows of 512 pixels"), scores)
@@ -333,7 +333,7 @@ def test_a_known_convention_at_another_resolution_gives_no_number():
         assert row_of(table, "gsc", "plop")["differs"] == "resolution unknown"
 
 
-def test_adapted_methods_and_what_else_is_said():
+def test_adapted_methods_and_other_differences():
     scores = {"mbs (adapted)": {"mbs": {"all": 0.6, "old": 0.7, "new": 0.2}}}
     ours = replace(VOC, images=1464, notes=("another class order",))
     table = published_table(RESULTS, ours, scores)

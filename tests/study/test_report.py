@@ -53,12 +53,12 @@ def _close():
 def save(folder: Path, ends: dict, beside: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
     """What notebook 6 saves, of these ends by benchmark."""
     tables, members = family_tables(ends), families(ends)
-    counted = pd.concat(conventions_table(name, found) for name, found in ends.items())
+    counted = pd.concat(conventions_table(name, results) for name, results in ends.items())
     made = {
         "runs": pd.concat(tables.values()),
-        "curves": pd.concat(curves_table(name, found) for name, found in ends.items()),
+        "curves": pd.concat(curves_table(name, results) for name, results in ends.items()),
         "methods": {name: methods_table(table) for name, table in tables.items()},
-        "convention_means": {name: convention_means(counted, mine) for name, mine in members.items()},
+        "convention_means": {name: convention_means(counted, names) for name, names in members.items()},
         "paired": paired_table(tables),
         "beside_published": pd.DataFrame(columns=[*COLUMNS, "benchmark"]) if beside is None else beside,
     }
@@ -183,7 +183,7 @@ def seeds(ends) -> dict:
 def test_differences_of_several_seeds_in_a_paper(tmp_path, seeds):
     text = latex_tables(save(tmp_path, seeds))
     assert text.count(r"\begin{table}") == 3
-    (part,) = (each for each in text.split(r"\end{table}") if r"\label{tab:b-paired}" in each)
+    (part,) = (table for table in text.split(r"\end{table}") if r"\label{tab:b-paired}" in table)
     rows = [line.split(" & ") for line in part.splitlines() if " & " in line]
     assert [row[0] for row in rows] == ["method", "finetune", "plop", "mib", "joint"]
     assert rows[0][1:] == ["minus finetune", r"minus mib \\"]
@@ -227,18 +227,18 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
+        attributes = dict(attrs)
         self.tags.append(tag)
         if tag not in ("meta", "img", "br", "link"):
             self.open.append(tag)
-        if "id" in found:
-            self.ids.append(found["id"])
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
         if tag == "a":
-            self.targets.append(found["href"])
+            self.targets.append(attributes["href"])
         if tag == "img":
-            self.sources.append(found["src"])
-            if not found.get("alt"):
-                self.wordless.append(found["src"][:40])
+            self.sources.append(attributes["src"])
+            if not attributes.get("alt"):
+                self.wordless.append(attributes["src"][:40])
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -321,8 +321,8 @@ def test_one_seed_is_said_in_a_line_and_no_figure_stays_open(saved):
 def test_the_page_of_orders_and_benchmarks(tmp_path, ends):
     ends["b-2"] = {"o": scored(0.7, order=OTHER)}
     other = path(seed=7)
-    for each in other:
-        each["identity"]["parameters"]["benchmark"]["setting"] = "disjoint"
+    for result in other:
+        result["identity"]["parameters"]["benchmark"]["setting"] = "disjoint"
     ends["c"] = {"m": other}
     save(tmp_path, ends)
     text = render(tmp_path, "b", "b-2", "c")
@@ -384,17 +384,17 @@ def test_the_page_says_once_which_classes_are_numbered(tmp_path, ends, monkeypat
         class_legend(figure, Classes([[1, 2]], ["background", "\u732b", "cat"], np.zeros((3, 3), np.uint8)))
         figure.savefig(tmp_path / folder / f"{name}.png")
     text = render(tmp_path)
-    said = "No installed font has the letters of \u732b (class 1): figures name these classes by number. Install for"
-    assert text.count(said) == 1 and text.count("No installed font") == 1
-    assert text.index(said) < text.index('id="b-methods"')
+    sentence = "No installed font has the letters of \u732b (class 1): figures name these classes by number. Install for"
+    assert text.count(sentence) == 1 and text.count("No installed font") == 1
+    assert text.index(sentence) < text.index('id="b-methods"')
 
 
 def test_nothing_from_a_file_is_markup(tmp_path, ends):
     evil = "<script>alert('x')</script>"
-    for found in ends["b"].values():
-        for each in found:
-            each["device"] = evil
-            each["title"] += evil
+    for results in ends["b"].values():
+        for result in results:
+            result["device"] = evil
+            result["title"] += evil
     save(tmp_path, ends)
     text = report_page.with_costs(render(tmp_path), cost_sections(ends["b"]))
     assert "script" not in parsed(text).tags and "&lt;script&gt;" in text
@@ -403,16 +403,16 @@ def test_nothing_from_a_file_is_markup(tmp_path, ends):
 def test_names_that_look_like_something_else(tmp_path, ends):
     """Numbers and missing values, to who reads a CSV."""
     other = path()
-    for each in other:
-        each["identity"]["parameters"]["benchmark"]["setting"] = "disjoint"
-        each["title"] = "NA"
+    for result in other:
+        result["identity"]["parameters"]["benchmark"]["setting"] = "disjoint"
+        result["title"] = "NA"
     save(tmp_path, {"007": ends["b"], "NA": {"1e3": other}})
     page = parsed(render(tmp_path, "007", "NA"))
     assert {"007-cost", "NA-cost"} <= set(page.ids)
     numbers = {f"{title}-{seed}": path(seed=seed) for title in ("007", "1e3") for seed in (0, 1)}
-    for end, found in numbers.items():
-        for each in found:
-            each |= {"title": end[:3], "method": end[:3]}
+    for end, results in numbers.items():
+        for result in results:
+            result |= {"title": end[:3], "method": end[:3]}
     save(tmp_path, {"b": numbers})
     assert '<th scope="col">007</th><th scope="col">1e3</th>' in render(tmp_path)
 
@@ -468,7 +468,7 @@ def test_findings_are_plain():
     assert markdown("  \n") == ""
 
 
-def test_broad_pictures_can_be_moved(tmp_path):
+def test_wide_pictures_can_be_scrolled(tmp_path):
     file = tmp_path / "a.png"
     file.write_bytes(PIXEL[:16] + (4000).to_bytes(4, "big") + PIXEL[20:])
     assert 'class="scroll" style="width: 124rem"' in report_markup.picture(file, "a", "b")
