@@ -384,7 +384,9 @@ def test_the_page_says_once_which_classes_are_numbered(tmp_path, ends, monkeypat
         class_legend(figure, Classes([[1, 2]], ["background", "\u732b", "cat"], np.zeros((3, 3), np.uint8)))
         figure.savefig(tmp_path / folder / f"{name}.png")
     text = render(tmp_path)
-    sentence = "No installed font has the letters of \u732b (class 1): figures name these classes by number. Install for"
+    sentence = (
+        "No installed font has the letters of \u732b (class 1): figures name these classes by number. Install for"
+    )
     assert text.count(sentence) == 1 and text.count("No installed font") == 1
     assert text.index(sentence) < text.index('id="b-methods"')
 
