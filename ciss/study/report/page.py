@@ -92,7 +92,7 @@ def _benchmark(
         "data_notes": [note for member in members if (note := _data_note(folder, member, len(members) > 1))],
         **_methods(methods, runs),
         "stability": _stability(runs),
-        **(_paired(runs, pairs) if pairs["pairs"].max() > 1 else {"paired": {}}),
+        "paired": _paired(runs, pairs) if pairs["pairs"].max() > 1 else None,
         "conventions": pd.DataFrame({key: cells.formatted(rows, ["all"])["all"] for key, rows in conventions.items()}),
         "best_by_convention": {key: cells.best_methods(rows, "all") for key, rows in conventions.items()},
         "sentences": {key: rows["sentence"].iloc[0] for key, rows in conventions.items()},
@@ -168,8 +168,8 @@ def _paired(runs: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
     paired_points(axes, runs, pairs)
     present = [against for against in REFERENCES if against in set(pairs["against"])]
     return {
-        "paired": {against: cells.differences(pairs, against) for against in present},
-        "paired_figure": figure,
+        "figure": figure,
+        "to_references": {against: cells.differences(pairs, against) for against in present},
         "all_pairs": cells.all_differences(pairs),
     }
 
