@@ -45,9 +45,8 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Scale = Annotated[float, Field(gt=0, le=64)]
 
-NOTEBOOKS = {"1_data", "4_forgetting", "5_background"}  # of a benchmark, beside those of its runs
-RESERVED = {"benchmarks": {"benchmarks", "checked", "compare"}}
-RESERVED |= dict.fromkeys(("bases", "joints", "chain"), NOTEBOOKS)
+NOTEBOOK = re.compile(r"\d_.*")  # the name of a notebook of the pipeline, which lies beside those of the runs
+RESERVED = {"benchmarks", "checked", "compare"}  # folders beside those of the benchmarks
 DEEPEST = 50  # sections within sections
 JSON_WORDS = {  # pydantic's words -> YAML's
     "an object": "a section",
@@ -336,9 +335,10 @@ def _chain_problems(config: Config) -> Iterator[str]:
 
 
 def _name_problems(config: Config) -> Iterator[str]:
-    for section, reserved in RESERVED.items():
-        for name in reserved & set(getattr(config, section)):
-            yield f"{section}.{name}: the reports have a file or folder of this name. Rename it."
+    for section in ("benchmarks", "bases", "joints", "chain"):
+        for name in getattr(config, section):
+            if name in RESERVED if section == "benchmarks" else NOTEBOOK.fullmatch(name):
+                yield f"{section}.{name}: the reports have a file or folder of this name. Rename it."
     for section, names in (("benchmarks", config.benchmarks), ("runs", config.runs())):
         by_folder: dict[str, str] = {}
         for name in names:
