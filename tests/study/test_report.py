@@ -275,6 +275,14 @@ def test_figures_stand_in_the_order_of_their_notebooks(saved):
     assert places[3] < text.index("Background shift</h3>") < places[4] < places[5] < text.index("Data</h3>") < places[6]
 
 
+def test_an_analysis_is_on_the_page_because_its_folder_is_there(saved):
+    folder = saved / "benchmarks" / "b" / "learning"
+    folder.mkdir(parents=True)
+    (folder / "learning.md").write_text("**What is learnt.** All of it.")
+    text = render(saved)
+    assert '<h3 id="b-learning">Learning</h3>' in text and 'href="#b-learning"' in text and "All of it." in text
+
+
 @pytest.mark.filterwarnings("error")
 def test_the_page_holds_everything(saved):
     for name in ("b.png", "b.steps.png"):

@@ -46,6 +46,7 @@ def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
     return render(
         "page.html",
         names=list(families.index),
+        analyses=_analyses(folder, members),
         without_letters=without_letters(folder, members),
         overview=overview.loc[methods["method"].unique(), list(families.index)],
         # a generator: only the figures of one benchmark are open at a time
@@ -101,10 +102,16 @@ def _benchmark(
         "why_none_published": why_none_published(benchmark),
         "curves": _curves(curves),
         "predictions": [(m, predictions / f"{m}.png", predictions / f"{m}.steps.png") for m in members],
-        "analyses": {
-            key: [_analysis(folder, member, key) for member in members] for key in ("forgetting", "background", "data")
-        },
+        "analyses": {key: [_analysis(folder, member, key) for member in members] for key in _analyses(folder, members)},
     }
+
+
+def _analyses(folder: Path, benchmarks: Iterable[str]) -> list[str]:
+    """Names of the analyses: those of this project in the order of the page, then every other folder of results."""
+    folders = {
+        path.name for name in benchmarks for path in (folder / "benchmarks" / name).glob("[!.]*") if path.is_dir()
+    }
+    return list(dict.fromkeys(("forgetting", "background", *sorted(folders - {"data"}), "data")))
 
 
 def _summary(benchmark: Benchmark, runs: pd.DataFrame) -> dict[str, str]:
@@ -197,4 +204,5 @@ def _analysis(folder: Path, benchmark: str, key: str) -> dict[str, Any]:
             figures[file] = caption
     shown = key != "data" and findings.is_file()  # the notes on the data are above the scores
     text = findings.read_text(encoding="utf-8") if shown else ""
-    return {"benchmark": benchmark, "findings": text, "figures": figures, "left_out": left_out}
+    empty = not (figures or left_out or findings.is_file())
+    return {"benchmark": benchmark, "findings": text, "figures": figures, "left_out": left_out, "empty": empty}
