@@ -95,12 +95,13 @@ class Classes:
         _check_setting(setting)
         if setting != "domain" or step < 0:  # the domain setting can have more steps than groups
             _check_step(step, len(self.groups))
-        kept = range(1, len(self))
+        labelled_positions = range(1, len(self))
         if training:
-            kept = range(1 if setting in ("sequential", "domain") else self.known(step - 1), self.known(step))
+            first = 1 if setting in ("sequential", "domain") else self.known(step - 1)
+            labelled_positions = range(first, self.known(step))
         table = np.full(256, BACKGROUND, dtype=np.uint8)
         table[VOID] = VOID
-        table[self.raw[kept]] = kept
+        table[self.raw[labelled_positions]] = labelled_positions
         return table
 
 
@@ -123,7 +124,7 @@ def class_groups(
         ids = _permutation(dataset, ids, order)
     if protocol in ONE_GROUP:
         return [ids]
-    return _cut(dataset, ALIASES.get((dataset, protocol), str(protocol)), ids, "classes")
+    return _split_into_steps(dataset, ALIASES.get((dataset, protocol), str(protocol)), ids, "classes")
 
 
 def own_groups(groups: Sequence[Sequence[int]], classes: Sequence[int]) -> list[list[int]]:
@@ -142,10 +143,10 @@ def own_groups(groups: Sequence[Sequence[int]], classes: Sequence[int]) -> list[
 
 def domain_groups(dataset: str, protocol: str, domains: Sequence[str]) -> list[list[str]]:
     """Domains of every step: "11-5" is eleven, then five a step. Raises as `class_groups`."""
-    return _cut(dataset, protocol, list(domains), "domains")
+    return _split_into_steps(dataset, protocol, list(domains), "domains")
 
 
-def _cut(dataset: str, protocol: str, items: list, kind: str) -> list[list]:
+def _split_into_steps(dataset: str, protocol: str, items: list, kind: str) -> list[list]:
     """The items of each step of a protocol "A-B". `kind`: what they are, for messages."""
     size = len(items)
     if size < 2 and kind == "domains":

@@ -46,7 +46,7 @@ def git(*arguments: str, folder: Path) -> None:
 
 def make_code(folder: Path) -> None:
     """The least package that has what the stages start from; `train` uses a constant."""
-    places = [store_code.TRAIN, *store_code.MAKERS.values(), *store_code.STAGES.values()]
+    places = [store_code.TRAIN, *store_code.OUTPUT_STAGES.values(), *store_code.STAGES.values()]
     for module, name in places:
         file = folder / f"{module.replace('.', '/')}.py"
         file.parent.mkdir(parents=True, exist_ok=True)

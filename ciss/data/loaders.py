@@ -93,21 +93,21 @@ class Images(Dataset):
         self, index: Index, split: str, table: np.ndarray, transform: Callable, seed: int, cache: Cache | None = None
     ):
         self.pairs, self.digests = index.pairs(split), index.digests[split]
-        self.table = torch.from_numpy(table)
+        self.label_table = torch.from_numpy(table)
         self.transform, self.seed, self.cache = transform, seed, cache
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
+    def __getitem__(self, epoch_and_number: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
         from torchvision import tv_tensors
 
-        epoch, number = key
-        image, mask = self._decoded(number)
+        epoch, number = epoch_and_number
+        image, mask = self._read_decoded(number)
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would also seed the GPU, with every image.
             torch.default_generator.manual_seed(stable_seed(self.seed, epoch, number))
             image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
-        return image.as_subclass(Tensor), self.table[mask.as_subclass(Tensor).long()], number
+        return image.as_subclass(Tensor), self.label_table[mask.as_subclass(Tensor).long()], number
 
-    def _decoded(self, number: int) -> tuple[Tensor, Tensor]:
+    def _read_decoded(self, number: int) -> tuple[Tensor, Tensor]:
         if self.cache is not None and number in self.cache:
             return self.cache[number]
         pair, why = self.pairs[number], ""
@@ -135,24 +135,24 @@ class Shuffle(Sampler):
         self.images, self.batch, self.seed, self.epoch = torch.tensor(images), batch, seed, 0
         self.rank, self.world = distributed.rank(), distributed.world()
         update = batch * accumulate * self.world
-        self.used = len(images) - len(images) % (update if len(images) >= update else self.world)
-        if not self.used:
+        self.images_per_epoch = len(images) - len(images) % (update if len(images) >= update else self.world)
+        if not self.images_per_epoch:
             raise _too_few(len(images), self.world)
 
     def __len__(self) -> int:
-        return -(-self.used // (self.batch * self.world))
+        return -(-self.images_per_epoch // (self.batch * self.world))
 
     @property
     def smallest(self) -> int:
         """Images in the smallest batch."""
-        return self.used // (len(self) * self.world)
+        return self.images_per_epoch // (len(self) * self.world)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(stable_seed(self.seed, self.epoch))
-        order = self.images[torch.randperm(len(self.images), generator=generator)[: self.used]]
-        # Processes take turns: together they have the batches that one process would accumulate.
-        for share in order.tensor_split(len(self) * self.world)[self.rank :: self.world]:
-            yield [(self.epoch, number) for number in share.tolist()]
+        order = self.images[torch.randperm(len(self.images), generator=generator)[: self.images_per_epoch]]
+        # Process r takes every world-th batch. One process with accumulation would have the same batches.
+        for own_batch in order.tensor_split(len(self) * self.world)[self.rank :: self.world]:
+            yield [(self.epoch, number) for number in own_batch.tolist()]
 
 
 def _too_few(images: int, processes: int) -> DataError:
@@ -184,9 +184,9 @@ def training_loader(benchmark: Benchmark, index: Index, images: list[int], table
 
     train = benchmark.train
     transform = training_transform(train, input_statistics(benchmark.model).colour)
-    pairs = Images(index, "train", table, transform, seed, {} if train.cache else None)
+    dataset = Images(index, "train", table, transform, seed, {} if train.cache else None)
     sampler = Shuffle(images, train.batch, train.accumulate, seed)
-    return _loader(pairs, sampler, train.workers)
+    return _loader(dataset, sampler, train.workers)
 
 
 def evaluation_loader(benchmark: Benchmark, index: Index, split: str, images: list[int], table: np.ndarray) -> Loader:
@@ -195,7 +195,7 @@ def evaluation_loader(benchmark: Benchmark, index: Index, split: str, images: li
 
     crop = benchmark.train.crop if benchmark.evaluation.size == "crop" else None
     cache = {} if benchmark.train.cache and split == "train" else None
-    pairs = Images(index, split, table, evaluation_transform(crop), 0, cache)
+    dataset = Images(index, split, table, evaluation_transform(crop), 0, cache)
     by_size: dict[tuple, list[int]] = {}
     for number in images:
         by_size.setdefault(() if crop else tuple(index.sizes[split][number]), []).append(number)
@@ -203,7 +203,7 @@ def evaluation_loader(benchmark: Benchmark, index: Index, split: str, images: li
     batches = []
     for group in by_size.values():
         batches += [[(0, number) for number in group[i : i + size]] for i in range(0, len(group), size)]
-    return _loader(pairs, batches[distributed.rank() :: distributed.world()], benchmark.train.workers)
+    return _loader(dataset, batches[distributed.rank() :: distributed.world()], benchmark.train.workers)
 
 
 def statistics_loader(
@@ -218,7 +218,7 @@ def statistics_loader(
     from ciss.data.transforms import Resize, statistics_size
 
     train, most, world = benchmark.train, benchmark.evaluation.batch, distributed.world()
-    pairs = Images(index, "train", table, Resize(partial(statistics_size, train=train)), 0, cache)
+    dataset = Images(index, "train", table, Resize(partial(statistics_size, train=train)), 0, cache)
     by_size: dict[tuple[int, int], list[int]] = {}
     for number in sorted(images):
         by_size.setdefault(statistics_size(*index.sizes["train"][number], train), []).append(number)
@@ -228,7 +228,7 @@ def statistics_loader(
         batches += [[(0, number) for number in group[i : i + size]] for i in range(0, len(group), size)]
     if len(batches) < world:
         raise _too_few(len(images), world)
-    return _loader(pairs, batches[distributed.rank() :: world], train.workers)
+    return _loader(dataset, batches[distributed.rank() :: world], train.workers)
 
 
 def stable_seed(*parts: int | str) -> int:
@@ -241,10 +241,10 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _loader(pairs: Images, batches, workers: int) -> Loader:
+def _loader(dataset: Images, batches, workers: int) -> Loader:
     workers = min(workers, available_cores())  # torch warns of more; the batches do not depend on it
     return Loader(
-        pairs,
+        dataset,
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,

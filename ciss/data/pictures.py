@@ -20,8 +20,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 Image.init()  # loads all of Pillow's readers
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")  # readers of others may start programs
 PIXELS = 89_478_485  # the limit at which Pillow warns of a broken header
-Image.MAX_IMAGE_PIXELS = None  # `_decoded` checks the limit, with a message of its own
-FOREIGN = 254  # marks a number without a class in `Pair.ids`; no data set uses it as a raw id
+Image.MAX_IMAGE_PIXELS = None  # `_read_file` checks the limit, with a message of its own
+FOREIGN = 254  # marks a number without a class in `Pair.raw_id_table`; no data set uses it as a raw id
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads greys of 2 and 4 bits over 0 to 255, and ids with them
 KIND_WORDS = "image|img|rgb|masks?|labels?|labelids|gt|seg|segmentation|annotations?"  # at the ends of file names
 
@@ -37,7 +37,7 @@ class Pair:
     id: str
     image: Path
     mask: Path
-    ids: bytes | None = None  # (256,) number in the mask -> raw id; FOREIGN: no class. None: the numbers are raw ids
+    raw_id_table: bytes | None = None  # (256,) number in the mask -> raw id, or FOREIGN. None: numbers are raw ids
     domain: str = ""  # such as the city
     own: bool = False  # belongs to a data set with a `dataset.yaml` instead of lists of images
 
@@ -51,23 +51,23 @@ def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray, str, bool]:
     Raises: DataError with one sentence: file and remedy.
     """
     otherwise = "or move the image away." if pair.own else f"or take {pair.id} off its list."
-    image_data, image, turn = _decoded("image", pair.image, _colours, otherwise, pair.mask)
-    mask_data, mask, _ = _decoded("mask", pair.mask, _ids, otherwise, pair.image)
+    image_data, image, image_orientation = _read_file("image", pair.image, _rgb_pixels, otherwise, pair.mask)
+    mask_data, mask, _ = _read_file("mask", pair.mask, _mask_numbers, otherwise, pair.image)
     (height, width), (image_height, image_width) = mask.shape, image.shape[:2]
     if (image_height, image_width) != (height, width):
         problem = f"the mask is {width}x{height}, its image {image_width}x{image_height} pixels"
-        if turn > 4 and (image_height, image_width) == (width, height):
-            problem += f"; they fit only when the image's EXIF tag (orientation {turn}) turns it"
+        if image_orientation > 4 and (image_height, image_width) == (width, height):
+            problem += f"; they fit only when the image's EXIF tag (orientation {image_orientation}) turns it"
             raise DataError(f"{pair.image}: {problem}. Turn the pixels and remove the tag: pixels count as stored.")
         raise DataError(f"{pair.mask}: {problem}. Replace one of them.")
-    if pair.ids is not None:
-        numbers, mask = mask, np.frombuffer(pair.ids, np.uint8)[mask]
+    if pair.raw_id_table is not None:
+        numbers, mask = mask, np.frombuffer(pair.raw_id_table, np.uint8)[mask]
         if (mask == FOREIGN).any():
             foreign = np.unique(numbers[mask == FOREIGN]).tolist()
-            known = [number for number, raw in enumerate(pair.ids) if raw != FOREIGN]
+            known = [number for number, raw in enumerate(pair.raw_id_table) if raw != FOREIGN]
             raise DataError(foreign_ids(pair, foreign, known))
     digest = hashlib.sha256(image_data + mask_data).hexdigest()[:16]
-    return image, mask, digest, turn > 1 and (turn < 5 or height == width)
+    return image, mask, digest, image_orientation > 1 and (image_orientation < 5 or height == width)
 
 
 def foreign_ids(pair: Pair, foreign: list[int], known: list[int]) -> str:
@@ -95,23 +95,23 @@ def read_image(file: Path) -> tuple[np.ndarray, int]:
 
     Raises DataError: one sentence with file and remedy.
     """
-    _, pixels, turn = _decoded("image", file, _colours, "or leave it out.")
-    if turn > 4:
+    _, pixels, orientation = _read_file("image", file, _rgb_pixels, "or leave it out.")
+    if orientation > 4:
         pixels = pixels.swapaxes(0, 1)
-    flips = (turn - 1) % 4  # 1: horizontal, 2: both, 3: vertical
+    flips = (orientation - 1) % 4  # 1: horizontal, 2: both, 3: vertical
     if flips in (1, 2):
         pixels = pixels[:, ::-1]
     if flips in (2, 3):
         pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels), turn
+    return np.ascontiguousarray(pixels), orientation
 
 
 def read_mask(file: Path) -> np.ndarray:
     """The numbers in a mask (H,W) uint8. Raises DataError: one sentence with file and remedy."""
-    return _decoded("mask", file, _ids, "or move it away.")[1]
+    return _read_file("mask", file, _mask_numbers, "or move it away.")[1]
 
 
-def _decoded(
+def _read_file(
     kind: str,
     file: Path,
     read_pixels: Callable[[Image.Image, Path], np.ndarray],
@@ -193,7 +193,7 @@ def _unicode_form(name: str) -> str:
     return next((form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)), "mixed")
 
 
-def _colours(opened: Image.Image, file: Path) -> np.ndarray:
+def _rgb_pixels(opened: Image.Image, file: Path) -> np.ndarray:
     """(H,W,3) uint8. 16 bits a colour keep their upper byte; 16 bits of grey are refused, because Pillow clips them."""
     if opened.mode.startswith(("I", "F")):
         raise DataError(f"{file}: the image has mode {opened.mode}, more than 8 bits of grey. Convert it to 8 bits.")
@@ -207,7 +207,7 @@ def _colours(opened: Image.Image, file: Path) -> np.ndarray:
     return np.ascontiguousarray(colours[..., :3])
 
 
-def _ids(opened: Image.Image, file: Path) -> np.ndarray:
+def _mask_numbers(opened: Image.Image, file: Path) -> np.ndarray:
     """(H,W) uint8, the numbers in the file at any bit depth."""
     if opened.format != "PNG":
         problem = f"{file}: the mask is a {opened.format} file, and many of those change ids"
@@ -215,14 +215,14 @@ def _ids(opened: Image.Image, file: Path) -> np.ndarray:
     if opened.mode not in ("P", "L"):
         problem = f"{file}: mode {opened.mode}, not one id a pixel (P or L)"
         raise DataError(f"{problem}. Convert it to a palette PNG of 8 bits.")
-    step = GREY_STEPS.get(opened.tile[0][3], 1)  # before the pixels are read, which empties `tile`
-    return np.array(opened) // np.uint8(step)
+    grey_step = GREY_STEPS.get(opened.tile[0][3], 1)  # before the pixels are read, which empties `tile`
+    return np.array(opened) // np.uint8(grey_step)
 
 
 def _orientation(opened: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 (as stored) where the tags are broken."""
     try:
-        turn = opened.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # Pillow raises many kinds; the pixels were read
         return 1
-    return turn if turn in range(1, 9) else 1
+    return orientation if orientation in range(1, 9) else 1

@@ -85,7 +85,7 @@ def _key(pair: Pair) -> str | None:
         stats = [os.stat(file) for file in (pair.image, pair.mask)]
     except (OSError, ValueError):
         return None
-    ids = pair.ids and hashlib.sha256(pair.ids).hexdigest()[:12]
+    ids = pair.raw_id_table and hashlib.sha256(pair.raw_id_table).hexdigest()[:12]
     return f"{pair.image}|{pair.mask}|{ids}|" + "|".join(f"{s.st_size}.{s.st_mtime_ns}.{s.st_ctime_ns}" for s in stats)
 
 

@@ -79,8 +79,8 @@ def step_count(benchmark: Benchmark) -> int:
 def divides_all(dataset: DataSet, setting: str, legacy_split: bool) -> bool:
     """Whether the steps divide all images, training and validation, into parts to train on and parts to test on.
 
-    So it is published for the domain setting. Data of one's own keep their validation images, unless `legacy_split`
-    asks for the published division.
+    The published code does this for the domain setting. Data of one's own keep their validation images, except with
+    `legacy_split`.
     """
     return setting == "domain" and (legacy_split or not dataset.own)
 

@@ -93,13 +93,13 @@ class Step:
         number, row = self.rows[image]
         batch, truth, _ = self.batches[number]
         gradient, weight, logits = self._maps(moment)[number]
-        full = Output(logits[row : row + 1], *[None] * 4, filled=self._filled[number]).upsample(batch.size)
+        full = Output(logits[row : row + 1], *[None] * 4, padding=self._padding[number]).upsample(batch.size)
         arrays = [labels[row].cpu().numpy().astype(np.uint8) for labels in (batch.given, batch.labels, truth)]
         return ImageArrays(*arrays, _array(gradient[row]), _array(weight[row]), _array(full[0].softmax(dim=0)))
 
     @torch.no_grad()
     def _maps_of_batches(self, moment: str) -> list[tuple[Tensor, Tensor, Tensor]]:
-        maps, self._filled = [], []
+        maps, self._padding = [], []
         for batch, _, _ in self.batches:
             output = self._forward(moment, batch)
             logits = output.upsample(batch.size)
@@ -107,7 +107,7 @@ class Step:
             if weights is None:
                 weights = compensation_weights(logits, batch.labels, batch.class_steps)
             maps.append((gradient_magnitude(logits, batch.labels), weights, output.logits))
-            self._filled.append(output.filled)
+            self._padding.append(output.padding)
         return maps
 
     def labels(self) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:

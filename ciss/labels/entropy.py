@@ -78,21 +78,21 @@ class EntropyMedians:
         """Thresholds (K,) float32, at least `least`, which is also the value of a class that was never predicted."""
         histograms = self.histograms.cpu().double()
         bins = histograms.shape[1]
-        half = histograms.sum(dim=1) / 2
+        half_count = histograms.sum(dim=1) / 2
         if self.variant == "paper":
-            before = histograms.cumsum(dim=1) - histograms
+            count_below = histograms.cumsum(dim=1) - histograms
         else:
-            before = torch.arange(bins).cumsum(0) - torch.arange(bins)  # the sum of the earlier bins' indices
-            before = before.double().expand_as(histograms)
-        # the bin that holds the half, and how far into it the half lies
-        holds = (before <= half[:, None]) & (half[:, None] <= before + histograms)
-        median_bin = torch.where(holds.any(dim=1), holds.int().argmax(dim=1), bins - 1)
+            count_below = torch.arange(bins).cumsum(0) - torch.arange(bins)  # the sum of the earlier bins' indices
+            count_below = count_below.double().expand_as(histograms)
+        # the bin that contains the median, and how far into it the median lies
+        contains_median = (count_below <= half_count[:, None]) & (half_count[:, None] <= count_below + histograms)
+        median_bin = torch.where(contains_median.any(dim=1), contains_median.int().argmax(dim=1), bins - 1)
         rows = torch.arange(len(histograms))
-        before = before[rows, median_bin]
+        count_below = count_below[rows, median_bin]
         # `released` only: without such a bin, the sum includes the last bin
-        before = torch.where(holds.any(dim=1), before, before + median_bin)
-        medians = (median_bin + (half - before) / histograms[rows, median_bin]) / bins
-        medians = torch.where(half > 0, medians, 0).nan_to_num(nan=0.0)
+        count_below = torch.where(contains_median.any(dim=1), count_below, count_below + median_bin)
+        medians = (median_bin + (half_count - count_below) / histograms[rows, median_bin]) / bins
+        medians = torch.where(half_count > 0, medians, 0).nan_to_num(nan=0.0)
         return medians.clamp(min=least).float().to(self.histograms.device)
 
 

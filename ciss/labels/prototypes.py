@@ -38,12 +38,12 @@ class ClassPrototypes:
                 f"{self.sums.shape[1]} of the prototypes."
             )
         classes = torch.arange(len(self.counts), device=labels.device)
-        member = classes[:, None] == labels.flatten()  # (K,N)
+        is_class = classes[:, None] == labels.flatten()  # (K,N)
         # n_c <- n_c + n_b;   S_c <- S_c + sum_{i in b, q_i = c} f_i
-        self.counts += member.sum(dim=1)
+        self.counts += is_class.sum(dim=1)
         points = features.permute(0, 2, 3, 1).flatten(0, 2).to(torch.float64)
-        points = points.masked_fill(~member.any(dim=0)[:, None], 0)  # 0 times infinity would be NaN
-        self.sums += member.to(torch.float64) @ points
+        points = points.masked_fill(~is_class.any(dim=0)[:, None], 0)  # 0 times infinity would be NaN
+        self.sums += is_class.to(torch.float64) @ points
 
     @property
     def means(self) -> Tensor:
@@ -98,29 +98,29 @@ def distance_weights(
         scaling: of features and prototypes: none, to `unit` length, or by 1/sqrt(D) (`width`).
         background: False: the background has weight 0.
     """
-    batch, width, height, columns = features.shape
-    points = features.permute(0, 2, 3, 1).reshape(1, -1, width).float()
+    batch, channels, height, columns = features.shape
+    points = features.permute(0, 2, 3, 1).reshape(1, -1, channels).float()
     centres = prototypes.to(points.dtype)
     if scaling == "unit":
         points, centres = F.normalize(points, dim=-1), F.normalize(centres, dim=-1)
     elif scaling == "width":
-        points, centres = points / width**0.5, centres / width**0.5
+        points, centres = points / channels**0.5, centres / channels**0.5
     elif scaling != "none":
         raise ValueError(f"scaling is {scaling!r}. Use 'none', 'unit' or 'width'.")
     # d_{i,c} = || f_i - eta_c ||;   om_{i,c} = exp(-tau d_{i,c}) / sum_c' exp(-tau d_{i,c'})
     distances = torch.cdist(points, centres[None], compute_mode="donot_use_mm_for_euclid_dist")[0]
     scores = -distance_scale * distances
-    weighed = torch.arange(len(counts), device=counts.device) >= (0 if background else 1)
-    seen = weighed & ((counts > 0) | (unseen == "zero"))
-    scores = torch.where(seen, scores, -torch.inf)
+    candidates = torch.arange(len(counts), device=counts.device) >= (0 if background else 1)
+    has_prototype = candidates & ((counts > 0) | (unseen == "zero"))
+    scores = torch.where(has_prototype, scores, -torch.inf)
     # Without any prototype all weights are equal.
-    scores = torch.where(seen.any(), scores, torch.where(weighed, 0.0, -torch.inf))
+    scores = torch.where(has_prototype.any(), scores, torch.where(candidates, 0.0, -torch.inf))
     weights = scores.softmax(dim=-1)
     if unseen == "uniform":
-        share = 1 / weighed.sum()
-        missing = (weighed & ~seen).sum() * share
-        spread = torch.where(seen, weights * (1 - missing), share * weighed)
-        weights = torch.where(seen.any(), spread, weights)
+        share = 1 / candidates.sum()
+        unseen_share = (candidates & ~has_prototype).sum() * share
+        spread = torch.where(has_prototype, weights * (1 - unseen_share), share * candidates)
+        weights = torch.where(has_prototype.any(), spread, weights)
     elif unseen not in ("exclude", "zero"):
         raise ValueError(f"unseen is {unseen!r}. Use 'exclude', 'uniform' or 'zero'.")
     return weights.reshape(batch, height, columns, -1).permute(0, 3, 1, 2)

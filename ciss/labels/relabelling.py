@@ -1,6 +1,6 @@
 """GSC: pseudo-labels for the background from the teacher, weighted by distances to class prototypes."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +24,11 @@ def relabel_background(
     unseen: Unseen = "exclude",
     scaling: Scaling = "none",
     background_prototype: bool = True,
+    threshold: float = 0.0,
+    resolution: Resolution = "full",
+    covered: tuple[int, int] | None = None,
     return_weights: bool = False,
     ignore_index: int = IGNORE,
-    **options: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Prototypical pseudo re-labelling: background pixels take the class with the largest product of the teacher's
     probability and the distance weight. All other labels stay.
@@ -44,8 +46,16 @@ def relabel_background(
         scaling=scaling,
         background=background_prototype,
     )
-    options |= {"background_prototype": background_prototype, "ignore_index": ignore_index}
-    relabelled = reweighted_labels(labels, teacher_logits, weights, **options)
+    relabelled = reweighted_labels(
+        labels,
+        teacher_logits,
+        weights,
+        background_prototype=background_prototype,
+        threshold=threshold,
+        resolution=resolution,
+        covered=covered,
+        ignore_index=ignore_index,
+    )
     return (relabelled, weights) if return_weights else relabelled
 
 
@@ -85,8 +95,8 @@ def reweighted_labels(
     scores = _resize(weights, log_p.shape[-2:]).log() + log_p
     if not background_prototype:
         is_background = (log_p.argmax(dim=1) == 0)[:, None]
-        first = (torch.arange(log_p.shape[1], device=scores.device) == 0)[:, None, None]
-        scores = torch.where(first, log_p, scores).where(first == is_background, -torch.inf)
+        background_channel = (torch.arange(log_p.shape[1], device=scores.device) == 0)[:, None, None]
+        scores = torch.where(background_channel, log_p, scores).where(background_channel == is_background, -torch.inf)
     if scores.shape[-2:] != size:
         scores = _resize(scores.softmax(dim=1), size)
     elif threshold > 0:

@@ -32,17 +32,17 @@ def gradient_magnitude(
     logits = at_least_float32(logits)
     if probability == "softmax":
         # |G_i| = 1 - P_{i,y} = 1 - e^{-CE_i}; the cross-entropy of an ignored pixel is 0
-        size = -torch.expm1(-F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none"))
+        magnitudes = -torch.expm1(-F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none"))
     elif probability == "sigmoid":
         # |G_i| = 1 - sigma(z_{i,y}) = sigma(-z_{i,y})
         ignored = labels == ignore_index
-        own = logits.gather(1, labels.masked_fill(ignored, 0)[:, None])[:, 0]
-        size = (-own).sigmoid().masked_fill(ignored, 0)
+        label_logits = logits.gather(1, labels.masked_fill(ignored, 0)[:, None])[:, 0]
+        magnitudes = (-label_logits).sigmoid().masked_fill(ignored, 0)
     else:
         raise ValueError(f"probability is {probability!r}. Use 'softmax' or 'sigmoid'.")
-    size = size.clamp(0, 1) ** exponent if exponent != 1 else size.clamp(0, 1)
-    size = size.log1p() if logarithm else size
-    return size.masked_fill(labels == ignore_index, 0)
+    magnitudes = magnitudes.clamp(0, 1) ** exponent if exponent != 1 else magnitudes.clamp(0, 1)
+    magnitudes = magnitudes.log1p() if logarithm else magnitudes
+    return magnitudes.masked_fill(labels == ignore_index, 0)
 
 
 @torch.no_grad()
@@ -76,18 +76,17 @@ def compensation_weights(
     """
     excluded = torch.zeros_like(labels, dtype=torch.bool) if background else labels == 0
     labels = labels.masked_fill(excluded, ignore_index)
-    size = gradient_magnitude(
+    magnitudes = gradient_magnitude(
         logits, labels, probability=probability, exponent=exponent, logarithm=logarithm, ignore_index=ignore_index
     )
-    weights = weigh_by_step(
-        size, labels, class_steps, grouping=grouping, new=new, clamp=clamp, reduce=reduce, ignore_index=ignore_index
-    )
+    options = {"grouping": grouping, "new": new, "clamp": clamp, "reduce": reduce, "ignore_index": ignore_index}
+    weights = weigh_by_step(magnitudes, labels, class_steps, **options)
     return weights.masked_fill(excluded, 1)
 
 
 @torch.no_grad()
 def weigh_by_step(
-    size: Tensor,
+    magnitudes: Tensor,
     labels: Tensor,
     class_steps: Tensor,
     *,
@@ -98,35 +97,35 @@ def weigh_by_step(
     ignore_index: int = IGNORE,
 ) -> Tensor:
     """`compensation_weights` of known gradient magnitudes (B,H,W)."""
-    sums, counts = sum_by_step(size, labels, class_steps, ignore_index=ignore_index)
+    sums, counts = sum_by_step(magnitudes, labels, class_steps, ignore_index=ignore_index)
     if reduce is not None:
         sums, counts = reduce(torch.stack([sums, counts]))
     if new not in ("one", "mean"):
         raise ValueError(f"new is {new!r}. Use 'one' or 'mean'.")
     current = class_steps.max()
-    steps = torch.arange(len(class_steps), device=labels.device)
-    old = steps < current
+    step_numbers = torch.arange(len(class_steps), device=labels.device)
+    old = step_numbers < current
     if grouping == "per_step":
         # w_i = |G_i| / Gbar_s,   Gbar_s = sum_{y_i in Y_s} |G_i| / #{y_i in Y_s}
-        scale = _inverse(sums, counts)
+        factor_of_step = _inverse_mean(sums, counts)
     elif grouping == "cumulative":
         # w_i = |G_i| sum_{j = s..t-1} 1 / Gbar_{1..j} for s >= 1; the base step has its own mean
-        later = old & (steps >= 1)
-        union = _inverse((sums * later).cumsum(0), (counts * later).cumsum(0)) * later
-        scale = torch.where(later, union.flip(0).cumsum(0).flip(0), _inverse(sums, counts))
+        later = old & (step_numbers >= 1)
+        inverse_union_means = _inverse_mean((sums * later).cumsum(0), (counts * later).cumsum(0)) * later
+        factor_of_step = torch.where(later, inverse_union_means.flip(0).cumsum(0).flip(0), _inverse_mean(sums, counts))
     elif grouping == "together":
-        scale = _inverse((sums * old).sum(), (counts * old).sum()).expand_as(sums)
+        factor_of_step = _inverse_mean((sums * old).sum(), (counts * old).sum()).expand_as(sums)
     else:
         raise ValueError(f"grouping is {grouping!r}. Use 'per_step', 'cumulative' or 'together'.")
     ignored = labels == ignore_index
-    step = class_steps[labels.masked_fill(ignored, 0)]
-    weights = size * scale[step]
+    pixel_steps = class_steps[labels.masked_fill(ignored, 0)]
+    weights = magnitudes * factor_of_step[pixel_steps]
     if new == "mean":
-        weights = torch.where(step == current, size * _inverse(sums, counts)[step], weights)
+        weights = torch.where(pixel_steps == current, magnitudes * _inverse_mean(sums, counts)[pixel_steps], weights)
     if clamp is not None:
         weights = weights.clamp(*clamp)
     if new == "one":
-        weights = torch.where(step == current, 1.0, weights)
+        weights = torch.where(pixel_steps == current, 1.0, weights)
     return weights.masked_fill(ignored, 0)
 
 
@@ -140,13 +139,13 @@ def sum_by_step(
     """
     values = at_least_float32(values)
     ignored = labels == ignore_index
-    step = class_steps[labels.masked_fill(ignored, 0)].flatten(0, 1)
+    pixel_steps = class_steps[labels.masked_fill(ignored, 0)].flatten(0, 1)
     kept = (~ignored).flatten(0, 1).to(values.dtype)
-    rows = values.new_zeros(len(step), len(class_steps))
-    sums = rows.scatter_add(1, step, values.flatten(0, 1) * kept).sum(0)
-    return sums, rows.scatter_add(1, step, kept).sum(0)
+    rows = values.new_zeros(len(pixel_steps), len(class_steps))
+    sums = rows.scatter_add(1, pixel_steps, values.flatten(0, 1) * kept).sum(0)
+    return sums, rows.scatter_add(1, pixel_steps, kept).sum(0)
 
 
-def _inverse(sums: Tensor, counts: Tensor) -> Tensor:
+def _inverse_mean(sums: Tensor, counts: Tensor) -> Tensor:
     """1 / mean, with 1e-8 added to the mean; 0 for an empty group."""
     return torch.where(counts > 0, counts / (sums + 1e-8 * counts), 0)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ciss.losses.distillation import _old_channels
+from ciss.losses.distillation import count_old_channels
 from ciss.precision import at_least_float32
 
 
@@ -42,7 +42,7 @@ def pod_distillation(
     Shapes: maps and teacher_maps: lists of (B,D_l,h_l,w_l); logits (B,C,h,w), teacher_logits (B,K,h,w) -> scalar.
     Source: PLOP eq. 7; sqrt(C / C_new) and the sum of new channels and background are in the published code.
     """
-    old, channels = _old_channels(logits, teacher_logits), logits.shape[1]
+    old, channels = count_old_channels(logits, teacher_logits), logits.shape[1]
     logits = at_least_float32(logits)  # a sum of channels leaves the range of float16
     # z_0 <- z_0 + sum_{c >= K} z_c;   z_c as it is for 1 <= c < K
     folded = torch.cat([logits[:, :1] + logits[:, old:].sum(dim=1, keepdim=True), logits[:, 1:old]], dim=1)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ciss.losses.distillation import _old_channels
+from ciss.losses.distillation import count_old_channels
 from ciss.precision import at_least_float32
 
 Target = Literal["sigmoid_softmax", "softmax", "binary"]
@@ -30,7 +30,7 @@ def soft_relation_loss(
             and the one-hot label, divided by their sum. `binary`: cross-entropy of sigmoids by channel (GLFC).
         guided: the teacher's background is 0 in the target where the label is new, as labels guide MBS's distillation.
     """
-    old, channels = _old_channels(logits, teacher_logits), logits.shape[1]
+    old, channels = count_old_channels(logits, teacher_logits), logits.shape[1]
     logits, teacher = at_least_float32(logits), at_least_float32(teacher_logits.detach())
     new = torch.arange(old, channels, device=labels.device)
     onehot = (labels[:, None] == new[:, None, None]).to(teacher.dtype)

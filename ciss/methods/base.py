@@ -46,7 +46,7 @@ class Batch:
         return len(self.class_steps)
 
     @property
-    def folded(self) -> int:
+    def background_channels(self) -> int:
         """Channels that count as background in MiB's losses: the old ones, or 1 in the domain setting."""
         return self.old_channels if len(self.new_classes) else 1
 
@@ -54,12 +54,13 @@ class Batch:
     def log_labels(self) -> None:
         """Logs the shares of the given background that became an old class, that stay, and that are ignored."""
         background = self.given == 0
-        kinds = {
+        masks = {
             "relabelled": (self.labels > 0) & (self.labels != IGNORE),
             "kept": self.labels == 0,
             "ignored": self.labels == IGNORE,
         }
-        self.logs |= {f"background/{kind}": (background & at).sum() / background.sum() for kind, at in kinds.items()}
+        total = background.sum()
+        self.logs |= {f"background/{name}": (background & mask).sum() / total for name, mask in masks.items()}
 
     @torch.no_grad()
     def log_gradients(self, student: Output) -> None:
@@ -71,14 +72,14 @@ class Batch:
         magnitudes = gradient_magnitude(student.upsample(self.size)[..., ::4, ::4], labels)
         background = labels == 0
         self.logs["gradient/background"] = (magnitudes * background).sum() / background.sum()
-        kinds = {"gradient": magnitudes}
+        maps = {"gradient": magnitudes}
         if self.weights is not None:
-            kinds["compensated"] = magnitudes * self.weights[:, ::4, ::4]
+            maps["compensated"] = magnitudes * self.weights[:, ::4, ::4]
         steps = self.step + 1 if len(self.new_classes) else 1  # in the domain setting every class is of step 0
-        for kind, values in kinds.items():
+        for name, values in maps.items():
             sums, counts = sum_by_step(values, labels, self.class_steps)
             means = sums / counts
-            self.logs |= {f"{kind}/step{s}": means[s] for s in range(steps)}
+            self.logs |= {f"{name}/step{s}": means[s] for s in range(steps)}
 
     @torch.no_grad()
     def log_weights(self, weights: Tensor | None, background: bool = True) -> None:
@@ -103,7 +104,7 @@ class Batch:
 TRUE_BACKGROUND = "in the domain setting the background is labelled as such, and pseudo-labels replace it"
 
 
-def nothing_to_compensate(benchmark: Benchmark, compensation: bool, new_weight: str) -> tuple[str, str] | None:
+def compensation_problem(benchmark: Benchmark, compensation: bool, new_weight: str) -> tuple[str, str] | None:
     """`Method.unsuited` of gradient compensation: in the domain setting no pixel is old, so every weight would be 1."""
     if benchmark.setting != "domain" or not compensation or new_weight != "one":
         return None
@@ -111,10 +112,10 @@ def nothing_to_compensate(benchmark: Benchmark, compensation: bool, new_weight: 
     return "methods.compensation", f"{reason}. Set `compensation: false`, or `new_weight: mean`"
 
 
-def add_features(
+def add_to_prototypes(
     prototypes: ClassPrototypes | None, features: Tensor, labels: Tensor, batch: Batch, teacher: Output
 ) -> ClassPrototypes:
-    """Adds the teacher's features (B,D,h,w) by labels (B,H,W), each patch by that of its first pixel.
+    """Adds the teacher's features (B,D,h,w) by labels (B,H,W), each patch by the label of its top-left pixel.
 
     Args:
         prototypes: of the earlier batches; None in the first one.
@@ -169,8 +170,9 @@ class Method:
                 It has the size of training (after `train.resize`), reduced where its area is more than four times that
                 of a crop. With `statistics_from = "epoch"`: the first epoch of training batches as in published code,
                 shuffled, cropped and flipped, without the images that do not fill a last update.
-            previous: the data of the step before, with the labels of that step. What the teacher computes from them
-                could have been stored at the end of that step. They are read only when iterated.
+            previous: the data of the step before, with the labels of that step. They do not break the rule of no old
+                images: a method could store what the teacher computes from them at the end of that step. They are read
+                only when iterated.
         """
 
     def labels(self, batch: Batch, teacher: Output) -> Tensor:

@@ -51,7 +51,7 @@ class Frozen(Balanced):
         if batch.old_channels == 0 or self.cross_entropy == "plain":
             losses = {"cross_entropy": cross_entropy(logits, batch.labels)}
         else:
-            losses = {"cross_entropy": unbiased_cross_entropy(logits, batch.labels, batch.folded)}
+            losses = {"cross_entropy": unbiased_cross_entropy(logits, batch.labels, batch.background_channels)}
         if teacher is not None and self.distillation:
             old_logits = teacher.upsample(batch.size)
             losses["distillation"] = self.distillation * unbiased_distillation(logits, old_logits)

@@ -34,9 +34,9 @@ from ciss.methods.base import (
     Batch,
     Host,
     Statistics,
-    add_features,
+    add_to_prototypes,
     coefficients,
-    nothing_to_compensate,
+    compensation_problem,
 )
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
@@ -116,20 +116,20 @@ class GSC(Host):
         return None
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
-        empty = nothing_to_compensate(benchmark, self.compensation, self.new_weight)
-        return empty or super().unsuited(benchmark)
+        problem = compensation_problem(benchmark, self.compensation, self.new_weight)
+        return problem or super().unsuited(benchmark)
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """Prototypes of the old classes, and medians of the teacher's uncertainty if an option needs them."""
         needs_medians = self.gate != "none" or self.relabelling == "entropy" or self.sharp_where == "certain"
-        source = self.prototypes if self.relabelling == "prototypes" else "none"
+        prototype_source = self.prototypes if self.relabelling == "prototypes" else "none"
         prototypes = medians = None
-        for batch in previous if source == "previous" else ():
-            prototypes = self._add(prototypes, batch, teacher(batch.images))
-        for batch in batches if source == "start" or needs_medians else ():
+        for batch in previous if prototype_source == "previous" else ():
+            prototypes = self._add_to_prototypes(prototypes, batch, teacher(batch.images))
+        for batch in batches if prototype_source == "start" or needs_medians else ():
             output = teacher(batch.images)
-            if source == "start":
-                prototypes = self._add(prototypes, batch, output)
+            if prototype_source == "start":
+                prototypes = self._add_to_prototypes(prototypes, batch, output)
             if needs_medians:
                 medians = medians or EntropyMedians(
                     batch.old_channels, batch.channels, bins=self.bins, device=batch.given.device
@@ -141,10 +141,10 @@ class GSC(Host):
         if medians is not None:
             self.thresholds = medians.all_reduce().thresholds(least=self.least)
 
-    def _add(self, prototypes: ClassPrototypes | None, batch: Batch, output: Output) -> ClassPrototypes:
+    def _add_to_prototypes(self, prototypes: ClassPrototypes | None, batch: Batch, output: Output) -> ClassPrototypes:
         # q_i = y_i where it is not background, else argmax_c P'_{i,c}
         labels = argmax_labels(batch.given, output.upsample(batch.size))
-        return add_features(prototypes, self._features(output), labels, batch, output)
+        return add_to_prototypes(prototypes, self._features(output), labels, batch, output)
 
     def _features(self, output: Output) -> Tensor:
         return output.stages[-1] if self.features == "stage" else output.features
@@ -201,8 +201,8 @@ class GSC(Host):
         # L_GC = 1/N sum_i nu_b w_i CE_i;   nu_b is 1 where no pixel of the background is ignored
         weights = self.pixel_weights(logits, batch)
         batch.log_weights(weights)
-        factor = adaptive_factor(batch.given, batch.labels)
-        weights = factor if weights is None else factor * weights
+        kept_background_share = adaptive_factor(batch.given, batch.labels)
+        weights = kept_background_share if weights is None else kept_background_share * weights
         losses = {"compensated": cross_entropy(logits, batch.labels, weights=weights, divisor=self.divisor)}
         if self.soft:
             old_logits = teacher.upsample(batch.size)

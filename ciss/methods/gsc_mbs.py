@@ -13,7 +13,7 @@ from ciss.config import Benchmark, rising
 from ciss.labels.prototypes import Scaling
 from ciss.labels.relabelling import relabel_background
 from ciss.losses import compensation_weights, cross_entropy, sharp_loss, soft_relation_loss
-from ciss.methods.base import Batch, Statistics, add_features, coefficients, nothing_to_compensate
+from ciss.methods.base import Batch, Statistics, add_to_prototypes, coefficients, compensation_problem
 from ciss.methods.mbs import MBS
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
@@ -65,7 +65,7 @@ class GSCMBS(MBS):
     guided: bool = True  # where the label is new, the teacher's background is no relation
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
-        return nothing_to_compensate(benchmark, self.compensation, self.new_weight)
+        return compensation_problem(benchmark, self.compensation, self.new_weight)
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """Prototypes of the old classes: means of the decoder's features at pixels that MBS labels."""
@@ -74,7 +74,7 @@ class GSCMBS(MBS):
         prototypes = None
         for batch in batches:
             output = teacher(batch.images)
-            prototypes = add_features(prototypes, output.features, super().labels(batch, output), batch, output)
+            prototypes = add_to_prototypes(prototypes, output.features, super().labels(batch, output), batch, output)
         if prototypes is not None:
             prototypes.all_reduce()
             self.means, self.counts = prototypes.means.float(), prototypes.counts

@@ -22,7 +22,7 @@ class MiB(Balanced):
     * There the mean is over all pixels in the base step, too. Here all methods share one base step.
     * There the encoder has in-place batch normalisation with leaky ReLU (slope 0.01), and the DeepLabV3 decoder adds
       the pooled branch instead of concatenating it. Here both are those of timm and torchvision.
-    * In the domain setting no class is new: the background stands for itself alone (`Batch.folded`).
+    * In the domain setting no class is new: the background stands for itself alone (`Batch.background_channels`).
     """
 
     presets: ClassVar = {"released": {"divisor": "all"}}
@@ -37,8 +37,9 @@ class MiB(Balanced):
             return {"cross_entropy": cross_entropy(logits, batch.labels)}
         # L = L_UNCE + lambda L_UNKD
         distillation = unbiased_distillation(logits, teacher.upsample(batch.size), alpha=self.alpha)
+        background = batch.background_channels
         return {
-            "cross_entropy": unbiased_cross_entropy(logits, batch.labels, batch.folded, divisor=self.divisor),
+            "cross_entropy": unbiased_cross_entropy(logits, batch.labels, background, divisor=self.divisor),
             "distillation": self.distillation * distillation,
         }
 

@@ -24,41 +24,41 @@ class Output:
     stages: list[Tensor]  # (B,D_l,h_l,w_l), deepest last
     class_features: Tensor  # (B,C,D)
     class_tokens: Tensor  # (C,D)
-    # pixels (H,W) of the image, and those the grid stands for, where the last patches had to be filled up
-    filled: tuple[tuple[int, int], tuple[int, int]] | None = None
+    # (image size, padded size) if the image was padded to a multiple of the patch size, else None
+    padding: tuple[tuple[int, int], tuple[int, int]] | None = None
     before_activation: list[Tensor] | None = None  # `stages` before their last activation, by request only
-    _full: dict = field(default_factory=dict, repr=False)
+    _upsampled: dict = field(default_factory=dict, repr=False)
 
     def upsample(self, size: tuple[int, int]) -> Tensor:
         """Logits (B,C,H,W) in float32 or wider; computed once and kept, as the next two."""
-        return self._once("logits", size, lambda logits: logits)
+        return self._cached("logits", size, lambda logits: logits)
 
     def probabilities(self, size: tuple[int, int]) -> Tensor:
         """Softmax of the full-resolution logits, (B,C,H,W)."""
-        return self._once("probabilities", size, lambda logits: logits.softmax(dim=1))
+        return self._cached("probabilities", size, lambda logits: logits.softmax(dim=1))
 
     def log_probabilities(self, size: tuple[int, int]) -> Tensor:
         """Log-softmax of the full-resolution logits, (B,C,H,W)."""
-        return self._once("log_probabilities", size, lambda logits: logits.log_softmax(dim=1))
+        return self._cached("log_probabilities", size, lambda logits: logits.log_softmax(dim=1))
 
     def without_cache(self) -> "Output":
         """The same output without the full-resolution maps that it keeps."""
-        return replace(self, _full={})
+        return replace(self, _upsampled={})
 
     def covered_by(self, size: tuple[int, int]) -> tuple[int, int]:
         """Pixels (H,W) that the grid stands for in an image of a size; more than that where patches were padded."""
-        if self.filled is None:
+        if self.padding is None:
             return size
-        return tuple(-(-side * whole // own) for side, own, whole in zip(size, *self.filled, strict=True))
+        return tuple(-(-side * whole // own) for side, own, whole in zip(size, *self.padding, strict=True))
 
-    def _once(self, name: str, size: tuple[int, int], function: Callable[[Tensor], Tensor]) -> Tensor:
+    def _cached(self, name: str, size: tuple[int, int], function: Callable[[Tensor], Tensor]) -> Tensor:
         size = tuple(size)
-        if (name, size) not in self._full:
+        if (name, size) not in self._upsampled:
             with torch.enable_grad():  # the first call may be without gradients, a later one may need them
                 logits = at_least_float32(self.logits)
-                whole = F.interpolate(logits, self.covered_by(size), mode="bilinear", align_corners=False)
-                self._full[name, size] = function(whole[..., : size[0], : size[1]])
-        return self._full[name, size]
+                padded_logits = F.interpolate(logits, self.covered_by(size), mode="bilinear", align_corners=False)
+                self._upsampled[name, size] = function(padded_logits[..., : size[0], : size[1]])
+        return self._upsampled[name, size]
 
 
 class Network(nn.Module):
@@ -95,9 +95,9 @@ class Network(nn.Module):
             stages, before = self.encoder(images), None
         logits, features, class_features, tokens = self.decoder(stages)
         image, patch = tuple(images.shape[-2:]), self.encoder.patch
-        whole = tuple(-(-side // patch) * patch for side in image)
-        filled = (image, whole) if whole != image else None
-        return Output(logits, features, stages, class_features, tokens, filled, before)
+        padded_size = tuple(-(-side // patch) * patch for side in image)
+        padding = (image, padded_size) if padded_size != image else None
+        return Output(logits, features, stages, class_features, tokens, padding, before)
 
     def grow(self, classes: int) -> None:
         """Adds a group of `classes` new channels. Old parameters keep their bytes."""

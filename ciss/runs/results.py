@@ -154,8 +154,8 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, state: Tra
         "run": run.name,
         **run.description(),
         "after": run.after,
-        "reached": run.reached,
-        "scores": _plain(metrics.scores(confusion, run.classes.sizes, run.reached, convention)),
+        "reached": run.last_known_step,
+        "scores": _plain(metrics.scores(confusion, run.classes.sizes, run.last_known_step, convention)),
         "convention": convention.sentence(
             metrics.resolution(asdict(run.settings.evaluation), run.settings.train.crop),
             metrics.scored_images(run.settings.setting, run.settings.legacy_split),

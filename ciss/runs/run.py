@@ -21,7 +21,7 @@ from ciss.store.code import Closure
 from ciss.store.files import CheckpointError
 from ciss.store.weights import restore
 
-PACE = ("workers", "cache")  # keys of `train` that change no result
+SPEED_KEYS = ("workers", "cache")  # keys of `train` that change no result
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Run:
         return method_class(self.code).sees_all
 
     @property
-    def reached(self) -> int:
+    def last_known_step(self) -> int:
         """The last step whose classes the trained network knows."""
         return len(self.classes.groups) - 1 if self.joint else self.step
 
@@ -87,7 +87,7 @@ class Run:
     @property
     def channel_groups(self) -> list[int]:
         """Channels of each group of the classifier, the first one with the background."""
-        base, *later = self.classes.sizes[: self.reached + 1]
+        base, *later = self.classes.sizes[: self.last_known_step + 1]
         return [len(self.classes)] if self.joint else [1 + base, *later]
 
     def build_method(self) -> Method:
@@ -129,7 +129,7 @@ class Run:
         """The parameters that determine the weights, which are stored with them."""
         settings = json.loads(json.dumps(asdict(self.settings)))
         del settings["expects"]  # for messages about the data only
-        for name in PACE:
+        for name in SPEED_KEYS:
             del settings["train"][name]
         # Stored only if they differ from ImageNet's, which checkpoints without this key were trained with.
         del settings["model"]["input_statistics"]
@@ -197,7 +197,7 @@ def load_network(run: Run, device: torch.device, *, reader: Run | None = None) -
         command += f" --config {run.config}"
     if not file.is_file():
         raise CheckpointError(f"{file}: {run.name} is not trained yet. Train it: dvc repro, or {command}")
-    network = (reader or run).build_network(run.reached, starting_weights=False)
+    network = (reader or run).build_network(run.last_known_step, starting_weights=False)
     if different := run.differences(restore(network, file)):
         raise CheckpointError(
             f"{file}: made with other parameters ({'; '.join(different)}). Restore them, or train it again: {command}"
@@ -210,7 +210,7 @@ def starting_network(run: Run, method: Method) -> Network:
 
     Seeds torch's random numbers.
     """
-    torch.manual_seed(stable_seed("weights", run.seed, run.reached))
+    torch.manual_seed(stable_seed("weights", run.seed, run.last_known_step))
     if run.after is None:
         return run.build_network()
     network = load_network(run.before, torch.device("cpu"), reader=run).requires_grad_(True)

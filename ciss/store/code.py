@@ -3,11 +3,11 @@
 Starting from what a stage runs, names are followed through the package, from function to function. `.source/` has one
 file per stage, with one line per function, class and constant that it uses: its name, and a hash of its syntax tree.
 A comment, a docstring, a moved or renamed file and a function that the stage does not use change no file. `dvc diff`
-or `diff` of two versions names the changed definitions. The first line is a hash of all definitions and of which uses
-which: it also changes when an import refers to another definition of the same name.
+or `diff` of two versions names the changed definitions. The first line is one hash of all definitions and of which
+uses which. It also changes when a name is imported from another place.
 
-* Methods and data sets are imported by the names of their files. A training depends on its own method alone, and on
-  its own data set, whose code `data/index` lists. Other stages depend on all files of such a folder.
+* Methods and data sets are imported by the names of their files. Of these files, a training depends on that of its
+  method and on that of its data set, whose code `data/index` lists. Other stages depend on all files of such a folder.
 * Trainings do not depend on modules with the line `AFFECTS_RESULTS = False`, nor on the figures of their notebook.
 * A stage does not depend on the code of another stage that makes its inputs. It depends on these inputs.
 
@@ -28,14 +28,14 @@ AFFECTS_RESULTS = False
 Entry = tuple[str, str]  # a module and a name in it
 TRAIN: Entry = ("ciss.training.loop", "train")
 PROBE: Entry = ("ciss.inspection.probe", "probe")
-MAKERS: dict[str, Entry] = {"check": ("ciss.runs.check", "check"), "probe": PROBE}  # by stage
+OUTPUT_STAGES: dict[str, Entry] = {"check": ("ciss.runs.check", "check"), "probe": PROBE}  # by stage
 STAGES: dict[str, Entry] = {  # those that run no notebook
     "check": ("ciss.study.plan_check", "check"),
     "shapes": ("ciss.data.sets.shapes", "write"),
     "probe": ("ciss.inspection.probe", "write"),
     "report": ("ciss.study.report.command", "main"),
 }
-TOGETHER = "(together)"  # the first line of a listing
+TOTAL_LINE = "(together)"  # the first line of a listing
 
 
 class Closure:
@@ -48,17 +48,17 @@ class Closure:
         self,
         roots: Iterable[Definition],
         training: bool = False,
-        stops: Iterable[Definition] = (),
-        callers: Iterable[Definition] = (),
+        boundaries: Iterable[Definition] = (),
+        notebook_cells: Iterable[Definition] = (),
     ):
         """
         Args:
             roots: where to start.
             training: leave out modules that affect no result, and folders whose files are imported by name.
-            stops: definitions that count by their name; what they use is left out.
-            callers: definitions that count by their own code and by which of the others they use.
+            boundaries: definitions that count by their name; what they use is left out.
+            notebook_cells: definitions that count by their own code and by which of the others they use.
         """
-        self._stops = set(stops)
+        self._boundaries = set(boundaries)
         numbers: dict[Definition, int] = {}
         waiting = list(roots)[::-1]
         while waiting:
@@ -68,27 +68,27 @@ class Closure:
             if definition not in numbers and not left_out:
                 numbers[definition] = len(numbers)
                 waiting += self._uses(definition)[::-1]
-        for caller in callers:
-            numbers[caller] = len(numbers)
+        for cell in notebook_cells:
+            numbers[cell] = len(numbers)
         total = hashlib.sha256()
         for definition in numbers:
-            text = definition.name if definition in self._stops else definition.line
+            text = definition.name if definition in self._boundaries else definition.line
             uses = [numbers[used] for used in self._uses(definition) if used in numbers]
             total.update(f"{text} {uses}\n".encode())
         self._definitions = list(numbers)
         self.digest = total.hexdigest()
 
     def _uses(self, definition: Definition) -> list[Definition]:
-        return [] if definition in self._stops else definition.uses
+        return [] if definition in self._boundaries else definition.uses
 
     def locations(self) -> dict[str, str]:
         """Where each definition lies, such as "training.loop.train", by its line in the listing."""
-        listed = [d for d in self._definitions if d not in self._stops and not isinstance(d, Group)]
+        listed = [d for d in self._definitions if d not in self._boundaries and not isinstance(d, Group)]
         return {d.line: f"{d.module.name}.{d.name}".removeprefix("ciss.") for d in listed}
 
     def listing(self) -> str:
         """The digest, then one line per definition: its name and a hash of its code, sorted."""
-        return "".join(f"{line}\n" for line in [f"{TOGETHER} {self.digest}", *sorted(self.locations())])
+        return "".join(f"{line}\n" for line in [f"{TOTAL_LINE} {self.digest}", *sorted(self.locations())])
 
     def differences(self, listing: str) -> list[str]:
         """Definitions that changed or are new since another listing, by location; removed ones by name."""
@@ -97,7 +97,7 @@ class Closure:
         new = sorted(locations.keys() - set(rest))
         removed = set(rest) - locations.keys()
         changed_names, removed_names = ({line.rpartition(" ")[0] for line in lines} for lines in (new, removed))
-        if not new and not removed and first != f"{TOGETHER} {self.digest}":
+        if not new and not removed and first != f"{TOTAL_LINE} {self.digest}":
             return ["an import of another definition by the same name"]
         return [*(locations[line] for line in new), *sorted(removed_names - changed_names)]
 
@@ -160,21 +160,21 @@ def stages(root: Path) -> dict[str, Closure]:
     """
     package = _read(root)
     train = _definition(package, TRAIN)
-    makers = {name: _definition(package, entry) for name, entry in MAKERS.items()}
-    stops = {train, *makers.values()}
+    makers = {name: _definition(package, entry) for name, entry in OUTPUT_STAGES.items()}
+    boundaries = {train, *makers.values()}
     closures = {}
     for name, entry in STAGES.items():
-        closures[name] = Closure([_definition(package, entry)], stops=stops - {makers.get(name)})
+        closures[name] = Closure([_definition(package, entry)], boundaries=boundaries - {makers.get(name)})
     for file in sorted((root / "notebooks").glob("[0-9]*.ipynb")):
         cells = _cells(package, file)
         if not any(train in cell.uses for cell in cells):
-            closures[file.stem] = Closure(cells, stops=stops)
+            closures[file.stem] = Closure(cells, boundaries=boundaries)
             continue
         for module in sorted(package.files):
             folder, _, method = module.rpartition(".")
             if folder == "ciss.methods" and method != "base":
                 roots = _roots(package, TRAIN, [method])
-                closures[f"{file.stem}/{method}"] = Closure(roots, training=True, callers=cells)
+                closures[f"{file.stem}/{method}"] = Closure(roots, training=True, notebook_cells=cells)
     return closures
 
 

@@ -53,7 +53,7 @@ class Definition:
 
     @cached_property
     def uses(self) -> list["Definition"]:
-        return self._resolved[1] + self.module.effects
+        return self._resolved[1] + self.module.always_used
 
 
 class Group(Definition):
@@ -73,7 +73,7 @@ class Module:
         self.name = name
         self.folder = name if is_folder else name.rpartition(".")[0]
         self.definitions: list[Definition] = []
-        self.effects: list[Definition] = []
+        self.always_used: list[Definition] = []
         self.bindings: dict[str, list[Definition | Imported]] = {}
 
     def read(self, statements: list[ast.stmt]) -> None:
@@ -92,7 +92,7 @@ class Module:
                 continue
             self.definitions.append(definition)
             if _has_effect(node, self):
-                self.effects.append(definition)
+                self.always_used.append(definition)
 
     def read_imports(self, statements: list[ast.stmt]) -> None:
         """Only the imports: the cells of a notebook are definitions and share their variables."""
@@ -104,7 +104,7 @@ class Module:
         return Group(self, self.definitions)
 
     @cached_property
-    def neighbours(self) -> Group:
+    def other_files_of_folder(self) -> Group:
         """The other modules of its folder."""
         names = [name for name in sorted(self.package.files) if name.rpartition(".")[0] == self.folder]
         return Group(self, [self.package[name].whole for name in names if name != self.name], dynamic=True)
@@ -172,7 +172,7 @@ class _Resolver(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.expr:
         node = self.generic_visit(node)
         if dotted(node.func) in DYNAMIC:
-            self.uses.append(self.module.neighbours)
+            self.uses.append(self.module.other_files_of_folder)
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.stmt:

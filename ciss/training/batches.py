@@ -32,7 +32,7 @@ class BatchMaker:
         self.old_channels = run.old_channels if run.after else 0
         given = np.arange(256)
         given[: len(classes)] = run.label_table(training=True)[classes.raw]
-        self.given = torch.from_numpy(given).to(device)  # true position -> label that the step is given
+        self.given_table = torch.from_numpy(given).to(device)  # true position -> label that the step is given
 
     def read(self, loader: Loader, epoch: int | None = None) -> Iterator[Batch]:
         """Batches of a loader. `epoch`: sets the order of a training loader."""
@@ -49,7 +49,7 @@ class BatchMaker:
         """
         images, truth, numbers = item
         truth = truth.to(self.device).long()
-        return self._batch(images, self.given[truth], numbers, split), truth
+        return self._batch(images, self.given_table[truth], numbers, split), truth
 
     def _batch(self, images: Tensor, labels: Tensor, numbers: Tensor, split: str = "train") -> Batch:
         return Batch(
@@ -104,7 +104,7 @@ def prepare_method(
     `Method.statistics_from` decides how they are read. `cache`: decoded images of this step, by number.
     """
 
-    def read(step: int, cache: dict | None) -> Iterator[Batch]:  # opens no file until a batch is taken
+    def batches_of_step(step: int, cache: dict | None) -> Iterator[Batch]:  # opens no file until a batch is taken
         at_step = replace(run, step=step)
         images = at_step.images(index)
         table = at_step.label_table(training=True)
@@ -114,7 +114,7 @@ def prepare_method(
             seed = stable_seed("data", run.seed, step)
             yield from batches.read(training_loader(run.settings, index, images, table, seed), epoch=0)
 
-    method.before_step(read(run.step, cache), teacher, read(run.step - 1, None))
+    method.before_step(batches_of_step(run.step, cache), teacher, batches_of_step(run.step - 1, None))
 
 
 def without_large_cache(run: Run, index: Index) -> Run:

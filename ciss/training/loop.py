@@ -126,7 +126,7 @@ class Setup:
     method: Method
     teacher: Network | None  # the predecessor's network, frozen; None where the method uses none
     student: Network
-    forward: nn.Module  # the student, compiled or distributed
+    student_for_training: nn.Module  # the student, compiled or distributed
     loader: Loader  # training batches, labels as this step sees them
     holdout: Loader  # hold-out images with the labels of all classes
     batches: BatchMaker
@@ -184,7 +184,7 @@ def prepare_training(run: Run, index: Index) -> Setup:
     per_update = min(options.accumulate, len(loader))
     updates = len(loader) // per_update
     optimiser = make_optimiser(parameters, student, run.phase, options)
-    forward = torch.compile(student) if options.compile else student
+    compiled = torch.compile(student) if options.compile else student
     return Setup(
         run=run,
         index=index,
@@ -193,7 +193,7 @@ def prepare_training(run: Run, index: Index) -> Setup:
         method=method,
         teacher=teacher,
         student=student,
-        forward=DistributedDataParallel(forward) if distributed.world() > 1 else forward,
+        student_for_training=DistributedDataParallel(compiled) if distributed.world() > 1 else compiled,
         loader=loader,
         holdout=evaluation_loader(run.settings, index, "train", index.holdout, run.label_table(training=False)),
         batches=BatchMaker(run, index, device),
@@ -293,24 +293,24 @@ def train_update(setup: Setup, batches: Sequence[Batch], log: LossLog) -> None:
     """One update of the weights. The batches of all processes count as one large batch."""
     teacher_outputs = [label_batch(setup, batch) for batch in batches]
     weights = loss_weights(setup.method, teacher_outputs, batches)
-    broken = torch.zeros((), device=setup.device)  # number of batches with a loss that is not finite
-    for number, (batch, old) in enumerate(zip(batches, teacher_outputs, strict=True)):
+    broken_batches = torch.zeros((), device=setup.device)  # number of batches with a loss that is not finite
+    for number, (batch, teacher_output) in enumerate(zip(batches, teacher_outputs, strict=True)):
         if distributed.world() > 1:  # average gradients over processes once, in the last batch
-            setup.forward.require_backward_grad_sync = number == len(batches) - 1
+            setup.student_for_training.require_backward_grad_sync = number == len(batches) - 1
         with setup.autocast():
-            new = setup.forward(batch.images)
-        losses = setup.method.losses(new, old, batch)
+            student_output = setup.student_for_training(batch.images)
+        losses = setup.method.losses(student_output, teacher_output, batch)
         if weights is not None:
             losses = weights[number].apply(losses)
         if setup.run.after:
-            batch.log_gradients(new)
+            batch.log_gradients(student_output)
         total = sum(losses.values())
         setup.scaler.scale(total / len(batches)).backward()
-        broken += ~torch.stack([value.detach() for value in losses.values()]).isfinite().all()
+        broken_batches += ~torch.stack([value.detach() for value in losses.values()]).isfinite().all()
         log.add(losses, batch.ids, batch.logs)
     scale = setup.scaler.get_scale()
     # If a loss is not finite, every process skips the update. The next check of the log ends the training.
-    setup.scaler.step(setup.optimiser, distributed.all_sum(broken) == 0)
+    setup.scaler.step(setup.optimiser, distributed.all_sum(broken_batches) == 0)
     setup.scaler.update()
     setup.optimiser.zero_grad(set_to_none=True)
     # float16: where gradients overflow, the scaler skips the update and lowers its scale. The schedule then waits, too.

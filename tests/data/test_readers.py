@@ -164,7 +164,7 @@ def test_ade20k_masks_hold_raw_ids(tmp_path):
     """What is no class is found where ids are compared with CLASSES, as for Pascal VOC."""
     pair = sets_ade20k.pairs(make_ade20k(tmp_path), "val")[0]
     mask(pair.mask, *range(151))
-    assert pair.ids is None and set(read(pair).flat) == set(np.resize(range(151), SIZE).flat)
+    assert pair.raw_id_table is None and set(read(pair).flat) == set(np.resize(range(151), SIZE).flat)
 
 
 def fails(reader, folder: Path, split: str, kind: type[Exception], *words: str) -> None:

@@ -95,7 +95,7 @@ def leaves(output: Output, *, learns: bool, scale: float | None = None) -> tuple
         [leaf(stage) for stage in output.stages],
         leaf(output.class_features),
         leaf(output.class_tokens),
-        output.filled,
+        output.padding,
         [leaf(stage) for stage in output.before_activation],
     )
     return copied, tensors

@@ -133,7 +133,7 @@ def test_without_any_prototype_the_teacher_decides():
 def test_prototypes_of_a_filled_image():
     """50 x 70 pixels are 4 x 5 patches of 16, the last ones reaching over the border."""
     teacher, batch = output(OLD, seed=5, grid=(4, 5)), make_batch(size=(50, 70))
-    teacher.filled = ((50, 70), (64, 80))
+    teacher.padding = ((50, 70), (64, 80))
     batch.given[:] = 255
     batch.given[:, 32, 48] = 0  # the first pixel of row 2 and column 3, and no other
     teacher.logits = 9 * torch.eye(OLD)[1].reshape(1, -1, 1, 1).repeat(2, 1, 4, 5)
@@ -280,7 +280,7 @@ def test_only_rows_learn(project, decoder):
         assert new and new <= learns
         moved = {name for name in before if not after[name].equal(before[name])}
         assert moved == (learns - new if rows == "all" else set())
-        torch.manual_seed(loop.stable_seed("weights", run.seed, run.reached))
+        torch.manual_seed(loop.stable_seed("weights", run.seed, run.last_known_step))
         Frozen(initialisation="default").initialise(grown := run.build_network(0), 2)
         assert not any(after[name].equal(grown.state_dict()[name]) for name in new), "new rows learn"
 

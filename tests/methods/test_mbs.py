@@ -223,7 +223,7 @@ def test_patches_of_a_filled_image_are_those_of_the_network():
     """50 x 70 pixels are 4 x 5 patches of 16, the last ones reaching over the border."""
     teacher, size = output(OLD, seed=5, grid=(4, 5)), (50, 70)
     student = output(OLD + NEW, grid=(4, 5))
-    student.filled = teacher.filled = (size, (64, 80))
+    student.padding = teacher.padding = (size, (64, 80))
     batch = make_batch(size=size)
     batch.labels = torch.full((2, *size), OLD)
     batch.labels[:, 16:32, 64:] = 1  # the patch of row 1 and column 4
@@ -422,7 +422,7 @@ def test_half_precision_outputs(dtype):
         for name in ("logits", "features", "class_features"):
             setattr(half, name, getattr(half, name).detach().to(dtype))
             setattr(single, name, getattr(half, name).float())
-        half._full, single._full = {}, {}
+        half._upsampled, single._upsampled = {}, {}
     assert MBS().labels(batch, narrow[1]).equal(MBS().labels(batch, wide[1]))
     found, expected = MBS().losses(*narrow, batch), MBS().losses(*wide, batch)
     for name in TERMS:

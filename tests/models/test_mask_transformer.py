@@ -99,7 +99,7 @@ def test_convolutions_may_feed_the_mask_transformer(encoder, stride, grid):
     network = build((4, 2), encoder=encoder, output_stride=stride, image_size=None).eval()
     output = network(images(50, 70))
     assert output.logits.shape == (2, 6, *grid) and output.features.shape == (2, 32, *grid)
-    assert output.class_features.shape == (2, 6, 32) and output.filled is None
+    assert output.class_features.shape == (2, 6, 32) and output.padding is None
     expected = F.interpolate(output.logits, (50, 70), mode="bilinear", align_corners=False)
     assert output.upsample((50, 70)).equal(expected), "no patches, nothing to cut off"
 
@@ -133,7 +133,7 @@ def test_a_filled_image_is_the_image_with_zeros_around_it(tiny):
     assert own.logits.equal(whole.logits) and own.class_features.equal(whole.class_features)
     assert all(a.equal(b) for a, b in zip(own.stages, whole.stages, strict=True))
     assert own.upsample((50, 70)).equal(whole.upsample((64, 80))[..., :50, :70])
-    assert (own.filled, whole.filled) == (((50, 70), (64, 80)), None)
+    assert (own.padding, whole.padding) == (((50, 70), (64, 80)), None)
     # drawn at twice the size, the grid stands for twice as much
     assert own.covered_by((100, 140)) == (128, 160) and own.upsample((100, 140)).shape == (2, 7, 100, 140)
     assert own.upsample((100, 140)).equal(whole.upsample((128, 160))[..., :100, :140])
@@ -612,7 +612,7 @@ def test_a_compiled_network_says_the_same(compiled, backend, size):
             if backend == "inductor":  # one compilation for every number, not one for the first and one for the others
                 torch._dynamo.mark_dynamic(shown, 0)
             output = forward(shown)
-            assert output.filled == ((size, (64, 80)) if size == (50, 70) else None)
+            assert output.padding == ((size, (64, 80)) if size == (50, 70) else None)
             losses.append(cross_entropy(output.upsample(size), torch.ones(count, *size).long()))
             losses[-1].backward()
             gradients.append({name: p.grad for name, p in network.named_parameters()})

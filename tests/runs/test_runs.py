@@ -51,7 +51,7 @@ def test_a_benchmark_by_name(project):
 def test_what_a_run_is(project, name, channels, step, reached, phase, after):
     run = project.run(name)
     assert run.classes.groups == GROUPS
-    assert (run.channel_groups, run.step, run.reached, run.after) == (channels, step, reached, after)
+    assert (run.channel_groups, run.step, run.last_known_step, run.after) == (channels, step, reached, after)
     assert run.phase == getattr(run.settings.train, phase)
     assert run.joint == (name == "all")
     network = run.build_network()

@@ -22,7 +22,7 @@ def part_of(output: Output, images: slice) -> Output:
     maps = {f.name: getattr(output, f.name) for f in dataclasses.fields(output)}
     cut = {name: value[images] for name, value in maps.items() if name in ("logits", "features", "class_features")}
     lists = {name: [value[images] for value in maps[name]] for name in ("stages", "before_activation")}
-    return dataclasses.replace(output, **cut, **lists, _full={})
+    return dataclasses.replace(output, **cut, **lists, _upsampled={})
 
 
 def part_of_batch(batch: Batch, images: slice) -> Batch:

@@ -123,7 +123,7 @@ def legend_below(figure: Figure, handles: list, title: str | None = None, column
 
 
 def note(text: str) -> Figure:
-    """A figure that shows only a sentence: the reason why there is nothing to draw."""
+    """A figure with one sentence: why there is nothing to plot."""
     figure, ax = plt.subplots(figsize=(6, 0.8))
     note_in(ax, text)
     return figure
@@ -145,7 +145,7 @@ def text_in(ax: Axes, text: str) -> None:
 
 
 def only_note(figure: Figure | Path) -> str:
-    """The sentences of a figure, or of its PNG file, that shows only notes; empty for other figures."""
+    """The sentences of a figure without a plot, or of its PNG file. Empty if the figure has a plot."""
     if isinstance(figure, Path):
         return _metadata(figure).get(_NOTE_KEY, "")
     if any(ax.axison or ax.has_data() for ax in figure.axes if ax not in _NOTES):

@@ -53,7 +53,7 @@ def colour_table(colours: Iterable[str]) -> np.ndarray:
 
 
 def id_table(raw_ids: dict[int, int]) -> bytes:
-    """A table for `Pair.ids` from number in the mask -> raw id. All other numbers are FOREIGN."""
+    """A table for `Pair.raw_id_table` from number in the mask -> raw id. All other numbers are FOREIGN."""
     return bytes(raw_ids.get(number, FOREIGN) for number in range(256))
 
 

@@ -41,7 +41,7 @@ LAYOUT = (
     "Cityscapes has leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and gtFine/{train,val}/CITY/*_gtFine_labelIds.png"
 )
 LABEL_IDS = {**dict.fromkeys((*range(34), 255), 255), **{label: raw for raw, label in enumerate(LABELS, start=1)}}
-MASKS = {  # pattern -> `Pair.ids`; of two masks of an image the last one counts
+MASKS = {  # pattern -> `Pair.raw_id_table`; of two masks of an image the last one counts
     "*/*_gtFine_labelTrainIds.png": id_table({**{number: number + 1 for number in range(19)}, 255: 255}),
     "*/*_gtFine_labelIds.png": id_table(LABEL_IDS),  # -1, the licence plate, is 255 in 8 bits
 }

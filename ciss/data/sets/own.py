@@ -74,7 +74,7 @@ class Description:
 
 @plain_dataclass(frozen=True)
 class Own:
-    """The folders of a data set of one's own. `ids`: the table of `Pair.ids`."""
+    """The folders of a data set of one's own. `ids`: the table of `Pair.raw_id_table`."""
 
     file: Path
     described: Description
