@@ -10,7 +10,8 @@ from ciss.analysis.rows import increments
 
 NAMES_SHOWN = 8  # class names in one sentence
 NOT_LEARNT = (
-    "No class was learnt in the base step: IoU is 0 for every object. The findings below say nothing about the methods."
+    "No class was learnt in the base step: every object class has an IoU of 0. Do not draw conclusions about the "
+    "methods from this benchmark."
 )
 NO_HOLDOUT = "No hold-out set: {} not measured."
 

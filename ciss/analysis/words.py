@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import pandas as pd
 
 FACTOR_WORDS = {
-    "pixel_share": "the class's share of the pixels",
-    "similarity": "its similarity to the nearest new class",
-    "gradient": "its gradient before the step",
+    "pixel_share": "the pixel share of the class",
+    "similarity": "the similarity to the nearest new class",
+    "gradient": "the gradient before the step",
 }
 MAX_NAMES = 3  # methods or classes of equal value that a sentence lists; of more it gives the number
 

@@ -11,7 +11,10 @@ from matplotlib.figure import Figure
 
 from ciss.documents import ConfigError
 
-INSTALL = "To choose with widgets: pip install 'ciss[widgets]', or uv sync --extra widgets; then run this cell again."
+INSTALL = (
+    "For drop-down menus, install the widgets: pip install 'ciss[widgets]', or uv sync --extra widgets. Then run this "
+    "cell again."
+)
 
 
 def choose(

@@ -169,9 +169,10 @@ def test_words_name_who_loses_most():
     wrong = rows("error_truth", a=0.3, b=0.05)
     rules = rows("precision", by="rule", argmax=0.5, mbs=0.9).assign(recall=[0.8, 0.3])
     text = background_findings("x", rates, errors, belief, wrong, rules, EMPTY)
-    assert "a predicts most pixels of old classes as background, 90.0 %; b least, 10.0 %." in text
-    assert "Background pixels predicted as new classes: most in b, 20.0 %." in text
-    assert "Of the errors with background in a, 80.0 % are old called background." in text
+    assert "a predicts background for 90.0 % of the pixels of old classes (highest); b for 10.0 % (lowest)." in text
+    assert "The largest share of background pixels predicted as new classes is 20.0 % (b)." in text
+    error = "80.0 % are pixels of old classes predicted as background."
+    assert f"Of the errors of a that involve the background, {error}" in text
     assert (
         "from 0.20 (b) to 0.70 (a)" in text
         and "calibration error of that probability is from 0.050 (b) to 0.300 (a)" in text
@@ -190,9 +191,9 @@ def test_words_name_all_that_share_an_extreme():
     wrong = rows("error_truth", a=0.1, b=0.1, c=0.1, d=0.3)
     rules = rows("precision", by="rule", argmax=0.0, plop=float("nan"), gsc=0.0, mbs=float("nan")).assign(recall=0.0)
     text = background_findings("x", rates, errors, belief, wrong, rules, EMPTY)
-    assert "a and c predict most pixels of old classes as background, 90.0 %" in text
-    assert "; b and d least, 10.0 %." in text
-    assert "Background pixels predicted as new classes: most in a and b, 100.0 %." in text
+    assert "a and c predict background for 90.0 % of the pixels of old classes (highest)" in text
+    assert "; b and d for 10.0 % (lowest)." in text
+    assert "The largest share of background pixels predicted as new classes is 100.0 % (a and b)." in text
     assert "from 0.20 (a and c) to 0.70 (b)" in text and "0.100 (a, b and c) to 0.300 (d)" in text
     assert "the labels of argmax and gsc are equally good (precision 0.00, recall 0.00). plop and mbs label no" in text
 
@@ -204,12 +205,12 @@ def test_words_say_that_nothing_differs():
     wrong = rows("error_truth", a=0.0501, b=0.0502)
     rules = rows("precision", by="rule", argmax=0.0, mbs=0.001).assign(recall=[0.0, 0.0])
     text = background_findings("x", rates, errors, belief, wrong, rules, EMPTY)
-    assert "after the last step every method predicts 0.0 % of the old classes' pixels as background." in text
-    assert "Background pixels predicted as new classes: in every method, 0.0 %." in text
+    assert "after the last step every method predicts background for 0.0 % of the pixels of old classes." in text
+    assert "In every method, 0.0 % of the background pixels are predicted as new classes." in text
     assert "the mean probability of the background is 0.00 in every method." in text
     assert "The expected calibration error of that probability is 0.050 in every method." in text
     assert "the labels of every rule are equally good (precision 0.00, recall 0.00)." in text
-    assert "most" not in text and "least" not in text and "errors with" not in text, "no method is the worst"
+    assert "largest" not in text and "highest" not in text and "errors of" not in text, "no method is the worst"
     text = background_findings("x", rates, errors, belief, wrong, rules, {**EMPTY, "base": "No class."})
     assert text.startswith("No class.\n\n**x**")
 
@@ -226,7 +227,7 @@ def test_words_on_rules_that_differ_in_one_number(precision, recall, words):
     rules = rows("precision", by="rule", argmax=precision[0], mbs=precision[1]).assign(recall=recall)
     nothing = rows("probability", a=0.7).assign(kind="old", error_truth=0.3, error="x", share=NAN)
     text = background_findings("x", rates, nothing, nothing, nothing, rules, EMPTY)
-    assert words in text and "Background pixels predicted as new classes: in a, 20.0 %." in text
+    assert words in text and "In a, 20.0 % of the background pixels are predicted as new classes." in text
     assert "the background is 0.70 (a)." in text and "that probability is 0.300 (a)." in text
 
 

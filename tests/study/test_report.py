@@ -338,7 +338,7 @@ def test_the_page_of_orders_and_benchmarks(tmp_path, ends):
     assert {"b", "c", "b-methods", "c-methods"} <= set(page.ids) and "b-2" not in page.ids
     assert "0.600 ± 0.141" in text and "1 | 2 | 3 (b); 3 | 1 | 2 (b-2)" in text
     assert "<dt>seeds</dt><dd>0</dd>" in text and "<dt>seeds</dt><dd>7</dd>" in text, "each its own runs"
-    assert "All benchmarks" in text and "Not here: its stage has not run." in text
+    assert "All benchmarks" in text and "This part is missing, because its stage has not run yet." in text
 
 
 def test_results_beside_published_ones(tmp_path, ends):
@@ -375,7 +375,7 @@ def test_figures_without_a_plot_become_a_sentence(saved):
     style_save(folder / "background", {"calibration": (drawn.figure, "Whether it can be believed.")})
     text = render(saved)
     assert "How fast" not in text and "And why" not in text and "Whether it can be believed." in text
-    assert text.count("No hold-out set: nothing is measured. Left out: the figures pace, pace factors.") == 1
+    assert text.count("No hold-out set: nothing is measured. Not shown for this reason: pace, pace factors.") == 1
     assert len(Page(text).sources) == 1 + 2, "the half-empty figure, and those drawn from the tables"
 
 

@@ -115,7 +115,7 @@ def rate_panels(table: pd.DataFrame, empty: str = NO_STEP) -> Figure:
     for ax, (true, predicted) in zip(axes, pairs, strict=True):
         rate = f"{true}_to_{predicted}"
         method_lines(ax, table, "step", rate)
-        ax.set(title=f"{true} called {predicted}", ylabel="", xlabel="after step")
+        ax.set(title=f"{true} predicted as {predicted}", ylabel="", xlabel="after step")
         style.step_ticks(ax, table["step"])
         if table[rate].isna().all():
             style.text_in(ax, f"no {true} pixels")
@@ -145,7 +145,7 @@ def error_bars(ax: Axes, table: pd.DataFrame, empty: str = NO_STEP) -> None:
     charts.stacked_bars(ax, shares, ERRORS, numbers_from=0.06)
     for row in np.flatnonzero(~(shares[::-1].sum(axis=1) > 0)):
         ax.text(0.01, row, "no such error", va="center", fontsize=7)
-    ax.set_xlabel("share of the background's errors")
+    ax.set_xlabel("share of the errors that involve the background")
     ax.legend(frameon=False, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.22), fontsize=8)
 
 

@@ -14,6 +14,13 @@ from ciss.analysis.words import (
     with_warning,
 )
 
+ERRORS = {  # of `background_errors`
+    "old called background": "pixels of old classes predicted as background",
+    "new called background": "pixels of new classes predicted as background",
+    "background called old": "background pixels predicted as old classes",
+    "background called new": "background pixels predicted as new classes",
+}
+
 
 def background_findings(
     name: str,
@@ -41,7 +48,7 @@ def background_findings(
     means = rules.groupby("rule", sort=False)[["precision", "recall"]].mean()
     scores, unused = means.dropna(), list(means.index[means["precision"].isna()])
     if len(scores) > 1:
-        sentences.append(f"From the same teachers, {_rules(scores, join_names(scores.index) if unused else '')}.")
+        sentences.append(f"With the same teachers, {_rules(scores, join_names(scores.index) if unused else '')}.")
         if unused:
             label = "label" if len(unused) > 1 else "labels"
             sentences.append(f"{join_names(unused)} {label} no pixel as an old class.")
@@ -60,24 +67,35 @@ def _errors(name: str, rates: pd.DataFrame, errors: pd.DataFrame) -> list[str]:
         return [f"**{name}** ({seeds_text(rates)}): no pixel of an old class was scored."]
     head, most = f"**{name}** ({seeds_text(rates)}): after the last step", rounded(lost.iloc[-1], 1)
     if same := all_equal(lost, 1):
-        sentences = [f"{head} every method predicts {most} % of the old classes' pixels as background."]
+        sentences = [f"{head} every method predicts background for {most} % of the pixels of old classes."]
     else:
         predict = "predict" if tied_names(lost, -1, 1) else "predicts"
-        least = f"; {extreme_names(lost, 0, 1)} least, {rounded(lost.iloc[0], 1)} %" if len(lost) > 1 else ""
+        highest, lowest = "", ""
+        if len(lost) > 1:
+            highest = " (highest)"
+            lowest = f"; {extreme_names(lost, 0, 1)} for {rounded(lost.iloc[0], 1)} % (lowest)"
         sentences = [
-            f"{head} {extreme_names(lost, -1, 1)} {predict} most pixels of old classes as background, {most} %{least}."
+            f"{head} {extreme_names(lost, -1, 1)} {predict} background for {most} % of the pixels of old "
+            f"classes{highest}{lowest}."
         ]
     taken = 100 * _means(rates, "background_to_new")
     if len(taken):
-        where = f"most in {extreme_names(taken, -1, 1)}"
+        share = rounded(taken.iloc[-1], 1)
         if len(taken) == 1 or all_equal(taken, 1):
-            where = f"in {taken.index[0] if len(taken) == 1 else 'every method'}"
-        sentences.append(f"Background pixels predicted as new classes: {where}, {rounded(taken.iloc[-1], 1)} %.")
+            method = taken.index[0] if len(taken) == 1 else "every method"
+            sentences.append(f"In {method}, {share} % of the background pixels are predicted as new classes.")
+        else:
+            methods = extreme_names(taken, -1, 1)
+            sentences.append(
+                f"The largest share of background pixels predicted as new classes is {share} % ({methods})."
+            )
     worst = lost.index[-1]
     shares = errors[errors["method"] == worst].groupby("error")["share"].mean().dropna()
     if len(shares) and not same:
         share = percent(shares.max())
-        sentences.append(f"Of the errors with background in {worst}, {share} are {shares.idxmax()}.")
+        sentences.append(
+            f"Of the errors of {worst} that involve the background, {share} are {ERRORS[shares.idxmax()]}."
+        )
     return sentences
 
 

@@ -37,20 +37,20 @@ def forgetting_findings(
     classes = forgotten.groupby("class")["forgetting"].mean().dropna().sort_values(kind="stable")
     lowest = [means, classes] if len(classes) > 1 else [means]
     if any(rounded(values.iloc[0]).startswith("-") for values in lowest):
-        sentences.append("Below 0 the IoU has risen.")
+        sentences.append("A negative value means that the IoU increased.")
     if len(classes) > 1:
-        over = "all methods" if len(means) > 1 else means.index[0]
+        over = "Mean over all methods" if len(means) > 1 else f"In {means.index[0]}"
         if all_equal(classes):
-            sentences.append(f"Over {over}, the forgetting of every old class is {rounded(classes.iloc[-1])}.")
+            sentences.append(f"{over}: the forgetting of every old class is {rounded(classes.iloc[-1])}.")
         else:
             are = "are" if tied_names(classes, -1) else "is"
             sentences.append(
-                f"Over {over}, {extreme_names(classes, -1)} {are} forgotten most ({rounded(classes.iloc[-1])}) and "
+                f"{over}: {extreme_names(classes, -1)} {are} forgotten most ({rounded(classes.iloc[-1])}), "
                 f"{extreme_names(classes, 0)} least ({rounded(classes.iloc[0])})."
             )
         if others := _worst_classes(forgotten, None if all_equal(classes) else classes.index[-1]):
             pairs = join_names(f"{method} forgets {chosen} most" for method, chosen in others.items())
-            sentences.append(f"But {pairs}.")
+            sentences.append(f"Exception{'s' if len(others) > 1 else ''}: {pairs}.")
         spread = summary.groupby("method", sort=False)["spread"].mean().dropna().sort_values(kind="stable")
         if all_equal(spread):
             deviation = rounded(spread.iloc[-1])
@@ -91,41 +91,49 @@ def _worst_classes(forgotten: pd.DataFrame, overall: str | None) -> dict[str, st
 
 
 def _correlated(table: pd.DataFrame, empty: dict[str, str]) -> list[str]:
-    """What the pace of forgetting correlates with."""
+    """What the forgetting rate correlates with."""
     if table.empty:
         return [empty["pace"]]
     known = table.dropna(subset=["correlation"])
     if known.empty:
-        return ["There are too few old classes for rank correlations of the pace within a step."]
+        return ["There are too few old classes for rank correlations of the forgetting rate within a step."]
     if known["low"].notna().any():
         sure = known[(known["low"] > 0) | (known["high"] < 0)]
         if sure.empty:
-            return ["No factor's rank correlation with the pace within a step has an interval (95 %) without zero."]
+            return [
+                "For every factor, the 95 % interval of the rank correlation with the forgetting rate within a step "
+                "contains zero."
+            ]
         rows = [
             f"{FACTOR_WORDS[row.factor]} for {row.method} ({row.correlation:+.2f} [{row.low:+.2f}, {row.high:+.2f}])"
             for row in sure.itertuples()
         ]
         return [
-            f"The pace within a step correlates by rank with {join_names(rows)}; other intervals (95 %) contain zero."
+            f"The forgetting rate within a step correlates by rank with {join_names(rows)}.",
+            "All other 95 % intervals contain zero.",
         ]
     ranges = known.groupby("factor", sort=False)["correlation"].agg(["mean", "min", "max"])
     same_sign = ranges[(ranges["min"] > 0) | (ranges["max"] < 0)]
-    caution = f"one seed and {known['classes'].max():.0f} classes: no interval, chance is not excluded"
+    caution = f"With one seed and {known['classes'].max():.0f} classes there is no interval, so chance is not excluded."
     if len(same_sign):
         factor = same_sign["mean"].abs().idxmax()
         low, high = (f"{value:+.2f}" for value in same_sign.loc[factor, ["min", "max"]])
         span = f"{low} to {high}" if low != high else low
         factor = FACTOR_WORDS[factor]
-        return [f"The pace within a step correlates by rank with {factor} in every method ({span}; {caution})."]
+        return [
+            f"The forgetting rate within a step correlates by rank with {factor} in every method ({span}).",
+            caution,
+        ]
     values = known.set_index(["factor", "method"])["correlation"]
     if all_equal(values, 2):
-        return [f"No factor correlates by rank with the pace within a step: every correlation is 0.00; {caution}."]
+        return ["Every rank correlation with the forgetting rate within a step is 0.00.", caution]
     lowest, highest = (
         f"{values[key]:+.2f} ({FACTOR_WORDS[key[0]]}, {key[1]})" for key in (values.idxmin(), values.idxmax())
     )
     return [
-        "No factor correlates by rank with the pace within a step in every method with the same sign: from "
-        f"{lowest} to {highest}; {caution}."
+        "No factor has a rank correlation of the same sign with the forgetting rate within a step in every method.",
+        f"The correlations are from {lowest} to {highest}.",
+        caution,
     ]
 
 
@@ -136,8 +144,8 @@ def _unequal(table: pd.DataFrame) -> list[str]:
     last = table.index.get_level_values("step").max()
     ratios = table["ratio"].unstack("kind", sort=False).xs(last, level="step")[["gradient", "compensated"]]
     return [
-        f"In {method}'s step {last} the mean gradients of the steps' labels differ by a factor of {before:.1f}, after "
-        f"compensation {after:.1f}."
+        f"In step {last} of {method}, the mean gradients of the steps' labels differ by a factor of {before:.1f}. "
+        f"After compensation the factor is {after:.1f}."
         for method, (before, after) in ratios.iterrows()
         if np.isfinite(before) and np.isfinite(after)
     ]
