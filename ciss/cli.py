@@ -53,28 +53,29 @@ def run_names() -> list[str]:
 
 
 # Arguments and options of `ciss plan`, then those that several commands share.
-KNOWN = f"Of {', '.join(DATA_SETS)}, or a folder in data/."
+KNOWN = f"Name of the data set: {', '.join(DATA_SETS)}, or a folder in data/."
 Dataset = Annotated[str | None, Argument(metavar="DATASET", help=KNOWN, autocompletion=lambda: DATA_SETS)]
-Protocol = Annotated[str | None, Argument(metavar="PROTOCOL", help="Base classes, then classes a step: 15-1.")]
-Setting = Annotated[str | None, Option(metavar="SETTING", help="Which images and labels a step sees.")]
-USUAL = f"Of {', '.join(METHODS)}, or a variant: plop-released. Default: the preset's, or the usual ones."
+Protocol = Annotated[str | None, Argument(metavar="PROTOCOL", help="Base classes, then classes per step: 15-1.")]
+KINDS = "overlapped, disjoint, sequential, partitioned or domain."
+Setting = Annotated[str | None, Option(metavar="SETTING", help=KINDS)]
+USUAL = f"{', '.join(METHODS)}, or a variant: plop-released. Default: the preset's, else finetune, mib, plop, gsc, mbs."
 Methods = Annotated[list[str] | None, Option(metavar="METHOD ...", help=USUAL, autocompletion=lambda: METHODS)]
 Seeds = Annotated[list[int] | None, Option(metavar="SEED ...", min=0, max=10**9, help="One chain per seed.")]
-Orders = Annotated[int, Option(metavar="N", min=1, max=999, help="Class orders: the usual one and N-1 shuffled ones.")]
+Orders = Annotated[int, Option(metavar="N", min=1, max=999, help="Number of class orders: default and N-1 random.")]
 Order = Annotated[list[int] | None, Option(metavar="ID ...", help="One class order, as raw ids.")]
 Joint = Annotated[bool, Option("--joint/--no-joint", help="Whether to plan joint training.")]
 Preset = Annotated[str | None, Option(metavar="NAME", help="Start from this preset.", autocompletion=lambda: PRESETS)]
-Name = Annotated[str | None, Option(metavar="NAME", help="Of the benchmark. Default: data set, and unusual protocol.")]
-CHANGES = "Change the benchmark: train.base.epochs=30 model.encoder=resnet50."
+Name = Annotated[str | None, Option(metavar="NAME", help="Name of the benchmark. Default: from preset and protocol.")]
+CHANGES = "Change settings, for example train.base.epochs=30 model.encoder=resnet50."
 Settings = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE ...", help=CHANGES)]
-Add = Annotated[bool, Option("--add", help="Keep the benchmarks that the file has.")]
-Fresh = Annotated[bool, Option("--fresh", help="Take the preset's numbers, not those of the file.")]
+Add = Annotated[bool, Option("--add", help="Keep the benchmarks already in the file.")]
+Fresh = Annotated[bool, Option("--fresh", help="Ignore settings and coefficients in the file; use the preset.")]
 Output = Annotated[str, Option(metavar="FILE", help="File to write or check, relative to the project.")]
 Check = Annotated[bool, Option("--check", help="Check the file and its data. Change nothing.")]
-Clean = Annotated[bool, Option("--clean", help="Remove results of runs that the file does not name.")]
+Clean = Annotated[bool, Option("--clean", help="Delete results of runs that are not in the file.")]
 Config = Annotated[str, Option("--config", metavar="FILE", help="Parameter file, relative to the project.")]
-Benchmark = Annotated[str, Argument(metavar="BENCHMARK", help="A name under benchmarks of the parameter file.")]
-RUN = {"metavar": "RUN", "help": "A name under bases, joints or chain of the parameter file."}
+Benchmark = Annotated[str, Argument(metavar="BENCHMARK", help="Name of a benchmark in params.yaml.")]
+RUN = {"metavar": "RUN", "help": "Name of a run: a key under bases, joints or chain in params.yaml."}
 Run = Annotated[str, Argument(**RUN, autocompletion=run_names)]
 Runs = Annotated[list[str] | None, Argument(**RUN, autocompletion=run_names)]
 app = typer.Typer(
@@ -85,7 +86,7 @@ app = typer.Typer(
     context_settings={"max_content_width": 100},
 )
 data = typer.Typer(rich_markup_mode=None)
-app.add_typer(data, name="data", help="Data sets: draw, download or describe one.")
+app.add_typer(data, name="data", help="Generate, download or describe a data set.")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -133,16 +134,16 @@ def plan(
     check: Check = False,
     clean: Clean = False,
 ) -> None:
-    """Write params.yaml for a benchmark: data, network, schedule, methods, and the chain of runs.
+    """Write params.yaml: benchmark, methods and the list of runs.
 
-    The preset of the data set gives what the command does not name.
+    For everything that you do not specify, the preset of the data set is used.
 
     \b
     ciss plan shapes 4-2                                      # the default
     ciss plan voc 15-1 --methods finetune mib --seeds 0 1 2   # a paper's benchmark
     ciss plan shapes 4-2 --orders 3 --set train.batch=8       # three class orders
     ciss plan --check                                         # check params.yaml and its data
-    ciss plan --clean                                         # remove results that params.yaml does not name
+    ciss plan --clean                                         # delete results of runs not in params.yaml
     """
     if check and clean:
         raise typer.BadParameter("not allowed with --check", param_hint="--clean")
@@ -171,21 +172,23 @@ def train(
     runs: Runs = None,
     config: Config = "params.yaml",
     jobs: Annotated[int | None, Option(metavar="N", min=1, help="Runs at a time. Default: one per GPU, or 1.")] = None,
-    trial: Annotated[bool, Option("--try", help="Two updates, all scores and figures; nothing is kept.")] = False,
+    trial: Annotated[bool, Option("--try", help="Test: two updates, all scores and figures; nothing is kept.")] = False,
 ) -> None:
-    """Train runs of params.yaml: one in this process, several each in a process of its own, without a name all.
+    """Train one run, several runs or all runs of params.yaml.
+
+    Without a name, all runs are trained. Several runs are trained in separate processes.
 
     \b
     ciss train shapes-s0-mib-1        # one run
-    ciss train shapes-s0-mib-1 --try  # does everything once, in a folder that is thrown away
+    ciss train shapes-s0-mib-1 --try  # quick test in a temporary folder
     ciss train --jobs 2               # all runs, two at a time; then: dvc repro
     torchrun --standalone --nproc-per-node 2 -m ciss train shapes-s0    # one run on two GPUs
 
-    A run starts when a job is free and the run it continues has ended. With at most as many jobs as GPUs, each job has
-    a GPU of its own; CUDA_VISIBLE_DEVICES selects them. If a run fails, the runs that continue it are left out.
+    A run waits for a free job and for the run that it continues. If there are no more jobs than GPUs, each job uses
+    its own GPU. Choose GPUs with CUDA_VISIBLE_DEVICES. If a run fails, the runs that continue it are skipped.
 
-    Ctrl-C stops all. The same command continues each run after its last finished epoch. For several runs on the cores
-    of one machine, plan with --set train.threads=1.
+    Ctrl-C stops all runs. The same command continues each run after its last finished epoch. If you train several runs
+    on one CPU, plan with --set train.threads=1.
     """
     if trial and (jobs is not None or len(runs or []) != 1):
         raise typer.BadParameter("name one run, without --jobs", param_hint="--try")
@@ -209,7 +212,7 @@ def predict(
     images: Annotated[list[str], Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")],
     config: Config = "params.yaml",
     out: Annotated[
-        str | None, Option(metavar="FOLDER", help="Where the files go. Default: predictions/RUN of the project.")
+        str | None, Option(metavar="FOLDER", help="Folder for the files. Default: predictions/RUN of the project.")
     ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], Option(help="auto: a GPU if there is one.")] = "auto",
 ) -> None:
@@ -218,12 +221,12 @@ def predict(
     \b
     ciss predict shapes-s0-mib-2 photo.jpg more/photos
 
-    Each picture gives two files. NAME.png is a palette mask of raw class ids, as in params.yaml. In CamVid, Cityscapes
-    and data whose 0 is a class, they are one more than the annotations' numbers or train ids. NAME_overlay.png is the
-    picture with the classes drawn over it and a legend.
+    Each picture gives two files. NAME.png is a palette PNG with raw class ids as in params.yaml. For CamVid,
+    Cityscapes and other data where 0 is a class, the raw id is the annotation's number or train id plus 1.
+    NAME_overlay.png is the picture with the classes drawn over it and a legend.
 
-    A picture with an EXIF orientation is turned first; mask and overlay have the turned size. (Data sets are read
-    without turning.) The benchmark's evaluation section gives size, scales and flip.
+    Pictures are first rotated by their EXIF tag; mask and overlay have the rotated size. (Images of data sets are not
+    rotated.) Size, scales and flip come from `evaluation` in params.yaml.
     """
     from ciss.inspection import predict as inspection_predict
 
@@ -234,17 +237,18 @@ def predict(
 def tune(
     config: Config = "params.yaml",
     only: Annotated[
-        list[str] | None, Option(metavar="METHOD ...", help="Train the trials of these methods; write no table.")
+        list[str] | None, Option(metavar="METHOD ...", help="Train only these methods; do not write tuning.csv.")
     ] = None,
 ) -> None:
-    """Choose coefficients on the hold-out set: equally many trials for every method, on a seed that is not reported.
+    """Choose coefficients on the hold-out set.
 
     \b
     ciss plan voc8 --preset tuning    # a preset that lists the trials, each as a variant
     ciss tune                         # trains what is missing, then writes reports/BENCHMARK/tuning.csv
-    ciss tune --only mib plop         # trains these methods only, for example one terminal for each half
+    ciss tune --only mib plop         # trains only these methods, so that you can use two terminals
 
-    The validation images are not used. Plan trials without --add, so that their seed is not among the reported ones.
+    Every method gets the same number of trials. The validation images are not used. Plan trials without --add.
+    Otherwise their seed appears in the tables.
     """
     from ciss.study import tune as study_tune
 
@@ -258,13 +262,13 @@ def report(
         str | None, Option(metavar="REVISION", help="Write nothing: compare the scores with those of a git revision.")
     ] = None,
 ) -> int | None:
-    """Write reports/report.html from the tables and figures that the analyses left.
+    """Write reports/report.html from the results of the analyses.
 
     \b
     ciss report
-    ciss report --against HEAD    # which scores differ from the commit, and by how much; status 1 if some do
+    ciss report --against HEAD    # list the scores that differ; exit status 1 if some do
 
-    Seconds and memory of the runs that were trained here go to timings/, beside the page.
+    Run time and memory of the runs trained on this machine are written to timings/.
     """
     if against is not None:
         from ciss.study.report import against as comparison
@@ -278,7 +282,7 @@ def report(
 
 @app.command(cls=Command)
 def doctor(config: Config = "params.yaml") -> None:
-    """Check an installation and say what to do: one line per finding.
+    """Check the installation. Problems are printed with what to do.
 
     \b
     ciss doctor
@@ -290,7 +294,7 @@ def doctor(config: Config = "params.yaml") -> None:
 
 @data.command("shapes", cls=Command)
 def data_shapes() -> None:
-    """Draw the embedded data set into data/shapes.
+    """Generate the synthetic data set in data/shapes.
 
     \b
     ciss data shapes
@@ -308,9 +312,9 @@ def data_fetch(
     ],
     to: Annotated[Path | None, Option(metavar="FOLDER", help="Default: $CISS_DATA, or data/ of the project.")] = None,
     keep: Annotated[bool, Option("--keep", help="Keep the archive, in FOLDER/downloads.")] = False,
-    address: Annotated[str | None, Option("--from", metavar="ADDRESS", help="Download the archive from there.")] = None,
+    address: Annotated[str | None, Option("--from", metavar="ADDRESS", help="URL of the archive elsewhere.")] = None,
 ) -> None:
-    """Download a real data set. The same command continues a stopped download.
+    """Download a real data set, or continue a stopped download.
 
     \b
     ciss data fetch voc           # into $CISS_DATA, or data/ of the project
@@ -323,7 +327,7 @@ def data_fetch(
 
 @data.command("content", cls=Command)
 def data_content(benchmark: Benchmark) -> None:
-    """For the pipeline: write the hash of the images and masks of your own, .data/BENCHMARK.
+    """For dvc.yaml: write a hash of your images and masks to .data/.
 
     \b
     ciss data content leaves
@@ -337,7 +341,7 @@ def data_content(benchmark: Benchmark) -> None:
 def data_init(
     folder: Annotated[Path, Argument(metavar="FOLDER", help="A folder of images and masks: data/leaves.")],
 ) -> None:
-    """Write dataset.yaml for a folder of images and masks of your own.
+    """Write dataset.yaml for your own images and masks.
 
     \b
     ciss data init data/leaves
@@ -349,7 +353,7 @@ def data_init(
 
 @app.command(cls=Command)
 def source() -> None:
-    """For the pipeline: write .source/, the code and notebooks that results depend on.
+    """For dvc.yaml: list the code of each stage in .source/.
 
     \b
     ciss source    # in the root of the project
@@ -365,12 +369,12 @@ def source() -> None:
 @app.command(cls=Command)
 def execute(
     notebook: Annotated[Path, Argument(metavar="NOTEBOOK")],
-    output: Annotated[Path, Argument(metavar="OUTPUT", help="Where the executed copy goes.")],
+    output: Annotated[Path, Argument(metavar="OUTPUT", help="File for the executed copy.")],
     parameters: Annotated[
         list[str] | None, Option("-p", metavar="NAME VALUE", help="A parameter; may be repeated.")
     ] = None,
 ) -> None:
-    """For the pipeline: execute a notebook with parameters.
+    """For dvc.yaml: execute a notebook with parameters.
 
     \b
     ciss execute notebooks/2_base.ipynb reports/shapes/shapes-s0.ipynb -p config params.yaml -p run shapes-s0
@@ -385,7 +389,7 @@ def execute(
 
 @app.command(cls=Command)
 def probe(benchmark: Benchmark, config: Config = "params.yaml") -> None:
-    """For the pipeline: write what networks see in the hold-out set before and after each increment, into probes/.
+    """For dvc.yaml: write features and gradients to probes/.
 
     \b
     ciss probe shapes
