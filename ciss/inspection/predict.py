@@ -123,12 +123,12 @@ def _predict(name: str, images: list[str], config_file: str, out: str | None, de
     files, complete = _files(images)
     if not files:
         return False
+    torch.set_num_threads(run.settings.train.threads)
+    network = load_network(run, device)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--out: cannot make the folder {folder}: {error.strerror}. Name another.") from None
-    torch.set_num_threads(run.settings.train.threads)
-    network = load_network(run, device)
     if run.settings.evaluation.size == "crop":
         print(f"evaluation.size of {run.benchmark} is crop: pictures are labelled at full resolution all the same.")
     for file, name in zip(files, names(files, folder), strict=True):

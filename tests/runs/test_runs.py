@@ -447,7 +447,7 @@ def test_the_commands_give_one_message(project):
     (project.folder / "typo.yaml").write_text("benchmarks: {}\nmethds: {}\n")
     before = sorted(project.folder.rglob("*"))
     check = [f"params.yaml: benchmarks.tiny.model.weights: {file}: not the weights of ciss_tiny", "Change"]
-    typo = ["typo.yaml: line 1: benchmarks: found {}", "typo.yaml: bases: this key is missing", "Did you mean 'methods'?"]
+    typo = ["line 1: benchmarks: found {}", "typo.yaml: bases: this key is missing", "Did you mean 'methods'?"]
     for command, lines in ((["plan", "--check"], check), (["train", "base", "--config", "typo.yaml"], typo)):
         with pytest.raises(SystemExit) as caught:
             cli.main(command)
