@@ -251,5 +251,5 @@ def _centred(ax: Axes, text: str) -> None:
 
 def _right_of(ax: Axes, y: float, text: str, distance: float = 6, **options) -> None:
     """Text right of the axes at a height of its data. `distance`: points."""
-    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
-    ax.annotate(text, (1, y), (distance, 0), va="center", **{"fontsize": 7.5, **place, **options})
+    annotation = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
+    ax.annotate(text, (1, y), (distance, 0), va="center", **{"fontsize": 7.5, **annotation, **options})

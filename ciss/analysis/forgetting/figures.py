@@ -84,8 +84,10 @@ def pace_panels(table: pd.DataFrame, methods: list[str], empty: str = NO_PACE) -
     if table["iou"].isna().all():
         return style.note("No old class has an IoU on the hold-out set." if len(table) else empty)
     names, count = _largest(table, "iou"), table["class"].nunique()
-    figure, parts = charts.method_panels(table, methods, "iou", "epochs into the step", "IoU, hold-out", NO_IOU)
-    for ax, rows in parts:
+    figure, axes_by_method = charts.method_panels(
+        table, methods, "iou", "epochs into the step", "IoU, hold-out", NO_IOU
+    )
+    for ax, rows in axes_by_method:
         for k, name in enumerate(names):
             means = rows[rows["class"] == name].groupby("epochs")["iou"].mean()
             ax.plot(means.index, means, **style.mark(k), ms=4, lw=1.2, label=name)
@@ -109,8 +111,8 @@ def group_panels(table: pd.DataFrame, methods: list[str], empty: str = NO_STEP) 
     if table["iou"].isna().all():
         return style.note("No class has an IoU." if len(table) else empty)
     steps, groups = sorted(table["step"].unique()), sorted(table["introduced"].unique())
-    figure, parts = charts.method_panels(table, methods, "iou", "after step", "mean IoU, validation", NO_IOU)
-    for ax, rows in parts:
+    figure, axes_by_method = charts.method_panels(table, methods, "iou", "after step", "mean IoU, validation", NO_IOU)
+    for ax, rows in axes_by_method:
         for k, group in enumerate(groups):
             ious = rows[rows["introduced"] == group].groupby("step")["iou"].agg(["mean", "std"])
             whiskers = ious["std"].fillna(0) if ious["std"].notna().any() else None
@@ -174,8 +176,8 @@ def gradient_panels(
     table = table.dropna(subset=["value"])  # groups without a pixel
     groups = sorted(table["group"].unique(), key=lambda group: (len(group), group))  # step2 before step10
     labels = ("epochs into step " + str(step), "mean gradient magnitude")
-    figure, parts = charts.method_panels(table, methods, "value", *labels, "no gradient was logged")
-    for ax, rows in parts:
+    figure, axes_by_method = charts.method_panels(table, methods, "value", *labels, "no gradient was logged")
+    for ax, rows in axes_by_method:
         for (kind, group), values in rows.groupby(["kind", "group"], sort=False):
             means = values.groupby("epochs")["value"].mean()
             line = {"ls": "--", "lw": 1.2} if kind == "compensated" else {"lw": 1.6}
