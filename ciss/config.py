@@ -267,30 +267,30 @@ def _mistakes(errors: list[dict], kind: type, section: list[str]) -> list[str]:
     """Pydantic's errors, one line for each key: a value of several allowed types has an error for each type."""
     lines: dict[str, str] = {}
     for error in errors:
-        parts = [str(part) for part in error["loc"] if not re.fullmatch(r"constrained-\w+|literal\[.*\]", str(part))]
-        is_name = bool(parts) and parts[-1] == "[key]"
-        place = _dotted([*section, *parts[: len(parts) - is_name]])
+        keys = [str(part) for part in error["loc"] if not re.fullmatch(r"constrained-\w+|literal\[.*\]", str(part))]
+        is_name = bool(keys) and keys[-1] == "[key]"
+        key = _dotted([*section, *keys[: len(keys) - is_name]])
         if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            lines[place] = f"unknown key. {_known_keys(kind, parts)}"
+            lines[key] = f"unknown key. {_known_keys(kind, keys)}"
         elif error["type"] in ("missing", "missing_argument"):
-            lines[place] = "this key is missing. Add it."
+            lines[key] = "this key is missing. Add it."
         else:
             expected = error["msg"].partition("should ")[2]
             for word, yaml_word in JSON_WORDS.items():
                 expected = expected.replace(word, yaml_word)
             name = "the name " if is_name else ""
-            found = f"found {name}{short(error['input'])}, but it should"
-            lines[place] = f"{lines[place][:-1]}, or {expected}." if place in lines else f"{found} {expected}."
-    return [f"{place}: {line}" for place, line in lines.items()]
+            value = f"found {name}{short(error['input'])}, but it should"
+            lines[key] = f"{lines[key][:-1]}, or {expected}." if key in lines else f"{value} {expected}."
+    return [f"{key}: {line}" for key, line in lines.items()]
 
 
 def _dotted(location: list) -> str:
     return ".".join(plain(part if isinstance(part, str) else short(part)) or "''" for part in location)
 
 
-def _known_keys(kind: type, parts: list[str]) -> str:
+def _known_keys(kind: type, path: list[str]) -> str:
     """A hint at the right key: the same name in a section below, the nearest name in this one, or all names."""
-    *sections, wrong = parts
+    *sections, wrong = path
     for part in sections:
         kind = get_type_hints(kind)[part] if is_dataclass(kind) else get_args(kind)[-1]
         if isinstance(kind, UnionType):  # a section or null

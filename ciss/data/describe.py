@@ -21,7 +21,7 @@ IMAGES = ("images", "image", "img", "JPEGImages")
 MASKS = ("masks", "mask", "labels", "annotations", "SegmentationClass")
 SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid", "test")}
 SHARE = 0.2  # of the training images, scored where there are no validation images
-VOID = 255
+VOID = 255  # where the masks hold no other number above the classes
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,18 @@ def describe(folder: Path) -> str:
         raise DataError(
             f"{folder}: the masks hold {numbers} and no class. Number the classes from 1 to {LARGEST_CLASS}."
         )
+    void = VOID
     if other := [number for number in values.pixels if LARGEST_CLASS < number < VOID]:
-        remedy = f"Use 1 to {LARGEST_CLASS} for classes and {VOID} for void."
-        raise DataError(f"{folder}: the masks hold {other[0]}. {remedy}")
-    write_text(file, _document(folders, values, classes))
+        if len(other) > 1 or VOID in values.pixels:
+            remedy = f"Use 1 to {LARGEST_CLASS} for classes and one larger number for void."
+            raise DataError(f"{folder}: the masks hold {', '.join(map(str, other))}. {remedy}")
+        void = other[0]
+    write_text(file, _document(folders, values, classes, void))
     try:
         notes = list(load(file).own.unpaired(folder))
     except DataError as error:
         notes = [str(error)]
-    return "\n".join([*_summary(file, values, classes, len(masks)), *notes, _next(file)])
+    return "\n".join([*_summary(file, values, classes, void, len(masks)), *notes, _next(file)])
 
 
 def _folders(folder: Path) -> dict[str, tuple[str, str]]:
@@ -123,7 +126,7 @@ def _values(masks: list[Path]) -> Values:
     return Values({n: int(pixels[n]) for n in numbers}, {n: int(counts[n]) for n in numbers}, colours)
 
 
-def _document(folders: dict[str, tuple[str, str]], values: Values, classes: list[int]) -> str:
+def _document(folders: dict[str, tuple[str, str]], values: Values, classes: list[int], void: int) -> str:
     total = sum(values.pixels.values())
     lines = [
         "# A data set of your own, written by `ciss data init`. Replace the names of the classes by yours.",
@@ -139,14 +142,16 @@ def _document(folders: dict[str, tuple[str, str]], values: Values, classes: list
     lines += [f"{split}: {{ images: {images}, masks: {masks} }}" for split, (images, masks) in folders.items()]
     if "val" not in folders:
         lines.append(f"share: {SHARE} # of the training images, drawn by name: scored, and not trained on")
-    lines.append(f"void: {VOID} # pixels that do not count")
+    lines.append(f"void: {void} # pixels that do not count")
     return "\n".join(lines) + "\n"
 
 
-def _summary(file: Path, values: Values, classes: list[int], masks: int) -> list[str]:
+def _summary(file: Path, values: Values, classes: list[int], void: int, masks: int) -> list[str]:
     contents = f"{masks} masks hold {len(classes)} classes ({', '.join(map(str, classes))})"
-    contents += f" and {VOID} as void" if VOID in values.pixels else ""
+    contents += f" and {void} as void" if void in values.pixels else ""
     lines = [f"{file}: written. {contents}."]
+    if void != VOID:
+        lines.append(f"If {void} is a class, renumber it: classes are 1 to {LARGEST_CLASS}.")
     if 0 not in values.pixels:
         lines.append("No mask has 0, the background. If a class has to be 0 in the masks, name it under `classes`.")
     if len(classes) == 1:

@@ -70,6 +70,23 @@ def test_void_and_the_colours_of_a_palette(leaves):
     assert described.own.described.classes["9"].colour is None, "black in the palette, as the background is"
 
 
+def test_the_one_number_above_the_classes_is_void(leaves):
+    put(leaves, "images/train", "masks/train", "a", [1, 254])
+    put(leaves, "images/train", "masks/train", "b", [2])
+    text = describe(leaves)
+    assert "hold 2 classes (1, 2) and 254 as void." in text
+    assert "If 254 is a class, renumber it: classes are 1 to 250." in text
+    assert load(leaves / "dataset.yaml").own.described.void == 254
+
+
+@pytest.mark.parametrize("numbers", [[1, 254, 255], [1, 252, 254]])
+def test_two_numbers_above_the_classes_are_an_error(leaves, numbers):
+    put(leaves, "images/train", "masks/train", "a", numbers)
+    with pytest.raises(DataError, match=r"Use 1 to 250 for classes and one larger number for void"):
+        describe(leaves)
+    assert not (leaves / "dataset.yaml").exists()
+
+
 def test_images_without_masks_are_counted(leaves):
     for name in ("a", "b"):
         put(leaves, "images/train", "masks/train", name, [7, 9])
@@ -99,7 +116,7 @@ def put_colours(folder) -> None:
     [
         (lambda folder: None, "no folders of images and masks. Make images/train and masks/train"),
         (lambda folder: put(folder, "images", "masks", "a", []), "the masks hold 0 and no class"),
-        (lambda folder: put(folder, "images", "masks", "a", [1, 252]), "the masks hold 252. Use 1 to 250 for classes"),
+        (lambda folder: put(folder, "images", "masks", "a", [1, 252, 255]), "the masks hold 252. Use 1 to 250"),
         (
             lambda folder: (put(folder, "images", "masks", "a", [1]), (folder / "masks/a.png").unlink()),
             "no PNG masks in masks",

@@ -1,6 +1,8 @@
 """The embedded benchmark: what is drawn, how often, and the folder it is written to."""
 
 import hashlib
+import subprocess
+import sys
 from functools import cache
 
 import numpy as np
@@ -136,6 +138,16 @@ def test_textures_show_both_colours(texture, share):
     assert second.mean() == pytest.approx(share, abs=0.03)
 
 
+def test_two_processes_may_draw_at_once(tmp_path):
+    """Without the lock one of them deletes the other's unfinished folder."""
+    program = "import sys, pathlib; from ciss.data.sets.shapes import write; write(pathlib.Path(sys.argv[1]), 40, 4)"
+    command = [sys.executable, "-c", program, tmp_path / "shapes"]
+    drawing = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
+    errors = [process.communicate()[1].decode() for process in drawing]
+    assert [process.returncode for process in drawing] == [0, 0, 0], errors
+    assert len(list((tmp_path / "shapes" / "JPEGImages").iterdir())) == 44
+
+
 def test_folder_reads_as_voc(folder):
     for split, count in (("train", 6), ("val", 3)):
         pairs = sets_voc.pairs(folder, split)
@@ -147,7 +159,7 @@ def test_folder_reads_as_voc(folder):
                 assert photo.layer[0][1:3] == photo.layer[1][1:3] == (1, 1)  # sampling of light and colour: 4:4:4
                 np.testing.assert_array_equal(np.asarray(labels), mask)
                 assert np.abs(np.asarray(photo, dtype=int) - image).mean() < 4
-    assert sorted(path.name for path in folder.parent.iterdir()) == ["shapes"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == [".shapes.lock", "shapes"]
 
 
 def test_masks_have_the_colours_of_voc(folder):
@@ -167,10 +179,10 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
         patch.setattr(sets_shapes, "draw", draw)
         with pytest.raises(KeyboardInterrupt):
             sets_shapes.write(tmp_path / "shapes", train=3, val=1)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".shapes.lock"]
     (tmp_path / ".shapes.partial" / "JPEGImages").mkdir(parents=True)  # of a process that was killed
     sets_shapes.write(tmp_path / "shapes", train=3, val=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".shapes.lock", "shapes"]
 
 
 def test_an_earlier_copy_is_replaced_and_anything_else_is_kept(tmp_path):

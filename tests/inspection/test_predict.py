@@ -222,7 +222,9 @@ def test_a_folder_means_its_pictures_each_once(project, tmp_path, capsys):
         ["predict", "tune-1", str(tmp_path / "in"), str(tmp_path / "in" / "b.jpg"), "--out", str(tmp_path / "out")]
     )
     assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["a.png", "a_overlay.png", "b.png", "b_overlay.png"]
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 2
+    assert printed.err == f"{tmp_path / 'in'}: 1 folder in it not searched\n"
 
 
 def test_results_never_meet_on_one_name(project, tmp_path):

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
 from ciss.data.sets.base import DataSet
@@ -158,8 +159,16 @@ def is_foreign(folder: Path) -> bool:
 def write(folder: Path, train: int = TRAIN, val: int = VAL) -> None:
     """Draws the data set into a folder, whole or not at all, in place of an earlier copy.
 
+    A second process that draws into the folder waits for the first.
+
     Raises: FileExistsError if the folder holds anything else.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        _write(folder, train, val)
+
+
+def _write(folder: Path, train: int, val: int) -> None:
     if is_foreign(folder):
         raise FileExistsError(f"{folder}: the folder has other files than the drawn data set. Rename the folder.")
     partial = folder.with_name(f".{folder.name}.partial")
