@@ -63,7 +63,7 @@ Methods = Annotated[list[str] | None, Option(metavar="METHOD ...", help=USUAL, a
 Seeds = Annotated[list[int] | None, Option(metavar="SEED ...", min=0, max=10**9, help="One chain per seed.")]
 Orders = Annotated[int, Option(metavar="N", min=1, max=999, help="Number of class orders: default and N-1 random.")]
 Order = Annotated[list[int] | None, Option(metavar="ID ...", help="One class order, as raw ids.")]
-Joint = Annotated[bool, Option("--joint/--no-joint", help="Whether to plan joint training.")]
+Joint = Annotated[bool | None, Option("--joint/--no-joint", help="Whether to plan joint training.")]
 Preset = Annotated[str | None, Option(metavar="NAME", help="Start from this preset.", autocompletion=lambda: PRESETS)]
 Name = Annotated[str | None, Option(metavar="NAME", help="Name of the benchmark. Default: from preset and protocol.")]
 CHANGES = "Change settings, for example train.base.epochs=30 model.encoder=resnet50."
@@ -124,7 +124,7 @@ def plan(
     seeds: Seeds = None,
     orders: Orders = 1,
     order: Order = None,
-    joint: Joint = True,
+    joint: Joint = None,
     preset: Preset = None,
     name: Name = None,
     settings: Settings = None,

@@ -51,7 +51,7 @@ class Request:
     seeds: list[int] | None = None
     orders: int = 1  # class orders: the data set's own or `order`, and shuffled ones
     order: list[int] | None = None  # raw class ids
-    joint: bool = True
+    joint: bool | None = None
     preset: str | None = None
     name: str | None = None  # of the benchmark
     settings: list[str] | None = None  # KEY=VALUE: dotted keys of the benchmark
@@ -240,7 +240,7 @@ def _complete(request: Request) -> str:
     request.setting = request.setting or _preset(request)["setting"]  # the protocol may select another preset
     runs = _preset(request).get("runs", {})
     request.seeds = list(runs.get("seeds", [0])) if request.seeds is None else request.seeds
-    request.joint = request.joint and runs.get("joint", True)
+    request.joint = runs.get("joint", True) if request.joint is None else request.joint
     request.methods = present_names(_usual(request) if request.methods is None else request.methods)
     for method in request.methods:
         if code_of(method) not in INCREMENTAL:
@@ -363,8 +363,8 @@ def main(request: Request) -> None:
     except (ConfigError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     if not named:
-        joint = " and joint training" if settings.joints else ""
-        print(f"methods: {', '.join(request.methods)}{joint}. Name others with --methods and --no-joint.")
+        joint, option = (" and joint training", "--no-joint") if settings.joints else ("", "--joint")
+        print(f"methods: {', '.join(request.methods)}{joint}. Name others with --methods and {option}.")
     plan_check.print_notes(notes)
     if not plan_check.is_of_pipeline(request.output):
         command = "ciss train" if next_command == "dvc repro" else next_command

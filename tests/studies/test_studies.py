@@ -88,7 +88,8 @@ def test_every_preset_variant_and_named_case_is_in_a_study():
     assert {name for name in METHODS if name != "joint"} <= trained
     for name in presets.presets():
         (case,) = studies[f"preset-{name}"].cases
-        assert len(case.methods) == 2 and case.increments() >= 1
+        planned = presets.load(name).get("runs", {}).get("methods", METHODS)  # a paper's preset plans its own method
+        assert len(case.methods) == min(2, len(planned)) and case.increments() >= 1
     assert studies[f"preset-{cover.UNCUT}"].cases[0].increments() == 4
     assert set(FAILED_ONCE) <= set(studies)
     assert {case.encoder for each in studies.values() for case in each.cases} == set(cover.NETWORKS)

@@ -486,6 +486,14 @@ def test_a_preset_may_be_a_whole_study(planned):
     assert list(planned.config.ends) == ["voc8-s4-mib", "voc8-s4-joint"]
 
 
+def test_a_preset_of_a_paper_plans_its_method_alone(planned):
+    """Days of training for baselines are planned by request only."""
+    assert "methods: mbs. Name others with --methods and --joint." in planned("voc", "15-1", "--preset", "mbs")
+    assert list(planned.config.ends) == ["voc-mbs-s0-mbs"] and len(planned.config.runs()) == 6
+    planned("voc", "15-1", "--preset", "mbs", "--methods", "mib", "--joint")
+    assert list(planned.config.ends) == ["voc-mbs-s0-mib", "voc-mbs-s0-joint"]
+
+
 def test_checking_another_file_forgets_nothing(planned):
     """Its runs are other runs; those of params.yaml are not in the way."""
     planned("shapes")
