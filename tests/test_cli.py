@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from typer.main import get_command
 
 import ciss
-from ciss import cli, old_names
+from ciss import arguments, cli, old_names
 from ciss.data.commands import DOWNLOADS
 
 PACKAGE = Path(ciss.__file__).parent
@@ -98,12 +98,12 @@ def test_a_wrong_argument_has_a_usage_and_a_hint(arguments, hint, capsys):
     ],
 )
 def test_several_values_of_an_option(given, expected):
-    assert cli.repeat_options(given.split(), {"--seeds", "--methods"}) == expected.split()
+    assert arguments.repeat_options(given.split(), {"--seeds", "--methods"}) == expected.split()
 
 
 def test_an_option_without_values_has_none():
-    assert cli.repeat_options(["--methods", "--add"], {"--methods"}) == ["--methods", "", "--add"]
-    assert cli.repeat_options(["a", "--methods"], {"--methods"}) == ["a", "--methods", ""]
+    assert arguments.repeat_options(["--methods", "--add"], {"--methods"}) == ["--methods", "", "--add"]
+    assert arguments.repeat_options(["a", "--methods"], {"--methods"}) == ["a", "--methods", ""]
 
 
 def test_every_download_is_a_choice():

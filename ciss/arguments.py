@@ -1,0 +1,79 @@
+"""Arguments and options of the command `ciss`. Imports nothing heavy."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Argument, Option
+from typer.core import TyperCommand
+
+PACKAGE = Path(__file__).parent
+PRESETS = sorted(file.stem for file in PACKAGE.glob("study/presets/*.yaml"))
+DATA_SETS = [name for name in PRESETS if "-" not in name and name != "own"]
+NO_METHODS = ("__init__", "base", "joint")  # joint training is planned without being named
+METHODS = sorted(file.stem for file in PACKAGE.glob("methods/*.py") if file.stem not in NO_METHODS)
+
+
+class Command(TyperCommand):
+    """A command whose options take several values at once, `--seeds 0 1 2`, or one by one."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        several = {name for option in self.params if getattr(option, "multiple", False) for name in option.opts}
+        return super().parse_args(ctx, repeat_options(args, several))
+
+    def format_usage(self, ctx: typer.Context, formatter: Any) -> None:
+        """Writes the usage on one line, which stands above the message of a wrong argument."""
+        formatter.write(f"usage: {ctx.command_path} {' '.join(self.collect_usage_pieces(ctx))}\n")
+
+
+def repeat_options(arguments: list[str], several: set[str]) -> list[str]:
+    """Repeats an option before each of its values. An option without a value gets the value ""."""
+    result: list[str] = []
+    option = None  # the one whose values follow
+    for argument in [*arguments, "-"]:
+        if argument.startswith("-") and not argument[1:2].isdigit():
+            if option and result[-1] == option:
+                result.append("")
+            option = argument if argument in several else None
+        elif option and result[-1] != option:
+            result.append(option)
+        result.append(argument)
+    return result[:-1]
+
+
+def run_names() -> list[str]:
+    """Names of the runs in `params.yaml`, for the shell's completion."""
+    from ciss import config
+
+    try:
+        return list(config.load().runs())
+    except (config.ConfigError, OSError):
+        return []
+
+
+# Arguments and options of `ciss plan`, then those that several commands share.
+KNOWN = f"Name of the data set: {', '.join(DATA_SETS)}, or a folder in data/."
+Dataset = Annotated[str | None, Argument(metavar="DATASET", help=KNOWN, autocompletion=lambda: DATA_SETS)]
+Protocol = Annotated[str | None, Argument(metavar="PROTOCOL", help="Base classes, then classes per step: 15-1.")]
+KINDS = "overlapped, disjoint, sequential, partitioned or domain."
+Setting = Annotated[str | None, Option(metavar="SETTING", help=KINDS)]
+USUAL = f"{', '.join(METHODS)}, or a variant: plop-released. Default: the preset's, else finetune, mib, plop, gsc, mbs."
+Methods = Annotated[list[str] | None, Option(metavar="METHOD ...", help=USUAL, autocompletion=lambda: METHODS)]
+Seeds = Annotated[list[int] | None, Option(metavar="SEED ...", min=0, max=10**9, help="One chain per seed.")]
+Orders = Annotated[int, Option(metavar="N", min=1, max=999, help="Number of class orders: default and N-1 random.")]
+Order = Annotated[list[int] | None, Option(metavar="ID ...", help="One class order, as raw ids.")]
+Joint = Annotated[bool | None, Option("--joint/--no-joint", help="Whether to plan joint training.")]
+Preset = Annotated[str | None, Option(metavar="NAME", help="Start from this preset.", autocompletion=lambda: PRESETS)]
+Name = Annotated[str | None, Option(metavar="NAME", help="Name of the benchmark. Default: from preset and protocol.")]
+CHANGES = "Change settings, for example train.base.epochs=30 model.encoder=resnet50."
+Settings = Annotated[list[str] | None, Option("--set", metavar="KEY=VALUE ...", help=CHANGES)]
+Add = Annotated[bool, Option("--add", help="Keep the benchmarks already in the file.")]
+Fresh = Annotated[bool, Option("--fresh", help="Ignore settings and coefficients in the file; use the preset.")]
+Output = Annotated[str, Option(metavar="FILE", help="File to write or check, relative to the project.")]
+Check = Annotated[bool, Option("--check", help="Check the file and its data. Change nothing.")]
+Clean = Annotated[bool, Option("--clean", help="Delete results of runs that are not in the file.")]
+Config = Annotated[str, Option("--config", metavar="FILE", help="Parameter file, relative to the project.")]
+Benchmark = Annotated[str, Argument(metavar="BENCHMARK", help="Name of a benchmark in params.yaml.")]
+RUN = {"metavar": "RUN", "help": "Name of a run: a key under bases, joints or chain in params.yaml."}
+Run = Annotated[str, Argument(**RUN, autocompletion=run_names)]
+Runs = Annotated[list[str] | None, Argument(**RUN, autocompletion=run_names)]
