@@ -67,8 +67,11 @@ class EntropyMedians:
         classes, bins = self.histograms.shape
         values = normalised_entropy(teacher_logits, variant=self.variant, channels=self.channels)
         cell = teacher_logits.argmax(dim=1) * bins + (values * bins).long().clamp(0, bins - 1)
-        cell = cell.masked_fill(labels != 0, classes * bins)  # an extra cell, dropped below
-        self.histograms += torch.bincount(cell.flatten(), minlength=classes * bins + 1)[:-1].view(classes, bins)
+        cell = cell.masked_fill(labels != 0, classes * bins).flatten()  # an extra cell, dropped below
+        # not bincount: on CUDA it reads the largest value back to size its result
+        counts = torch.zeros(classes * bins + 1, dtype=torch.int64, device=cell.device)
+        counts.scatter_add_(0, cell, torch.ones_like(cell))
+        self.histograms += counts[:-1].view(classes, bins)
 
     def all_reduce(self) -> "EntropyMedians":
         distributed.all_sum(self.histograms)
@@ -76,24 +79,25 @@ class EntropyMedians:
 
     def thresholds(self, *, least: float = 0.001) -> Tensor:
         """Thresholds (K,) float32, at least `least`, which is also the value of a class that was never predicted."""
-        histograms = self.histograms.cpu().double()
-        bins = histograms.shape[1]
+        histograms = self.histograms.double()
+        bins, device = histograms.shape[1], histograms.device
         half_count = histograms.sum(dim=1) / 2
         if self.variant == "paper":
             count_below = histograms.cumsum(dim=1) - histograms
         else:
-            count_below = torch.arange(bins).cumsum(0) - torch.arange(bins)  # the sum of the earlier bins' indices
+            indices = torch.arange(bins, device=device)
+            count_below = indices.cumsum(0) - indices  # the sum of the earlier bins' indices
             count_below = count_below.double().expand_as(histograms)
         # the bin that contains the median, and how far into it the median lies
         contains_median = (count_below <= half_count[:, None]) & (half_count[:, None] <= count_below + histograms)
         median_bin = torch.where(contains_median.any(dim=1), contains_median.int().argmax(dim=1), bins - 1)
-        rows = torch.arange(len(histograms))
+        rows = torch.arange(len(histograms), device=device)
         count_below = count_below[rows, median_bin]
         # `released` only: without such a bin, the sum includes the last bin
         count_below = torch.where(contains_median.any(dim=1), count_below, count_below + median_bin)
         medians = (median_bin + (half_count - count_below) / histograms[rows, median_bin]) / bins
         medians = torch.where(half_count > 0, medians, 0).nan_to_num(nan=0.0)
-        return medians.clamp(min=least).float().to(self.histograms.device)
+        return medians.clamp(min=least).float()
 
 
 @torch.no_grad()

@@ -86,7 +86,8 @@ def loss_weights(
         return None
     counts = []
     for output, batch in zip(teacher_outputs, batches, strict=True):
-        images = torch.tensor(float(len(batch.images)), device=batch.labels.device)
+        # filled on the device: torch.tensor(n, device=device) would wait for the device
+        images = torch.full((), float(len(batch.images)), device=batch.labels.device)
         counts.append({IMAGES: images, **method.normalisers(output, batch)})
     names = list(counts[0])
     table = torch.stack([torch.stack([count[name].double() for name in names]) for count in counts])  # (batches, names)

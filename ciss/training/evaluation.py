@@ -75,7 +75,10 @@ def judge_labels(
         background = (batch.given == 0) & (truth != protocol.VOID)
         for name, positions in labels.items():
             cell = truth * columns + positions.clamp(max=columns - 1)
-            counts[name] += torch.bincount(cell[background], minlength=classes * columns).view(classes, columns)
+            # Other pixels share one more cell: masking and bincount would make the host wait for the device.
+            cell = torch.where(background, cell, classes * columns).flatten()
+            cells = torch.zeros(classes * columns + 1, dtype=torch.int64, device=device)
+            counts[name] += cells.scatter_add_(0, cell, torch.ones_like(cell))[:-1].view(classes, columns)
     return {name: distributed.all_sum(matrix).cpu().numpy() for name, matrix in counts.items()}
 
 
