@@ -77,3 +77,38 @@ Benchmark = Annotated[str, Argument(metavar="BENCHMARK", help="Name of a benchma
 RUN = {"metavar": "RUN", "help": "Name of a run: a key under bases, joints or chain in params.yaml."}
 Run = Annotated[str, Argument(**RUN, autocompletion=run_names)]
 Runs = Annotated[list[str] | None, Argument(**RUN, autocompletion=run_names)]
+
+
+def one_of(*choices: str) -> dict[str, Any]:
+    """Options of `typer.Option` for a list of values, each of which is one of the choices."""
+
+    def check(values: list[str] | None) -> list[str] | None:
+        for value in values or []:
+            if value not in choices:
+                raise typer.BadParameter(f"{value!r} is not one of {', '.join(map(repr, choices))}")
+        return values
+
+    return {"callback": check, "autocompletion": lambda: list(choices)}
+
+
+# Options of `ciss bench`.
+MEASURED = "Methods or variants, or bare: teacher, student, cross-entropy. Default: those of params.yaml."
+BenchMethods = Annotated[list[str] | None, Option("--methods", metavar="METHOD ...", help=MEASURED)]
+Encoder = Annotated[list[str] | None, Option(metavar="NAME ...", help="timm's names. Default: that of params.yaml.")]
+DECODERS = {"metavar": "NAME ...", "help": "deeplabv3 or mask_transformer.", **one_of("deeplabv3", "mask_transformer")}
+Decoder = Annotated[list[str] | None, Option(**DECODERS)]
+Image = Annotated[list[int] | None, Option(metavar="PIXELS ...", min=16, help="Sides of the training images.")]
+CHANNELS = "Channels of each step, background included, the new ones last: 141+10."
+Classes = Annotated[list[str] | None, Option(metavar="N+N ...", help=CHANNELS)]
+Batch = Annotated[list[int] | None, Option(metavar="IMAGES ...", min=1, help="Images of a batch.")]
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PRECISION = {"metavar": "NAME ...", "help": f"{', '.join(PRECISIONS)}.", **one_of(*PRECISIONS)}
+Precision = Annotated[list[str] | None, Option(**PRECISION)]
+MODES = {"metavar": "MODE ...", "help": "off, on, or reduce-overhead: CUDA graphs."}
+Compile = Annotated[list[str] | None, Option("--compile", **MODES, **one_of("off", "on", "reduce-overhead"))]
+Rounds = Annotated[int, Option(metavar="N", min=1, max=1000, help="Turns of each case.")]
+REPORT = "Write FILE.md and FILE.json, relative to the project. With --gpu: reports/speed/gpu-CARD."
+Report = Annotated[str | None, Option("--output", metavar="FILE", help=REPORT)]
+Versus = Annotated[str | None, Option("--vs", metavar="REVISION", help="Compare with the code of a git revision.")]
+Gpu = Annotated[bool, Option("--gpu", help="Tests on the GPU, repeated trainings, step times, NCCL.")]
+Minutes = Annotated[float, Option(metavar="N", min=0.1, max=600, help="With --gpu: time for everything.")]

@@ -7,29 +7,8 @@ from typing import Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from ciss.arguments import (
-    Add,
-    Benchmark,
-    Check,
-    Clean,
-    Command,
-    Config,
-    Dataset,
-    Fresh,
-    Joint,
-    Methods,
-    Name,
-    Order,
-    Orders,
-    Output,
-    Preset,
-    Protocol,
-    Run,
-    Runs,
-    Seeds,
-    Setting,
-    Settings,
-)
+from ciss import arguments
+from ciss.arguments import Command
 
 app = typer.Typer(
     help="A reproducible laboratory for class-incremental semantic segmentation.",
@@ -70,22 +49,22 @@ def _no_command(context: typer.Context) -> None:
 
 @app.command(cls=Command)
 def plan(
-    dataset: Dataset = None,
-    protocol: Protocol = None,
-    setting: Setting = None,
-    methods: Methods = None,
-    seeds: Seeds = None,
-    orders: Orders = 1,
-    order: Order = None,
-    joint: Joint = None,
-    preset: Preset = None,
-    name: Name = None,
-    settings: Settings = None,
-    add: Add = False,
-    fresh: Fresh = False,
-    output: Output = "params.yaml",
-    check: Check = False,
-    clean: Clean = False,
+    dataset: arguments.Dataset = None,
+    protocol: arguments.Protocol = None,
+    setting: arguments.Setting = None,
+    methods: arguments.Methods = None,
+    seeds: arguments.Seeds = None,
+    orders: arguments.Orders = 1,
+    order: arguments.Order = None,
+    joint: arguments.Joint = None,
+    preset: arguments.Preset = None,
+    name: arguments.Name = None,
+    settings: arguments.Settings = None,
+    add: arguments.Add = False,
+    fresh: arguments.Fresh = False,
+    output: arguments.Output = "params.yaml",
+    check: arguments.Check = False,
+    clean: arguments.Clean = False,
 ) -> None:
     """Write params.yaml: benchmark, methods and the list of runs.
 
@@ -122,8 +101,8 @@ def plan(
 
 @app.command(cls=Command)
 def train(
-    runs: Runs = None,
-    config: Config = "params.yaml",
+    runs: arguments.Runs = None,
+    config: arguments.Config = "params.yaml",
     jobs: Annotated[int | None, Option(metavar="N", min=1, help="Runs at a time. Default: one per GPU, or 1.")] = None,
     trial: Annotated[bool, Option("--try", help="Test: two updates, all scores and figures; nothing is kept.")] = False,
 ) -> None:
@@ -161,9 +140,9 @@ def train(
 
 @app.command(cls=Command)
 def predict(
-    run: Run,
+    run: arguments.Run,
     images: Annotated[list[str], Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")],
-    config: Config = "params.yaml",
+    config: arguments.Config = "params.yaml",
     out: Annotated[
         str | None, Option(metavar="FOLDER", help="Folder for the files. Default: predictions/RUN of the project.")
     ] = None,
@@ -188,7 +167,7 @@ def predict(
 
 @app.command(cls=Command)
 def tune(
-    config: Config = "params.yaml",
+    config: arguments.Config = "params.yaml",
     only: Annotated[
         list[str] | None, Option(metavar="METHOD ...", help="Train only these methods; do not write tuning.csv.")
     ] = None,
@@ -210,7 +189,7 @@ def tune(
 
 @app.command(cls=Command)
 def report(
-    config: Config = "params.yaml",
+    config: arguments.Config = "params.yaml",
     against: Annotated[
         str | None, Option(metavar="REVISION", help="Write nothing: compare the scores with those of a git revision.")
     ] = None,
@@ -234,7 +213,45 @@ def report(
 
 
 @app.command(cls=Command)
-def doctor(config: Config = "params.yaml") -> None:
+def bench(
+    methods: arguments.BenchMethods = None,
+    encoder: arguments.Encoder = None,
+    decoder: arguments.Decoder = None,
+    image: arguments.Image = None,
+    classes: arguments.Classes = None,
+    batch: arguments.Batch = None,
+    precision: arguments.Precision = None,
+    compile: arguments.Compile = None,
+    rounds: arguments.Rounds = 5,
+    output: arguments.Report = None,
+    vs: arguments.Versus = None,
+    gpu: arguments.Gpu = False,
+    minutes: arguments.Minutes = 8,
+    config: arguments.Config = "params.yaml",
+) -> int:
+    """Measure the training step: teacher, student, losses, backward, update, loader, memory.
+
+    \b
+    ciss bench                      # the methods of params.yaml on its network
+    ciss bench --vs HEAD~3          # ratios to the code of an earlier commit, in turns
+    ciss bench --methods mib gsc --encoder resnet50 --image 256 --classes 20+1 141+10 --batch 2
+    ciss bench --gpu --minutes 8    # everything worth knowing about a new GPU
+
+    Of options with several values every combination is measured. Images are drawn and weights random: no data set is
+    needed. Whatever you do not name is as in the first benchmark of params.yaml.
+    """
+    if gpu:
+        from ciss.study.bench import gpu as bench_gpu
+
+        return bench_gpu.main(minutes, output)
+    from ciss.study.bench import command
+
+    choices = (methods, encoder, decoder, image, classes, batch, precision, compile)
+    return command.main(command.Request(*choices, rounds, output, vs, config))
+
+
+@app.command(cls=Command)
+def doctor(config: arguments.Config = "params.yaml") -> None:
     """Check the installation. Problems are printed with what to do.
 
     \b
@@ -279,7 +296,7 @@ def data_fetch(
 
 
 @data.command("content", cls=Command)
-def data_content(benchmark: Benchmark) -> None:
+def data_content(benchmark: arguments.Benchmark) -> None:
     """For dvc.yaml: write a hash of your images and masks to .data/.
 
     \b
@@ -341,7 +358,7 @@ def execute(
 
 
 @app.command(cls=Command)
-def probe(benchmark: Benchmark, config: Config = "params.yaml") -> None:
+def probe(benchmark: arguments.Benchmark, config: arguments.Config = "params.yaml") -> None:
     """For dvc.yaml: write features and gradients to probes/.
 
     \b

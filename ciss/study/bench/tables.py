@@ -1,0 +1,150 @@
+"""Results of `ciss bench` as Markdown and JSON."""
+
+import json
+import re
+from collections.abc import Iterable
+from statistics import median
+
+PARTS = ("teacher", "student", "losses", "backward", "update")  # of a step
+CLOCKS = ("processor", "wall")
+MIB = 2**20
+EXPLAINED = """\
+`step` is one update without reading the batch: forward passes of teacher and student, losses (labels, losses and
+logs), backward pass and update. `loader`: reading and normalising the batch. `loss part`: labels, losses, logs and the
+way back to the outputs of the network, measured by themselves; `share`: its share of the step. `images/s` counts
+everything, by the wall clock. Memory: the peak {peak}; what a step, and the loss part alone, need beyond what is there
+before them. Network weights are random, images are drawn; neither changes the work of a step."""
+CPU_PEAK = "of the process"
+GPU_PEAK = "of torch's tensors"
+
+
+def page(result: dict, command: str) -> str:
+    """The whole text: machine, command, table and explanation.
+
+    Args:
+        result: see `command.run`.
+        command: the command that measured it.
+    """
+    machine, code = result["machine"], result["code"]
+    lines = [f"{machine['device']}; torch {machine['torch']}, Python {machine['python']}; code {code['new']}."]
+    rounds = result["rounds"]
+    turns = f"{rounds} round{'s' * (rounds > 1)} in which the cases take turns"
+    seconds = "wall time" if any(map(on_gpu, result["rows"])) else "processor time of all threads"
+    if "old" in code:
+        lines.append(f"\nRatios of {seconds}, {code['new']} / {code['old']}: median (least to largest) of {turns}.")
+    else:
+        lines.append(f"\nMilliseconds of {seconds}, medians of {turns}.")
+    lines.append(f"\n    {command}\n")
+    lines += ratio_table(result["rows"]) if "old" in code else time_table(result["rows"])
+    lines += [f"\n{explained(result['rows'])}"]
+    lines += failures(result["rows"])
+    return "\n".join(lines) + "\n"
+
+
+def explained(rows: list[dict]) -> str:
+    return EXPLAINED.format(peak=GPU_PEAK if any(map(on_gpu, rows)) else CPU_PEAK)
+
+
+def time_table(rows: list[dict]) -> list[str]:
+    """Lines of a Markdown table of milliseconds and memory."""
+    names = ["images/s", "step", *PARTS, "loader", "loss part", "share"]
+    memory = ["peak MiB", "step MiB", "loss part MiB"]
+    lines = header([*CASE, *names, *memory])
+    for row in rows:
+        if "error" in row:
+            continue
+        speed = row["built"]["images"] / seconds(row, "whole", "wall")
+        parts = [milliseconds(row, part) for part in names[1:-1]]
+        share = seconds(row, "loss part") / seconds(row, "step")
+        sizes = [megabytes(row, name) for name in ("peak", "step", "loss part")]
+        lines.append(line([*case_cells(row), f"{speed:.3g}", *parts, f"{share:.1%}", *sizes]))
+    return lines
+
+
+def ratio_table(rows: list[dict]) -> list[str]:
+    """Lines of a Markdown table of ratios new / old, of pairs of neighbouring turns."""
+    names = ["step", *PARTS, "loader", "loss part"]
+    lines = header([*CASE, *names, "peak memory", "loss part memory"])
+    for new, old in pairs(rows):
+        clock = usual_clock(new)
+        ratios = [ratio(new["seconds"].get(part), old["seconds"].get(part), clock) for part in names]
+        sizes = []
+        for name in ("peak", "loss part"):
+            one, other = new["bytes"].get(name), old["bytes"].get(name)
+            sizes.append(f"{one / other:.2f}" if one and other else "")
+        lines.append(line([*case_cells(new), *ratios, *sizes]))
+    return lines
+
+
+def pairs(rows: list[dict]) -> Iterable[tuple[dict, dict]]:
+    """Rows of the same case with the new and with the old code, where both could be measured."""
+    old_rows = {json.dumps(row["case"]): row for row in rows if row["version"] == "old" and "error" not in row}
+    for row in rows:
+        old = old_rows.get(json.dumps(row["case"]))
+        if row["version"] == "new" and "error" not in row and old:
+            yield row, old
+
+
+def ratio(new: list | None, old: list | None, clock: str) -> str:
+    """ "0.76 (0.69 to 0.79)" of seconds [processor, wall] by round."""
+    if not new or not old:
+        return ""
+    number = CLOCKS.index(clock)
+    values = [one[number] / max(other[number], 1e-9) for one, other in zip(new, old, strict=True)]
+    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+CASE = ("method", "network", "px", "images", "channels", "precision", "compile")
+
+
+def case_cells(row: dict) -> list[str]:
+    built = row["built"]
+    network = f"{built['encoder']}, {built['decoder']}"
+    channels = f"{built['old_channels']}+{built['channels'] - built['old_channels']}"
+    sizes = [str(built["size"]), str(built["images"])]
+    return [row["case"]["method"], network, *sizes, channels, built["precision"], built["compile"]]
+
+
+def on_gpu(row: dict) -> bool:
+    return "built" in row and row["built"]["gpu"]
+
+
+def usual_clock(row: dict) -> str:
+    """On a GPU the processor waits, so that the wall clock counts; elsewhere other programs disturb it."""
+    return "wall" if on_gpu(row) else "processor"
+
+
+def seconds(row: dict, part: str, clock: str | None = None) -> float:
+    """The median over the rounds; 0 for a part that the case does not have."""
+    number = CLOCKS.index(clock or usual_clock(row))
+    return median(values[number] for values in row["seconds"].get(part, [[0.0, 0.0]]))
+
+
+def milliseconds(row: dict, part: str) -> str:
+    value = 1000 * seconds(row, part)
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def megabytes(row: dict, name: str) -> str:
+    return f"{row['bytes'][name] / MIB:.0f}" if name in row.get("bytes", {}) else ""
+
+
+def failures(rows: list[dict]) -> list[str]:
+    lines = [f"* {row['case']['method']} ({row['version']}): {row['error']}" for row in rows if "error" in row]
+    return ["\nNot measured:\n", *lines] if lines else []
+
+
+def header(names: list[str]) -> list[str]:
+    return [line(names), line(["---"] * len(names))]
+
+
+def line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def compact(result: dict) -> str:
+    """JSON with one line for each short list."""
+    rounded = json.loads(json.dumps(result), parse_float=lambda text: round(float(text), 6))
+    text = json.dumps(rounded, indent=1)
+    # "[\n 0.1,\n 0.2\n]" -> "[0.1, 0.2]"
+    return re.sub(r"\[[^\[\]{}]*\]", lambda match: "[" + " ".join(match[0][1:-1].split()) + "]", text) + "\n"
