@@ -105,7 +105,11 @@ class Train:
     compile: bool = False
     threads: Few = 2  # CPU threads; another number changes the last digits of results
     processes: Few = 1  # of this machine, each with its own batch and GPU; an update has that many batches
-    workers: Annotated[int, Field(ge=0, le=1_024)] = 0  # loader processes; does not change the result
+    # loader processes, which do not change the result; auto: as many as training leaves cores for
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=1_024)] = "auto"
+    # where images are resized, cropped and flipped: in loader processes, or on the training's device, for a GPU that
+    # waits for its images; colours differ by at most 1 of 255
+    augment_on: Literal["cpu", "device"] = "cpu"
     cache: bool = False  # keep decoded images in memory, a copy in each loader process, if they fill at most half of it
     curve: tuple[Positive, ...] = (1.0,)  # epochs after which the hold-out set is scored ...
     curve_every: Count = 1  # ... then after every this many epochs, and after the last

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from ciss import doctor, documents, paths
 from ciss.config import Model
+from ciss.data import processes as data_processes
 from ciss.data.notes import FETCH, data_notes
 from ciss.doctor import Setup, main
 from ciss.findings import CHECKS, Check, Finding, examine
@@ -448,7 +449,7 @@ def test_bits_that_do_not_repeat(make_setup, monkeypatch):
 
 
 def test_loader_processes(make_setup, monkeypatch):
-    monkeypatch.setattr(machine, "SHARED", Path("/nowhere"))
+    monkeypatch.setattr(data_processes, "SHARED", Path("/nowhere"))
     assert "two loader processes return their 2 batches" in passes(CHECKS["loaders"], make_setup(train__workers=2))
     error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error.")
     monkeypatch.setattr(machine, "DataLoader", Mock(side_effect=error))
@@ -459,12 +460,12 @@ def test_loader_processes(make_setup, monkeypatch):
 def test_shared_memory(make_setup, monkeypatch):
     """Two waiting batches for each of two processes: 2 x 2 x 4 images x 4 bytes x 32 x 32 pixels = 65,536 bytes."""
     setup = make_setup(train__workers=2)
-    assert Path("/dev/shm") == machine.SHARED
-    monkeypatch.setattr(machine, "SHARED", setup.root)
-    for free, level in ((65_535, "FAIL"), (131_072, "note")):
-        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: Usage(1, 1, free))
-        finds(CHECKS["loaders"], setup, level, "need 65.5 kB", "--shm-size")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1, 1, 131_073))
+    assert Path("/dev/shm") == data_processes.SHARED
+    monkeypatch.setattr(data_processes, "SHARED", setup.root)
+    monkeypatch.setattr(data_processes, "available_cores", lambda: 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1, 1, 131_071))  # training and scoring have half each
+    finds(CHECKS["loaders"], setup, "note", "need 131 kB", "--shm-size")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(1, 1, 131_072))
     passes(CHECKS["loaders"], setup)
 
 

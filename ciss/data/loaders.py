@@ -1,113 +1,105 @@
 """Batches of a step. An image's pixels depend on seed, epoch and image alone, not on the number of loader processes.
 
-torchvision takes seconds to import. The functions that make a loader import it, before any loader process starts.
+With `train.augment_on: device` the loader processes only read and decode. The views of the images are taken on the
+device, image by image, with the same random numbers (see `ciss.data.transforms`).
 """
 
 import hashlib
-import os
-import re
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ciss import distributed
-from ciss.config import Benchmark
+from ciss.config import Benchmark, Train
+from ciss.data import processes
 from ciss.data.index import Index
-from ciss.data.normalisation import input_statistics
+from ciss.data.normalisation import IMAGENET, input_statistics
 from ciss.data.pictures import DataError, read_pair
+from ciss.data.transforms import View, evaluation_view, resized_view, statistics_size, training_view
 
-Cache = dict[int, tuple[Tensor, Tensor]]  # decoded images and masks by image number
+Cache = dict[int, tuple[np.ndarray, np.ndarray]]  # decoded images and masks by image number
+# What is shown of an image of this height and width, drawn with this generator
+ViewOf = Callable[[int, int, torch.Generator], View]
 
 
 class Loader(DataLoader):
-    """torch's DataLoader with short messages for a broken file and for the death of a loader process."""
+    """torch's DataLoader of images (B,3,H,W) uint8, labels (B,H,W) uint8 and image numbers (B,).
 
-    def __iter__(self) -> Iterator:
+    It has short messages for a broken file and for the death of a loader process.
+    """
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         try:
             batches = super().__iter__()
             if self.num_workers:
-                _explain_dead_processes()
-            yield from batches
+                processes.explain_deaths()
+            yield from map(self.dataset.finish, batches)
         except DataError as error:  # a loader process puts its traceback around the message
             raise DataError(str(error).strip().rpartition(f"{DataError.__module__}.DataError: ")[2]) from None
         except (RuntimeError, EOFError, OSError) as error:
-            if _broken_off(error):
-                time.sleep(1)  # until the signal of the dead process arrives, so that it raises only one error
-            raise _explained(error) from None
-
-
-def _explain_dead_processes() -> None:
-    """Replaces torch's message in its signal handler for dead loader processes. Windows has no such signal."""
-    child_signal = getattr(signal, "SIGCHLD", None)
-    if child_signal is None or threading.current_thread() is not threading.main_thread():
-        return
-    handler = signal.getsignal(child_signal)
-    if not callable(handler) or getattr(handler, "explains", False):
-        return
-
-    def explaining(number: int, frame) -> None:
-        try:
-            handler(number, frame)
-        except RuntimeError as error:
-            raise _explained(error) from None
-
-    explaining.explains = True
-    signal.signal(child_signal, explaining)
-
-
-def _broken_off(error: Exception) -> bool:
-    """Whether a loader process died while it handed over a batch."""
-    return isinstance(error, EOFError | ConnectionError | FileNotFoundError)
-
-
-def _explained(error: Exception) -> Exception:
-    """A DataError with a remedy for full shared memory and for a dead loader process; any other error unchanged."""
-    reason = re.search("unable to (?:allocate|open|resize|mmap|map).*", str(error))  # torch's words
-    if reason and re.search("shm|shared memory|No space left|torch_", reason[0]):
-        problem = f"no shared memory (/dev/shm) is left for the batches of loader processes ({reason[0]})"
-    elif _broken_off(error) or str(error).startswith("DataLoader worker"):
-        why = " ".join(str(error).split()) or "while it handed over a batch"
-        problem = f"a loader process was killed ({why}): memory or shared memory (/dev/shm) may have run out"
-    else:
-        return error
-    return DataError(
-        f"{problem}. The last finished epoch is kept: run the same command again, with fewer train.workers (0 needs no "
-        "shared memory), or give a container more shared memory: docker run --shm-size=8g."
-    )
+            raise processes.explained(error) from None
 
 
 class Images(Dataset):
-    """Pairs of image (3,H,W) uint8 and labels (H,W) uint8 as positions, with the image's number in the index."""
+    """Views of images (H,W,3) uint8 and of labels (H,W) uint8 as positions, with the image's number in the index.
+
+    `device`: where views are taken; None: in the loader processes.
+    """
 
     def __init__(
-        self, index: Index, split: str, table: np.ndarray, transform: Callable, seed: int, cache: Cache | None = None
+        self,
+        index: Index,
+        split: str,
+        table: np.ndarray,
+        view_of: ViewOf,
+        *,
+        seed: int = 0,
+        colour: tuple[int, int, int] = IMAGENET.colour,
+        cache: Cache | None = None,
+        device: torch.device | None = None,
     ):
         self.pairs, self.digests = index.pairs(split), index.digests[split]
-        self.label_table = torch.from_numpy(table)
-        self.transform, self.seed, self.cache = transform, seed, cache
+        self.label_table, self.view_of, self.seed, self.cache = table, view_of, seed, cache
+        self.colour, self.device = torch.tensor(colour, dtype=torch.uint8), device
 
-    def __getitem__(self, epoch_and_number: tuple[int, int]) -> tuple[Tensor, Tensor, int]:
-        from torchvision import tv_tensors
-
+    def __getitem__(self, epoch_and_number: tuple[int, int]) -> tuple:
+        """View of the image, view of the labels, number; or image, mask, view and number for `device`."""
         epoch, number = epoch_and_number
-        image, mask = self._read_decoded(number)
-        with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would also seed the GPU, with every image.
-            torch.default_generator.manual_seed(stable_seed(self.seed, epoch, number))
-            image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
-        return image.as_subclass(Tensor), self.label_table[mask.as_subclass(Tensor).long()], number
+        image, mask = map(torch.from_numpy, self._read_decoded(number))
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, epoch, number))
+        view = self.view_of(*mask.shape, generator)
+        if self.device is not None:
+            return image, mask, view, number
+        return view.image(image, self.colour), self._labels(view.mask(mask)), number
 
-    def _read_decoded(self, number: int) -> tuple[Tensor, Tensor]:
+    def finish(self, batch: list) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (B,3,H,W), labels (B,H,W) and numbers (B,) of a batch that a loader process has put together."""
+        if self.device is None:
+            images, labels, numbers = batch
+            return images.permute(0, 3, 1, 2), labels, numbers
+        colour, table = (t.to(self.device) for t in (self.colour, torch.from_numpy(self.label_table)))
+        images, labels = [], []
+        for image, mask, view, _ in batch:
+            images.append(view.image(image.to(self.device, non_blocking=True), colour))
+            labels.append(table[view.mask(mask.to(self.device, non_blocking=True)).int()])
+        numbers = torch.tensor([number for *_, number in batch])
+        return torch.stack(images).permute(0, 3, 1, 2), torch.stack(labels), numbers
+
+    def _labels(self, mask: Tensor) -> Tensor:
+        """Positions of raw ids (H,W) on the CPU."""
+        # as label_table[mask], in a seventh of the time
+        positions = bytearray(mask.contiguous().numpy()).translate(self.label_table)
+        return torch.frombuffer(positions, dtype=torch.uint8).view(mask.shape)
+
+    def _read_decoded(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         if self.cache is not None and number in self.cache:
             return self.cache[number]
         pair, why = self.pairs[number], ""
@@ -118,10 +110,9 @@ class Images(Dataset):
         if digest != self.digests[number]:
             changed = f"{pair.image} or its mask changed since the data were prepared{why}"
             raise DataError(f"{changed}. Run: dvc repro -f prepare")
-        decoded = torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(mask)
         if self.cache is not None:
-            self.cache[number] = decoded
-        return decoded
+            self.cache[number] = image, mask
+        return image, mask
 
 
 class Shuffle(Sampler):
@@ -161,7 +152,7 @@ def _too_few(images: int, processes: int) -> DataError:
 
 def cache_size(benchmark: Benchmark, index: Index, images: list[int]) -> int:
     """Bytes of all decoded `images` and masks. Every loader process keeps its own copies."""
-    copies = max(1, benchmark.train.workers) * distributed.world()
+    copies = max(1, processes.loader_processes(benchmark.train)) * distributed.world()
     return copies * sum(4 * height * width for height, width in (index.sizes["train"][number] for number in images))
 
 
@@ -180,30 +171,33 @@ def available_memory() -> int:
 
 def training_loader(benchmark: Benchmark, index: Index, images: list[int], table: np.ndarray, seed: int) -> Loader:
     """Shuffled, augmented batches of training images. Set `loader.batch_sampler.epoch` before each epoch."""
-    from ciss.data.transforms import training_transform
-
     train = benchmark.train
-    transform = training_transform(train, input_statistics(benchmark.model).colour)
-    dataset = Images(index, "train", table, transform, seed, {} if train.cache else None)
-    sampler = Shuffle(images, train.batch, train.accumulate, seed)
-    return _loader(dataset, sampler, train.workers)
+    on_device = train.augment_on == "device"
+    dataset = Images(
+        index,
+        "train",
+        table,
+        partial(training_view, train=train),
+        seed=seed,
+        colour=input_statistics(benchmark.model).colour,
+        cache={} if train.cache else None,
+        device=distributed.device() if on_device else None,
+    )
+    pixels = max(height * width for height, width in index.sizes["train"]) if on_device else train.crop**2
+    return _loader(dataset, Shuffle(images, train.batch, train.accumulate, seed), train, train.batch * pixels)
 
 
 def evaluation_loader(benchmark: Benchmark, index: Index, split: str, images: list[int], table: np.ndarray) -> Loader:
     """Batches of images of one size, without padding. Each process takes its share of the batches."""
-    from ciss.data.transforms import evaluation_transform
-
     crop = benchmark.train.crop if benchmark.evaluation.size == "crop" else None
     cache = {} if benchmark.train.cache and split == "train" else None
-    dataset = Images(index, split, table, evaluation_transform(crop), 0, cache)
+    dataset = Images(index, split, table, partial(_evaluation_view, crop=crop), cache=cache)
     by_size: dict[tuple, list[int]] = {}
     for number in images:
-        by_size.setdefault(() if crop else tuple(index.sizes[split][number]), []).append(number)
+        by_size.setdefault((crop, crop) if crop else tuple(index.sizes[split][number]), []).append(number)
     size = benchmark.evaluation.batch
-    batches = []
-    for group in by_size.values():
-        batches += [[(0, number) for number in group[i : i + size]] for i in range(0, len(group), size)]
-    return _loader(dataset, batches[distributed.rank() :: distributed.world()], benchmark.train.workers)
+    batches = {shape: _split(group, size) for shape, group in by_size.items()}
+    return _whole_image_loader(dataset, batches, benchmark.train)
 
 
 def statistics_loader(
@@ -215,20 +209,18 @@ def statistics_loader(
     at most `evaluation.batch` of them, and at most as many pixels as that many training crops. Each process takes its
     share of the batches, at least one. `cache`: decoded images to use and to add to.
     """
-    from ciss.data.transforms import Resize, statistics_size
-
     train, most, world = benchmark.train, benchmark.evaluation.batch, distributed.world()
-    dataset = Images(index, "train", table, Resize(partial(statistics_size, train=train)), 0, cache)
+    dataset = Images(index, "train", table, partial(_statistics_view, train=train), cache=cache)
     by_size: dict[tuple[int, int], list[int]] = {}
     for number in sorted(images):
         by_size.setdefault(statistics_size(*index.sizes["train"][number], train), []).append(number)
-    batches = []
+    batches = {}
     for (height, width), group in by_size.items():
         size = max(1, min(most, most * train.crop**2 // (height * width), len(images) // world))
-        batches += [[(0, number) for number in group[i : i + size]] for i in range(0, len(group), size)]
-    if len(batches) < world:
+        batches[height, width] = _split(group, size)
+    if sum(map(len, batches.values())) < world:
         raise _too_few(len(images), world)
-    return _loader(dataset, batches[distributed.rank() :: world], train.workers)
+    return _whole_image_loader(dataset, batches, train)
 
 
 def stable_seed(*parts: int | str) -> int:
@@ -236,17 +228,34 @@ def stable_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _evaluation_view(height: int, width: int, _: torch.Generator, crop: int | None) -> View:
+    return evaluation_view(height, width, crop)
 
 
-def _loader(dataset: Images, batches, workers: int) -> Loader:
-    workers = min(workers, available_cores())  # torch warns of more; the batches do not depend on it
+def _statistics_view(height: int, width: int, _: torch.Generator, train: Train) -> View:
+    return resized_view(height, width, statistics_size(height, width, train))
+
+
+def _split(images: list[int], size: int) -> list[list[tuple[int, int]]]:
+    """Batches of (epoch 0, image)."""
+    return [[(0, number) for number in images[i : i + size]] for i in range(0, len(images), size)]
+
+
+def _whole_image_loader(dataset: Images, batches: dict[tuple[int, int], list], train: Train) -> Loader:
+    """A loader of this process's share of batches, given by the height and width of their images."""
+    pixels = max((len(batch) * h * w for (h, w), group in batches.items() for batch in group), default=0)
+    share = list(chain(*batches.values()))[distributed.rank() :: distributed.world()]
+    return _loader(dataset, share, train, pixels)
+
+
+def _loader(dataset: Images, batches, train: Train, pixels: int) -> Loader:
+    """A loader. `pixels`: in the images of its largest batch."""
+    workers = processes.affordable(processes.loader_processes(train), pixels, len(batches))
     return Loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
+        collate_fn=default_collate if dataset.device is None else list,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own: starting processes must not change the training's random numbers
@@ -258,4 +267,4 @@ def picture(
 ) -> tuple[np.ndarray, np.ndarray]:
     """An image (H,W,3) uint8 and its labels (H,W) uint8 through a label table, sized as they are scored."""
     image, labels, _ = evaluation_loader(benchmark, index, split, [number], table).dataset[0, number]
-    return image.permute(1, 2, 0).numpy(), labels.numpy()
+    return image.numpy(), labels.numpy()

@@ -45,5 +45,6 @@ def normalise(images: Tensor, device: torch.device, channels_last: bool, statist
     images = images.to(device, non_blocking=True).float().div_(255)
     # Made on the host: torch.tensor(v, device=device) would wait for the device.
     mean, deviation = (torch.tensor(v).to(device, non_blocking=True).view(1, 3, 1, 1) for v in statistics)
-    images = (images - mean) / deviation
-    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+    # Loaders deliver pixels with their colours side by side, as in channels_last.
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return ((images - mean) / deviation).contiguous(memory_format=layout)

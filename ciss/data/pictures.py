@@ -200,7 +200,7 @@ def _rgb_pixels(opened: Image.Image, file: Path) -> np.ndarray:
     if opened.format == "TIFF" and opened.tag_v2.get(ExifTags.Base.Orientation, 1) != 1:  # Pillow would turn it
         raise DataError(f"{file}: the image has a tag that turns it. Turn its pixels and remove the tag.")
     if not opened.has_transparency_data:
-        return np.array(opened.convert("RGB"))
+        return np.array(opened if opened.mode == "RGB" else opened.convert("RGB"))  # `convert` always copies
     colours = np.array(opened.convert("RGBA"))
     if colours[..., 3].min() < 255:
         raise DataError(f"{file}: parts of the image are transparent. Lay it on a background, and save it as RGB.")

@@ -131,6 +131,8 @@ class Run:
         del settings["expects"]  # for messages about the data only
         for name in SPEED_KEYS:
             del settings["train"][name]
+        if self.settings.train.augment_on == "cpu":  # stored only if it differs from checkpoints without this key
+            del settings["train"]["augment_on"]
         # Stored only if they differ from ImageNet's, which checkpoints without this key were trained with.
         del settings["model"]["input_statistics"]
         if (statistics := normalisation.input_statistics(self.settings.model)) != normalisation.IMAGENET:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ciss import distributed, documents
 from ciss.data import Index
 from ciss.data.loaders import Loader, available_memory, cache_size, stable_seed, statistics_loader, training_loader
+from ciss.data.processes import loader_processes
 from ciss.methods import Batch, Method
 from ciss.models import Network, Output
 from ciss.runs.run import Run
@@ -126,7 +127,7 @@ def without_large_cache(run: Run, index: Index) -> Run:
     if not train.cache or distributed.broadcast_result(lambda: needed <= free / 2):
         return run
     distributed.log(
-        f"{run.name}: train.cache would take {documents.size(needed)} in {max(1, train.workers)} loader process(es), "
-        f"but {documents.size(free)} of memory are free. Images are read every epoch. Lower train.workers."
+        f"{run.name}: train.cache would take {documents.size(needed)} in {max(1, loader_processes(train))} loader "
+        f"process(es), but {documents.size(free)} of memory are free. Images are read every epoch. Lower train.workers."
     )
     return replace(run, settings=replace(run.settings, train=replace(train, cache=False)))

@@ -45,7 +45,7 @@ from ciss.training.checks import MemoryShort, explained_memory_errors, require_b
 from ciss.training.evaluation import autocast, evaluate, judge_labels, precision_of, predict_samples, token_cosines
 from ciss.training.log import DivergenceError, LossLog
 from ciss.training.meter import Meter
-from ciss.training.optimisation import GuardedSGD, choose_trainable, make_optimiser, make_schedule
+from ciss.training.optimisation import CountingSchedule, GuardedSGD, choose_trainable, make_optimiser, make_schedule
 from ciss.training.progress import Progress
 
 STATE = "state.safetensors"  # in a run's folder `resume`
@@ -133,7 +133,7 @@ class Setup:
     per_update: int  # batches of this process in one update
     updates: int  # in one epoch
     optimiser: GuardedSGD
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    schedule: torch.optim.lr_scheduler.LRScheduler | CountingSchedule
     scaler: torch.amp.GradScaler
 
     def autocast(self) -> torch.autocast:
@@ -183,6 +183,7 @@ def prepare_training(run: Run, index: Index) -> Setup:
     # If an epoch has fewer batches than `accumulate`, it is one update.
     per_update = min(options.accumulate, len(loader))
     updates = len(loader) // per_update
+    scaled = precision == torch.float16
     optimiser = make_optimiser(parameters, student, run.phase, options)
     compiled = torch.compile(student) if options.compile else student
     return Setup(
@@ -200,8 +201,8 @@ def prepare_training(run: Run, index: Index) -> Setup:
         per_update=per_update,
         updates=updates,
         optimiser=optimiser,
-        schedule=make_schedule(optimiser, updates * run.phase.epochs, options),
-        scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
+        schedule=make_schedule(optimiser, updates * run.phase.epochs, options, skips=scaled),
+        scaler=torch.amp.GradScaler(device.type, enabled=scaled),
     )
 
 
@@ -235,7 +236,7 @@ def prepare_step(setup: Setup, state: TrainingState) -> None:
     """Calls the method's `before_step`, and scores its pseudo-labels on the hold-out set."""
     clock = time.perf_counter()
     # Only loaders in this process can share the decoded images with the training.
-    cache = None if setup.run.settings.train.workers else setup.loader.dataset.cache
+    cache = None if setup.loader.num_workers else setup.loader.dataset.cache
     with torch.no_grad(), setup.autocast():
         prepare_method(setup.method, setup.run, setup.index, setup.teacher, setup.batches, cache)
     state.preparation_seconds = time.perf_counter() - clock
@@ -283,7 +284,7 @@ def train_epoch(setup: Setup, state: TrainingState, log: LossLog, progress: Prog
     if meter.peak_bytes is not None:
         state.peak_memory_bytes = max(state.peak_memory_bytes or 0, meter.peak_bytes)
     state.trace.append(rows)
-    state.log.append({"epoch": state.epoch, "updates": done, "lr": rate, **means})
+    state.log.append({"epoch": state.epoch, "updates": done, "lr": float(rate), **means})
     if state.epoch % options.curve_every == 0 or state.epoch == run.phase.epochs or done in scored:
         score_holdout(setup, state, float(state.epoch))
     return meter.seconds
@@ -308,14 +309,13 @@ def train_update(setup: Setup, batches: Sequence[Batch], log: LossLog) -> None:
         setup.scaler.scale(total / len(batches)).backward()
         broken_batches += ~torch.stack([value.detach() for value in losses.values()]).isfinite().all()
         log.add(losses, batch.ids, batch.logs)
-    scale = setup.scaler.get_scale()
+    # float16: where gradients overflow, the update is skipped and the scaler lowers its scale. The schedule then waits.
+    setup.scaler.unscale_(setup.optimiser)
     # If a loss is not finite, every process skips the update. The next check of the log ends the training.
     setup.scaler.step(setup.optimiser, distributed.all_sum(broken_batches) == 0)
     setup.scaler.update()
     setup.optimiser.zero_grad(set_to_none=True)
-    # float16: where gradients overflow, the scaler skips the update and lowers its scale. The schedule then waits, too.
-    if setup.scaler.get_scale() >= scale:
-        setup.schedule.step()
+    setup.schedule.step()
 
 
 def label_batch(setup: Setup, batch: Batch) -> Output | None:

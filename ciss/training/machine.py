@@ -4,7 +4,6 @@ import copy
 import os
 import platform
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
 
 from ciss.config import Model
-from ciss.data.loaders import available_cores
+from ciss.data.processes import REMEDY, SHARED, available_cores, free_shared_memory, loader_processes, shared_bytes
 from ciss.distributed import device as training_device
 from ciss.documents import size
 from ciss.findings import Result, Setup, fail, note, short
@@ -27,7 +26,6 @@ from ciss.training.evaluation import autocast, automatic_precision, precision_of
 
 CPU = torch.device("cpu")
 DECODERS = ("deeplabv3", "mask_transformer")
-SHARED = Path("/dev/shm")  # where loader processes leave their batches
 WAIT = timedelta(seconds=30)
 TORCH = "uv sync --reinstall-package torch --reinstall-package torchvision"
 
@@ -134,20 +132,19 @@ def update(decoder: str, device: torch.device, precision: torch.dtype) -> float:
 
 def loaders(setup: Setup) -> Iterator[Result]:
     """Two loader processes, and the shared memory for the batches that wait."""
-    trains = [benchmark.train for benchmark in setup.benchmarks.values() if benchmark.train.workers]
+    trains = [b.train for b in setup.benchmarks.values() if loader_processes(b.train)]
     try:
         batches = list(DataLoader(TensorDataset(torch.arange(4.0)), batch_size=2, num_workers=2, timeout=60))
         yield f"two loader processes return their {len(batches)} batches"
     except Exception as error:
         text = f"two loader processes: {short(error)}"
         yield (fail if trains else note)(text, "set train.workers: 0, or free memory")
-    if trains and SHARED.is_dir():
-        # uint8 images and labels, two batches waiting for each process
-        need = max(2 * train.workers * train.batch * 4 * train.crop**2 for train in trains)
-        free = shutil.disk_usage(SHARED).free
+    free = free_shared_memory()
+    if trains and free is not None:
+        # as `affordable`: half for training, half for scoring; with less, fewer processes are started
+        need = 2 * max(shared_bytes(loader_processes(train), train.batch * train.crop**2) for train in trains)
         text = f"{SHARED}: {size(free)} free, loader processes need {size(need)}"
-        remedy = "make it larger (docker run --shm-size=8g), or set train.workers: 0"
-        yield text if free > 2 * need else (fail if free < need else note)(text, remedy)
+        yield text if free >= need else note(text, f"{REMEDY}, or training starts fewer processes")
 
 
 def processes(setup: Setup) -> Iterator[Result]:

@@ -1,5 +1,7 @@
 """What learns, and how: parameters, optimiser and schedule of a run."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,10 @@ def _is_fixed(module: nn.Module) -> bool:
 class GuardedSGD(torch.optim.SGD):
     """torch's SGD with Nesterov momentum, whose update can be skipped on the device."""
 
+    # GradScaler then sets `found_inf` during a step (above 0: gradients overflowed), and does not wait for the device.
+    _step_supports_amp_scaling = True
+    updated: Tensor  # boolean scalar: whether the last step was an update
+
     def __init__(self, groups: list[dict], lr: float, momentum: float, weight_decay: float):
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay)
 
@@ -37,10 +43,14 @@ class GuardedSGD(torch.optim.SGD):
     def step(self, finite: Tensor) -> None:
         """One update, with the same bytes as `torch.optim.SGD.step`; no update where `finite` is False.
 
+        With GradScaler, no update where the gradients overflowed, either. They have to be unscaled before.
         Overwrites the gradients. The host does not wait for the device.
 
         Args: finite: boolean scalar on the device of the parameters.
         """
+        if (overflow := getattr(self, "found_inf", None)) is not None:
+            finite = finite & (overflow == 0)
+        self.updated = finite
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not parameters:
@@ -60,7 +70,11 @@ class GuardedSGD(torch.optim.SGD):
                 torch._foreach_add_(updates, buffers, alpha=momentum)
                 torch._foreach_mul_(updates, finite.float())
             # p <- p - lr d
-            torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+            rate = group["lr"]
+            if isinstance(rate, Tensor):  # on the device: see `CountingSchedule`
+                torch._foreach_mul_(updates, rate)
+                rate = 1.0
+            torch._foreach_add_(parameters, updates, alpha=-rate)
 
     def _momentum(self, parameter: nn.Parameter) -> Tensor:
         state = self.state[parameter]
@@ -82,8 +96,54 @@ def make_optimiser(parameters: list[nn.Parameter], student: Network, phase: Phas
     )
 
 
-def make_schedule(optimiser: torch.optim.Optimizer, total: int, options: Train) -> torch.optim.lr_scheduler.LambdaLR:
-    """Learning rates by update k of `total`: constant, or poly."""
-    # poly: lr_k = lr (1 - k / total)^power
-    poly = options.schedule == "poly"
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: (1 - k / total) ** options.power if poly else 1.0)
+class CountingSchedule:
+    """Learning rates by the number of updates that `GuardedSGD` made, without those that it skipped.
+
+    torch's schedules count on the host, which would have to ask the device after every step whether it was skipped.
+    Here count and rates are on the device.
+
+    Args: factor: of the learning rates, by the number of updates.
+    """
+
+    def __init__(self, optimiser: GuardedSGD, factor: Callable[[Tensor], Tensor | float]):
+        self.optimiser, self.factor = optimiser, factor
+        self.initial = [group["lr"] for group in optimiser.param_groups]
+        device = next(parameter.device for group in optimiser.param_groups for parameter in group["params"])
+        self.updates = torch.zeros((), dtype=torch.float64, device=device)
+        self._set_rates()
+
+    def step(self) -> None:
+        """After a step of the optimiser."""
+        self.updates = self.updates + self.optimiser.updated
+        self._set_rates()
+
+    def get_last_lr(self) -> list[Tensor]:
+        """The rates of the next update, one for each group."""
+        return [group["lr"] for group in self.optimiser.param_groups]
+
+    def state_dict(self) -> dict:
+        return {"updates": self.updates}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.updates = state["updates"]
+        self._set_rates()
+
+    def _set_rates(self) -> None:
+        factor = torch.ones_like(self.updates) * self.factor(self.updates)
+        for group, initial in zip(self.optimiser.param_groups, self.initial, strict=True):
+            group["lr"] = (initial * factor).float()
+
+
+def make_schedule(
+    optimiser: torch.optim.Optimizer, total: int, options: Train, *, skips: bool = False
+) -> torch.optim.lr_scheduler.LambdaLR | CountingSchedule:
+    """Learning rates by update k of `total`: constant, or poly.
+
+    Args: skips: whether k counts only updates that were made; for float16, which skips those that overflow.
+    """
+
+    def factor(k):
+        # poly: lr_k = lr (1 - k / total)^power
+        return (1 - k / total) ** options.power if options.schedule == "poly" else 1.0
+
+    return CountingSchedule(optimiser, factor) if skips else torch.optim.lr_scheduler.LambdaLR(optimiser, factor)

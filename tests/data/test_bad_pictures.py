@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ciss import config
-from ciss.data import DATASETS, DataError, loaders, prepare
+from ciss.data import DATASETS, DataError, prepare, processes
 from ciss.data.index import scan
 from ciss.data.loaders import evaluation_loader, training_loader
 from ciss.data.pictures import Pair, read_pair
@@ -385,11 +385,11 @@ def test_no_shared_memory_left():
         '  File "storage.py", line 423, in _new_shared\n    return cls._new_using_fd_cpu(size)\n'
         "RuntimeError: unable to allocate shared memory(shm) for file </torch_7_1>: No space left on device (28)\n"
     )
-    message = str(loaders._explained(error))
+    message = str(processes.explained(error))
     assert len(message.splitlines()) == 1 and "No space left on device (28)" in message
     assert "train.workers" in message and "--shm-size" in message
     other = RuntimeError("expected a tensor")
-    assert loaders._explained(other) is other
+    assert processes.explained(other) is other
 
 
 @pytest.mark.parametrize("busy", [False, True])

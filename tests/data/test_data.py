@@ -10,18 +10,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import tv_tensors
 
 from ciss import cli, config, distributed, paths, protocol
 from ciss.config import Model
 from ciss.data import DATASETS, DataError, Index, prepare
 from ciss.data.index import SELECTION
-from ciss.data.loaders import Shuffle, available_cores, evaluation_loader, picture, stable_seed, training_loader
+from ciss.data.loaders import Shuffle, evaluation_loader, picture, stable_seed, training_loader
 from ciss.data.normalisation import IMAGENET, input_statistics, normalise
 from ciss.data.sets import voc as sets_voc
 from ciss.data.sets.voc import CLASSES, LISTS
 from ciss.data.steps import draw_holdout
-from ciss.data.transforms import evaluation_transform, training_transform
+from ciss.data.transforms import View, evaluation_view, training_view
 from ciss.protocol import Classes
 
 IDENTITY = np.arange(256, dtype=np.uint8)
@@ -519,12 +518,16 @@ def test_the_cache_reads_once(own, ready):
 
 
 def augment(seed: int, image: np.ndarray, mask: np.ndarray, **train) -> tuple[np.ndarray, np.ndarray]:
-    transform = training_transform(make(**{f"train__{key}": value for key, value in train.items()}).train)
-    torch.manual_seed(seed)
-    image = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1))
-    image, mask = transform(image, tv_tensors.Mask(torch.from_numpy(mask)))
-    assert image.dtype == mask.dtype == torch.uint8
-    return image.permute(1, 2, 0).numpy(), mask.numpy()
+    options = make(**{f"train__{key}": value for key, value in train.items()}).train
+    view = training_view(*mask.shape, torch.Generator().manual_seed(seed), options)
+    return applied(view, image, mask)
+
+
+def applied(view: View, image: np.ndarray, mask: np.ndarray, colour=IMAGENET.colour) -> tuple[np.ndarray, np.ndarray]:
+    image = view.image(torch.from_numpy(image), torch.tensor(colour, dtype=torch.uint8)).numpy()
+    mask = view.mask(torch.from_numpy(mask)).numpy()
+    assert image.dtype == mask.dtype == np.uint8
+    return image, mask
 
 
 @pytest.mark.parametrize("augmentation", ["none", "resized_crop", "scaled_crop"])
@@ -621,9 +624,8 @@ def test_evaluation_crops_the_centre(sizes, ready):
         seen, shown = picture(benchmark, index, "val", number, IDENTITY)
         assert (seen == image.permute(1, 2, 0).numpy()).all() and (shown == labels.numpy()).all()
     mask = np.repeat(np.repeat(np.arange(12, dtype=np.uint8).reshape(3, 4), 10, 0), 10, 1)
-    image = np.stack([mask] * 3, axis=0)
-    _, labels = evaluation_transform(30)(tv_tensors.Image(image), tv_tensors.Mask(mask))
-    assert (labels.numpy() == mask[:, 5:35]).all()
+    image, labels = applied(evaluation_view(*mask.shape, 30), np.stack([mask] * 3, axis=-1), mask)
+    assert (labels == mask[:, 5:35]).all() and (image == mask[:, 5:35, None]).all()
 
 
 def test_processes_share_the_evaluation(sizes, ready, monkeypatch):
@@ -645,7 +647,7 @@ def test_a_picture_is_what_is_scored(sizes, ready):
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_normalise(channels_last):
-    images = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, 4, 5, 3), dtype=torch.uint8).permute(0, 3, 1, 2)  # as a loader's
     images[0, :, 0, 0] = torch.tensor([124, 116, 104])
     before = images.clone()
     found = normalise(images, CPU, channels_last)
@@ -684,10 +686,10 @@ def test_padding_is_zero_after_normalisation():
     """Also with other statistics than ImageNet's: the windows of the evaluation are padded with zeros."""
     statistics = input_statistics(Model(encoder="vit_base_patch16_384", pretrained=True))
     for options in ({}, {"colour": statistics.colour}):
-        transform = training_transform(make(train__crop=8, train__flip=False).train, **options)
-        image, mask = transform(tv_tensors.Image(torch.full((3, 4, 8), 77)), tv_tensors.Mask(torch.zeros(4, 8)))
-        padding = image.as_subclass(torch.Tensor).permute(1, 2, 0)[mask == 255]
-        assert padding.unique(dim=0).tolist() == [list(options.get("colour", (124, 116, 104)))]
+        colour = options.get("colour", IMAGENET.colour)
+        view = training_view(4, 8, torch.Generator(), make(train__crop=8, train__flip=False).train)
+        image, mask = applied(view, np.full((4, 8, 3), 77, np.uint8), np.zeros((4, 8), np.uint8), colour)
+        assert np.unique(image[mask == 255], axis=0).tolist() == [list(colour)]
     shown = normalise(torch.tensor(statistics.colour, dtype=torch.uint8).view(1, 3, 1, 1), CPU, False, statistics)
     assert shown.abs().max() < 0.01
 
@@ -734,13 +736,3 @@ def test_real_photographs(monkeypatch, ready):
     assert min(size for sizes in index.sizes["train"] for size in sizes) >= 100
     images, labels, _ = next(iter(training_loader(make(**AUGMENTED), index, index.steps[0], IDENTITY, 0)))
     assert images.shape == (4, 3, 40, 40) and set(labels.unique().tolist()) <= {*range(21), 255}
-
-
-def test_no_more_loader_processes_than_cores(own, ready, recwarn):
-    """torch warns of more; four are the preset's for data of one's own, and many machines have two cores."""
-    index = ready(make())
-    settings = make(train__workers=1_000)
-    table = Classes(index.groups).label_table(0, "overlapped", training=True)
-    assert training_loader(settings, index, index.steps[0], table, 0).num_workers == available_cores()
-    assert evaluation_loader(settings, index, "val", index.validation[0], table).num_workers == available_cores()
-    assert not recwarn.list

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torchvision import tv_tensors
 
 from ciss import config
 from ciss.analysis.figures import training as figures_training
@@ -16,7 +15,7 @@ from ciss.analysis.figures.style import style
 from ciss.analysis.figures.training import token_angles, trace_panels
 from ciss.data import classes_of, data_set
 from ciss.data.loaders import evaluation_loader
-from ciss.data.transforms import training_transform
+from ciss.data.transforms import training_view
 from ciss.inspection.trained import explain, images_with_most_classes
 from ciss.labels.patches import patch_labels, patch_weights
 from ciss.labels.selective import selective_pseudo_labels
@@ -666,8 +665,9 @@ def test_the_shorter_side_comes_first_then_the_scale(factor, resize):
     options = {"crop": 32, "batch": 1, "augmentation": "scaled_crop", "scale": (factor, factor), "flip": False}
     train = config.Train(base=phase, increment=phase, resize=resize, **options)
     rows = torch.arange(64, dtype=torch.uint8)[:, None].expand(64, 128)  # each row has its number
-    image, mask = training_transform(train)(tv_tensors.Image(rows.expand(3, -1, -1)), tv_tensors.Mask(rows))
-    assert image.shape == (3, 32, 32) and mask.shape == (32, 32)
+    view = training_view(64, 128, torch.Generator().manual_seed(0), train)
+    mask = view.mask(rows)
+    assert view.image(torch.stack([rows] * 3, dim=-1), mask[0, :3]).shape == (32, 32, 3) and mask.shape == (32, 32)
     seen, height = mask[:, 16][mask[:, 16] != 255], round((resize or 64) * factor)
     assert len(seen) == min(height, 32)
     assert (seen.diff() - 64 // height).abs().max() <= 1, "rows lie as far apart as the image was made smaller"

@@ -1,17 +1,15 @@
 """What `before_step` reads: every image of the step once, whatever the batch size, the seed and the order."""
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
-from torchvision import tv_tensors
 
 from ciss import distributed
 from ciss.config import Phase, Train
 from ciss.data import DataError
 from ciss.data.loaders import statistics_loader
-from ciss.data.transforms import Resize, statistics_size
+from ciss.data.transforms import resized_view, statistics_size
 from ciss.inspection.trained import OpenedRun
 from ciss.methods import GSC, GSCMBS, PLOP, Finetune
 from ciss.training import loop
@@ -127,11 +125,11 @@ def test_the_size_of_an_image(size, options, expected):
     train = Train(base=PHASE, increment=PHASE, crop=32, batch=4, **options)
     assert statistics_size(*size, train) == expected
     assert expected[0] * expected[1] <= 4 * 32**2
-    image = torch.zeros(3, *size, dtype=torch.uint8)
-
-    resize = Resize(partial(statistics_size, train=train))
-    shown, mask = resize(tv_tensors.Image(image), tv_tensors.Mask(torch.full(size, 7)))
-    assert tuple(shown.shape[-2:]) == tuple(mask.shape) == expected and (mask == 7).all()
+    view = resized_view(*size, expected)
+    mask = view.mask(torch.full(size, 7, dtype=torch.uint8))
+    image = view.image(torch.zeros(*size, 3, dtype=torch.uint8), torch.ones(3, dtype=torch.uint8))
+    assert image.shape == (*mask.shape, 3) == (*expected, 3)
+    assert (mask == 7).all()
 
 
 def test_batches_have_one_size_and_bounded_memory(project, monkeypatch):

@@ -13,7 +13,7 @@ from torch import nn
 
 from ciss import cli, config
 from ciss.config import ConfigError, Model
-from ciss.data import DataError, loaders
+from ciss.data import DataError, loaders, processes
 from ciss.inspection import probe
 from ciss.inspection.trained import OpenedRun
 from ciss.losses import compensation_weights
@@ -285,7 +285,9 @@ def test_a_cache_that_does_not_fit_is_left_out(project, monkeypatch, capsys):
     images = [*run.images(index), *index.holdout]
     assert loaders.cache_size(run.settings, index, images) == len(images) * 4 * 64 * 64
     four = replace(run.settings, train=replace(run.settings.train, workers=4))
-    assert loaders.cache_size(four, index, images) == 4 * len(images) * 4 * 64 * 64, "each process has its own"
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "available_cores", lambda: 4)
+        assert loaders.cache_size(four, index, images) == 4 * len(images) * 4 * 64 * 64, "each process has its own"
     make = loop.training_loader
     monkeypatch.setattr(loop, "training_loader", lambda *a: loaded.append(make(*a)) or loaded[-1])
     monkeypatch.setattr(training_batches, "available_memory", lambda: 2 * len(images) * 4 * 64 * 64 - 1)
