@@ -24,6 +24,7 @@ AUGMENTATIONS = {
     "resized_crop": {"augmentation": "resized_crop", "scale": (0.3, 1.0)},
     "resized_crop after resize": {"augmentation": "resized_crop", "scale": (0.3, 1.0), "resize": 64},
     "transposed": {"augmentation": "scaled_crop", "transpose": True},
+    "turned without a flip": {"flip": False, "transpose": True},
     "as it is": {"flip": False},
     "a rectangle that never fits": {"augmentation": "resized_crop", "scale": (3.0, 4.0)},
 }
