@@ -240,13 +240,15 @@ def bench(
     Of options with several values every combination is measured. Images are drawn and weights random: no data set is
     needed. Whatever you do not name is as in the first benchmark of params.yaml.
     """
+    choices = (methods, encoder, decoder, image, classes, batch, precision, compile)
     if gpu:
+        if vs or any(choices):
+            raise typer.BadParameter("not allowed with other options than --minutes and --output", param_hint="--gpu")
         from ciss.study.bench import gpu as bench_gpu
 
         return bench_gpu.main(minutes, output)
     from ciss.study.bench import command
 
-    choices = (methods, encoder, decoder, image, classes, batch, precision, compile)
     return command.main(command.Request(*choices, rounds, output, vs, config))
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +30,8 @@ BUILT = {
     "decoder": "deeplabv3",
 }
 
+EMPTY = {"command": "ciss bench --gpu", "machine": {"device": "a card"}, "parts": []}
+
 
 def row(method="gsc", version="new", slower=1.0):
     """Two rounds: processor seconds are `slower` and 3 times that, wall seconds half of these."""
@@ -39,7 +42,8 @@ def row(method="gsc", version="new", slower=1.0):
 
 
 def result(*rows, **code):
-    return {"machine": {"device": "a processor", "torch": "2", "python": "3"}, "code": code, "rounds": 2, "rows": rows}
+    machine = {"device": "a processor", "torch": "2", "python": "3", "variables": {"OMP_NUM_THREADS": "1"}}
+    return {"command": "ciss bench", "machine": machine, "code": code, "rounds": 2, "rows": rows}
 
 
 # --- what is measured
@@ -104,7 +108,7 @@ def test_two_versions_take_turns(project):
     project.write()
     found = command.run(Request(methods=["bare"], image=[64], batch=[8], rounds=5, versus="HEAD"))
     assert [entry["version"] for entry in found["rows"]] == ["new", "old"] and not tables.failures(found["rows"])
-    (_, _, cells), text = tables.ratio_table(found["rows"]), tables.page(found, "ciss bench")
+    (_, _, cells), text = tables.ratio_table(found["rows"]), tables.page(found)
     ratio = float(cells.split("|")[8].split()[0])
     assert 0.5 < ratio < 2 and cells in text
     assert not [line for line in command.git("worktree", "list").splitlines() if "ciss-bench-" in line]
@@ -140,7 +144,9 @@ def test_ratios_are_of_rounds():
     slow["seconds"]["step"] = [[2.0, 1.0], [4.0, 2.0]]
     *_, line = tables.ratio_table([row(), slow, row("mib"), {"version": "old", "case": {}, "error": "broken"}])
     assert "| 0.62 (0.50 to 0.75) | 0.50 (0.50 to 0.50) |" in line and line.startswith("| gsc |")
-    assert "new1 / old1" in tables.page(result(row(), slow, new="new1", old="old1"), "ciss bench")
+    page = tables.page(result(row(), slow, new="new1", old="old1"))
+    assert "new1 / old1" in page and "| gsc (new1) |" in page and "| gsc (old1) |" in page
+    assert "OMP_NUM_THREADS=1." in page and "\n    ciss bench\n" in page
 
 
 def test_compact_json_is_the_same_document():
@@ -187,10 +193,31 @@ def test_parts_without_time_are_listed(tmp_path):
     assert found["parts"] == [{"name": "first", "status": "no time left", "seconds": 0.0}]
 
 
-def test_without_a_gpu_there_is_a_message(monkeypatch):
+def test_without_a_gpu_there_is_a_message(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="^error: torch sees no GPU"):
         cli.main(["bench", "--gpu"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["bench", "--gpu", "--batch", "2"])
+    assert stop.value.code == 2 and "--gpu: not allowed with other options" in capsys.readouterr().err
+
+
+def test_a_card_is_described(monkeypatch):
+    properties = SimpleNamespace(name="NVIDIA T4 (x)", major=7, minor=5, total_memory=16 * 10**9)
+    for name, value in {
+        "is_available": True,
+        "device_count": 2,
+        "get_device_properties": properties,
+        "get_device_capability": (7, 5),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    card = gpu.describe_card()
+    assert (card["cards"], card["capability"], card["memory"]) == (2, "7.5", "16 GB")
+    assert card["automatic precision"] == "float32"
+    files = []
+    monkeypatch.setattr(gpu, "run_all", lambda parts, seconds, file, card: files.append((file, seconds)) or EMPTY)
+    assert gpu.main(2, None) == 0
+    assert files == [(paths.project() / "reports/speed/gpu-nvidia-t4-x", 120)]
 
 
 @pytest.mark.parametrize("cards", [1, 2])

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from ciss import distributed
 from ciss.training.evaluation import automatic_precision, precision_of
 
 CUDA = torch.device("cuda")
@@ -55,3 +56,10 @@ def test_amd_gpus_are_asked_themselves(gpu, monkeypatch):
     assert automatic_precision(CUDA) is torch.bfloat16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     assert automatic_precision(CUDA) is torch.float32
+
+
+def test_apple_gpus_are_not_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert distributed.device() == torch.device("cpu")
+    assert precision_of(AUTO, distributed.device()) is torch.float32

@@ -26,6 +26,7 @@ WORKER = Path(__file__).with_name("worker.py")
 ROOT = Path(__file__).resolve().parents[3]  # of the code that runs
 MODES = {"off": (False, None), "on": (True, None), "reduce-overhead": (False, "reduce-overhead")}  # by --compile
 ROUNDS = 5
+THREADS = ("OMP_", "GOMP_", "KMP_", "MKL_")  # variables that say how threads work and wait
 
 
 class BenchError(Exception):
@@ -229,7 +230,8 @@ def run(request: Request) -> dict:
             rows += measure(cases, codes, request.config, request.rounds)
     built = next((row["built"] for row in rows if "built" in row), {})
     machine = {"device": built.get("device"), "torch": built.get("torch"), "python": platform.python_version()}
-    return {"machine": machine, "code": names, "rounds": request.rounds, "rows": rows}
+    machine["variables"] = {name: value for name, value in os.environ.items() if name.startswith(THREADS)}
+    return {"command": command_line(), "machine": machine, "code": names, "rounds": request.rounds, "rows": rows}
 
 
 def main(request: Request) -> int:
@@ -238,7 +240,7 @@ def main(request: Request) -> int:
         result = run(request)
     except (BenchError, ConfigError) as error:
         sys.exit(f"error: {error}")
-    text = tables.page(result, command_line())
+    text = tables.page(result)
     print(text)
     if request.output:
         save(paths.project() / request.output, result, text)

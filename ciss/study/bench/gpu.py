@@ -82,7 +82,7 @@ def run_all(chosen: Iterable[Part], seconds: float, file: Path, card: dict) -> d
         card: what is known of the machine, by name.
     """
     ends = time.monotonic() + seconds
-    result = {"machine": card, "parts": []}
+    result = {"command": command_line(), "machine": card, "parts": []}
     for part in chosen:
         left = ends - time.monotonic()
         if left < LEAST:
@@ -91,7 +91,7 @@ def run_all(chosen: Iterable[Part], seconds: float, file: Path, card: dict) -> d
             print(f"{part.name} ...", file=sys.stderr, flush=True)
             found = run_part(part, min(part.limit, left))
         result["parts"].append(found)
-        save(file, result, page(result, command_line()))
+        save(file, result, page(result))
     return result
 
 
@@ -144,11 +144,11 @@ def read(file: Path) -> dict:
     return {**counts, "failed": [f"{case.get('classname')}.{case.get('name')}" for case in bad]}
 
 
-def page(result: dict, command: str) -> str:
+def page(result: dict) -> str:
     """The results as Markdown."""
     card = result["machine"]
     lines = [f"# {card['device']}", "", "; ".join(f"{name} {value}" for name, value in card.items()), ""]
-    lines += [f"    {command}", ""]
+    lines += [f"    {result['command']}", ""]
     lines += tables.header(["part", "status", "seconds", "result"])
     rows, outputs = [], []
     for part in result["parts"]:
@@ -199,5 +199,5 @@ def main(minutes: float, output: str | None) -> int:
     name = re.sub("[^a-z0-9]+", "-", card["device"].lower()).strip("-")
     file = paths.project() / (output or f"reports/speed/gpu-{name}")
     result = run_all(parts(card["cards"]), 60 * minutes, file, card)
-    print(page(result, command_line()))
+    print(page(result))
     return int(any(part["status"] != "ok" for part in result["parts"]))

@@ -18,24 +18,20 @@ CPU_PEAK = "of the process"
 GPU_PEAK = "of torch's tensors"
 
 
-def page(result: dict, command: str) -> str:
-    """The whole text: machine, command, table and explanation.
-
-    Args:
-        result: see `command.run`.
-        command: the command that measured it.
-    """
+def page(result: dict) -> str:
+    """The whole text: machine, tables, command and explanation. `result`: see `command.run`."""
     machine, code = result["machine"], result["code"]
-    lines = [f"{machine['device']}; torch {machine['torch']}, Python {machine['python']}; code {code['new']}."]
+    facts = [machine["device"], f"torch {machine['torch']}, Python {machine['python']}", f"code {code['new']}"]
+    facts += [f"{name}={value}" for name, value in machine.get("variables", {}).items()]
+    lines = [f"{'; '.join(facts)}."]
     rounds = result["rounds"]
     turns = f"{rounds} round{'s' * (rounds > 1)} in which the cases take turns"
     seconds = "wall time" if any(map(on_gpu, result["rows"])) else "processor time of all threads"
     if "old" in code:
-        lines.append(f"\nRatios of {seconds}, {code['new']} / {code['old']}: median (least to largest) of {turns}.")
-    else:
-        lines.append(f"\nMilliseconds of {seconds}, medians of {turns}.")
-    lines.append(f"\n    {command}\n")
-    lines += ratio_table(result["rows"]) if "old" in code else time_table(result["rows"])
+        lines += [f"\nRatios of {seconds}, {code['new']} / {code['old']}: median (least to largest) of {turns}.\n"]
+        lines += ratio_table(result["rows"])
+    lines += [f"\nMilliseconds of {seconds}, medians of {turns}.\n", *time_table(result["rows"], code)]
+    lines += [f"\n    {result['command']}"]
     lines += [f"\n{explained(result['rows'])}"]
     lines += failures(result["rows"])
     return "\n".join(lines) + "\n"
@@ -45,8 +41,8 @@ def explained(rows: list[dict]) -> str:
     return EXPLAINED.format(peak=GPU_PEAK if any(map(on_gpu, rows)) else CPU_PEAK)
 
 
-def time_table(rows: list[dict]) -> list[str]:
-    """Lines of a Markdown table of milliseconds and memory."""
+def time_table(rows: list[dict], code: dict | None = None) -> list[str]:
+    """Lines of a Markdown table of milliseconds and memory. `code`: names of the versions, shown if there are two."""
     names = ["images/s", "step", *PARTS, "loader", "loss part", "share"]
     memory = ["peak MiB", "step MiB", "loss part MiB"]
     lines = header([*CASE, *names, *memory])
@@ -57,7 +53,9 @@ def time_table(rows: list[dict]) -> list[str]:
         parts = [milliseconds(row, part) for part in names[1:-1]]
         share = seconds(row, "loss part") / seconds(row, "step")
         sizes = [megabytes(row, name) for name in ("peak", "step", "loss part")]
-        lines.append(line([*case_cells(row), f"{speed:.3g}", *parts, f"{share:.1%}", *sizes]))
+        method, *cells = case_cells(row)
+        method += f" ({code[row['version']]})" if code and len(code) > 1 else ""
+        lines.append(line([method, *cells, f"{speed:.3g}", *parts, f"{share:.1%}", *sizes]))
     return lines
 
 
@@ -121,6 +119,8 @@ def seconds(row: dict, part: str, clock: str | None = None) -> float:
 
 
 def milliseconds(row: dict, part: str) -> str:
+    if part not in row["seconds"]:
+        return ""
     value = 1000 * seconds(row, part)
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 

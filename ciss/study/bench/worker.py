@@ -211,7 +211,7 @@ class TimedScaler:
     def __init__(self, scaler: torch.amp.GradScaler, clock: Clock):
         self._scaler = scaler
         self.scale = clock.around(scaler.scale, "losses", "losses")
-        self.step = clock.around(scaler.step, "losses", "update")
+        self.step = clock.around(scaler.step, "update", "update")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scaler, name)
