@@ -4,6 +4,7 @@ import sys
 import warnings
 from importlib.util import find_spec
 
+from ciss import processor, without_compiler
 from ciss.old_names import OldNames
 
 # A stage that starts `python` finds another Python where the environment is not activated. The packages looked for are
@@ -18,4 +19,6 @@ if not any(find_spec(name) for name in ("timm", "papermill", "safetensors")):
 # Libraries below look for notebook widgets that this project does without, and would say so in every notebook.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
+processor.share_cores()  # before torch is imported
+without_compiler.install()
 sys.meta_path.append(OldNames)  # `python -m ciss.plan` and the like still run

@@ -293,13 +293,12 @@ def disk(setup: Setup) -> Iterator[Result]:
 
 def _weights_size(name: str, benchmark: Any) -> int:
     """Bytes of a benchmark's network with all classes."""
-    import torch
-
     from ciss.models import create_network
+    from ciss.models.without_values import without_values
     from ciss.runs.run import classes_of
 
     channels = len(classes_of(benchmark, name))
-    with torch.device("meta"):  # without values
+    with without_values():
         network = create_network(replace(benchmark.model, pretrained=False, weights=None), [channels])
     return sum(value.nbytes for value in network.state_dict().values())
 

@@ -11,16 +11,12 @@ from pathlib import Path
 from ciss import distributed, documents
 from ciss.config import Train
 from ciss.data.pictures import DataError
+from ciss.processor import available_cores
 
 SHARED = Path("/dev/shm")  # where loader processes leave their batches
 PREFETCHED = 2  # batches that wait for each process (torch's default)
 MOST = 8  # processes that `auto` starts: reports/speed/loader.md
 REMEDY = "give a container more shared memory (docker run --shm-size=8g)"
-
-
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def loader_processes(train: Train) -> int:

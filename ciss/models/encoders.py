@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ciss.models import hub
 from ciss.models.hub import WeightsError
+from ciss.models.without_values import without_values
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -127,7 +128,7 @@ def activation_problem(name: str, output_stride: int, image_size: int | None = N
     Also None for an encoder that cannot be created, whose error `create_encoder` raises.
     """
     try:
-        with torch.device("meta"):
+        with without_values():
             encoder = create_encoder(name, output_stride, image_size=image_size)
     except ValueError:
         return None
@@ -288,7 +289,7 @@ def check_weights(name: str, file: Path) -> None:
         stored = timm.models.load_state_dict(str(file), device="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch raise many kinds; each means the file cannot be read
         raise WeightsError(f"{file}: this weight file cannot be read ({error}). Fetch it again.") from None
-    with torch.device("meta"):
+    with without_values():
         network = timm.create_model(name)
     head = (network.default_cfg or {}).get("classifier") or ()
     head = (head,) if isinstance(head, str) else tuple(head)

@@ -3,8 +3,6 @@
 import functools
 from collections.abc import Iterator
 
-import torch
-
 from ciss import config as configuration
 from ciss import documents
 from ciss.config import Benchmark, Config, ConfigError, Model
@@ -12,6 +10,7 @@ from ciss.methods import BROKEN, METHODS, Method, code_of
 from ciss.models import WeightsError, hub, needs_two_images
 from ciss.models.encoders import check_weights, create_encoder, has_pretrained_weights, is_encoder
 from ciss.models.network import create_decoder
+from ciss.models.without_values import without_values
 from ciss.runs.run import lone_image, steps, weight_file
 
 
@@ -106,13 +105,13 @@ def _benchmark_problems(benchmark: Benchmark, phases: list[str]) -> Iterator[str
 def _network_problems(model: Model) -> list[str]:
     """Keys of the section with what is wrong, by building the network without memory. Not of the weight file."""
     try:
-        with torch.device("meta"):
+        with without_values():
             encoder = create_encoder(model.encoder, model.output_stride, image_size=model.image_size)
     except ValueError as error:
         return [f"encoder: {error}"]
     problems = []
     try:
-        with torch.device("meta"):
+        with without_values():
             create_decoder(model, encoder.widths[-1], [2])
     except ValueError as error:
         problems.append(f"width: {error}")

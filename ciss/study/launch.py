@@ -15,6 +15,7 @@ import torch
 from ciss import config, paths
 from ciss.config import Config
 from ciss.data import prepare
+from ciss.processor import available_cores
 from ciss.runs import results as runs_results
 from ciss.runs.check import check
 from ciss.runs.results import file_hash, keep, recover
@@ -203,8 +204,7 @@ def main(runs: list[str], config_file: str, jobs: int | None) -> None:
         root = (paths.project() / settings.output).resolve()
         for name in dict.fromkeys(settings.runs()[name].benchmark for name in names):
             prepare(settings.benchmarks[name], index_folder(root, name), progress=False)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if not torch.cuda.is_available() and (remark := crowded(settings, jobs, cores)):
+        if not torch.cuda.is_available() and (remark := crowded(settings, jobs, available_cores())):
             print(remark, flush=True)
         trained, failed = Crew(settings, jobs, devices).train(names)
     except USER_ERRORS as error:

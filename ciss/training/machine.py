@@ -11,17 +11,19 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
 
 from ciss.config import Model
-from ciss.data.processes import REMEDY, SHARED, available_cores, free_shared_memory, loader_processes, shared_bytes
+from ciss.data.processes import REMEDY, SHARED, free_shared_memory, loader_processes, shared_bytes
 from ciss.distributed import device as training_device
 from ciss.documents import size
 from ciss.findings import Result, Setup, fail, note, short
 from ciss.methods import METHODS, Batch
 from ciss.models import create_network, set_norm_mode
+from ciss.processor import available_cores, waiting
 from ciss.training.evaluation import autocast, automatic_precision, precision_of
 
 CPU = torch.device("cpu")
@@ -36,6 +38,8 @@ def processor(setup: Setup) -> Iterator[Result]:
         model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
     cores = available_cores()
     yield f"{model}, {cores} cores, torch uses {torch.get_num_threads()} threads"
+    with suppress(AttributeError, psutil.Error):  # macOS does not list the libraries of a process
+        yield f"waiting threads: {waiting([library.path for library in psutil.Process().memory_maps()])}"
     for name, benchmark in setup.benchmarks.items():
         threads = benchmark.train.threads
         text = f"benchmarks.{name}.train.threads is {threads}"

@@ -1,5 +1,6 @@
 """What learns, and how: parameters, optimiser and schedule of a run."""
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -35,6 +36,12 @@ class GuardedSGD(torch.optim.SGD):
     # GradScaler then sets `found_inf` during a step (above 0: gradients overflowed), and does not wait for the device.
     _step_supports_amp_scaling = True
     updated: Tensor  # boolean scalar: whether the last step was an update
+
+    # torch decorates these methods so that their first call imports its compiler, which takes seconds.
+    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.SGD.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.SGD.load_state_dict)
 
     def __init__(self, groups: list[dict], lr: float, momentum: float, weight_decay: float):
         super().__init__(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay)

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ciss.analysis.figures.light_seaborn import sns
 from ciss.analysis.figures.style import lowest, panels, text_in
 
 NUMBERED_CELLS = 300  # a heat map with more cells shows no numbers

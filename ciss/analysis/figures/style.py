@@ -13,12 +13,13 @@ from weakref import WeakKeyDictionary
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from PIL import Image
+
+from ciss.analysis.figures.light_seaborn import sns
 
 # palette of Okabe and Ito, dark and light alternating
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ciss.analysis.forgetting.tables import pace_table, pixel_shares
 from ciss.analysis.rows import STEP_COLUMNS, table
@@ -96,6 +95,9 @@ def interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float
     values = np.asarray(list(values), float)
     if len(values) < 2:
         return np.nan, np.nan
+    from scipy.special import stdtrit  # here, because most studies have too few runs for an interval
+
+    quantile = stdtrit(len(values) - 1, (1 + level) / 2)
     # mean +- t_{n-1} s / sqrt(n)
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    half = quantile * values.std(ddof=1) / len(values) ** 0.5
     return values.mean() - half, values.mean() + half
