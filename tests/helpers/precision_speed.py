@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cases", nargs="*", default=["shapes:gsc", "voc8:gsc", "vit_base:mbs"])
+    parser.add_argument("--cases", nargs="*", default="shapes:mib shapes:mbs voc8:mib voc8:mbs vit_base:mbs".split())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(

@@ -318,6 +318,7 @@ def test_the_key_changes_with_what_makes_a_run(project):
         ("methods.mib", {"distillation": 9.0}),
         ("train.batch", 3),
         ("train.increment.lr", 0.03),
+        ("train.augment_on", "device"),  # another device rounds otherwise
         ("benchmarks.tiny.evaluation.samples", 1),  # results are part of a run
         ("benchmarks.tiny.order", [2, 1, 3, 4, 5, 6, 7, 8]),
     ):
@@ -328,6 +329,7 @@ def test_the_key_changes_with_what_makes_a_run(project):
     for name, value in (("train.workers", 3), ("train.cache", True)):
         project.set(name, value)
     assert key() == first, "a training that ran out of memory goes on with fewer loader processes"
+    assert "augment_on" not in project.run().description()["benchmark"]["train"], "older checkpoints have no such key"
     project.document = json.loads(before)
     for name in ("bases.base.seed", "chain.tune-1.seed", "chain.tune-2.seed", "chain.mib-1.seed"):
         project.set(name, 1)
