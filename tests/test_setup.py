@@ -1,6 +1,8 @@
 """uv, pip and conda users get the same versions, from lists that hold versions and nothing else."""
 
 import re
+import shutil
+import subprocess
 import tomllib
 from itertools import chain
 from pathlib import Path
@@ -46,10 +48,24 @@ def test_every_dependency_is_pinned(dependency):
     assert wanted.specifier.contains(str(pins[0].specifier).removeprefix("=="))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("uv"), reason="uv is not installed")
+def test_the_pins_allow_every_extra():
+    """All extras and tools at once, so each of them alone too. The registry knows what a package needs."""
+    command = "uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11"
+    command += " --constraints constraints.txt --no-annotate --no-header"
+    done = subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True)
+    if done.returncode == 2 and re.search("Request failed|Failed to fetch", done.stderr):
+        pytest.skip("the package registry does not answer")
+    assert done.returncode == 0, done.stderr
+    needed, pinned = ({line.split(" ; ")[0] for line in lines} for lines in (done.stdout.splitlines(), PINS))
+    assert needed == pinned, "renew the pins: uv run .ci/pin.py --keep"
+
+
 def test_conda_installs_the_same():
     options, tools = [item for item in PIP if item.startswith("-")], [item for item in PIP if not item.startswith("-")]
     assert options == ["-c constraints.txt", f"-e .[{','.join(EXTRAS)}]"]
-    assert sorted(tools) == sorted(names(DEV))
+    assert sorted(tools) == sorted(re.split("[<>=]", dependency)[0] for dependency in DEV), "names with their extras"
     python = next(item for item in ENVIRONMENT["dependencies"] if str(item).startswith("python "))
     offered = SpecifierSet(python.removeprefix("python "))
     supported = SpecifierSet(PROJECT["project"]["requires-python"])
