@@ -54,9 +54,9 @@ def test_means_over_seeds_and_orders(orders):
     assert np.isnan(table.loc["plop", "all_std"])
     saved = by_benchmark({"b": table}, families(orders))
     assert saved[["benchmark", "benchmarks"]].drop_duplicates().to_numpy().tolist() == [["b", "b b-order1"]]
-    document = metrics_document(tables, {"b": "one"})
-    assert document["methods"]["mib"]["orders"] == 2 and document["methods"]["mib"]["all_std"] == 0.2582
-    assert "orders" not in metrics_document({"b": tables["b"][:2]}, {"b": "one"})["methods"]["mib"]
+    document = metrics_document(tables)
+    assert document["b"]["mib"]["orders"] == 2 and document["b"]["mib"]["all_std"] == 0.2582
+    assert "orders" not in metrics_document({"b": tables["b"][:2]})["b"]["mib"]
 
 
 def test_a_seed_counts_once_in_an_order(orders):

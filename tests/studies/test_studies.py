@@ -259,7 +259,7 @@ def sound(tmp_path_factory) -> Path:
     (reports / "report.html").write_text(text)
     for file in (reports / "compare" / "tables.tex", project / "timings" / "cost.tex"):
         file.write_text(TEX)
-    (reports / "metrics.json").write_text(json.dumps({"methods": {name: {} for name in ends.values()}}))
+    (reports / "metrics.json").write_text(json.dumps({"two": {name: {} for name in ends.values()}}))
     return project
 
 

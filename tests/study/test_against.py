@@ -12,8 +12,7 @@ from ciss import cli, paths
 from ciss.study.report.against import changed_provenance, differences, parse
 
 METRICS = {
-    "benchmark": "b",
-    "methods": {"mib": {"all": 0.5, "all_std": 0.1, "forgetting": 0.2, "seeds": 2}, "joint": {"all": 0.9, "seeds": 1}},
+    "b": {"mib": {"all": 0.5, "all_std": 0.1, "forgetting": 0.2, "seeds": 2}, "joint": {"all": 0.9, "seeds": 1}},
 }
 RUNS = pd.DataFrame(
     {
@@ -70,9 +69,9 @@ def test_equal_scores(repository, capsys):
 
 
 def test_other_scores_are_named_with_the_largest_difference(repository, capsys):
-    methods = {**METRICS["methods"], "mib": {**METRICS["methods"]["mib"], "all": 0.5004}}
+    methods = {**METRICS["b"], "mib": {**METRICS["b"]["mib"], "all": 0.5004}}
     other = RUNS.assign(all=[0.50035, 0.9], forgetting=[0.2003, 0.0], training_seconds=99.0, code="d")
-    write(repository, {**METRICS, "methods": methods}, other)
+    write(repository, {"b": methods}, other)
     code, lines, error = call(capsys)
     assert (code, error) == (1, "")
     assert lines == [
@@ -111,8 +110,8 @@ def test_what_made_the_scores_is_compared_in_both_sides_rows():
 
 
 def test_metrics_of_several_benchmarks():
-    several = {**METRICS, "benchmarks": {"b": METRICS["methods"], "c": METRICS["methods"]}}
-    assert list(parse("metrics.json", json.dumps(several), "x").index) == ["b, mib", "b, joint", "c, mib", "c, joint"]
+    several = json.dumps({**METRICS, "c": METRICS["b"]})
+    assert list(parse("metrics.json", several, "x").index) == ["b, mib", "b, joint", "c, mib", "c, joint"]
 
 
 def no_repository(folder: Path, monkeypatch) -> None:

@@ -76,8 +76,8 @@ def changed(folder: Path) -> set[str]:
 @pytest.mark.timeout(900)
 def test_the_whole_pipeline(study, tmp_path):
     metrics = json.loads((study / "reports" / "metrics.json").read_text())
-    assert set(metrics["methods"]) == {"finetune", "mib", "joint"}
-    assert {"all", "old", "new", "forgetting"} <= set(metrics["methods"]["mib"])
+    assert set(metrics["shapes"]) == {"finetune", "mib", "joint"}
+    assert {"all", "old", "new", "forgetting"} <= set(metrics["shapes"]["mib"])
     assert "all" in run(study, "dvc", "metrics", "show")
     page = (study / "reports" / "report.html").read_text(encoding="utf-8")
     figures = ("benchmarks/shapes/forgetting/forgetting.png", "benchmarks/shapes/background/background.png")

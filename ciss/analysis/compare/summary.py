@@ -1,7 +1,5 @@
 """From runs to methods: means over seeds and orders of classes, and `reports/metrics.json`."""
 
-from typing import Any
-
 import pandas as pd
 
 from ciss.analysis.compare.tables import check_equal, runs_table
@@ -70,18 +68,16 @@ def convention_means(counted: pd.DataFrame, members: list[str]) -> pd.DataFrame:
     return table
 
 
-def metrics_document(tables: dict[str, pd.DataFrame], conventions: dict[str, str]) -> dict[str, Any]:
-    """The content of `reports/metrics.json`: convention and methods of the first family of benchmarks, and of every one
-    by name if there are several. Numbers 0 to 1, means over seeds and orders; null where a score is undefined.
+def metrics_document(tables: dict[str, pd.DataFrame]) -> dict[str, dict[str, dict]]:
+    """The content of `reports/metrics.json`: numbers only, by benchmark, method and score, such as `shapes.mib.all`.
+
+    A family of benchmarks has the name of its first one. Numbers 0 to 1, means over seeds and orders; null where a
+    score is undefined. The convention is a column of `convention_means.csv`.
 
     Args:
         tables: `family_tables`.
-        conventions: a sentence for each family.
     """
-    scores = {name: _scores(methods_table(table)) for name, table in tables.items()}
-    first = next(iter(scores))
-    document = {"convention": conventions[first], "benchmark": first, "methods": scores[first]}
-    return document if len(tables) == 1 else {**document, "benchmarks": scores, "conventions": conventions}
+    return {name: _scores(methods_table(table)) for name, table in tables.items()}
 
 
 def _scores(table: pd.DataFrame) -> dict[str, dict]:

@@ -82,11 +82,9 @@ def parse(name: str, text: str, source: str) -> pd.DataFrame:
         if name.endswith(".csv"):
             table = pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(("end", *PROVENANCE), str), na_values=[""])
             return table.set_index("end")
-        document = json.loads(text)
-        benchmarks = document.get("benchmarks", {document["benchmark"]: document["methods"]})
         rows = {
             f"{benchmark}, {method}": scores
-            for benchmark, methods in benchmarks.items()
+            for benchmark, methods in json.loads(text).items()
             for method, scores in methods.items()
         }
         return pd.DataFrame.from_dict(rows, orient="index")
