@@ -6,6 +6,7 @@ TOGETHER = {  # files of one worker, because they share what takes long to make
     "notebooks/": "notebooks",  # the smoke runs, which one process trains
     "tests/study/test_pipeline.py": "study",
     "tests/study/test_queue.py": "study",
+    "tests/study/test_remotes.py": "study",
     "tests/study/test_reproducible.py": "study",
 }
 

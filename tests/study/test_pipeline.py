@@ -2,7 +2,9 @@
 
 import base64
 import json
+import re
 import resource
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,28 @@ def test_the_whole_pipeline(study, tmp_path):
     log = clone / "ciss" / "training" / "log.py"
     log.write_text(log.read_text().replace("CHECK_EVERY = 50", "CHECK_EVERY = 51"))
     assert "base@shapes-s0" in changed(clone)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_views_of_dvc_fit_100_columns(study, tmp_path):
+    """The commands of the documentation, after an experiment that changed a coefficient, its scores and its results."""
+    repository.copy(study, folder := tmp_path / "project")
+    parameters, metrics = folder / "params.yaml", folder / "reports" / "metrics.json"
+    parameters.write_text(parameters.read_text().replace("distillation: 10.0", "distillation: 5.0"))
+    scores = json.loads(metrics.read_text())
+    scores["shapes"]["mib"] = {name: value + 0.25 for name, value in scores["shapes"]["mib"].items() if name != "seeds"}
+    metrics.write_text(json.dumps(scores))
+    with open(folder / "results/shapes/shapes-s0-mib-2/result.json", "a") as stream:
+        stream.write("\n")
+    run(folder, "dvc", "exp", "save", "-n", "low")
+    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    commands = re.findall(r"uv run (dvc (?:exp show|exp diff|metrics diff|params diff).*?)(?: +#.*)?\n", text)
+    assert len(commands) == 5
+    for command in commands:
+        lines = run(folder, *shlex.split(command), COLUMNS="100").splitlines()
+        assert max(map(len, lines)) <= 100 and "…" not in "".join(lines), command
+        assert any(("distillation" if "params" in command else "shapes.mib.all") in line for line in lines), command
 
 
 @pytest.mark.slow
