@@ -9,6 +9,7 @@ autograd's backward pass needs a real device. It is left out on fake CUDA tensor
 import copy
 import warnings
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from ciss import metrics
 from ciss.config import Evaluation, Model, Phase, Train
+from ciss.data.transforms import training_view
 from ciss.methods import METHODS, Batch, Method
 from ciss.methods.finetune import Finetune
 from ciss.models import create_network, set_norm_mode
@@ -109,15 +111,17 @@ def make_batch(device: torch.device) -> Batch:
     )
 
 
-def make_setup(teacher: nn.Module, student: nn.Module, method: Method, device: torch.device) -> SimpleNamespace:
+def make_setup(
+    teacher: nn.Module, student: nn.Module, method: Method, device: torch.device, precision: torch.dtype
+) -> SimpleNamespace:
     """What `train_update` uses of a `Setup`. Call it inside `fake`."""
+    scaled = precision == torch.float16
     outputs = {}
 
     def recorded(network: nn.Module, name: str):
         return lambda images: outputs.setdefault(name, network(images))
 
     optimiser = make_optimiser(list(student.parameters()), student, PHASE, TRAIN)
-    precision = torch.bfloat16 if device.type == "cuda" else torch.float32
     return SimpleNamespace(
         run=SimpleNamespace(after="base"),
         device=device,
@@ -128,19 +132,24 @@ def make_setup(teacher: nn.Module, student: nn.Module, method: Method, device: t
         outputs=outputs,  # of the networks, by name
         per_update=1,
         optimiser=optimiser,
-        schedule=make_schedule(optimiser, 10, TRAIN),
-        scaler=torch.amp.GradScaler(device.type, enabled=False),
+        schedule=make_schedule(optimiser, 10, TRAIN, skips=scaled),
+        scaler=torch.amp.GradScaler(device.type, enabled=scaled),
+        precision=precision,
         autocast=lambda: autocast(device, precision),
     )
 
 
-def check_update(method: Method, decoder: str, device: torch.device) -> None:
-    """`before_step`, an update, a method's maps and the weights of the losses of two batches."""
+def check_update(method: Method, decoder: str, device: torch.device, precision: torch.dtype | None = None) -> None:
+    """`before_step`, an update, a method's maps and the weights of the losses of two batches.
+
+    Args: precision: None: bfloat16 on CUDA, float32 on the CPU.
+    """
+    precision = precision or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     teacher, student = networks(decoder, method, device)
     with fake(device) as patch:
         for network in (teacher, student):
             make_fake(network, device)
-        setup, log = make_setup(teacher, student, method, device), LossLog()
+        setup, log = make_setup(teacher, student, method, device, precision), LossLog()
         batches = [make_batch(device), make_batch(device)]
         if device.type == "cuda":
             patch.setattr(Tensor, "backward", lambda _: make_gradients(student))
@@ -162,7 +171,7 @@ def check_other_hooks(setup: SimpleNamespace, batches: list[Batch]) -> None:
     """What `train_update` calls for several batches, and figures."""
     old, new = setup.outputs.get("teacher"), setup.outputs["student"]
     if setup.student.encoder.patch == 1:  # transformers add positions in float32
-        assert new.stages[-1].dtype == (torch.bfloat16 if setup.device.type == "cuda" else torch.float32)
+        assert new.stages[-1].dtype == setup.precision
     assert len(loss_weights(setup.method, [old, old], batches)) == 2
     if old is not None:
         setup.method.maps(new, old, batches[0])
@@ -189,6 +198,12 @@ def test_no_choice_of_a_coefficient_leaves_the_device(name, values, decoder):
     check_update(METHODS[name](**values), decoder, CUDA)
 
 
+@pytest.mark.parametrize("name", ["finetune", "gsc"])
+@pytest.mark.parametrize("precision", [torch.float16, torch.float32])
+def test_no_precision_leaves_the_device(name, precision):
+    check_update(METHODS[name](), "deeplabv3", CUDA, precision)
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("name", METHODS)
 def test_the_backward_pass_needs_no_values(name, decoder):
@@ -204,6 +219,18 @@ def test_evaluation_stays_on_the_device(options):
         with OnDevice(), torch.inference_mode(), autocast(CUDA, torch.bfloat16):
             predictions = predict(network, batch.images, Evaluation(**options), SIDE // 2)
             assert metrics.confusion_matrix(batch.labels, predictions, OLD).shape == (OLD, OLD)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "scaled_crop", "resized_crop"])
+def test_views_of_images_stay_on_the_device(augmentation):
+    """`train.augment_on: device`."""
+    train = replace(TRAIN, augmentation=augmentation, scale=(0.5, 0.9), resize=40, transpose=True)
+    views = [training_view(48, 64, torch.Generator().manual_seed(seed), train) for seed in range(20)]
+    with fake(CUDA):
+        image = torch.empty(48, 64, 3, dtype=torch.uint8, device=CUDA)
+        with OnDevice():
+            shown = [view.image(image, image[0, 0]) for view in views]
+    assert {(part.shape, part.dtype) for part in shown} == {((SIDE, SIDE, 3), torch.uint8)}
 
 
 # --- the check itself
