@@ -85,7 +85,9 @@ class Images(Dataset):
         if self.device is None:
             images, labels, numbers = batch
             return images.permute(0, 3, 1, 2), labels, numbers
-        colour, table = (t.to(self.device) for t in (self.colour, torch.from_numpy(self.label_table)))
+        # not blocking: the host would wait for all that the device has to do
+        constants = (self.colour, torch.from_numpy(self.label_table))
+        colour, table = (tensor.to(self.device, non_blocking=True) for tensor in constants)
         images, labels = [], []
         for image, mask, view, _ in batch:
             images.append(view.image(image.to(self.device, non_blocking=True), colour))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
@@ -121,6 +122,19 @@ def test_bytes_and_floats_are_resized_alike():
         planes = image.permute(2, 0, 1)[None].float()
         expected = torch.nn.functional.interpolate(planes, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
         assert (resize(image, size) - expected).abs().max() < 1.1
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_views_on_a_gpu(name):
+    """On fake CUDA tensors, which have a device and no values: nothing can be copied to the host."""
+    train = replace(TRAIN, **AUGMENTATIONS[name])
+    views = [training_view(57, 90, torch.Generator().manual_seed(seed), train) for seed in range(4)]
+    with FakeTensorMode():
+        for view in views:
+            pixels = torch.empty(57, 90, 3, dtype=torch.uint8, device="cuda")
+            shown, labels = view.image(pixels, pixels[0, 0]), view.mask(pixels[..., 0])
+            assert (shown.shape, labels.shape) == ((40, 40, 3), (40, 40))
+            assert {(t.device.type, t.dtype) for t in (shown, labels)} == {("cuda", torch.uint8)}
 
 
 def test_a_resized_and_cropped_axis_is_not_resized_again():
