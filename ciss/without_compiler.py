@@ -8,8 +8,8 @@ Any other use imports the compiler as usual.
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any
 
@@ -26,7 +26,7 @@ class StandIn(ModuleType):
         if name.startswith("__") and (self.__name__, name) != (COMPILER, "__path__"):
             raise AttributeError(name)
         remove()
-        return getattr(import_module(self.__name__), name)
+        return getattr(resolve_name(self.__name__), name)
 
 
 def disable(function: Callable | None = None, recursive: bool = True, **_: Any) -> Callable:
@@ -37,7 +37,7 @@ def disable(function: Callable | None = None, recursive: bool = True, **_: Any) 
 def is_compile_supported(device: Any) -> bool:
     """torch._dynamo.utils.is_compile_supported, which imports the compiler when it is called."""
     remove()
-    return import_module(f"{COMPILER}.utils").is_compile_supported(device)
+    return resolve_name(f"{COMPILER}.utils").is_compile_supported(device)
 
 
 def remove() -> None:

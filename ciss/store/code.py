@@ -18,9 +18,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
+from ciss import paths
 from ciss.store.names import Definition, Group, Module, Package
 from ciss.store.syntax import parse_cell
 
@@ -75,16 +77,16 @@ class Closure:
             text = definition.name if definition in self._boundaries else definition.line
             uses = [numbers[used] for used in self._uses(definition) if used in numbers]
             total.update(f"{text} {uses}\n".encode())
-        self._definitions = list(numbers)
         self.digest = total.hexdigest()
+        listed = [d for d in numbers if d not in self._boundaries and not isinstance(d, Group)]
+        self._locations = {d.line: f"{d.module.name}.{d.name}".removeprefix("ciss.") for d in listed}
 
     def _uses(self, definition: Definition) -> list[Definition]:
         return [] if definition in self._boundaries else definition.uses
 
     def locations(self) -> dict[str, str]:
         """Where each definition lies, such as "training.loop.train", by its line in the listing."""
-        listed = [d for d in self._definitions if d not in self._boundaries and not isinstance(d, Group)]
-        return {d.line: f"{d.module.name}.{d.name}".removeprefix("ciss.") for d in listed}
+        return self._locations
 
     def listing(self) -> str:
         """The digest, then one line per definition: its name and a hash of its code, sorted."""
@@ -111,13 +113,37 @@ def training_code(package: Package, methods: tuple[str, ...] = (), dataset: str 
         methods: names of methods' files.
         dataset: the name of a data set; one of one's own has no file.
     """
-    return Closure(_roots(package, TRAIN, methods, dataset), training=True)
+    return _remembered(package, TRAIN, methods, dataset)
 
 
 @lru_cache(maxsize=256)
 def probe_code(package: Package, methods: tuple[str, ...], dataset: str) -> Closure:
     """What a probe depends on; see `training_code`. `methods`: those whose labels are judged."""
-    return Closure(_roots(package, PROBE, methods, dataset), training=True)
+    return _remembered(package, PROBE, methods, dataset)
+
+
+def _remembered(package: Package, entry: Entry, methods: tuple[str, ...], dataset: str) -> Closure:
+    """The closure of a training or a probe, from a file of an earlier process if no code has changed since.
+
+    Following the names takes each process half a second. The files lie in `.dvc/tmp`, which git and DVC ignore. Without
+    this folder there is no file. Files of other code are removed.
+    """
+    temporary = paths.project() / ".dvc" / "tmp"
+    key = hashlib.sha256(repr((entry, methods, dataset)).encode()).hexdigest()
+    file = temporary / "ciss-code" / f"{package.digest}-{key}.json"
+    with suppress(OSError, ValueError):
+        closure = Closure([])
+        closure.digest, closure._locations = json.loads(file.read_bytes())
+        return closure
+    closure = Closure(_roots(package, entry, methods, dataset), training=True)
+    if temporary.is_dir():
+        with suppress(OSError):  # the next process follows the names again
+            file.parent.mkdir(exist_ok=True)
+            for other in file.parent.glob("*"):
+                if not other.name.startswith(package.digest):
+                    other.unlink(missing_ok=True)
+            _replace(file, json.dumps([closure.digest, closure._locations]).encode())
+    return closure
 
 
 def dataset_code(package: Package, dataset: str) -> Closure:
@@ -141,16 +167,20 @@ def write(root: Path) -> None:
     for path, content in contents.items():
         if not (path.is_file() and path.read_bytes() == content):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Replace the file: it may be a link into DVC's cache, and a killed process must not leave half of it.
-            scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-            scratch.write_bytes(content)
-            os.replace(scratch, path)
+            _replace(path, content)
     for path in sorted(target.rglob("*"), reverse=True):  # children before their folder
         if path.is_dir():
             if not any(path.iterdir()):
                 path.rmdir()
         elif path not in contents:
             path.unlink()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Replaces the file: it may be a link into DVC's cache, and a killed process must not leave half of it."""
+    scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    scratch.write_bytes(content)
+    os.replace(scratch, path)
 
 
 def stages(root: Path) -> dict[str, Closure]:

@@ -128,6 +128,7 @@ class Package:
     def __init__(self, files: dict[str, str]):
         self.files = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in files}
         self._texts = files
+        self.digest = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
         self._modules: dict[str, Module] = {}
 
     def __getitem__(self, name: str) -> Module:

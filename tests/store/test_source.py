@@ -511,3 +511,30 @@ def test_it_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_closure_is_remembered_for_the_same_code_alone(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "ciss", tmp_path / "ciss", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+
+    def listing() -> str:
+        store_code.training_code.cache_clear()
+        return store_code.training_code(store_code.read(tmp_path), ("mib",), "shapes").listing()
+
+    expected = listing()
+    assert not (tmp_path / ".dvc").exists(), "nothing is written without DVC's folder"
+    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
+    assert listing() == expected
+    (file,) = (tmp_path / ".dvc" / "tmp" / "ciss-code").iterdir()
+    monkeypatch.setattr(store_code, "_roots", lambda *_: pytest.fail("the names are followed again"))
+    assert listing() == expected
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    file.write_text("half of")
+    assert listing() == expected, "a damaged file is written again"
+    assert listing() == expected
+    metrics = tmp_path / "ciss" / "metrics.py"
+    metrics.write_text(metrics.read_text().replace("/ (matrix.sum(dim=1)", "/ (1 + matrix.sum(dim=1)"))
+    assert listing() != expected
+    assert not file.exists(), "files of other code are removed"
