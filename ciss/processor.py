@@ -17,9 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 
 AFFECTS_RESULTS = False  # changes here do not outdate results, see store/code
-# How long a waiting thread spins before it sleeps. GNU's OpenMP counts iterations; 10,000 take less than a millisecond,
+# How long a waiting thread spins before it sleeps. GNU's OpenMP counts iterations; 30,000 take about a millisecond,
 # its default is 300,000. LLVM's and Intel's count milliseconds; their default is 200.
-SPINNING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+SPINNING = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "1"}
 CHOICES = ("OMP_WAIT_POLICY", *SPINNING)  # variables by which users choose
 RUNTIMES = {"libgomp": "GOMP_SPINCOUNT", "libomp": "KMP_BLOCKTIME", "libiomp5": "KMP_BLOCKTIME"}  # by file name
 # Linux 6.12 and later: a thread with a shorter time slice gets a core sooner after it slept, and no larger share.
@@ -39,9 +39,17 @@ def share_cores() -> None:
         os.environ.update(SPINNING)
     if available_cores() < _affinity():
         os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
+    set_time_slice(SLICE)
+
+
+def set_time_slice(nanoseconds: int) -> None:
+    """Sets the time slice of this thread, and of the threads and processes that it starts. 0: the system's.
+
+    Does nothing on other systems than Linux, and under another scheduling policy than the usual one.
+    """
     if (scheduling := _scheduling()) and scheduling[1] == os.SCHED_OTHER:
         size, policy, flags, nice, priority, _, *deadlines = scheduling
-        _system_call(SET_SCHEDULING, SCHEDULING.pack(size, policy, flags, nice, priority, SLICE, *deadlines), 0)
+        _system_call(SET_SCHEDULING, SCHEDULING.pack(size, policy, flags, nice, priority, nanoseconds, *deadlines), 0)
 
 
 def available_cores() -> int:

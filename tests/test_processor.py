@@ -22,7 +22,7 @@ def shown(program: str, **variables: str) -> str:
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({}, "None,10000,1"),
+        ({}, "None,30000,1"),
         ({"OMP_WAIT_POLICY": "passive"}, "passive,None,None"),
         ({"GOMP_SPINCOUNT": "5"}, "None,5,None"),
         ({"KMP_BLOCKTIME": "200"}, "None,None,200"),
