@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
+
+import psutil
 
 from ciss import documents, paths
 from ciss.study.bench import tables
@@ -107,7 +108,6 @@ def run_part(part: Part, seconds: float) -> dict:
                 cwd=ROOT,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # its processes are ended with it
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
             )
             try:
@@ -115,7 +115,7 @@ def run_part(part: Part, seconds: float) -> dict:
             except subprocess.TimeoutExpired:
                 status = f"stopped after {seconds:.0f} s"
             finally:
-                _kill_group(process)
+                _kill_tree(process)
         found = {"name": part.name, "status": status, "seconds": time.monotonic() - started}
         if file.is_file():
             found["result"] = read(file)
@@ -124,10 +124,13 @@ def run_part(part: Part, seconds: float) -> dict:
         return found
 
 
-def _kill_group(process: subprocess.Popen) -> None:
+def _kill_tree(process: subprocess.Popen) -> None:
     """Ends a process and all that it started."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+    process.kill()
     process.wait()
 
 
