@@ -112,3 +112,21 @@ Report = Annotated[str | None, Option("--output", metavar="FILE", help=REPORT)]
 Versus = Annotated[str | None, Option("--vs", metavar="REVISION", help="Compare with the code of a git revision.")]
 Gpu = Annotated[bool, Option("--gpu", help="Tests on the GPU, repeated trainings, step times, NCCL.")]
 Minutes = Annotated[float, Option(metavar="N", min=0.1, max=600, help="With --gpu: time for everything.")]
+
+# Options of `ciss train`.
+Jobs = Annotated[int | None, Option(metavar="N", min=1, help="Runs at a time. Default: as many as GPUs, or 1.")]
+PerRun = Annotated[int | None, Option(metavar="N", min=1, help="GPUs of each run, a process for each. Default: 1.")]
+Trial = Annotated[bool, Option("--try", help="Test: two updates, all scores and figures; nothing is kept.")]
+QUEUE = "Queue each run as a job of Slurm, with the resources in FILE (default: cluster.yaml)."
+Slurm = Annotated[list[str] | None, Option(metavar="[FILE]", help=QUEUE)]
+Write = Annotated[bool, Option("--write", help="With --slurm: write FILE, or add sections to it. Queue nothing.")]
+Status = Annotated[bool, Option("--status", help="Show each run: trained, training, queued, failed or missing.")]
+Cancel = Annotated[bool, Option("--cancel", help="Remove runs, and all that continue them, from Slurm's queue.")]
+
+
+def exclusive(**given: bool) -> str | None:
+    """The option that is given, of options that exclude each other. Raises BadParameter if there are several."""
+    names = [f"--{name}" for name, present in given.items() if present]
+    if len(names) > 1:
+        raise typer.BadParameter(f"not allowed with {names[0]}", param_hint=names[1])
+    return names[0] if names else None

@@ -103,8 +103,13 @@ def plan(
 def train(
     runs: arguments.Runs = None,
     config: arguments.Config = "params.yaml",
-    jobs: Annotated[int | None, Option(metavar="N", min=1, help="Runs at a time. Default: one per GPU, or 1.")] = None,
-    trial: Annotated[bool, Option("--try", help="Test: two updates, all scores and figures; nothing is kept.")] = False,
+    jobs: arguments.Jobs = None,
+    per_run: arguments.PerRun = None,
+    trial: arguments.Trial = False,
+    slurm: arguments.Slurm = None,
+    write: arguments.Write = False,
+    status: arguments.Status = False,
+    cancel: arguments.Cancel = False,
 ) -> None:
     """Train one run, several runs or all runs of params.yaml.
 
@@ -114,28 +119,40 @@ def train(
     ciss train shapes-s0-mib-1        # one run
     ciss train shapes-s0-mib-1 --try  # quick test in a temporary folder
     ciss train --jobs 2               # all runs, two at a time; then: dvc repro
-    torchrun --standalone --nproc-per-node 2 -m ciss train shapes-s0    # one run on two GPUs
+    ciss train --per-run 4            # all runs, each on four GPUs
+    ciss train --slurm --write        # for a cluster: write cluster.yaml. Then: ciss train --slurm
+    ciss train --status               # the state of each run; --cancel removes runs from the queue
 
     A run waits for a free job and for the run that it continues. If there are no more jobs than GPUs, each job uses
     its own GPU. Choose GPUs with CUDA_VISIBLE_DEVICES. If a run fails, the runs that continue it are skipped.
 
     Ctrl-C stops all runs. The same command continues each run after its last finished epoch. If you train several runs
-    on one CPU, plan with --set train.threads=1.
+    on one CPU, plan with --set train.threads=1. docs/cluster.md explains GPUs and Slurm.
     """
-    if trial and (jobs is not None or len(runs or []) != 1):
-        raise typer.BadParameter("name one run, without --jobs", param_hint="--try")
+    chosen = arguments.exclusive(**{"try": trial, "slurm": slurm is not None, "status": status, "cancel": cancel})
+    here = jobs is not None or per_run is not None
+    if trial and (here or len(runs or []) != 1):
+        raise typer.BadParameter("name one run, without --jobs or --per-run", param_hint="--try")
+    if chosen and here:
+        raise typer.BadParameter(f"not allowed with {chosen}", param_hint="--per-run" if jobs is None else "--jobs")
+    if write and slurm is None:
+        raise typer.BadParameter("only allowed with --slurm", param_hint="--write")
     if trial:
         from ciss.study import trial as study_trial
 
         study_trial.main(runs[0], config)
-    elif runs and len(runs) == 1 and jobs is None:
+    elif chosen:
+        from ciss.study.slurm import commands
+
+        commands.main(chosen, runs or [], config, slurm, write)
+    elif runs and len(runs) == 1 and not here:
         from ciss.training import loop
 
         loop.main(runs[0], config)
     else:
         from ciss.study import launch
 
-        launch.main(runs or [], config, jobs)
+        launch.main(runs or [], config, jobs, per_run)
 
 
 @app.command(cls=Command)

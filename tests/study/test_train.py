@@ -12,7 +12,7 @@ import pytest
 
 from ciss import cli, config
 from ciss.store import files
-from ciss.study import launch
+from ciss.study import launch, process
 from ciss.training import loop
 from tests.helpers.training import left_by
 
@@ -26,7 +26,7 @@ def note(what):
 note("begins")
 sys.stderr.write("a warning\\n" * 9999)  # more than a pipe holds
 try:
-    time.sleep(30 if "slow" in name else 0.15)
+    time.sleep(30 if "slow" in name else 1 if name == "all" else 0.15)
     if "bad" in name:
         sys.exit(f"error: {name}: a loss is not finite.")
     if "crashed" in name:
@@ -55,13 +55,13 @@ def crew(project, tmp_path, monkeypatch):
     def noted() -> list:
         return [json.loads(file.read_text()) for file in sorted(notes.iterdir(), key=lambda file: int(file.name))]
 
-    monkeypatch.setattr(launch, "command", lambda settings, name: [sys.executable, "-c", STAND_IN, name, str(notes)])
+    monkeypatch.setattr(launch, "command", lambda _, name: [sys.executable, "-c", STAND_IN, name, str(notes)])
 
     def carry_out(chain: dict[str, str], jobs: int, devices: list[str] = (), trained: tuple = ()):
         done = lambda run: run.name in trained or ["ends", run.name] in [note[:2] for note in noted()]  # noqa: E731
         monkeypatch.setattr(launch, "finished", lambda run: done(run) and "other" not in run.name)
         settings = planned(project, chain)
-        return *launch.Crew(settings, jobs, list(devices)).train(launch.order(settings)), noted()
+        return *launch.crew(settings, jobs, list(devices)).train(launch.order(settings)), noted()
 
     carry_out.noted = noted
     return carry_out
@@ -123,14 +123,14 @@ def test_a_failure_takes_only_what_continues_it(crew, capsys):
     crashed = failed["crashed"].splitlines()
     assert crashed[0] == "Traceback (most recent call last):", "and not what follows the last 'error: '"
     assert crashed[-1] == "RuntimeError: CUDA error: an illegal memory access"
-    assert all(len(message.splitlines()) <= launch.LAST_LINES + 1 for message in failed.values()), "not 9,999 warnings"
+    assert all(len(message.splitlines()) <= process.LAST_LINES + 1 for message in failed.values()), "not 9,999 warnings"
 
 
 def test_a_process_that_cannot_be_started_stops_no_other(crew, project, monkeypatch):
     started = launch.command
 
-    def command(settings, name):
-        return ["/nowhere/python"] if name == "a-1" else started(settings, name)
+    def command(config_file, name):
+        return ["/nowhere/python"] if name == "a-1" else started(config_file, name)
 
     monkeypatch.setattr(launch, "command", command)
     trained, failed, _ = crew({"a-1": "base", "b-1": "base"}, jobs=2)
@@ -193,23 +193,57 @@ def test_whatever_asks_it_to_end_is_heard():
     assert found == {**dict.fromkeys(numbers, signal.default_int_handler), signal.SIGHUP: signal.SIG_IGN}
 
 
-def test_devices(project, monkeypatch):
+def test_devices(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert launch.gpus(project.config) == ["0", "1"]
+    assert launch.gpus() == ["0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a, 3")
-    assert launch.gpus(project.config) == ["GPU-a", "3"]
+    assert launch.gpus() == ["GPU-a", "3"]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,7")  # where there is one
-    assert launch.gpus(project.config) == ["0"]
+    assert launch.gpus() == ["0"]
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     for nothing in ("", "-1", "0,1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
-        assert launch.gpus(project.config) == []
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    project.set("train.processes", 2)  # takes several by itself
-    assert launch.gpus(project.config) == []
+        assert launch.gpus() == []
+
+
+def test_devices_of_runs_that_take_several(project, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 5)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert launch.gpus(2) == ["0,1", "2,3"], "the fifth is left over"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-a,GPU-b,1,2")
+    assert launch.gpus(2) == ["4,GPU-a", "GPU-b,1"] and launch.gpus(5) == ["4,GPU-a,GPU-b,1,2"]
+    assert launch.gpus(6) == []
+
+    assert launch.gpus_per_run(project.config, None) == 1 and launch.gpus_per_run(project.config, 5) == 5
+    with pytest.raises(config.ConfigError, match="--per-run 6: this machine has 5 GPUs"):
+        launch.gpus_per_run(project.config, 6)
+    project.set("train.processes", 2)
+    assert launch.gpus_per_run(project.config, None) == launch.gpus_per_run(project.config, 2) == 2
+    with pytest.raises(config.ConfigError, match="--per-run 4: train.processes is 2"):
+        launch.gpus_per_run(project.config, 4)
+
+
+def test_one_run_on_all_gpus(project, monkeypatch):
+    """Each run gets both GPUs and a process for each."""
+    started = []
+
+    def start(arguments, device):
+        started.append((arguments[1:], device))
+        raise process.RunFailed("no GPU here")
+
+    project.write()
+    monkeypatch.setattr(launch, "_handle_signals", lambda: None)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("ciss.study.crew.start", start)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(SystemExit):
+        cli.main(["train", "base", "all", "--per-run", "2"])
+    arguments = "-u -m torch.distributed.run --standalone --nproc-per-node=2 -m ciss train NAME --config params.yaml"
+    commands = sorted(" ".join(command) for command, _ in started)
+    assert commands == [arguments.replace("NAME", name) for name in ("all", "base")]
+    assert {device for _, device in started} == {"0,1", "2,3"}
 
 
 def test_too_many_threads_are_remarked_on(project):
@@ -249,7 +283,7 @@ def test_the_command_when_it_is_stopped(project, monkeypatch, capsys):
     ],
 )
 def test_the_message_of_a_training(said, message):
-    assert launch._message(said) == message
+    assert process.message(said) == message
 
 
 @pytest.mark.parametrize(

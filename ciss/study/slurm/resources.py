@@ -1,0 +1,76 @@
+"""`cluster.yaml`: what the jobs of each benchmark ask of Slurm."""
+
+import io
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ciss.config import Config, ConfigError, Few, Name, Natural, Positive, Text, section, validate
+from ciss.documents import read_yaml, round_trip_yaml
+from ciss.store import files
+
+HEAD = """\
+# What the jobs of each benchmark ask of Slurm: ciss train --slurm
+#   gpus, cpus, memory: of each node; memory in GB, null: the cluster's default
+#   hours: of one try. A job that needs longer is queued again and continues after its last finished epoch.
+#   partition, account: null: the cluster's default
+#   setup: lines of shell before the training, for example "module load cuda"
+#   options: further options of sbatch, for example {qos: long, constraint: a100}
+"""
+WRITE = "Write it with: ciss train --slurm --write"
+OWN_OPTIONS = ("comment", "dependency", "kill_on_invalid_dep", "requeue", "chdir", "array", "signal", "output", "error")
+
+
+@section
+class Resources:
+    nodes: Few = 1
+    gpus: Natural = 1
+    cpus: Few = 4
+    memory: Positive | None = 32.0
+    hours: Annotated[float, Field(gt=0, le=8760)] = 24.0
+    partition: Text | None = None
+    account: Text | None = None
+    setup: tuple[Text, ...] = ()
+    options: dict[Name, Any] = Field(default_factory=dict)
+
+    def processes(self, planned: int) -> int:
+        """Processes on each node, one for each GPU; `planned` is the benchmark's `train.processes`, 1: not planned."""
+        return max(1, self.gpus) if planned == 1 or self.gpus else planned // self.nodes
+
+
+def read(file: Path, config: Config, benchmarks: Iterable[str]) -> dict[str, Resources]:
+    """The resources of some benchmarks. Raises ConfigError, which names file and key."""
+    if not file.is_file():
+        raise ConfigError(f"{file}: there is no such file. {WRITE}")
+    resources = validate(dict[Name, Resources], read_yaml(file) or {}, file.name, "")
+    for name in benchmarks:
+        if name not in resources:
+            raise ConfigError(f"{file.name}: the section {name} is missing. {WRITE}")
+        asked, planned = resources[name], config.benchmarks[name].train.processes
+        total = asked.nodes * asked.processes(planned)
+        if planned not in (1, total):
+            text = f"{name}: nodes: {asked.nodes} with gpus: {asked.gpus} train in {total} processes"
+            raise ConfigError(f"{file.name}: {text}, but train.processes is {planned}. Make them equal.")
+        if taken := [option for option in asked.options if option.replace("-", "_") in OWN_OPTIONS]:
+            raise ConfigError(f"{file.name}: {name}.options.{taken[0]}: this command sets it itself. Remove it.")
+    return resources
+
+
+def write(file: Path, config: Config) -> list[str]:
+    """Adds a section for each benchmark that has none. Keeps what is there. Returns the names of the new sections."""
+    yaml = round_trip_yaml()
+    document = read_yaml(file, yaml) if file.is_file() else None
+    head = "" if document else HEAD
+    document = document or {}
+    missing = [name for name in config.benchmarks if name not in document]
+    for name in missing:
+        train = config.benchmarks[name].train
+        document[name] = asdict(Resources(gpus=train.processes, cpus=max(4, train.threads * train.processes)))
+        document[name]["setup"] = []
+    text = io.StringIO()
+    yaml.dump(document, text)
+    files.write_text(file, head + text.getvalue())
+    return missing
