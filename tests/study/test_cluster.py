@@ -192,3 +192,20 @@ def test_a_run_without_progress_is_not_tried_for_ever(project):
     with stopped(type(run.build_method()), call=6, error=KeyboardInterrupt):
         loop.train(run)
     assert work.checkpoint().function == work, "an epoch was saved"
+
+
+def test_several_nodes_are_one_torchrun(project):
+    pytest.importorskip("submitit", reason="submitit is not installed: uv sync --extra slurm")
+    from ciss.study.slurm.job import Training
+
+    class Job:
+        raw_job_id, node, hostnames = "40123", 1, ["n3", "n4"]
+
+    def options(**sizes) -> str:
+        work = Training("base", "params.yaml", project.run().resume / loop.STATE, limit=100.0, **sizes)
+        return " ".join(work._torchrun(Job()))
+
+    assert options(nodes=1, processes=1) == ""
+    assert options(nodes=1, processes=4) == "--standalone --nproc-per-node=4"
+    address = "--master-addr=n3 --master-port=20123"
+    assert options(nodes=2, processes=4) == f"--nnodes=2 --node-rank=1 --nproc-per-node=4 {address}"

@@ -104,6 +104,8 @@ def states(capsys) -> dict[str, str]:
     return {name: state for name, state, *_ in rows}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_fifty_runs_queued_at_once(cluster, stand_ins, capsys):
     """All end, each after the one it continues, and nothing begins twice, although the command is given twice."""
     chain = {"more-1": "base"}

@@ -26,7 +26,7 @@ def note(what):
 note("begins")
 sys.stderr.write("a warning\\n" * 9999)  # more than a pipe holds
 try:
-    time.sleep(30 if "slow" in name else 1 if name == "all" else 0.15)
+    time.sleep(30 if "slow" in name else float(os.environ.get("SECONDS", 0.15)))
     if "bad" in name:
         sys.exit(f"error: {name}: a loss is not finite.")
     if "crashed" in name:
@@ -138,8 +138,9 @@ def test_a_process_that_cannot_be_started_stops_no_other(crew, project, monkeypa
     assert failed["a-1"].startswith("its process could not be started: ") and "/nowhere/python" in failed["a-1"]
 
 
-def test_nothing_waits_for_what_it_does_not_continue(crew):
+def test_nothing_waits_for_what_it_does_not_continue(crew, monkeypatch):
     """The base is there, joint training is long: the increments begin at once."""
+    monkeypatch.setenv("SECONDS", "0.5")  # longer than a process takes to start
     chain = {"a-1": "base", "a-2": "a-1", "a-3": "a-2", "a-4": "a-3"}
     *_, notes = crew(chain, jobs=2, trained=("base",))
     assert {"all", "a-1"} in at_once(notes)

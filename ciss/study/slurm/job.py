@@ -92,6 +92,6 @@ class Training:
 
 def _ignore() -> None:
     """Slurm signals all processes of a job. Only the one that stops the training shall hear them."""
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGTERM", "SIGUSR2"):  # Windows, where this file is never imported, lacks the second
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
