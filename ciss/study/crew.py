@@ -1,6 +1,5 @@
 """Several trainings at once on this machine: the order of a chain, and the GPUs of each run."""
 
-import subprocess
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -24,7 +23,7 @@ class Crew:
 
     def __init__(self, jobs: int, devices: list[str], after: dict[str, str], finished: Callable, command: Callable):
         self.jobs, self.after, self.finished, self.command = jobs, after, finished, command
-        self.processes: dict[str, subprocess.Popen] = {}
+        self.processes = {}  # those of the runs in training, by name
         self.stopped = False
         self.free: SimpleQueue[str | None] = SimpleQueue()
         for number in range(jobs):
