@@ -24,13 +24,14 @@ def normalised_entropy(teacher_logits: Tensor, *, variant: Variant = "paper", ch
         raise ValueError(f"variant is {variant!r}. Use 'paper' or 'released'.")
     if variant == "released" and channels is None:
         raise ValueError("the released variant divides by log C: pass channels=C, the student's.")
-    p = teacher_logits.float().softmax(dim=1)
+    log_p = teacher_logits.float().log_softmax(dim=1)
     old = teacher_logits.shape[1]
     if old == 1:
-        return torch.zeros_like(p[:, 0])
+        return torch.zeros_like(log_p[:, 0])
+    p = log_p.exp()
     if variant == "paper":
-        # u_i = -sum_c P'_c log P'_c / log K
-        return torch.special.entr(p).sum(dim=1) / math.log(old)
+        # u_i = -sum_c P'_c log P'_c / log K;   bounded, because 0 times infinity would be NaN
+        return -(p * log_p.clamp_(min=-1e4)).sum(dim=1) / math.log(old)
     # e_i = -1/K sum_c P'_c log(P'_c + 1e-8) / log K / log C
     return -(p * (p + 1e-8).log()).mean(dim=1) / math.log(old) / math.log(channels)
 
@@ -66,7 +67,7 @@ class EntropyMedians:
         """Counts background pixels of labels (B,H,W) by the uncertainty of teacher_logits (B,K,H,W)."""
         classes, bins = self.histograms.shape
         values = normalised_entropy(teacher_logits, variant=self.variant, channels=self.channels)
-        cell = teacher_logits.argmax(dim=1) * bins + (values * bins).long().clamp(0, bins - 1)
+        cell = teacher_logits.max(dim=1).indices * bins + (values * bins).long().clamp(0, bins - 1)
         cell = cell.masked_fill(labels != 0, classes * bins).flatten()  # an extra cell, dropped below
         # not bincount: on CUDA it reads the largest value back to size its result
         counts = torch.zeros(classes * bins + 1, dtype=torch.int64, device=cell.device)
@@ -106,7 +107,7 @@ def confident(
 ) -> Tensor:
     """Where the teacher's uncertainty is below the threshold of its class. Shapes as `entropy_labels`; bool."""
     values = normalised_entropy(teacher_logits, variant=variant, channels=channels)
-    return values < thresholds.to(values.device)[teacher_logits.argmax(dim=1)]
+    return values < thresholds.to(values.device)[teacher_logits.max(dim=1).indices]
 
 
 @torch.no_grad()
@@ -123,9 +124,10 @@ def entropy_labels(
 
     Shapes: labels (B,H,W) int64, teacher_logits (B,K,H,W), thresholds (K,) -> (B,H,W). Source: PLOP eq. 8 and 9.
     """
-    certain = confident(teacher_logits, thresholds, variant=variant, channels=channels)
-    classes = teacher_logits.argmax(dim=1).masked_fill(~certain, ignore_index)
-    return torch.where(labels == 0, classes, labels)
+    values = normalised_entropy(teacher_logits, variant=variant, channels=channels)
+    classes = teacher_logits.max(dim=1).indices
+    certain = values < thresholds.to(values.device)[classes]
+    return torch.where(labels == 0, classes.masked_fill(~certain, ignore_index), labels)
 
 
 @torch.no_grad()

@@ -69,6 +69,7 @@ def reweighted_labels(
     threshold: float = 0.0,
     resolution: Resolution = "full",
     covered: tuple[int, int] | None = None,
+    probabilities: bool = False,
     ignore_index: int = IGNORE,
 ) -> Tensor:
     """Background pixels take the argmax of the teacher's probabilities times the distance weights.
@@ -81,6 +82,8 @@ def reweighted_labels(
         resolution: where the two are multiplied: at the logits' size, at a quarter of the labels' size, or on the
             weights' grid. The product is then upsampled.
         covered: pixels (H,W) that the grid of weights stands for, where its last patches reach beyond the image.
+        probabilities: `teacher_logits` are probabilities already, of resolution `full`, with a prototype of the
+            background. Products below 1e-38 are 0.
     """
     size = tuple(labels.shape[-2:])
     grid = weights.shape[-2:]
@@ -88,29 +91,38 @@ def reweighted_labels(
         weights = _resize(weights, covered)[..., : size[0], : size[1]]
     if resolution not in ("full", "quarter", "grid"):
         raise ValueError(f"resolution is {resolution!r}. Use 'full', 'quarter' or 'grid'.")
+    if probabilities:
+        products = _resize(weights, size) * teacher_logits
+        largest, classes = products.max(dim=1)
+        confident = largest >= threshold * products.sum(dim=1)
+        return torch.where(labels == 0, classes.masked_fill(~confident, ignore_index), labels)
     if resolution != "full":
         teacher_logits = _resize(teacher_logits, grid if resolution == "grid" else tuple(-(-n // 4) for n in size))
-    # log r_{i,c} = log om_{i,c} + log P'_{i,c} (+ constant): in logarithms, so that no small P' vanishes
-    log_p = teacher_logits.float().log_softmax(dim=1)
-    scores = _resize(weights, log_p.shape[-2:]).log() + log_p
+    # log r_{i,c} = log om_{i,c} + log P'_{i,c} + constant = log om_{i,c} + z'_{i,c} + constant: in logarithms, so that
+    # no small P' vanishes. The constants, one for each pixel, change neither the largest product nor its softmax.
+    logits = teacher_logits.float()
+    weights = _resize(weights, logits.shape[-2:])
+    never = torch.where(weights.amax(dim=(2, 3), keepdim=True) > 0, 0.0, -torch.inf)  # classes of weight 0
+    # the logarithm of 0 takes a CPU twenty times as long as others
+    scores = weights.clamp(min=torch.finfo(weights.dtype).tiny).log_().add_(logits).add_(never)
     if not background_prototype:
-        is_background = (log_p.argmax(dim=1) == 0)[:, None]
-        background_channel = (torch.arange(log_p.shape[1], device=scores.device) == 0)[:, None, None]
-        scores = torch.where(background_channel, log_p, scores).where(background_channel == is_background, -torch.inf)
+        is_background = (logits.argmax(dim=1) == 0)[:, None]
+        background_channel = (torch.arange(logits.shape[1], device=scores.device) == 0)[:, None, None]
+        scores = torch.where(background_channel, logits, scores).where(background_channel == is_background, -torch.inf)
     if scores.shape[-2:] != size:
-        scores = _resize(scores.softmax(dim=1), size)
+        scores = _resize(scores.softmax(dim=1), size).log()
     elif threshold > 0:
-        scores = scores.softmax(dim=1)
+        scores = scores.log_softmax(dim=1)
     largest, classes = scores.max(dim=1)
     if threshold > 0:
-        classes = classes.masked_fill(largest < threshold, ignore_index)
+        classes = classes.masked_fill(largest.exp() < threshold, ignore_index)
     return torch.where(labels == 0, classes, labels)
 
 
 @torch.no_grad()
 def argmax_labels(labels: Tensor, teacher_logits: Tensor) -> Tensor:
     """Background pixels take the teacher's class. Shapes: labels (B,H,W), teacher_logits (B,K,H,W) -> (B,H,W)."""
-    return torch.where(labels == 0, teacher_logits.argmax(dim=1), labels)
+    return torch.where(labels == 0, teacher_logits.max(dim=1).indices, labels)  # argmax takes a CPU twice as long
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

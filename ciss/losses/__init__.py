@@ -1,11 +1,12 @@
 """Losses and weights of the papers: functions of tensors, without state, device or configuration."""
 
 from ciss.losses.compensation import compensation_weights, gradient_magnitude, sum_by_step, weigh_by_step
-from ciss.losses.cross_entropy import cross_entropy, negative_log_likelihood, unbiased_cross_entropy
-from ciss.losses.distillation import label_guided_distillation, output_distillation, unbiased_distillation
+from ciss.losses.cross_entropy import cross_entropy, negative_log_likelihood
+from ciss.losses.distillation import label_guided_distillation, output_distillation
 from ciss.losses.pod import local_pod, pod_distillation
 from ciss.losses.relations import sharp_loss, soft_relation_loss
 from ciss.losses.tokens import adaptive_feature_distillation, orthogonality
+from ciss.losses.unbiased import unbiased_cross_entropy, unbiased_distillation
 
 __all__ = [
     "adaptive_feature_distillation",

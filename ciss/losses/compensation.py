@@ -22,17 +22,20 @@ def gradient_magnitude(
     probability: Probability = "softmax",
     exponent: float = 1.0,
     logarithm: bool = False,
+    probabilities: bool = False,
     ignore_index: int = IGNORE,
 ) -> Tensor:
     """Absolute derivative of the cross-entropy by the logit of the labelled class; 0 on ignored pixels. Detached.
 
-    Shapes: logits (B,C,H,W), labels (B,H,W) int64 -> (B,H,W) in [0, 1]. Source: G = P - 1 in GLFC (Dong et al. 2022)
-    and KBK; `sigmoid`, the power and the logarithm: code of FISS, LGA and HFC.
+    Shapes: logits (B,C,H,W), labels (B,H,W) int64 -> (B,H,W) in [0, 1]. `probabilities`: `logits` are log-probabilities
+    already. Source: G = P - 1 in GLFC (Dong et al. 2022) and KBK; `sigmoid`, the power and the logarithm: code of FISS,
+    LGA and HFC.
     """
     logits = at_least_float32(logits)
     if probability == "softmax":
         # |G_i| = 1 - P_{i,y} = 1 - e^{-CE_i}; the cross-entropy of an ignored pixel is 0
-        magnitudes = -torch.expm1(-F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none"))
+        log_p = logits if probabilities else logits.log_softmax(dim=1)
+        magnitudes = -torch.expm1(-F.nll_loss(log_p, labels, ignore_index=ignore_index, reduction="none"))
     elif probability == "sigmoid":
         # |G_i| = 1 - sigma(z_{i,y}) = sigma(-z_{i,y})
         ignored = labels == ignore_index
@@ -74,14 +77,20 @@ def compensation_weights(
         background: False: background pixels weigh 1 and count in no group.
         reduce: adds sums and counts over processes; None: means of this batch.
     """
-    excluded = torch.zeros_like(labels, dtype=torch.bool) if background else labels == 0
-    labels = labels.masked_fill(excluded, ignore_index)
     magnitudes = gradient_magnitude(
         logits, labels, probability=probability, exponent=exponent, logarithm=logarithm, ignore_index=ignore_index
     )
-    options = {"grouping": grouping, "new": new, "clamp": clamp, "reduce": reduce, "ignore_index": ignore_index}
-    weights = weigh_by_step(magnitudes, labels, class_steps, **options)
-    return weights.masked_fill(excluded, 1)
+    return weigh_by_step(
+        magnitudes,
+        labels,
+        class_steps,
+        grouping=grouping,
+        new=new,
+        clamp=clamp,
+        background=background,
+        reduce=reduce,
+        ignore_index=ignore_index,
+    )
 
 
 @torch.no_grad()
@@ -93,10 +102,13 @@ def weigh_by_step(
     grouping: Grouping = "per_step",
     new: Literal["one", "mean"] = "one",
     clamp: tuple[float, float] | None = None,
+    background: bool = True,
     reduce: Callable[[Tensor], Tensor] | None = None,
     ignore_index: int = IGNORE,
 ) -> Tensor:
     """`compensation_weights` of known gradient magnitudes (B,H,W)."""
+    excluded = torch.zeros_like(labels, dtype=torch.bool) if background else labels == 0
+    labels = labels.masked_fill(excluded, ignore_index)
     sums, counts = sum_by_step(magnitudes, labels, class_steps, ignore_index=ignore_index)
     if reduce is not None:
         sums, counts = reduce(torch.stack([sums, counts]))
@@ -126,7 +138,7 @@ def weigh_by_step(
         weights = weights.clamp(*clamp)
     if new == "one":
         weights = torch.where(pixel_steps == current, 1.0, weights)
-    return weights.masked_fill(ignored, 0)
+    return weights.masked_fill(ignored, 0).masked_fill(excluded, 1)
 
 
 @torch.no_grad()

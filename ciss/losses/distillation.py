@@ -22,22 +22,7 @@ def output_distillation(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     old_channels = count_old_channels(logits, teacher_logits)
     target = at_least_float32(teacher_logits.detach()).softmax(dim=1)
     # L = -1/(N K) sum_i sum_{c < K} p'_c log softmax(z_{0..K-1})_c
-    return -(target * at_least_float32(logits[:, :old_channels]).log_softmax(dim=1)).mean()
-
-
-def unbiased_distillation(logits: Tensor, teacher_logits: Tensor, *, alpha: float = 1.0) -> Tensor:
-    """Distillation in which the teacher's background stands for the student's background and all new classes.
-
-    Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), K <= C -> scalar, mean over pixels and the K channels (the paper
-    writes a sum, the published code has 1/K). `alpha` multiplies the teacher's logits. Source: MiB, eq. 7 and 8.
-    """
-    old_channels = count_old_channels(logits, teacher_logits)
-    logits = at_least_float32(logits)
-    # r_0 = log( e^{z_0} + sum_{c >= K} e^{z_c} ) - log sum_c e^{z_c};   r_c = z_c - log sum_c e^{z_c}  for 1 <= c < K:
-    # a log-softmax in which one channel stands for the background and every new class
-    background = torch.cat([logits[:, :1], logits[:, old_channels:]], dim=1).logsumexp(dim=1, keepdim=True)
-    folded = torch.cat([background, logits[:, 1:old_channels]], dim=1)
-    return output_distillation(folded, alpha * at_least_float32(teacher_logits))
+    return -(target * at_least_float32(logits[:, :old_channels]).log_softmax(dim=1)).sum() / target.numel()
 
 
 def label_guided_distillation(
@@ -68,8 +53,9 @@ def label_guided_distillation(
     new = (labels >= old_channels) & (labels != ignore_index)
     # L = -1/(N C) sum_i [ sum_{1 <= c < K} p'_c log s_c + p'_0 log s_{y or 0} ],   y or 0: the label where it is new
     own = log_p.gather(1, torch.where(new, labels, 0)[:, None])
+    background, objects = target.split([1, old_channels - 1], dim=1)
+    log_objects = log_p.split([1, old_channels - 1, log_p.shape[1] - old_channels], dim=1)[1]
     if where is None:
-        kept = (target[:, 1:] * log_p[:, 1:old_channels]).sum() + (target[:, :1] * own).sum()
-        return -kept / log_p.numel()
-    kept = (target[:, 1:] * log_p[:, 1:old_channels]).sum(dim=1) + (target[:, :1] * own)[:, 0]
+        return -((objects * log_objects).sum() + (background * own).sum()) / log_p.numel()
+    kept = (objects * log_objects).sum(dim=1) + (background * own)[:, 0]
     return -(kept * where).sum() / (where.sum() * log_p.shape[1]).clamp(min=1)

@@ -1,7 +1,7 @@
 """The interface of methods: coefficients, and hooks that see outputs and labels, never the optimiser."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,12 +10,20 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from ciss.config import STRICT, Benchmark
+from ciss.labels.entropy import Variant, entropy_labels
 from ciss.labels.patches import patch_labels
 from ciss.labels.prototypes import ClassPrototypes
-from ciss.losses import gradient_magnitude, pod_distillation, sum_by_step
+from ciss.labels.relabelling import argmax_labels
+from ciss.losses import cross_entropy, gradient_magnitude, pod_distillation, sum_by_step
+from ciss.losses.strips import sum_of_strips
 from ciss.models import Network, Output
 from ciss.models.encoders import activation_problem
+from ciss.precision import at_least_float32
 from ciss.protocol import VOID as IGNORE
+
+# Bytes of a map of C channels in a strip. On a CPU, full-resolution maps are computed in strips of rows: the dozen maps
+# of a strip stay in the processor's cache, and in memory that is used again (reports/speed/losses.md).
+STRIP_BYTES = 4 * 2**20
 
 # Coefficients are fields. An unknown one in `params.yaml` is an error. Not frozen: `before_step` may set attributes.
 coefficients: Callable = checked(kw_only=True, config=STRICT)
@@ -50,6 +58,32 @@ class Batch:
         """Channels that count as background in MiB's losses: the old ones, or 1 in the domain setting."""
         return self.old_channels if len(self.new_classes) else 1
 
+    @property
+    def strips(self) -> list[slice]:
+        """Rows of the strips in which full-resolution maps are computed, see `STRIP_BYTES`; on a GPU all in one."""
+        height, width = self.size
+        rows = max(1, STRIP_BYTES // (4 * len(self.labels) * self.channels * width))
+        if self.labels.device.type != "cpu" or rows >= height:
+            return [slice(0, height)]
+        return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+    def strip(self, rows: slice) -> "Batch":
+        """The batch with labels and weights of some rows only, and with logs of its own."""
+        if (rows.start, rows.stop) == (0, self.size[0]):
+            return self
+        weights = None if self.weights is None else self.weights[:, rows]
+        return replace(self, given=self.given[:, rows], labels=self.labels[:, rows], weights=weights, logs={})
+
+    def strips_of(self, output: Output | None) -> Iterator[tuple["Batch", Output | None]]:
+        """This batch and an output strip by strip."""
+        for rows in self.strips:
+            yield self.strip(rows), output and output.strip(self.size, rows)
+
+    @torch.no_grad()
+    def by_strips(self, function: Callable[["Batch", Output], Tensor], output: Output) -> Tensor:
+        """A map (B,H,W) without gradient, strip by strip: `function(batch, output)` of an output and this batch."""
+        return torch.cat([function(*strips) for strips in self.strips_of(output)], dim=1)
+
     @torch.no_grad()
     def log_labels(self) -> None:
         """Logs the shares of the given background that became an old class, that stay, and that are ignored."""
@@ -69,7 +103,8 @@ class Batch:
         Of every fourth pixel of every fourth row.
         """
         labels = self.labels[:, ::4, ::4]
-        magnitudes = gradient_magnitude(student.upsample(self.size)[..., ::4, ::4], labels)
+        logits = student.enlarge(at_least_float32(student.logits), self.size, every=4)
+        magnitudes = gradient_magnitude(logits, labels)
         background = labels == 0
         self.logs["gradient/background"] = (magnitudes * background).sum() / background.sum()
         maps = {"gradient": magnitudes}
@@ -98,6 +133,22 @@ class Batch:
         low, middle, high = torch.nanquantile(sample, shares.to(sample.dtype))
         self.logs |= {"weight/q05": low, "weight/median": middle, "weight/q95": high}
         self.logs["weight/largest"] = torch.where(old, weights, 0).amax()
+
+
+def plain_cross_entropy(student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+    """The loss of fine-tuning and of every base step, for `Method.over_strips`."""
+    return {"cross_entropy": cross_entropy(student.upsample(batch.size), batch.labels)}
+
+
+def certain_labels(thresholds: Tensor, batch: Batch, teacher: Output, variant: Variant = "paper") -> Tensor:
+    """PLOP's labels, for `Batch.by_strips`. `thresholds`: (K,)."""
+    logits = teacher.upsample(batch.size)
+    return entropy_labels(batch.given, logits, thresholds, variant=variant, channels=batch.channels)
+
+
+def teachers_labels(batch: Batch, teacher: Output) -> Tensor:
+    """Labels in which background pixels take the teacher's class, for `Batch.by_strips`."""
+    return argmax_labels(batch.given, teacher.upsample(batch.size))
 
 
 # Every pixel of a domain has its true label.
@@ -183,6 +234,37 @@ class Method:
         """Scalars by name. Their sum is the loss. Each is a mean, see `normalisers`. `teacher` is None at step 0."""
         raise NotImplementedError(f"{type(self).__name__} defines no losses.")
 
+    def over_strips(
+        self,
+        losses: Callable[[Output, Output | None, Batch], dict[str, Tensor]],
+        student: Output,
+        teacher: Output | None,
+        batch: Batch,
+    ) -> dict[str, Tensor]:
+        """Losses of pixels, `losses(student, teacher, batch)`, computed strip by strip (`Batch.strips`).
+
+        In a strip, outputs have logits only. Each loss is a mean over its `pixel_counts`, or else over all pixels, in a
+        strip as in the result.
+        """
+        if len(batch.strips) == 1:
+            return losses(student, teacher, batch)
+        counts = [self.pixel_counts(old, strip) for strip, old in batch.strips_of(teacher)]
+        totals = {name: sum(count[name] for count in counts).clamp(min=1) for name in counts[0]}
+        pixels = batch.labels.numel()
+
+        def of_strip(logits: Tensor, number: int) -> dict[str, Tensor]:
+            rows = batch.strips[number]
+            strip = batch.strip(rows)
+            new = replace(student, logits=logits).strip(batch.size, rows)
+            values = losses(new, teacher and teacher.strip(batch.size, rows), strip)
+            # L = sum_s n_s L_s / n,   n_s of n pixels in strip s
+            return {
+                name: value * counts[number].get(name, strip.labels.numel()) / totals.get(name, pixels)
+                for name, value in values.items()
+            }
+
+        return sum_of_strips(of_strip, range(len(counts)), at_least_float32(student.logits))
+
     def pixel_weights(self, logits: Tensor, batch: Batch) -> Tensor | None:
         """Weights (B,H,W) of the pixels' cross-entropies in an incremental step; None: all are 1.
 
@@ -192,6 +274,10 @@ class Method:
         """
         return None
 
+    def pixel_counts(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        """The part of `normalisers` that counts pixels, which holds for a strip as well."""
+        return {"cross_entropy": (batch.labels != IGNORE).sum()}
+
     def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         """Number of elements that each loss of `losses` is a mean over, by name; 0 where the loss is 0.
 
@@ -199,7 +285,7 @@ class Method:
         its share of the elements, so that the update is that of one large batch. Losses without a number here are means
         over images.
         """
-        return {"cross_entropy": (batch.labels != IGNORE).sum()}
+        return self.pixel_counts(teacher, batch)
 
     def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """Maps (B,.,.) by name, for figures of what the method computes in an image, after `labels`."""

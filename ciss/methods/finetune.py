@@ -4,8 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ciss.losses import cross_entropy
-from ciss.methods.base import Batch, Method, coefficients
+from ciss.methods.base import Batch, Method, coefficients, plain_cross_entropy
 from ciss.models import Output
 
 
@@ -14,4 +13,4 @@ class Finetune(Method):
     uses_teacher: ClassVar[bool] = False
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        return {"cross_entropy": cross_entropy(student.upsample(batch.size), batch.labels)}
+        return self.over_strips(plain_cross_entropy, student, teacher, batch)

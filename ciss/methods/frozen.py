@@ -47,6 +47,9 @@ class Frozen(Balanced):
         return network.decoder.rows(new=self.rows == "new")
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        return self.over_strips(self.pixel_losses, student, teacher, batch)
+
+    def pixel_losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         logits = student.upsample(batch.size)
         if batch.old_channels == 0 or self.cross_entropy == "plain":
             losses = {"cross_entropy": cross_entropy(logits, batch.labels)}

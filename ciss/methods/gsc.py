@@ -15,7 +15,8 @@ a parameter file is refused. With `new_weight: mean` each weighs its gradient ov
 """
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
@@ -23,10 +24,16 @@ from torch import Tensor, nn
 
 from ciss import distributed
 from ciss.config import Benchmark, rising
-from ciss.labels.entropy import EntropyMedians, adaptive_factor, confident, entropy_labels
+from ciss.labels.entropy import EntropyMedians, adaptive_factor, confident
 from ciss.labels.prototypes import ClassPrototypes, Scaling, Unseen, distance_weights
-from ciss.labels.relabelling import Resolution, argmax_labels, relabel_background
-from ciss.losses import compensation_weights, cross_entropy, gradient_magnitude, sharp_loss, soft_relation_loss
+from ciss.labels.relabelling import Resolution, argmax_labels, reweighted_labels
+from ciss.losses import (
+    gradient_magnitude,
+    negative_log_likelihood,
+    sharp_loss,
+    soft_relation_loss,
+    weigh_by_step,
+)
 from ciss.losses.compensation import Grouping, Probability
 from ciss.losses.relations import Target
 from ciss.methods.base import (
@@ -35,8 +42,11 @@ from ciss.methods.base import (
     Host,
     Statistics,
     add_to_prototypes,
+    certain_labels,
     coefficients,
     compensation_problem,
+    plain_cross_entropy,
+    teachers_labels,
 )
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
@@ -134,7 +144,8 @@ class GSC(Host):
                 medians = medians or EntropyMedians(
                     batch.old_channels, batch.channels, bins=self.bins, device=batch.given.device
                 )
-                medians.update(batch.given, output.upsample(batch.size))
+                for strip, part in batch.strips_of(output):
+                    medians.update(strip.given, part.upsample(strip.size))
         if prototypes is not None:
             prototypes.all_reduce()
             self.means, self.counts = prototypes.means.float(), prototypes.counts
@@ -143,7 +154,7 @@ class GSC(Host):
 
     def _add_to_prototypes(self, prototypes: ClassPrototypes | None, batch: Batch, output: Output) -> ClassPrototypes:
         # q_i = y_i where it is not background, else argmax_c P'_{i,c}
-        labels = argmax_labels(batch.given, output.upsample(batch.size))
+        labels = batch.by_strips(teachers_labels, output)
         return add_to_prototypes(prototypes, self._features(output), labels, batch, output)
 
     def _features(self, output: Output) -> Tensor:
@@ -164,28 +175,30 @@ class GSC(Host):
     def labels(self, batch: Batch, teacher: Output) -> Tensor:
         if self.relabelling == "none":
             return batch.given
-        logits = teacher.upsample(batch.size)
         if self.relabelling == "argmax":
-            return argmax_labels(batch.given, logits)
+            return batch.by_strips(teachers_labels, teacher)
         if self.relabelling == "entropy":
-            return entropy_labels(batch.given, logits, self.thresholds)
-        labels, weights = relabel_background(
+            return batch.by_strips(partial(certain_labels, self.thresholds), teacher)
+        weights = self.distances(teacher)
+        batch.logs["distance/largest"] = weights.amax(dim=1).mean()
+        batch.logs["unseen_classes"] = (self.counts == 0).sum()
+        if self.resolution != "full":  # the product is upsampled, so that strips would need rows of their neighbours
+            return self._relabel(weights, batch, teacher)
+        return batch.by_strips(partial(self._relabel, weights), teacher)
+
+    def _relabel(self, weights: Tensor, batch: Batch, teacher: Output) -> Tensor:
+        """Labels of a strip, or of whole images, by distance weights (B,K,h,w)."""
+        logits = teacher.upsample(batch.size)
+        full = self.resolution == "full"
+        labels = reweighted_labels(
             batch.given,
             logits,
-            self._features(teacher),
-            self.means,
-            self.counts,
-            distance_scale=self.distance_scale,
-            unseen=self.unseen,
-            scaling=self.scaling,
+            teacher.enlarge(weights, batch.size) if full else weights,
             background_prototype=self.background_prototype,
             threshold=self.threshold,
             resolution=self.resolution,
-            covered=teacher.covered_by(batch.size),
-            return_weights=True,
+            covered=None if full else teacher.covered_by(batch.size),
         )
-        batch.logs["distance/largest"] = weights.amax(dim=1).mean()
-        batch.logs["unseen_classes"] = (self.counts == 0).sum()
         if self.gate == "none":
             return labels
         certain = confident(logits, self.thresholds)
@@ -194,27 +207,42 @@ class GSC(Host):
         return labels.masked_fill((batch.given == 0) & ~certain, IGNORE)
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        logits = student.upsample(batch.size)
         if teacher is None:
-            return {"cross_entropy": cross_entropy(logits, batch.labels)}
+            return self.over_strips(plain_cross_entropy, student, teacher, batch)
         batch.log_labels()
-        # L_GC = 1/N sum_i nu_b w_i CE_i;   nu_b is 1 where no pixel of the background is ignored
-        weights = self.pixel_weights(logits, batch)
-        batch.log_weights(weights)
+        if self.compensation:
+            batch.log_weights(self.pixel_weights(None, batch, batch.by_strips(self._magnitudes, student)))
+        # of whole images, not of a strip; 1 where no pixel of the background is ignored
         kept_background_share = adaptive_factor(batch.given, batch.labels)
-        weights = kept_background_share if weights is None else kept_background_share * weights
-        losses = {"compensated": cross_entropy(logits, batch.labels, weights=weights, divisor=self.divisor)}
-        if self.soft:
-            old_logits = teacher.upsample(batch.size)
-            losses["soft"] = self.soft * soft_relation_loss(logits, old_logits, batch.labels, target=self.soft_target)
-        if self.sharp:
-            losses["sharp"] = self.sharp * sharp_loss(logits, where=self._sharp_pixels(batch, teacher))
+        losses = self.over_strips(partial(self.pixel_losses, kept_background_share), student, teacher, batch)
         return losses | self.host_losses(student, teacher)
 
-    def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+    def pixel_losses(self, share: Tensor, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        """Losses of the pixels of a strip, or of whole images. `share`: nu (B,1,1), factors of the images."""
+        log_p = student.log_probabilities(batch.size)
+        # L_GC = 1/N sum_i nu_b w_i CE_i
+        weights = share if batch.weights is None else share * batch.weights
+        losses = {
+            "compensated": negative_log_likelihood(log_p, batch.labels, weights=weights, divisor=self.divisor),
+        }
+        if self.soft:
+            soft = soft_relation_loss(
+                student.upsample(batch.size) if self.soft_target == "binary" else log_p,
+                teacher.upsample(batch.size),
+                batch.labels,
+                target=self.soft_target,
+                probabilities=True,
+            )
+            losses["soft"] = self.soft * soft
+        if self.sharp:
+            where = self._sharp_pixels(batch, teacher)
+            losses["sharp"] = self.sharp * sharp_loss(log_p, where=where, probabilities=True)
+        return losses
+
+    def pixel_counts(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         """Of the losses alone. The mean gradients of the compensation are those of a batch, see `statistics`."""
         if teacher is None:
-            return super().normalisers(teacher, batch)
+            return super().pixel_counts(teacher, batch)
         counts = {}
         if self.divisor == "valid":
             counts["compensated"] = (batch.labels != IGNORE).sum()
@@ -233,21 +261,32 @@ class GSC(Host):
             maps["old, by teacher"] = 1 - teacher.upsample(batch.size).softmax(dim=1)[:, 0]
         return maps
 
-    def pixel_weights(self, logits: Tensor, batch: Batch) -> Tensor | None:
+    def pixel_weights(self, logits: Tensor | None, batch: Batch, magnitudes: Tensor | None = None) -> Tensor | None:
+        """`magnitudes`: (B,H,W), of the gradients, if known; then `logits` are not read."""
         if not self.compensation:
             return None
-        return compensation_weights(
-            logits,
+        if magnitudes is None:
+            magnitudes = gradient_magnitude(logits, batch.labels, **self._gradient_options(batch))
+        return weigh_by_step(
+            magnitudes,
             batch.labels,
             batch.class_steps,
-            probability=self.probability,
-            exponent=batch.old_channels / batch.channels if self.exponent == "old_share" else self.exponent,
-            logarithm=self.logarithm,
             grouping=self.grouping,
             new=self.new_weight,
             clamp=self.clamp,
             reduce=distributed.all_sum if self.statistics == "global" else None,
         )
+
+    def _magnitudes(self, batch: Batch, student: Output) -> Tensor:
+        """Gradient magnitudes of a strip."""
+        softmax = self.probability == "softmax"
+        values = student.log_probabilities(batch.size) if softmax else student.upsample(batch.size)
+        return gradient_magnitude(values, batch.labels, probabilities=softmax, **self._gradient_options(batch))
+
+    def _gradient_options(self, batch: Batch) -> dict[str, Any]:
+        old_share = batch.old_channels / batch.channels
+        exponent = old_share if self.exponent == "old_share" else self.exponent
+        return {"probability": self.probability, "exponent": exponent, "logarithm": self.logarithm}
 
     def _sharp_pixels(self, batch: Batch, teacher: Output) -> Tensor | None:
         if self.sharp_where == "all":

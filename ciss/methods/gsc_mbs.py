@@ -6,13 +6,14 @@ Its options were chosen on the hold-out set of `shapes`. reports/study (terms.cs
 from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal
 
+import torch
 from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
-from torch import Tensor, nn, where
+from torch import Tensor, nn
 
 from ciss.config import Benchmark, rising
-from ciss.labels.prototypes import Scaling
-from ciss.labels.relabelling import relabel_background
-from ciss.losses import compensation_weights, cross_entropy, sharp_loss, soft_relation_loss
+from ciss.labels.prototypes import Scaling, distance_weights
+from ciss.labels.relabelling import reweighted_labels
+from ciss.losses import gradient_magnitude, negative_log_likelihood, sharp_loss, soft_relation_loss, weigh_by_step
 from ciss.methods.base import Batch, Statistics, add_to_prototypes, coefficients, compensation_problem
 from ciss.methods.mbs import MBS
 from ciss.models import Output
@@ -80,58 +81,69 @@ class GSCMBS(MBS):
             self.means, self.counts = prototypes.means.float(), prototypes.counts
 
     def labels(self, batch: Batch, teacher: Output) -> Tensor:
-        labels = super().labels(batch, teacher)
         if self.doubtful == "ignored":
-            return labels
-        decided = relabel_background(
-            batch.given,
-            teacher.upsample(batch.size),
-            teacher.features,
-            self.means,
-            self.counts,
-            distance_scale=self.distance_scale,
-            scaling=self.scaling,
-            threshold=self.agreement,
-            covered=teacher.covered_by(batch.size),
+            return super().labels(batch, teacher)
+        weights = distance_weights(
+            teacher.features, self.means, self.counts, distance_scale=self.distance_scale, scaling=self.scaling
         )
+
+        def both(batch: Batch, teacher: Output) -> Tensor:
+            """Labels of MBS, and those that prototypes decide, (B,H,W,2)."""
+            p, nearness = teacher.probabilities(batch.size), teacher.enlarge(weights, batch.size)
+            decided = reweighted_labels(batch.given, p, nearness, threshold=self.agreement, probabilities=True)
+            return torch.stack([self.strip_labels(batch, teacher), decided], dim=-1)
+
+        labels, decided = batch.by_strips(both, teacher).unbind(dim=-1)
         doubtful = (labels == IGNORE) & (batch.given == 0)
         batch.logs["doubtful/decided"] = (doubtful & (decided != IGNORE)).sum() / doubtful.sum()
-        return where(doubtful, decided, labels)
+        return torch.where(doubtful, decided, labels)
 
-    def classification(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        if teacher is not None and self.compensation:
+            weights = self.pixel_weights(None, batch, batch.by_strips(self._magnitudes, student))
+            batch.log_weights(weights, background=self.background_weight == "mean")
+        return super().losses(student, teacher, batch)
+
+    def _magnitudes(self, batch: Batch, student: Output) -> Tensor:
+        """Gradient magnitudes of a strip."""
+        log_p = student.log_probabilities(batch.size)
+        return gradient_magnitude(log_p, batch.labels, exponent=self.exponent, probabilities=True)
+
+    def pixel_losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        losses = super().pixel_losses(student, teacher, batch)
+        log_p = student.log_probabilities(batch.size)
+        if self.soft:
+            old_logits = teacher.upsample(batch.size)
+            losses["soft"] = self.soft * soft_relation_loss(
+                log_p, old_logits, batch.given, guided=self.guided, probabilities=True
+            )
+        if self.sharp:
+            losses["sharp"] = self.sharp * sharp_loss(log_p, probabilities=True)
+        return losses
+
+    def classification(self, log_probabilities: Tensor, batch: Batch) -> dict[str, Tensor]:
         if not self.compensation:
-            return super().classification(student, teacher, batch)
-        logits = student.upsample(batch.size)
-        weights = self.pixel_weights(logits, batch)
-        batch.log_weights(weights, background=self.background_weight == "mean")
-        return {"compensated": cross_entropy(logits, batch.labels, weights=weights)}
+            return super().classification(log_probabilities, batch)
+        return {"compensated": negative_log_likelihood(log_probabilities, batch.labels, weights=batch.weights)}
 
-    def pixel_weights(self, logits: Tensor, batch: Batch) -> Tensor | None:
+    def pixel_weights(self, logits: Tensor | None, batch: Batch, magnitudes: Tensor | None = None) -> Tensor | None:
+        """`magnitudes`: (B,H,W), of the gradients, if known; then `logits` are not read."""
         if not self.compensation:
             return None
-        return compensation_weights(
-            logits,
+        if magnitudes is None:
+            magnitudes = gradient_magnitude(logits, batch.labels, exponent=self.exponent)
+        return weigh_by_step(
+            magnitudes,
             batch.labels,
             batch.class_steps,
-            exponent=self.exponent,
             new=self.new_weight,
             clamp=self.clamp,
             background=self.background_weight == "mean",
         )
 
-    def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        counts = super().normalisers(teacher, batch)
+    def pixel_counts(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        counts = super().pixel_counts(teacher, batch)
         return {**counts, "compensated": counts["cross_entropy"]}
-
-    def preservation(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        losses = super().preservation(student, teacher, batch)
-        logits = student.upsample(batch.size)
-        if self.soft:
-            old_logits = teacher.upsample(batch.size)
-            losses["soft"] = self.soft * soft_relation_loss(logits, old_logits, batch.given, guided=self.guided)
-        if self.sharp:
-            losses["sharp"] = self.sharp * sharp_loss(logits)
-        return losses
 
     def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         maps = super().maps(student, teacher, batch)

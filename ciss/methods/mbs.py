@@ -22,13 +22,12 @@ from ciss.labels.patches import PatchRule, patch_labels, patch_weights
 from ciss.labels.selective import selective_pseudo_labels
 from ciss.losses import (
     adaptive_feature_distillation,
-    cross_entropy,
     label_guided_distillation,
     negative_log_likelihood,
     orthogonality,
     output_distillation,
 )
-from ciss.methods.base import TRUE_BACKGROUND, Balanced, Batch, coefficients
+from ciss.methods.base import TRUE_BACKGROUND, Balanced, Batch, coefficients, plain_cross_entropy
 from ciss.models import Network, Output
 from ciss.protocol import VOID as IGNORE
 
@@ -91,6 +90,10 @@ class MBS(Balanced):
     def labels(self, batch: Batch, teacher: Output) -> Tensor:
         if self.labelling == "none":
             return batch.given
+        return batch.by_strips(self.strip_labels, teacher)
+
+    def strip_labels(self, batch: Batch, teacher: Output) -> Tensor:
+        """Labels of a strip."""
         return selective_pseudo_labels(
             batch.given,
             teacher.probabilities(batch.size),
@@ -101,18 +104,34 @@ class MBS(Balanced):
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         if teacher is None:
-            return {"cross_entropy": cross_entropy(student.upsample(batch.size), batch.labels)}
+            return self.over_strips(plain_cross_entropy, student, teacher, batch)
         batch.log_labels()
-        return self.classification(student, teacher, batch) | self.preservation(student, teacher, batch)
+        pixels = self.over_strips(self.pixel_losses, student, teacher, batch)
+        classification = {name: pixels.pop(name) for name in list(pixels)[:1]}
+        features = self.feature_losses(student, teacher, batch)
+        return classification | features | pixels | self.token_losses(student, batch)  # in the order of the formula
 
-    def classification(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        """Losses of the labels."""
-        return {"cross_entropy": negative_log_likelihood(student.log_probabilities(batch.size), batch.labels)}
-
-    def preservation(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
-        """Losses that keep the teacher's features and outputs, and tokens apart."""
-        losses = {}
+    def pixel_losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        """The loss of the labels, then those of the teacher's outputs, of a strip."""
         log_p = student.log_probabilities(batch.size)
+        losses = self.classification(log_p, batch)
+        if self.outputs == "label_guided" and self.distillation:
+            where = batch.given != IGNORE if self.ignored == "left_out" else None
+            target = teacher.probabilities(batch.size)
+            guided = label_guided_distillation(log_p, target, batch.given, where=where, probabilities=True)
+            losses["distillation"] = self.distillation * guided
+        elif self.outputs == "plain" and self.distillation:
+            # The softmax over the old channels is the same for log-probabilities as for logits.
+            losses["distillation"] = self.distillation * output_distillation(log_p, teacher.upsample(batch.size))
+        return losses
+
+    def classification(self, log_probabilities: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The loss of the labels."""
+        return {"cross_entropy": negative_log_likelihood(log_probabilities, batch.labels)}
+
+    def feature_losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        """Losses that keep the teacher's features."""
+        losses = {}
         if self.features != "none" and self.patches:
             new, old = (output.features.flatten(2).transpose(1, 2) for output in (student, teacher))
             weights = self.patch_weights(teacher, batch).flatten(1)
@@ -122,28 +141,27 @@ class MBS(Balanced):
             new, old = student.class_features[:, : batch.old_channels], teacher.class_features
             equal = torch.ones_like(old[..., 0])
             losses["class_features"] = self.class_features * adaptive_feature_distillation(new, old, equal)
-        if self.outputs == "label_guided" and self.distillation:
-            where = batch.given != IGNORE if self.ignored == "left_out" else None
-            target = teacher.probabilities(batch.size)
-            guided = label_guided_distillation(log_p, target, batch.given, where=where, probabilities=True)
-            losses["distillation"] = self.distillation * guided
-        elif self.outputs == "plain" and self.distillation:
-            # The softmax over the old channels is the same for log-probabilities as for logits.
-            losses["distillation"] = self.distillation * output_distillation(log_p, teacher.upsample(batch.size))
+        return losses
+
+    def token_losses(self, student: Output, batch: Batch) -> dict[str, Tensor]:
+        """The loss that keeps tokens apart."""
+        losses = {}
         if self.orthogonality:
             weight = self.orthogonality * len(batch.new_classes) / batch.channels  # n / C
             losses["orthogonality"] = weight * orthogonality(student.class_tokens, batch.new_classes)
         self._log_cosines(student.class_tokens, batch)
         return losses
 
+    def pixel_counts(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        counts = super().pixel_counts(teacher, batch)
+        if teacher is not None and self.outputs == "label_guided" and self.ignored == "left_out":
+            counts["distillation"] = (batch.given != IGNORE).sum()
+        return counts
+
     def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         counts = super().normalisers(teacher, batch)
-        if teacher is None:
-            return counts
-        if self.features != "none" and self.patches:
+        if teacher is not None and self.features != "none" and self.patches:
             counts["patches"] = (self.patch_weights(teacher, batch) > 0).sum()
-        if self.outputs == "label_guided" and self.ignored == "left_out":
-            counts["distillation"] = (batch.given != IGNORE).sum()
         return counts
 
     def patch_weights(self, teacher: Output, batch: Batch) -> Tensor:

@@ -5,8 +5,8 @@ from typing import ClassVar, Literal
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from ciss.losses import cross_entropy, unbiased_cross_entropy, unbiased_distillation
-from ciss.methods.base import Balanced, Batch, coefficients
+from ciss.losses.unbiased import log_sums, unbiased_cross_entropy, unbiased_distillation
+from ciss.methods.base import Balanced, Batch, coefficients, plain_cross_entropy
 from ciss.models import Output
 
 
@@ -32,17 +32,18 @@ class MiB(Balanced):
     divisor: Literal["valid", "all"] = "valid"  # of the cross-entropy; all pixels: published code
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        logits = student.upsample(batch.size)
-        if teacher is None:
-            return {"cross_entropy": cross_entropy(logits, batch.labels)}
-        # L = L_UNCE + lambda L_UNKD
-        distillation = unbiased_distillation(logits, teacher.upsample(batch.size), alpha=self.alpha)
-        background = batch.background_channels
-        return {
-            "cross_entropy": unbiased_cross_entropy(logits, batch.labels, background, divisor=self.divisor),
-            "distillation": self.distillation * distillation,
-        }
+        return self.over_strips(plain_cross_entropy if teacher is None else self.pixel_losses, student, teacher, batch)
 
-    def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+    def pixel_losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+        # L = L_UNCE + lambda L_UNKD
+        logits = student.upsample(batch.size)
+        background = batch.background_channels
+        sums = log_sums(logits, batch.old_channels)
+        own = sums if background == batch.old_channels else None
+        cross_entropy = unbiased_cross_entropy(logits, batch.labels, background, divisor=self.divisor, sums=own)
+        distillation = unbiased_distillation(logits, teacher.upsample(batch.size), alpha=self.alpha, sums=sums)
+        return {"cross_entropy": cross_entropy, "distillation": self.distillation * distillation}
+
+    def pixel_counts(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         all_pixels = teacher is not None and self.divisor == "all"
-        return {} if all_pixels else super().normalisers(teacher, batch)
+        return {} if all_pixels else super().pixel_counts(teacher, batch)

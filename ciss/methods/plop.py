@@ -1,15 +1,24 @@
 """PLOP: learning without forgetting by pooled outputs (Douillard, Chen, Dapogny, Cord; CVPR 2021, arXiv 2011.11390)."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Annotated, ClassVar
 
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
 from ciss.config import Benchmark
-from ciss.labels.entropy import EntropyMedians, Variant, adaptive_factor, entropy_labels, normalised_entropy
+from ciss.labels.entropy import EntropyMedians, Variant, adaptive_factor, normalised_entropy
 from ciss.losses import cross_entropy
-from ciss.methods.base import TRUE_BACKGROUND, Batch, Host, Statistics, coefficients
+from ciss.methods.base import (
+    TRUE_BACKGROUND,
+    Batch,
+    Host,
+    Statistics,
+    certain_labels,
+    coefficients,
+    plain_cross_entropy,
+)
 from ciss.models import Output
 
 
@@ -58,28 +67,32 @@ class PLOP(Host):
             medians = medians or EntropyMedians(
                 batch.old_channels, batch.channels, variant=self.variant, bins=self.bins, device=batch.given.device
             )
-            medians.update(batch.given, teacher(batch.images).upsample(batch.size))
+            for strip, output in batch.strips_of(teacher(batch.images)):
+                medians.update(strip.given, output.upsample(strip.size))
         self.thresholds = medians.all_reduce().thresholds(least=self.least)
 
     def labels(self, batch: Batch, teacher: Output) -> Tensor:
         if not self.pseudo_labels:
             return batch.given
-        logits = teacher.upsample(batch.size)
-        return entropy_labels(batch.given, logits, self.thresholds, variant=self.variant, channels=batch.channels)
+        return batch.by_strips(partial(certain_labels, self.thresholds, variant=self.variant), teacher)
 
     def maps(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         uncertainty = normalised_entropy(teacher.upsample(batch.size), variant=self.variant, channels=batch.channels)
         return {"uncertainty": uncertainty}
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        logits = student.upsample(batch.size)
         if teacher is None:
-            return {"cross_entropy": cross_entropy(logits, batch.labels)}
+            return self.over_strips(plain_cross_entropy, student, teacher, batch)
         batch.log_labels()
         # L = 1/(B H W) sum_i nu_b CE_i + L_pod,   nu_b: share of the image's background that is not ignored
         factor = adaptive_factor(batch.given, batch.labels, variant=self.variant) if self.pseudo_labels else 1.0
-        segmentation = cross_entropy(logits, batch.labels, weights=factor, divisor="all")
-        return {"cross_entropy": segmentation, **self.host_losses(student, teacher)}
 
-    def normalisers(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        return super().normalisers(teacher, batch) if teacher is None else {}  # over all pixels
+        def segmentation(student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
+            logits = student.upsample(batch.size)
+            return {"cross_entropy": cross_entropy(logits, batch.labels, weights=factor, divisor="all")}
+
+        losses = self.over_strips(segmentation, student, teacher, batch)
+        return losses | self.host_losses(student, teacher)
+
+    def pixel_counts(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
+        return super().pixel_counts(teacher, batch) if teacher is None else {}  # over all pixels

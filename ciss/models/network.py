@@ -27,7 +27,9 @@ class Output:
     # (image size, padded size) if the image was padded to a multiple of the patch size, else None
     padding: tuple[tuple[int, int], tuple[int, int]] | None = None
     before_activation: list[Tensor] | None = None  # `stages` before their last activation, by request only
+    of_strip: tuple[tuple[int, int], slice] | None = None  # of a strip: the whole size (H,W), and its rows
     _upsampled: dict = field(default_factory=dict, repr=False)
+    _matrices: dict = field(default_factory=dict, repr=False)  # shared with strips
 
     def upsample(self, size: tuple[int, int]) -> Tensor:
         """Logits (B,C,H,W) in float32 or wider; computed once and kept, as the next two."""
@@ -41,9 +43,33 @@ class Output:
         """Log-softmax of the full-resolution logits, (B,C,H,W)."""
         return self._cached("log_probabilities", size, lambda logits: logits.log_softmax(dim=1))
 
+    def strip(self, size: tuple[int, int], rows: slice) -> "Output":
+        """The logits alone, with full-resolution maps that are some rows of those of a size (H,W), that of all rows."""
+        if (rows.start, rows.stop) == (0, size[0]):
+            return self
+        nothing = dict.fromkeys(("features", "stages", "class_features", "class_tokens", "before_activation"))
+        return replace(self, of_strip=(tuple(size), rows), _upsampled={}, **nothing)
+
     def without_cache(self) -> "Output":
         """The same output without the full-resolution maps that it keeps."""
-        return replace(self, _upsampled={})
+        return replace(self, _upsampled={}, _matrices={})
+
+    def enlarge(self, maps: Tensor, size: tuple[int, int], every: int = 1) -> Tensor:
+        """Bilinear interpolation of maps (B,.,h,w) on the network's grid to full resolution, (B,.,H,W).
+
+        Strips, and `every` so many pixels of every so many rows, are computed by two products with matrices: they need
+        only some rows of these, and the way back is a product, too.
+        """
+        if self.of_strip is None and every == 1:
+            # contiguous: `interpolate` keeps channels_last, in which a softmax over channels copies the whole map
+            full = F.interpolate(maps.contiguous(), self.covered_by(size), mode="bilinear", align_corners=False)
+            return full[..., : size[0], : size[1]]
+        whole, rows = self.of_strip or (size, slice(None))
+        height, width = self.covered_by(whole)
+        down = self._matrix(maps, 2, height)[: whole[0]][rows][::every]
+        across = self._matrix(maps, 3, width)[: whole[1] : every]
+        with torch.autocast(maps.device.type, enabled=False):  # it would multiply matrices in half precision
+            return down @ maps @ across.T
 
     def covered_by(self, size: tuple[int, int]) -> tuple[int, int]:
         """Pixels (H,W) that the grid stands for in an image of a size; more than that where patches were padded."""
@@ -51,13 +77,19 @@ class Output:
             return size
         return tuple(-(-side * whole // own) for side, own, whole in zip(size, *self.padding, strict=True))
 
+    def _matrix(self, maps: Tensor, dim: int, size: int) -> Tensor:
+        """Matrix (size,n) of linear interpolation along a dimension of n values: interpolated unit vectors. Kept."""
+        key = (maps.shape[dim], size, maps.dtype)
+        if key not in self._matrices:
+            unit = torch.eye(maps.shape[dim], dtype=maps.dtype, device=maps.device)
+            self._matrices[key] = F.interpolate(unit[None], size, mode="linear", align_corners=False)[0].T
+        return self._matrices[key]
+
     def _cached(self, name: str, size: tuple[int, int], function: Callable[[Tensor], Tensor]) -> Tensor:
         size = tuple(size)
         if (name, size) not in self._upsampled:
             with torch.enable_grad():  # the first call may be without gradients, a later one may need them
-                logits = at_least_float32(self.logits)
-                padded_logits = F.interpolate(logits, self.covered_by(size), mode="bilinear", align_corners=False)
-                self._upsampled[name, size] = function(padded_logits[..., : size[0], : size[1]])
+                self._upsampled[name, size] = function(self.enlarge(at_least_float32(self.logits), size))
         return self._upsampled[name, size]
 
 
