@@ -117,7 +117,7 @@ class Images(Dataset):
         return image, mask
 
 
-class Shuffle(Sampler):
+class ShuffledBatches(Sampler):
     """Batches of (epoch, image). The order is the same in every process; each process takes its share of every batch.
 
     An epoch drops the images that do not fill a last update (batch x accumulate x processes). An epoch with fewer
@@ -186,7 +186,7 @@ def training_loader(benchmark: Benchmark, index: Index, images: list[int], table
         device=distributed.device() if on_device else None,
     )
     pixels = max(height * width for height, width in index.sizes["train"]) if on_device else train.crop**2
-    return _loader(dataset, Shuffle(images, train.batch, train.accumulate, seed), train, train.batch * pixels)
+    return _loader(dataset, ShuffledBatches(images, train.batch, train.accumulate, seed), train, train.batch * pixels)
 
 
 def evaluation_loader(benchmark: Benchmark, index: Index, split: str, images: list[int], table: np.ndarray) -> Loader:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ciss import paths
 from ciss.config import Benchmark
 from ciss.data.index import Index, scan_file
-from ciss.data.loaders import Shuffle
+from ciss.data.loaders import ShuffledBatches
 from ciss.data.pictures import DataError
 from ciss.data.scan import scan
 from ciss.data.sets import data_set
@@ -167,7 +167,7 @@ def change_notes(benchmark: Benchmark, folder: Path) -> list[str]:
 def epoch_images(benchmark: Benchmark, images: int) -> int:
     """Images of a step that one epoch uses. An epoch drops those that do not fill the last update."""
     train = benchmark.train
-    return Shuffle(list(range(images)), train.batch, train.accumulate * train.processes, 0).images_per_epoch
+    return ShuffledBatches(list(range(images)), train.batch, train.accumulate * train.processes, 0).images_per_epoch
 
 
 def _step_notes(benchmark: Benchmark, index: Index) -> list[str]:

@@ -307,7 +307,7 @@ Statistics = Literal["images", "epoch"]  # what `before_step` reads; see there
 
 
 @coefficients
-class Balanced(Method):
+class BalancedInitialisation(Method):
     """A method whose new classes start from the background (MiB, section 3.3), or at random (`default`)."""
 
     initialisation: Literal["balanced", "default"] = "balanced"
@@ -319,7 +319,7 @@ class Balanced(Method):
 
 
 @coefficients
-class Host(Balanced):
+class PLOPHost(BalancedInitialisation):
     """PLOP's distillation of pooled outputs and MiB's start, for methods that add to them.
 
     Defaults are PLOP's for Pascal VOC (ADE20K: pod 0.001, pod_outputs 0.00001). `pod_stages`: POD compares the

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from ciss.config import Benchmark
 from ciss.losses import cross_entropy, unbiased_cross_entropy, unbiased_distillation
-from ciss.methods.base import Balanced, Batch, coefficients
+from ciss.methods.base import BalancedInitialisation, Batch, coefficients
 from ciss.models import Network, Output
 
 
 @coefficients
-class Frozen(Balanced):
+class Frozen(BalancedInitialisation):
     """Only the classifier's rows learn (class tokens with their scales and shifts). Features never change.
 
     `cross_entropy`: plain, as in fine-tuning, or MiB's. `rows`: all, or those of the new classes alone; a balanced

@@ -39,7 +39,7 @@ from ciss.losses.relations import Target
 from ciss.methods.base import (
     TRUE_BACKGROUND,
     Batch,
-    Host,
+    PLOPHost,
     Statistics,
     add_to_prototypes,
     certain_labels,
@@ -64,7 +64,7 @@ LEFT_OUT = {
 
 
 @coefficients
-class GSC(Host):
+class GSC(PLOPHost):
     """Step-aware gradient compensation, soft-sharp relation distillation, prototypical re-labelling; PLOP as host.
 
         L = L_GC + soft L_soft + sharp L_sharp + L_pod      (L_pod and the start: the host's, as in FISS's preset)

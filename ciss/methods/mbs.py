@@ -27,13 +27,13 @@ from ciss.losses import (
     orthogonality,
     output_distillation,
 )
-from ciss.methods.base import TRUE_BACKGROUND, Balanced, Batch, coefficients, plain_cross_entropy
+from ciss.methods.base import TRUE_BACKGROUND, BalancedInitialisation, Batch, coefficients, plain_cross_entropy
 from ciss.models import Network, Output
 from ciss.protocol import VOID as IGNORE
 
 
 @coefficients
-class MBS(Balanced):
+class MBS(BalancedInitialisation):
     """Selective pseudo-labels, adaptive feature distillation, label-guided output distillation, orthogonal new tokens,
     and background weight transfer.
 

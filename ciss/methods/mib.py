@@ -6,12 +6,12 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from ciss.losses.unbiased import log_sums, unbiased_cross_entropy, unbiased_distillation
-from ciss.methods.base import Balanced, Batch, coefficients, plain_cross_entropy
+from ciss.methods.base import BalancedInitialisation, Batch, coefficients, plain_cross_entropy
 from ciss.models import Output
 
 
 @coefficients
-class MiB(Balanced):
+class MiB(BalancedInitialisation):
     """Cross-entropy and distillation in which the background stands for old or new classes, and a balanced start.
 
     Defaults are those of the published code for Pascal VOC, except `divisor`: there the mean of an increment's

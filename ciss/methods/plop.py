@@ -13,7 +13,7 @@ from ciss.losses import cross_entropy
 from ciss.methods.base import (
     TRUE_BACKGROUND,
     Batch,
-    Host,
+    PLOPHost,
     Statistics,
     certain_labels,
     coefficients,
@@ -23,7 +23,7 @@ from ciss.models import Output
 
 
 @coefficients
-class PLOP(Host):
+class PLOP(PLOPHost):
     """Entropy pseudo-labels for the background, and local POD on encoder stages, dense features and logits.
 
     Defaults are those of the published code for Pascal VOC (ADE20K: pod 0.001, pod_outputs 0.00001). `variant`:

@@ -15,7 +15,7 @@ from ciss import cli, config, distributed, paths, protocol
 from ciss.config import Model
 from ciss.data import DATASETS, DataError, Index, prepare
 from ciss.data.index import SELECTION
-from ciss.data.loaders import Shuffle, evaluation_loader, picture, stable_seed, training_loader
+from ciss.data.loaders import ShuffledBatches, evaluation_loader, picture, stable_seed, training_loader
 from ciss.data.normalisation import IMAGENET, input_statistics, normalise
 from ciss.data.sets import voc as sets_voc
 from ciss.data.sets.voc import CLASSES, LISTS
@@ -446,7 +446,7 @@ def test_loading_leaves_random_numbers_alone(ready, workers, monkeypatch):
 )
 def test_an_epoch(images, batch, accumulate, sizes):
     numbers = list(range(100, 100 + images))
-    shuffle = Shuffle(numbers, batch, accumulate, seed=0)
+    shuffle = ShuffledBatches(numbers, batch, accumulate, seed=0)
     for epoch in range(3):
         shuffle.epoch = epoch
         batches = list(shuffle)
@@ -462,7 +462,7 @@ def test_processes_share_every_batch(monkeypatch, images, sizes):
     def batches(rank: int, world: int, batch: int) -> list[list[int]]:
         monkeypatch.setattr(distributed, "rank", lambda: rank)
         monkeypatch.setattr(distributed, "world", lambda: world)
-        return [[number for _, number in b] for b in Shuffle(list(range(images)), batch, 1, seed=0)]
+        return [[number for _, number in b] for b in ShuffledBatches(list(range(images)), batch, 1, seed=0)]
 
     shares = [batches(rank, 2, 2) for rank in (0, 1)]
     assert [len(a) + len(b) for a, b in zip(*shares, strict=True)] == sizes
@@ -472,7 +472,7 @@ def test_processes_share_every_batch(monkeypatch, images, sizes):
     assert together == alone or images % 2, "as one process with a larger batch"
     monkeypatch.setattr(distributed, "world", lambda: 2)
     with pytest.raises(DataError, match=r"1 training images cannot feed 2 processes\. Start fewer of them\."):
-        Shuffle([0], 2, 1, seed=0)
+        ShuffledBatches([0], 2, 1, seed=0)
 
 
 def test_labels_go_through_the_table(ready):

@@ -9,7 +9,7 @@ from ciss import config
 from ciss.config import validate
 from ciss.data import DataError, Index, classes_of, data_set
 from ciss.data import notes as data_notes
-from ciss.data.loaders import Shuffle
+from ciss.data.loaders import ShuffledBatches
 from ciss.data.notes import count_notes, epoch_images
 from ciss.runs import run as runs_run
 from ciss.runs.run import resolve
@@ -110,7 +110,7 @@ def test_a_step_smaller_than_an_update():
 @pytest.mark.parametrize(("batch", "accumulate"), [(16, 1), (4, 2), (17, 1)])
 def test_an_epoch_uses_as_many_images_as_the_loader_gives(images, batch, accumulate):
     settings = benchmark(train={"batch": batch, "accumulate": accumulate})
-    given = [image for batch in Shuffle(list(range(images)), batch, accumulate, 0) for image in batch]
+    given = [image for batch in ShuffledBatches(list(range(images)), batch, accumulate, 0) for image in batch]
     assert epoch_images(settings, images) == len(given)
 
 

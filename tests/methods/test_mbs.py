@@ -719,7 +719,7 @@ def test_what_cannot_be_planned_is_named(planned, arguments, message):
 def test_ade20k():
     """Its data set is not read yet; its numbers are there."""
     document = presets.load("ade20k-mbs")
-    methods = document.pop("methods")
+    methods, runs = document.pop("methods"), document.pop("runs")
     benchmark = config.validate(config.Benchmark, document, "ade20k-mbs.yaml", "")
     assert (benchmark.dataset, benchmark.protocol, benchmark.setting) == ("ade20k", "100-50", "overlapped")
     check_model(benchmark.model)
@@ -728,5 +728,5 @@ def test_ade20k():
     assert (train.increment.epochs, train.increment.lr) == (64, 5e-4)
     assert benchmark.holdout == 0 and benchmark.evaluation.size == "crop"
     assert METHODS["mbs"](**methods.pop("mbs")) == MBS(distillation=50.0)
-    assert methods == {"gsc_mbs": {"distillation": 50.0}}
+    assert methods == {"gsc_mbs": {"distillation": 50.0}} and runs == {"methods": ["mbs"], "joint": False}
     assert classes_of(benchmark).sizes == [100, 50]

@@ -109,7 +109,7 @@ def test_shares_of_an_epoch(world, batch, accumulate, count, epoch):
     images = [3 * number + 1 for number in range(count)]
 
     def batches(accumulate):
-        sampler = loaders.Shuffle(images, batch, accumulate, seed=5)
+        sampler = loaders.ShuffledBatches(images, batch, accumulate, seed=5)
         sampler.epoch = epoch
         found = list(sampler)
         assert len(found) == len(sampler)

@@ -171,7 +171,7 @@ def test_which_networks_need_two_images(model, crop, layer):
 )
 def test_the_smallest_batch(monkeypatch, images, batch, accumulate, world, smallest):
     monkeypatch.setattr(loaders.distributed, "world", lambda: world)
-    sampler = loaders.Shuffle(list(range(images)), batch, accumulate, 0)
+    sampler = loaders.ShuffledBatches(list(range(images)), batch, accumulate, 0)
     assert sampler.smallest == smallest == min(len(share) for share in sampler)
 
 
