@@ -203,6 +203,33 @@ def test_a_disturbed_chain_ends_as_an_undisturbed_one(cluster, make_project, que
     assert "tune-1: continuing after epoch" in log
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_preempted_run_of_two_processes_goes_on(cluster, make_project, queued, capsys):
+    """Slurm signals all processes of a job: the one that stops the training hears it, torchrun and its own do not."""
+    alone = make_project("alone")
+    for project in (alone, queued):
+        project.document["joints"], project.document["chain"], project.document["ends"] = {}, {}, {}
+        project.set("train.base.epochs", 12)
+        project.set("train.processes", 2)
+        project.write()
+    os.chdir(alone.folder)
+    loop.train(alone.run("base"))
+    os.chdir(queued.folder)
+    (queued.folder / "cluster.yaml").write_text("tiny: {gpus: 0, cpus: 2, memory: 1, hours: 1}\n")
+    ciss(capsys, "train", "--slurm")
+    process = training(cluster, queued, "base")
+    job = cluster.run("squeue", "--noheader", "--name=base", "--format=%i")
+    cluster.run("scancel", "--signal=TERM", job)  # as a preemption begins
+    cluster.run("scancel", "--signal=USR2", job)
+    cluster.wait(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    cluster.wait(lambda: not cluster.queue())
+    assert states(capsys) == {"base": "trained"}
+    log = next((queued.folder / "runs" / ".slurm" / "tiny" / "base").glob("*_0_log.out")).read_text()
+    assert "base: continuing after epoch" in log
+    assert left_by(resolve_in(queued, "base")) == left_by(alone.run("base"))
+
+
 def resolve_in(project, name: str):
     os.chdir(project.folder)
     return resolve(project.config, name)
