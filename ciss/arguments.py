@@ -92,7 +92,7 @@ def one_of(*choices: str) -> dict[str, Any]:
 
 
 # Options of `ciss bench`.
-MEASURED = "Methods or variants, or bare: teacher, student, cross-entropy. Default: those of params.yaml."
+MEASURED = "Methods, variants, or bare (teacher, student and cross-entropy only). Default: those of params.yaml."
 BenchMethods = Annotated[list[str] | None, Option("--methods", metavar="METHOD ...", help=MEASURED)]
 Encoder = Annotated[list[str] | None, Option(metavar="NAME ...", help="timm's names. Default: that of params.yaml.")]
 DECODERS = {"metavar": "NAME ...", "help": "deeplabv3 or mask_transformer.", **one_of("deeplabv3", "mask_transformer")}
@@ -115,12 +115,14 @@ Minutes = Annotated[float, Option(metavar="N", min=0.1, max=600, help="With --gp
 
 # Options of `ciss train`.
 Jobs = Annotated[int | None, Option(metavar="N", min=1, help="Runs at a time. Default: as many as GPUs, or 1.")]
-PerRun = Annotated[int | None, Option(metavar="N", min=1, help="GPUs of each run, a process for each. Default: 1.")]
+GROUP = "GPUs of each run, a process for each. Default: train.processes in params.yaml."
+PerRun = Annotated[int | None, Option(metavar="N", min=1, help=GROUP)]
 Trial = Annotated[bool, Option("--try", help="Test: two updates, all scores and figures; nothing is kept.")]
 QUEUE = "Queue each run as a job of Slurm, with the resources in FILE (default: cluster.yaml)."
 Slurm = Annotated[list[str] | None, Option(metavar="[FILE]", help=QUEUE)]
 Write = Annotated[bool, Option("--write", help="With --slurm: write FILE, or add sections to it. Queue nothing.")]
-Status = Annotated[bool, Option("--status", help="Show each run: trained, training, queued, failed or missing.")]
+STATES = "Show each run: trained, training, queued, failed, stopped or missing."
+Status = Annotated[bool, Option("--status", help=STATES)]
 Cancel = Annotated[bool, Option("--cancel", help="Remove runs, and all that continue them, from Slurm's queue.")]
 
 

@@ -252,10 +252,10 @@ def bench(
     ciss bench                      # the methods of params.yaml on its network
     ciss bench --vs HEAD~3          # ratios to the code of an earlier commit, in turns
     ciss bench --methods mib gsc --encoder resnet50 --image 256 --classes 20+1 141+10 --batch 2
-    ciss bench --gpu --minutes 8    # everything worth knowing about a new GPU
+    ciss bench --gpu --minutes 8    # test and measure a new GPU
 
-    Of options with several values every combination is measured. Images are drawn and weights random: no data set is
-    needed. Whatever you do not name is as in the first benchmark of params.yaml.
+    If options have several values, every combination is measured. Images are generated and weights are random: no data
+    set is needed. Options that you leave out have the values of the first benchmark of params.yaml.
     """
     choices = (methods, encoder, decoder, image, classes, batch, precision, compile)
     if gpu:

@@ -142,7 +142,8 @@ def gpus_per_run(settings: Config, wanted: int | None) -> int:
     if planned not in (1, wanted):
         raise ConfigError(f"--per-run {wanted}: train.processes is {planned}. Make them equal, or leave --per-run out.")
     if (present := torch.cuda.device_count()) < wanted:
-        raise ConfigError(f"--per-run {wanted}: this machine has {present} GPUs. Take at most as many.")
+        remedy = f"Take at most {present}" if present else "Leave --per-run out"
+        raise ConfigError(f"--per-run {wanted}: this machine has {present} GPUs. {remedy}.")
     return wanted
 
 

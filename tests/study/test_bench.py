@@ -116,8 +116,37 @@ def test_two_versions_take_turns(project):
 
 def test_an_unknown_revision(project, capsys):
     project.write()
-    with pytest.raises(SystemExit, match="^error: git rev-parse"):
+    with pytest.raises(SystemExit, match="^error: --vs no-such-revision: .* has no such commit"):
         command.main(Request(versus="no-such-revision"))
+
+
+def test_if_no_case_can_be_measured_the_reason_is_the_message(monkeypatch, project):
+    project.write()
+    broken = {"version": "new", "case": {"method": "wrong"}, "error": "ConfigError: there is no method 'wrong'"}
+    monkeypatch.setattr(command, "measure", lambda *_: [broken])
+    with pytest.raises(SystemExit) as stop:
+        command.main(Request(methods=["wrong"], output="speed/cpu"))
+    assert stop.value.code.endswith("\n* wrong (new): ConfigError: there is no method 'wrong'")
+
+
+def test_output_is_checked_before_measuring(monkeypatch, project):
+    project.write()
+    (project.folder / "file").touch()
+    monkeypatch.setattr(command, "run", lambda request: pytest.fail("measured"))
+    with pytest.raises(SystemExit, match="^error: --output file/cpu: cannot make its folder"):
+        command.main(Request(output="file/cpu"))
+
+
+def test_names_of_the_output(tmp_path):
+    """The part of a name behind a point stays, unless it is .md or .json."""
+    for name in ("v1.2", "cpu.json", "gpu.md", "plain"):
+        command.save(tmp_path / name, {}, "")
+    stems = ("v1.2", "cpu", "gpu", "plain")
+    assert {file.name for file in tmp_path.iterdir()} == {f"{s}.{kind}" for s in stems for kind in ("md", "json")}
+
+
+def test_without_git_no_code_is_named():
+    assert "code" not in tables.page(result(row(), new="")).partition("\n")[0]
 
 
 # --- tables

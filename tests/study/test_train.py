@@ -13,6 +13,8 @@ import pytest
 from ciss import cli, config
 from ciss.store import files
 from ciss.study import launch, process
+from ciss.study.slurm import commands, queue
+from ciss.study.slurm.queue import SlurmError
 from ciss.training import loop
 from tests.helpers.training import left_by
 
@@ -220,6 +222,10 @@ def test_devices_of_runs_that_take_several(project, monkeypatch):
     assert launch.gpus_per_run(project.config, None) == 1 and launch.gpus_per_run(project.config, 5) == 5
     with pytest.raises(config.ConfigError, match="--per-run 6: this machine has 5 GPUs"):
         launch.gpus_per_run(project.config, 6)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(config.ConfigError, match="this machine has 0 GPUs. Leave --per-run out"):
+        launch.gpus_per_run(project.config, 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 5)
     project.set("train.processes", 2)
     assert launch.gpus_per_run(project.config, None) == launch.gpus_per_run(project.config, 2) == 2
     with pytest.raises(config.ConfigError, match="--per-run 4: train.processes is 2"):
@@ -336,3 +342,18 @@ def test_runs_trained_together_are_those_trained_alone(make_project):
         assert ("mib-1: epoch 2/2" in out) == bool(trained)
     for name in alone.config.runs():
         assert left_by(alone.run(name)) == left_by(together.run(name)), name
+
+
+def test_status_where_slurm_does_not_answer(project, monkeypatch, capsys):
+    """Programs of Slurm are installed, but no controller runs: the files of the runs still tell."""
+
+    def ask(*command):
+        raise SlurmError("squeue: no controller")
+
+    project.write()
+    monkeypatch.setattr(queue, "ask", ask)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    commands.show_status([], "params.yaml")
+    shown = capsys.readouterr()
+    assert "Slurm does not answer" in shown.err and "squeue: no controller" in shown.err
+    assert shown.out.splitlines()[-1] == f"{len(project.config.runs())} runs: {len(project.config.runs())} missing"

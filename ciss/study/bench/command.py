@@ -188,7 +188,10 @@ def parameter_file(config: str, code: Path) -> Path:
 @contextmanager
 def checked_out(revision: str) -> Iterator[tuple[str, Path]]:
     """The short name of a git revision and a temporary folder with its files. Raises BenchError."""
-    name = git("rev-parse", "--short", "--verify", f"{revision}^{{commit}}")
+    try:
+        name = git("rev-parse", "--short", "--verify", f"{revision}^{{commit}}")
+    except BenchError as error:
+        raise BenchError(f"--vs {revision}: {ROOT} has no such commit. {error}") from None
     with tempfile.TemporaryDirectory(prefix="ciss-bench-") as parent:
         folder = Path(parent) / name
         git("worktree", "add", "--detach", str(folder), name)
@@ -237,20 +240,36 @@ def run(request: Request) -> dict:
 def main(request: Request) -> int:
     """Prints the table and writes it. Returns the exit status: 1 if a case could not be measured."""
     try:
+        file = output_file(request.output) if request.output else None
         result = run(request)
     except (BenchError, ConfigError) as error:
         sys.exit(f"error: {error}")
+    if all("error" in row for row in result["rows"]):
+        sys.exit("\n".join(["error: no case could be measured:", *tables.reasons(result["rows"])]))
     text = tables.page(result)
     print(text)
-    if request.output:
-        save(paths.project() / request.output, result, text)
+    if file:
+        save(file, result, text)
     return int(any("error" in row for row in result["rows"]))
 
 
+def output_file(name: str) -> Path:
+    """The file of `--output`, whose folder is made before anything is measured. Raises BenchError."""
+    file = paths.project() / name
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BenchError(f"--output {name}: cannot make its folder. Name another. {error}") from None
+    if not os.access(file.parent, os.W_OK):
+        raise BenchError(f"--output {name}: {file.parent} cannot be written to. Name another folder.")
+    return file
+
+
 def save(file: Path, result: dict, text: str) -> None:
-    """Writes FILE.json and FILE.md, whatever the suffix of the file."""
-    write_text(file.with_suffix(".json"), tables.compact(result))
-    write_text(file.with_suffix(".md"), text)
+    """Writes FILE.json and FILE.md. FILE may already end in one of them."""
+    file = file.with_suffix("") if file.suffix in (".json", ".md") else file
+    write_text(file.with_name(f"{file.name}.json"), tables.compact(result))
+    write_text(file.with_name(f"{file.name}.md"), text)
 
 
 def command_line() -> str:

@@ -11,9 +11,10 @@ MIB = 2**20
 EXPLAINED = """\
 `step` is one update without reading the batch: forward passes of teacher and student, losses (labels, losses and
 logs), backward pass and update. `loader`: reading and normalising the batch. `loss part`: labels, losses, logs and the
-way back to the outputs of the network, measured by themselves; `share`: its share of the step. `images/s` counts
-everything, by the wall clock. Memory: the peak {peak}; what a step, and the loss part alone, need beyond what is there
-before them. Network weights are random, images are drawn; neither changes the work of a step."""
+backward pass to the outputs of the network, measured separately; `share`: its share of the step. `images/s`: images by
+wall time of a step with its reading. `peak`: peak memory {peak}. `step MiB`, `loss part MiB`: memory that a step, or
+the loss part alone, needs in addition to the memory in use before it. Network weights are random and images are
+generated; neither changes the work of a step."""
 CPU_PEAK = "of the process"
 GPU_PEAK = "of torch's tensors"
 
@@ -21,7 +22,8 @@ GPU_PEAK = "of torch's tensors"
 def page(result: dict) -> str:
     """The whole text: machine, tables, command and explanation. `result`: see `command.run`."""
     machine, code = result["machine"], result["code"]
-    facts = [machine["device"], f"torch {machine['torch']}, Python {machine['python']}", f"code {code['new']}"]
+    facts = [machine["device"], f"torch {machine['torch']}, Python {machine['python']}"]
+    facts += [f"code {code['new']}"] if code["new"] else []  # empty without git
     facts += [f"{name}={value}" for name, value in machine.get("variables", {}).items()]
     lines = [f"{'; '.join(facts)}."]
     rounds = result["rounds"]
@@ -130,8 +132,13 @@ def megabytes(row: dict, name: str) -> str:
 
 
 def failures(rows: list[dict]) -> list[str]:
-    lines = [f"* {row['case']['method']} ({row['version']}): {row['error']}" for row in rows if "error" in row]
+    lines = reasons(rows)
     return ["\nNot measured:\n", *lines] if lines else []
+
+
+def reasons(rows: list[dict]) -> list[str]:
+    """Why cases were not measured, a line each."""
+    return [f"* {row['case']['method']} ({row['version']}): {row['error']}" for row in rows if "error" in row]
 
 
 def header(names: list[str]) -> list[str]:

@@ -147,10 +147,14 @@ def cancel(runs: list[str], config_file: str) -> None:
 
 
 def show_status(runs: list[str], config_file: str) -> None:
-    """Prints a line for each run, and a summary."""
+    """Prints a line for each run, and a summary. Without an answer of Slurm, what the files of the runs tell."""
     settings = config.load(config_file)
     wanted = {resolve(settings, name).name for name in runs or settings.runs()}
-    live = queue.jobs() if shutil.which("squeue") else None
+    try:
+        live = queue.jobs() if shutil.which("squeue") else None
+    except SlurmError as error:
+        live = None
+        print(f"Slurm does not answer; jobs that wait or run are not known. {error}", file=sys.stderr)
     print(status.table([status.describe(settings, name, live) for name in settings.runs() if name in wanted]))
 
 

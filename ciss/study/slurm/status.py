@@ -1,4 +1,4 @@
-"""What became of each run, in the words of the plan: trained, training, queued, failed or not trained."""
+"""What became of each run, in the words of the plan: trained, training, queued, failed, stopped or missing."""
 
 import re
 import socket
