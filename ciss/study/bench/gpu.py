@@ -44,19 +44,19 @@ def parts(cards: int) -> list[Part]:
     few = ("--classes", "16+1")
     networks = {"ViT-B/16, mbs": (*TRANSFORMER, *few), "ResNet-101, gsc": (*CONVOLUTIONAL, *few)}
     many = (*CONVOLUTIONAL, "--classes", "141+10")
-    found = [tests(120)]
-    found += [steps(f"{name}, bfloat16", *options, "--precision", "bfloat16") for name, options in networks.items()]
-    found += [module("repeated trainings", "ciss.study.bench.repeat", OUTPUT, limit=120)]
+    chosen = [tests(120)]
+    chosen += [steps(f"{name}, bfloat16", *options, "--precision", "bfloat16") for name, options in networks.items()]
+    chosen += [module("repeated trainings", "ciss.study.bench.repeat", OUTPUT, limit=120)]
     if cards > 1:
-        found += [module("NCCL", "ciss.study.bench.repeat", OUTPUT, "--processes", "2", limit=120)]
+        chosen += [module("NCCL", "ciss.study.bench.repeat", OUTPUT, "--processes", "2", limit=120)]
     for mode in ("on", "reduce-overhead"):
         for name, options in networks.items():
             changes = ("--precision", "bfloat16", "--compile", mode)
-            found.append(steps(f"{name}, bfloat16, compile {mode}", *options, *changes, limit=150))
+            chosen.append(steps(f"{name}, bfloat16, compile {mode}", *options, *changes, limit=150))
     for precision in ("float16", "float32"):
         for name, options in networks.items():
-            found.append(steps(f"{name}, {precision}", *options, "--precision", precision))
-    return [*found, steps("ResNet-101, gsc, 151 channels, bfloat16", *many, "--precision", "bfloat16")]
+            chosen.append(steps(f"{name}, {precision}", *options, "--precision", precision))
+    return [*chosen, steps("ResNet-101, gsc, 151 channels, bfloat16", *many, "--precision", "bfloat16")]
 
 
 def steps(name: str, *options: str, limit: float = 90) -> Part:
@@ -87,11 +87,11 @@ def run_all(chosen: Iterable[Part], seconds: float, file: Path, card: dict) -> d
     for part in chosen:
         left = ends - time.monotonic()
         if left < LEAST:
-            found = {"name": part.name, "status": "no time left", "seconds": 0.0}
+            part_result = {"name": part.name, "status": "no time left", "seconds": 0.0}
         else:
             print(f"{part.name} ...", file=sys.stderr, flush=True)
-            found = run_part(part, min(part.limit, left))
-        result["parts"].append(found)
+            part_result = run_part(part, min(part.limit, left))
+        result["parts"].append(part_result)
         save(file, result, page(result))
     return result
 
@@ -116,12 +116,12 @@ def run_part(part: Part, seconds: float) -> dict:
                 status = f"stopped after {seconds:.0f} s"
             finally:
                 _kill_tree(process)
-        found = {"name": part.name, "status": status, "seconds": time.monotonic() - started}
+        part_result = {"name": part.name, "status": status, "seconds": time.monotonic() - started}
         if file.is_file():
-            found["result"] = read(file)
+            part_result["result"] = read(file)
         if status != "ok":
-            found["output"] = log.read_text("utf-8", errors="replace").splitlines()[-15:]
-        return found
+            part_result["output"] = log.read_text("utf-8", errors="replace").splitlines()[-15:]
+        return part_result
 
 
 def _kill_tree(process: subprocess.Popen) -> None:
@@ -155,10 +155,10 @@ def page(result: dict) -> str:
     lines += tables.header(["part", "status", "seconds", "result"])
     rows, outputs = [], []
     for part in result["parts"]:
-        found = part.get("result", {})
-        measured = found.get("rows", [])
+        part_result = part.get("result", {})
+        measured = part_result.get("rows", [])
         rows += measured
-        summary = "" if measured else "; ".join(f"{name}: {_plain(value)}" for name, value in found.items())
+        summary = "" if measured else "; ".join(f"{name}: {_plain(value)}" for name, value in part_result.items())
         lines.append(tables.line([part["name"], part["status"], f"{part['seconds']:.0f}", summary]))
         if part.get("output"):
             outputs += ["", f"## {part['name']}: {part['status']}", "", *(f"    {text}" for text in part["output"])]
