@@ -91,11 +91,11 @@ def planned_methods(parameters: Path) -> list[str]:
 
 def channels(text: str) -> tuple[int, ...]:
     """ "141+10" -> (141, 10). Raises ConfigError."""
-    parts = text.split("+")
-    if len(parts) < 2 or not all(part.isdigit() and int(part) for part in parts) or int(parts[0]) < 2:
+    counts = text.split("+")
+    if len(counts) < 2 or not all(count.isdigit() and int(count) for count in counts) or int(counts[0]) < 2:
         problem = f"--classes: found {text!r}, but it should be channels of each step, background included"
         raise ConfigError(f"{problem}. Write 141+10, or 16+1+1+1+1+1.")
-    return tuple(int(part) for part in parts)
+    return tuple(int(count) for count in counts)
 
 
 class Worker:
@@ -120,10 +120,10 @@ class Worker:
             self._errors.seek(0)
             lines = self._errors.read().strip().splitlines() or [f"exit status {self._process.wait()}"]
             raise BenchError(lines[-1])
-        found = json.loads(line)
-        if "error" in found:
-            raise BenchError(found["error"])
-        return found
+        measured = json.loads(line)
+        if "error" in measured:
+            raise BenchError(measured["error"])
+        return measured
 
     def ask(self, command: str) -> dict:
         """Raises BenchError."""

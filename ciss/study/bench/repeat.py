@@ -103,18 +103,18 @@ def repeated(folder: Path) -> dict:
     """Comparisons of a training with a second one of the same seed, and with one that was killed and continued."""
     first, second, killed = (Project(folder / name) for name in ("first", "second", "killed"))
     weights = first.train("gsc-1")
-    found = {"second run of the seed": compare(weights, second.train("gsc-1"))}
+    differences = {"second run of the seed": compare(weights, second.train("gsc-1"))}
     was_killed = killed.train_and_kill("gsc-1")
-    found["killed and continued"] = {"killed": was_killed, **compare(weights, killed.train("gsc-1"))}
-    return found
+    differences["killed and continued"] = {"killed": was_killed, **compare(weights, killed.train("gsc-1"))}
+    return differences
 
 
 def in_processes(folder: Path, processes: int) -> dict:
     """Comparison of a training in several processes with one process that accumulates as many batches an update."""
     several = Project(folder / "several", {"processes": processes, "batch": 4})
     single = Project(folder / "single", {"accumulate": processes, "batch": 4})
-    found = compare(several.train("base"), single.train("base"))
-    return {f"{processes} processes, and one with as many batches an update": found}
+    differences = compare(several.train("base"), single.train("base"))
+    return {f"{processes} processes, and one with as many batches an update": differences}
 
 
 def main() -> None:
@@ -127,9 +127,9 @@ def main() -> None:
         folder = Path(name)
         os.environ |= {"CISS_DATA": str(folder), "PYTHONPATH": str(CODE)}  # of the processes that are started, too
         shapes.write(folder / "shapes", **IMAGES)
-        found = in_processes(folder, arguments.processes) if arguments.processes else repeated(folder)
+        result = in_processes(folder, arguments.processes) if arguments.processes else repeated(folder)
         os.chdir("/")
-    file.write_text(json.dumps(found, indent=1))
+    file.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
