@@ -60,7 +60,7 @@ JSON_WORDS = {  # pydantic's words -> YAML's
 class Model:
     encoder: Text = "ciss_tiny"  # a timm name
     pretrained: bool = False  # fetch timm's own weights (needs a network once)
-    weights: Text | None = None  # or a local weight file; relative to the data root or the project
+    weights: Text | None = None  # or a file, relative to the data root or the project; or package:NAME
     # mean and deviation of the images: those of the encoder's weights (ImageNet's where there are none), or ImageNet's
     input_statistics: Literal["encoder", "imagenet"] = "encoder"
     image_size: Pixels | None = None  # pixels a transformer's positions are made for; null: timm's. Others are resized

