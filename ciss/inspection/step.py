@@ -93,21 +93,23 @@ class Step:
         number, row = self.rows[image]
         batch, truth, _ = self.batches[number]
         gradient, weight, logits = self._maps(moment)[number]
-        full = Output(logits[row : row + 1], *[None] * 4, padding=self._padding[number]).upsample(batch.size)
+        low = self._low_resolution[number]
+        full = low.with_rows(logits[row : row + 1]).upsample(batch.size)
         arrays = [labels[row].cpu().numpy().astype(np.uint8) for labels in (batch.given, batch.labels, truth)]
         return ImageArrays(*arrays, _array(gradient[row]), _array(weight[row]), _array(full[0].softmax(dim=0)))
 
     @torch.no_grad()
     def _maps_of_batches(self, moment: str) -> list[tuple[Tensor, Tensor, Tensor]]:
-        maps, self._padding = [], []
+        maps, self._low_resolution = [], []
         for batch, _, _ in self.batches:
             output = self._forward(moment, batch)
             logits = output.upsample(batch.size)
             weights = self._weights(logits, batch)
             if weights is None:
                 weights = compensation_weights(logits, batch.labels, batch.class_steps)
-            maps.append((gradient_magnitude(logits, batch.labels), weights, output.logits))
-            self._padding.append(output.padding)
+            maps.append((gradient_magnitude(logits, batch.labels), weights, output.rows))
+            more = {name: getattr(output, name) for name in ("padding", "extras", "prediction")}
+            self._low_resolution.append(Output(output.logits, *[None] * 4, **more))
         return maps
 
     def labels(self) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:

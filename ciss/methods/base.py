@@ -16,7 +16,7 @@ from ciss.labels.prototypes import ClassPrototypes
 from ciss.labels.relabelling import argmax_labels
 from ciss.losses import cross_entropy, gradient_magnitude, pod_distillation, sum_by_step
 from ciss.losses.strips import sum_of_strips
-from ciss.models import Network, Output
+from ciss.models import Extra, Network, Output
 from ciss.models.encoders import activation_problem
 from ciss.precision import at_least_float32
 from ciss.protocol import VOID as IGNORE
@@ -190,6 +190,22 @@ class Method:
     uses_teacher = True
     decoder: ClassVar[str | None] = None  # the published one; tables say "(adapted)" with another
     statistics_from = "images"  # what `before_step` reads, see there; a method may make it a coefficient
+    prediction = "learnt"  # how labels follow from the rows of a network, see `models.prediction`
+    # The method of a base step of its own, a section under `methods`; None: the base step that methods share.
+    own_base: str | None = None
+
+    @property
+    def remarks(self) -> list[str]:
+        """What sets the method apart from the others of a table, in few words: its row has them in brackets."""
+        return []
+
+    def extras(self, sizes: list[int], step: int) -> dict[str, Extra]:
+        """What networks have beside their classes' rows after a step, by name, see `Output.extras`.
+
+        Args:
+            sizes: number of classes of every step of the benchmark, without the background.
+        """
+        return {}
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
         """Why the method cannot be used on a benchmark, or None.
@@ -243,8 +259,8 @@ class Method:
     ) -> dict[str, Tensor]:
         """Losses of pixels, `losses(student, teacher, batch)`, computed strip by strip (`Batch.strips`).
 
-        In a strip, outputs have logits only. Each loss is a mean over its `pixel_counts`, or else over all pixels, in a
-        strip as in the result.
+        In a strip, outputs have the logits of all rows only. Each loss is a mean over its `pixel_counts`, or else over
+        all pixels, in a strip as in the result.
         """
         if len(batch.strips) == 1:
             return losses(student, teacher, batch)
@@ -252,10 +268,10 @@ class Method:
         totals = {name: sum(count[name] for count in counts).clamp(min=1) for name in counts[0]}
         pixels = batch.labels.numel()
 
-        def of_strip(logits: Tensor, number: int) -> dict[str, Tensor]:
+        def of_strip(low_resolution: Tensor, number: int) -> dict[str, Tensor]:
             rows = batch.strips[number]
             strip = batch.strip(rows)
-            new = replace(student, logits=logits).strip(batch.size, rows)
+            new = student.with_rows(low_resolution).strip(batch.size, rows)
             values = losses(new, teacher and teacher.strip(batch.size, rows), strip)
             # L = sum_s n_s L_s / n,   n_s of n pixels in strip s
             return {
@@ -263,7 +279,7 @@ class Method:
                 for name, value in values.items()
             }
 
-        return sum_of_strips(of_strip, range(len(counts)), at_least_float32(student.logits))
+        return sum_of_strips(of_strip, range(len(counts)), student.rows)
 
     def pixel_weights(self, logits: Tensor, batch: Batch) -> Tensor | None:
         """Weights (B,H,W) of the pixels' cross-entropies in an incremental step; None: all are 1.

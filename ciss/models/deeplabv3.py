@@ -1,8 +1,12 @@
 """DeepLabV3's decoder: atrous spatial pyramid pooling (torchvision's), then the growing classifier."""
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor, nn
 
 from ciss.models.classifier import Classifier, newest
+from ciss.models.extras import Extra, Rows, make_extras
 
 
 class DeepLabV3(nn.Module):
@@ -12,9 +16,19 @@ class DeepLabV3(nn.Module):
         in_width: channels of the encoder's last stage.
         width: channels D of the dense features.
         groups: channels of each group of classes, the first with the background.
+        extras: rows and buffers that belong to no class, by name.
     """
 
-    def __init__(self, in_width: int, width: int, groups: list[int], *, atrous_rates: tuple[int, ...], dropout: float):
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        groups: list[int],
+        *,
+        atrous_rates: tuple[int, ...],
+        dropout: float,
+        extras: Mapping[str, Extra] | None = None,
+    ):
         from torchvision.models.segmentation.deeplabv3 import ASPP  # here, because it takes seconds to import
 
         super().__init__()
@@ -23,12 +37,43 @@ class DeepLabV3(nn.Module):
             if isinstance(module, nn.Dropout):
                 module.p = dropout  # torchvision's is 0.5, which distillation would see as noise
         self.classifier = Classifier(width, groups)
+        self.extras = make_extras(extras or {}, width)
 
     def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """stages -> logits (B,C,h,w), features (B,D,h,w), class features (B,C,D), class tokens (C,D)."""
         features = self.pyramid(stages[-1])
         tokens = self.tokens
         return self.classifier(features), features, tokens.expand(features.shape[0], -1, -1), tokens
+
+    def extra_logits(self, features: Tensor) -> dict[str, Tensor]:
+        """features (B,D,h,w) -> logits (B,e,h,w) of the extra rows by name."""
+        return {name: module(features) for name, module in self.extras.items() if isinstance(module, Rows)}
+
+    def extra_rows(self, name: str) -> list[nn.Parameter]:
+        """The parameters of extra rows; none if the network has no rows of this name."""
+        return list(self.extras[name].parameters()) if name in self.extras else []
+
+    @torch.no_grad()
+    def add_extras(self, extras: Mapping[str, Extra]) -> None:
+        """Adds the extras that a predecessor of another method lacks: rows are copies of the background's."""
+        background = self.classifier.groups[0]
+        missing = {name: extra for name, extra in extras.items() if name not in self.extras}
+        for name, module in make_extras(missing, background.in_channels).items():
+            if isinstance(module, Rows):
+                module.weight.copy_(background.weight[:1].expand_as(module.weight))
+                module.bias.fill_(background.bias[0])
+            self.extras[name] = module.to(background.weight.device)
+
+    @torch.no_grad()
+    def take_rows(self, name: str, count: int) -> tuple[Tensor, Tensor]:
+        """Removes the first `count` extra rows. Returns their weights (count,D,1,1) and biases (count,)."""
+        rows = self.extras.pop(name)
+        taken = rows.weight[:count].clone(), rows.bias[:count].clone()
+        if left := rows.out_channels - count:
+            self.extras[name] = Rows(rows.in_channels, left, rows.detached).to(rows.weight.device)
+            self.extras[name].weight.copy_(rows.weight[count:])
+            self.extras[name].bias.copy_(rows.bias[count:])
+        return taken
 
     def grow(self, classes: int) -> None:
         self.classifier.grow(classes)

@@ -64,6 +64,7 @@ class MaskTransformer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+        self.extras = nn.ModuleDict()  # none, see `create_decoder`
         self.class_tokens, self.scales, self.shifts = nn.ParameterList(), nn.ParameterList(), nn.ParameterList()
         for classes in groups:
             self.grow(classes)

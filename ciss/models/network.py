@@ -1,6 +1,6 @@
 """The network interface that all methods use, for every encoder and decoder."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from ciss.config import Model
 from ciss.models.deeplabv3 import DeepLabV3
 from ciss.models.encoders import create_encoder
+from ciss.models.extras import Extra
 from ciss.models.mask_transformer import MaskTransformer
+from ciss.models.prediction import Rule, fold
 from ciss.precision import at_least_float32
 
 
@@ -28,23 +30,41 @@ class Output:
     padding: tuple[tuple[int, int], tuple[int, int]] | None = None
     before_activation: list[Tensor] | None = None  # `stages` before their last activation, by request only
     of_strip: tuple[tuple[int, int], slice] | None = None  # of a strip: the whole size (H,W), and its rows
+    extras: dict[str, Tensor] = field(default_factory=dict)  # (B,e,h,w) logits of rows that are no classes, by name
+    prediction: Rule = "learnt"  # how full-resolution logits follow from the rows, see `models.prediction`
     _upsampled: dict = field(default_factory=dict, repr=False)
     _matrices: dict = field(default_factory=dict, repr=False)  # shared with strips
 
     def upsample(self, size: tuple[int, int]) -> Tensor:
-        """Logits (B,C,H,W) in float32 or wider; computed once and kept, as the next two."""
-        return self._cached("logits", size, lambda logits: logits)
+        """Logits (B,C,H,W) in float32 or wider, by the prediction rule; computed once and kept, as the next three."""
+        return self._cached("logits", size, self._folded)
+
+    def raw(self, size: tuple[int, int]) -> Tensor:
+        """Full-resolution rows (B,e+C,H,W) without the prediction rule, the extra ones first."""
+        return self._cached("raw", size, lambda size: self.enlarge(self.rows, size))
+
+    @property
+    def rows(self) -> Tensor:
+        """Low-resolution logits of all rows (B,e+C,h,w) in float32 or wider, the extra ones first."""
+        if not self.extras:
+            return at_least_float32(self.logits)
+        return torch.cat([at_least_float32(rows) for rows in (*self.extras.values(), self.logits)], dim=1)
+
+    def with_rows(self, rows: Tensor) -> "Output":
+        """The output with other `rows`."""
+        *extras, logits = rows.split([*(part.shape[1] for part in self.extras.values()), self.logits.shape[1]], dim=1)
+        return replace(self, logits=logits, extras=dict(zip(self.extras, extras, strict=True)), _upsampled={})
 
     def probabilities(self, size: tuple[int, int]) -> Tensor:
         """Softmax of the full-resolution logits, (B,C,H,W)."""
-        return self._cached("probabilities", size, lambda logits: logits.softmax(dim=1))
+        return self._cached("probabilities", size, lambda size: self._folded(size).softmax(dim=1))
 
     def log_probabilities(self, size: tuple[int, int]) -> Tensor:
         """Log-softmax of the full-resolution logits, (B,C,H,W)."""
-        return self._cached("log_probabilities", size, lambda logits: logits.log_softmax(dim=1))
+        return self._cached("log_probabilities", size, lambda size: self._folded(size).log_softmax(dim=1))
 
     def strip(self, size: tuple[int, int], rows: slice) -> "Output":
-        """The logits alone, with full-resolution maps that are some rows of those of a size (H,W), that of all rows."""
+        """The logits of all rows alone, with full-resolution maps of some rows of pixels. `size`: (H,W) of all."""
         if (rows.start, rows.stop) == (0, size[0]):
             return self
         nothing = dict.fromkeys(("features", "stages", "class_features", "class_tokens", "before_activation"))
@@ -85,11 +105,17 @@ class Output:
             self._matrices[key] = F.interpolate(unit[None], size, mode="linear", align_corners=False)[0].T
         return self._matrices[key]
 
-    def _cached(self, name: str, size: tuple[int, int], function: Callable[[Tensor], Tensor]) -> Tensor:
+    def _folded(self, size: tuple[int, int]) -> Tensor:
+        """Full-resolution logits by the prediction rule."""
+        if self.prediction == "learnt":
+            return self.enlarge(at_least_float32(self.logits), size)
+        return fold(self.prediction, self.raw(size), sum(part.shape[1] for part in self.extras.values()))
+
+    def _cached(self, name: str, size: tuple[int, int], function: Callable[[tuple[int, int]], Tensor]) -> Tensor:
         size = tuple(size)
         if (name, size) not in self._upsampled:
             with torch.enable_grad():  # the first call may be without gradients, a later one may need them
-                self._upsampled[name, size] = function(self.enlarge(at_least_float32(self.logits), size))
+                self._upsampled[name, size] = function(size)
         return self._upsampled[name, size]
 
 
@@ -101,6 +127,7 @@ class Network(nn.Module):
         self.encoder = encoder
         self.decoder = decoder
         self.returns_before_activation = False
+        self.prediction: Rule = "learnt"
         self.frozen: list[nn.Module] = []  # modules that stay in evaluation mode
 
     def return_before_activation(self) -> None:
@@ -129,7 +156,9 @@ class Network(nn.Module):
         image, patch = tuple(images.shape[-2:]), self.encoder.patch
         padded_size = tuple(-(-side // patch) * patch for side in image)
         padding = (image, padded_size) if padded_size != image else None
-        return Output(logits, features, stages, class_features, tokens, padding, before)
+        extras = self.decoder.extra_logits(features) if self.decoder.extras else {}
+        more = {"extras": extras, "prediction": self.prediction}
+        return Output(logits, features, stages, class_features, tokens, padding, before, **more)
 
     def grow(self, classes: int) -> None:
         """Adds a group of `classes` new channels. Old parameters keep their bytes."""
@@ -140,21 +169,30 @@ class Network(nn.Module):
         return self.decoder.channels
 
 
-def create_network(model: Model, groups: list[int], weights: Path | None = None) -> Network:
+def create_network(
+    model: Model, groups: list[int], weights: Path | None = None, extras: Mapping[str, Extra] | None = None
+) -> Network:
     """A network by the `model` section. Raises ValueError and WeightsError, see `create_encoder`.
 
     Args:
         groups: channels of each group of classes, the first with the background: [5, 2] for protocol 4-2 at step 1.
         weights: the encoder's weight file.
+        extras: rows and buffers that belong to no class, by name, see `Method.extras`.
     """
     encoder = create_encoder(model.encoder, model.output_stride, weights, model.pretrained, model.image_size)
-    return Network(encoder, create_decoder(model, encoder.widths[-1], groups))
+    return Network(encoder, create_decoder(model, encoder.widths[-1], groups, extras))
 
 
-def create_decoder(model: Model, in_width: int, groups: list[int]) -> DeepLabV3 | MaskTransformer:
-    """A decoder by the `model` section over `in_width` channels. Raises ValueError for sizes that do not fit."""
+def create_decoder(
+    model: Model, in_width: int, groups: list[int], extras: Mapping[str, Extra] | None = None
+) -> DeepLabV3 | MaskTransformer:
+    """A decoder by the `model` section over `in_width` channels. Raises ValueError for sizes that do not fit, and for
+    extras on a mask transformer, where another token would attend to the patches and shift the class norm."""
     if model.decoder == "deeplabv3":
-        return DeepLabV3(in_width, model.width, groups, atrous_rates=model.atrous_rates, dropout=model.dropout)
+        options = {"atrous_rates": model.atrous_rates, "dropout": model.dropout, "extras": extras}
+        return DeepLabV3(in_width, model.width, groups, **options)
+    if extras:
+        raise ValueError(f"a mask transformer has no rows beside its classes: {', '.join(extras)}. Use deeplabv3.")
     options = {"layers": model.layers, "heads": model.heads, "drop_path": model.drop_path}
     return MaskTransformer(in_width, model.width, groups, **options)
 

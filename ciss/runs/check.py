@@ -141,6 +141,7 @@ def _run_problems(config: Config, counts: dict[str, int]) -> Iterator[str]:
             last = counts[run.benchmark] - 1
             yield f"{config.file}: chain.{name}.step: {run.step}, but {run.benchmark} ends with step {last}. Remove it."
         method = _build(config, run.method)
+        yield from _base_problems(config, name, method)
         if not (unsuited := method and method.unsuited(config.benchmarks[run.benchmark])):
             continue
         key, reason = unsuited
@@ -149,3 +150,21 @@ def _run_problems(config: Config, counts: dict[str, int]) -> Iterator[str]:
             yield f"{config.file}: {key}: on {run.benchmark}, {reason}, under methods.{run.method}."
         else:
             yield f"{config.file}: benchmarks.{run.benchmark}.{key}: for {run.method}, {reason}. Change it."
+
+
+def _base_problems(config: Config, name: str, method: Method | None) -> Iterator[str]:
+    """Whether an increment continues a base step that its method can continue, see `Method.own_base`."""
+    run = config.chain[name]
+    base = config.bases.get(run.after)
+    before = base and _build(config, base.method)
+    if not (method and before):
+        return
+    wanted, present = (kind.own_base and code_of(kind.own_base) for kind in (method, before))
+    if wanted == (present and code_of(base.method)):
+        return
+    place = f"{config.file}: chain.{name}.after"
+    if wanted:
+        advice = f"{run.method} continues a base step of {method.own_base}. Plan it again, or name such a base step"
+    else:
+        advice = f"only {present} continues a base step of {base.method}. Name one that methods share"
+    yield f"{place}: {run.after} is a base step of {base.method}, but {advice}."

@@ -14,7 +14,7 @@ from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
 from ciss.data import Index, normalisation
 from ciss.data.loaders import stable_seed
 from ciss.methods import Method, code_of, method_class
-from ciss.models import Network, WeightsError, create_network, needs_two_images, packages
+from ciss.models import Extra, Network, WeightsError, create_network, needs_two_images, packages
 from ciss.protocol import Classes
 from ciss.store import code as store_code
 from ciss.store.code import Closure
@@ -62,9 +62,12 @@ class Run:
 
     @property
     def title(self) -> str:
-        """The method in tables: "mbs (adapted)" with another decoder than the published one."""
-        published = method_class(self.code).decoder
-        return self.method if published in (None, self.settings.model.decoder) else f"{self.method} (adapted)"
+        """The method in tables: "mbs (adapted)" with another decoder than the published one, "(own base)" where it does
+        not share the base step of the others."""
+        method = self.build_method()
+        remarks = [] if method.decoder in (None, self.settings.model.decoder) else ["adapted"]
+        remarks += ["own base"] * (method.own_base is not None) + method.remarks
+        return f"{self.method} ({', '.join(remarks)})" if remarks else self.method
 
     @property
     def joint(self) -> bool:
@@ -93,18 +96,27 @@ class Run:
     def build_method(self) -> Method:
         return method_class(self.code)(**self.coefficients)
 
-    def build_network(self, steps: int | None = None, *, starting_weights: bool = True) -> Network:
+    def extras(self, steps: int | None = None) -> dict[str, Extra]:
+        """What the network has beside its classes after a step (None: this run's), see `Method.extras`."""
+        return self.build_method().extras(self.classes.sizes, self.last_known_step if steps is None else steps)
+
+    def build_network(
+        self, steps: int | None = None, *, starting_weights: bool = True, reader: "Run | None" = None
+    ) -> Network:
         """The untrained network.
 
         Args:
             steps: last step whose classes it has; None: this run's.
+            reader: the run whose method reads the network's outputs; None: this run.
             starting_weights: whether the encoder gets those of `model.weights` or `model.pretrained`. Without them no
                 file is needed. The same random numbers are drawn.
         """
         model = self.settings.model if starting_weights else replace(self.settings.model, pretrained=False)
         file = weight_file(self.settings) if starting_weights else None
-        network = create_network(model, self.channel_groups[: None if steps is None else steps + 1], file)
-        if self.build_method().needs_before_activation:
+        groups = self.channel_groups[: None if steps is None else steps + 1]
+        network = create_network(model, groups, file, self.extras(steps))
+        network.prediction = self.build_method().prediction
+        if (reader or self).build_method().needs_before_activation:
             network.return_before_activation()
         return network
 
@@ -137,7 +149,12 @@ class Run:
         del settings["model"]["input_statistics"]
         if (statistics := normalisation.input_statistics(self.settings.model)) != normalisation.IMAGENET:
             settings["model"]["input_statistics"] = [list(values) for values in statistics]
+        # Stored only if there are any, as above.
+        rows = {"extras": {name: extra.rows for name, extra in extras.items()}} if (extras := self.extras()) else {}
+        if (rule := self.build_method().prediction) != "learnt":
+            rows["prediction"] = rule
         return {
+            **rows,
             "benchmark": settings,
             "method": self.method,
             "coefficients": self.coefficients,
@@ -199,7 +216,7 @@ def load_network(run: Run, device: torch.device, *, reader: Run | None = None) -
         command += f" --config {run.config}"
     if not file.is_file():
         raise CheckpointError(f"{file}: {run.name} is not trained yet. Train it: dvc repro, or {command}")
-    network = (reader or run).build_network(run.last_known_step, starting_weights=False)
+    network = run.build_network(starting_weights=False, reader=reader)
     if different := run.differences(restore(network, file)):
         raise CheckpointError(
             f"{file}: made with other parameters ({'; '.join(different)}). Restore them, or train it again: {command}"
@@ -216,6 +233,9 @@ def starting_network(run: Run, method: Method) -> Network:
     if run.after is None:
         return run.build_network()
     network = load_network(run.before, torch.device("cpu"), reader=run).requires_grad_(True)
+    if extras := run.extras(run.step - 1):  # a shared base step has none
+        network.decoder.add_extras(extras)
+    network.prediction = method.prediction
     if new := len(run.classes.new(run.step)):  # a later step of the domain setting brings none
         method.initialise(network, new)
     return network

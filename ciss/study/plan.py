@@ -20,6 +20,7 @@ from ciss.methods import BROKEN, METHODS, code_of
 from ciss.runs import run as runs_run
 from ciss.store import files
 from ciss.study import plan_check
+from ciss.study.plan_runs import add_runs, flow, own_base
 from ciss.study.presets import load, present_names, presets
 
 ORDERS_TRIED = 1_000  # shuffles
@@ -80,7 +81,9 @@ def plan(document: CommentedMap, request: Request) -> CommentedMap:
         for section in set(ABOUT) - {"methods"}:
             for name in list(document[section]):
                 del document[section][name]
-    _add_coefficients(document["methods"], request)
+    _add_coefficients(document["methods"], request, [*request.methods, "finetune", *["joint"] * bool(request.joint)])
+    own_bases = {own_base(document["methods"], method) for method in request.methods} - {None, *request.methods}
+    _add_coefficients(document["methods"], request, sorted(own_bases))
     for number, order in enumerate(_orders(request)):
         name = first if number == 0 else f"{first}-order{number}"
         if name in old["benchmarks"] and not request.fresh:
@@ -92,13 +95,13 @@ def plan(document: CommentedMap, request: Request) -> CommentedMap:
             document["benchmarks"].ca.items.pop(name, None)
         settings.update({key: getattr(request, key) for key in ("dataset", "protocol", "setting")})
         if order:
-            settings["order"] = _flow(order)
+            settings["order"] = flow(order)
         for key, value in changes:
             _assign(settings, key, copy.deepcopy(value))
         document["benchmarks"][name] = settings
         steps = _steps(settings, name, request)
         for seed in request.seeds:
-            _add_runs(document, name, seed, steps, request)
+            add_runs(document, name, seed, steps, request.methods, joint=request.joint)
     _list_own_data(document)
     if not request.add:
         _remove_unused_variants(document, request.fresh)
@@ -106,10 +109,10 @@ def plan(document: CommentedMap, request: Request) -> CommentedMap:
     return document
 
 
-def _add_coefficients(sections: CommentedMap, request: Request) -> None:
-    """Adds the coefficients of the requested methods. Edited ones stay, and a line names where the preset differs."""
+def _add_coefficients(sections: CommentedMap, request: Request, methods: list[str]) -> None:
+    """Adds the coefficients of methods. Edited ones stay, and a line names where the preset differs."""
     preset = _preset(request)
-    for method in [*request.methods, "finetune", *(["joint"] if request.joint else [])]:
+    for method in methods:
         present = sections.get(method)
         if present is not None and not _knows(preset, method):
             continue
@@ -117,7 +120,7 @@ def _add_coefficients(sections: CommentedMap, request: Request) -> None:
         if present == wanted:
             continue
         if present is None or (not request.add and _unedited(method, present)):
-            sections[method] = _flow(wanted)
+            sections[method] = flow(wanted)
             continue
         different = [key for key in present if present[key] != wanted.get(key)]
         if kept := ", ".join(f"{key} {present[key]} (preset: {wanted[key]})" for key in different):
@@ -154,7 +157,7 @@ def _list_own_data(document: CommentedMap) -> None:
     if "own" not in document:
         document.yaml_set_comment_before_after_key("own", before=f"\n{OWN}")
     if document.get("own") != own:
-        document["own"] = _flow(own)
+        document["own"] = flow(own)
 
 
 def _restore_comments(document: CommentedMap, old: CommentedMap) -> None:
@@ -169,25 +172,6 @@ def _restore_comments(document: CommentedMap, old: CommentedMap) -> None:
                 document[section].ca.items.pop(name, None)
             elif document[section][name] == old[section][name]:
                 document[section][name] = old[section][name]  # with its comment
-
-
-def _add_runs(document: CommentedMap, benchmark: str, seed: int, steps: int, request: Request) -> None:
-    base = f"{benchmark}-s{seed}"
-    start = {"benchmark": benchmark, "method": "finetune", "code": "finetune", "seed": seed}
-    document["bases"][base] = _flow(start)
-    for method in request.methods:
-        after = base
-        for step in range(1, steps):
-            run = f"{base}-{method}-{step}"
-            values = {"method": method, "code": code_of(method), "step": step, "benchmark": benchmark, "seed": seed}
-            document["chain"][run] = _flow({"after": after, **values})
-            after = run
-        document["ends"][f"{base}-{method}"] = _flow({"run": after, "benchmark": benchmark})
-    if request.joint:
-        document["joints"][f"{base}-joint"] = _flow({**start, "method": "joint", "code": "joint"})
-        document["ends"][f"{base}-joint"] = _flow({"run": f"{base}-joint", "benchmark": benchmark})
-    elif not request.methods:  # the base step alone is a study, too
-        document["ends"][base] = _flow({"run": base, "benchmark": benchmark})
 
 
 def _remove_unused_variants(document: CommentedMap, fresh: bool) -> None:
@@ -323,15 +307,6 @@ def _assign(settings: CommentedMap, key: str, value) -> None:
         if not isinstance(settings, dict):
             raise ConfigError(f"--set {key}: {parent} is no section. Leave out what follows it.")
     settings[last] = value
-
-
-def _flow(value):
-    """A list or mapping on one line; a long mapping on a line for each key."""
-    if isinstance(value, dict) and len(value) > 8:
-        return CommentedMap({key: _flow(v) if isinstance(v, list) else v for key, v in value.items()})
-    node = CommentedSeq(value) if isinstance(value, list) else CommentedMap(value)
-    node.fa.set_flow_style()
-    return node
 
 
 def _move_comments(mapping: CommentedMap) -> None:

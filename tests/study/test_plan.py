@@ -8,6 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from ciss import config, paths
+from ciss.config import ConfigError
 from ciss.methods import METHODS, Method
 from ciss.methods.base import coefficients
 from ciss.runs import check as runs_check
@@ -560,3 +561,51 @@ def test_orders_bring_other_classes_in_some_step(planned):
 @pytest.mark.parametrize("words", [["--orders", "2"], ["--order", *"12345678"]])
 def test_domains_have_no_order_of_classes(planned, words):
     assert f"{words[0]}: in the domain setting" in planned.fails("cityscapes", "11-5", "--setting", "domain", *words)
+
+
+@coefficients
+class OwnBase(Method):
+    """A method that trains its base step, too, unless it is told to share one."""
+
+    share: bool = False
+
+    @property
+    def own_base(self):
+        return None if self.share else "apart"
+
+
+@pytest.fixture
+def apart(planned, monkeypatch):
+    OwnBase.presets = {"shared": {"share": True}}
+    monkeypatch.setitem(METHODS, "apart", OwnBase)
+    monkeypatch.setattr(plan, "INCREMENTAL", [*plan.INCREMENTAL, "apart"])
+    return planned
+
+
+def test_a_base_step_of_its_own(apart):
+    apart("shapes", "--methods", "mib", "apart", "apart-shared", "--no-joint", "--seeds", "0", "1")
+    settings = apart.config
+    bases = ["shapes-s0", "shapes-s0-apart", "shapes-s1", "shapes-s1-apart"]
+    assert list(settings.bases) == bases
+    assert [settings.bases[name].code for name in bases[:2]] == ["finetune", "apart"]
+    starts = [settings.path(f"shapes-s0-{method}")[0] for method in ("mib", "apart", "apart-shared")]
+    assert starts == ["shapes-s0", "shapes-s0-apart", "shapes-s0"]
+    titles = [resolve(settings, f"shapes-s1-{method}-2").title for method in ("mib", "apart", "apart-shared")]
+    assert titles == ["mib", "apart (own base)", "apart-shared"]
+    apart("shapes", "--methods", "apart", "--no-joint")
+    assert list(apart.config.bases) == ["shapes-s0-apart"], "no base step that nothing continues"
+
+
+def test_the_base_step_fits_the_method(apart):
+    apart("shapes", "--methods", "mib", "apart", "--no-joint")
+    apart.edit("shapes-s0-apart-1: {after: shapes-s0-apart", "shapes-s0-apart-1: {after: shapes-s0")
+    with pytest.raises(
+        ConfigError, match="chain.shapes-s0-apart-1.after: shapes-s0 is a base step of finetune, but"
+    ):
+        runs_check.check(apart.config)
+    apart("shapes", "--methods", "mib", "apart", "--no-joint", "--fresh")
+    apart.edit("shapes-s0-mib-1: {after: shapes-s0,", "shapes-s0-mib-1: {after: shapes-s0-apart,")
+    with pytest.raises(
+        ConfigError, match="shapes-s0-apart is a base step of apart, but only apart"
+    ):
+        runs_check.check(apart.config)

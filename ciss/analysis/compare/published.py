@@ -227,7 +227,7 @@ def published_table(
     study (`ours_`) are NaN unless it ran the method, it has the published convention, and both were scored on centre
     crops or both at full resolution. `differs`: all other differences, and what is not known.
     """
-    titles = {title.removesuffix(" (adapted)"): title for title in sorted(scores, reverse=True)}  # the exact one wins
+    titles = {title.partition(" (")[0]: title for title in sorted(scores, reverse=True)}  # the exact one wins
     rows = []
     for result in find(results, benchmark.dataset, benchmark.protocol, benchmark.setting):
         title = titles.get(result.method)
@@ -255,7 +255,7 @@ def _differences(result: Result, benchmark: ComparedBenchmark, title: str | None
     same_network = result.backbone and _same_network(result.backbone, benchmark.encoder)
     candidates = [
         (title is None, "not run here"),
-        (title not in (None, result.method), f"ours is adapted to {benchmark.decoder}"),
+        (title is not None and "adapted" in title, f"ours is adapted to {benchmark.decoder}"),
         (not known, "convention unknown"),
         (known and title and not scored, f"ours was not scored in the convention {result.convention}"),
         (result.resolution is None, "resolution unknown"),

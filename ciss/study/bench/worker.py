@@ -239,7 +239,9 @@ def leaves(output: Output, learns: bool) -> Output:
             return value.detach().requires_grad_(learns)
         if isinstance(value, list):
             return [leaf(entry) for entry in value]
-        return {} if isinstance(value, dict) else value
+        if isinstance(value, dict):  # logits of extra rows by name, or what the output keeps
+            return {name: leaf(entry) for name, entry in value.items() if isinstance(name, str)}
+        return value
 
     changes = {part.name: leaf(getattr(output, part.name)) for part in fields(output) if part.init}
     return replace(output, **changes)
