@@ -599,13 +599,9 @@ def test_a_base_step_of_its_own(apart):
 def test_the_base_step_fits_the_method(apart):
     apart("shapes", "--methods", "mib", "apart", "--no-joint")
     apart.edit("shapes-s0-apart-1: {after: shapes-s0-apart", "shapes-s0-apart-1: {after: shapes-s0")
-    with pytest.raises(
-        ConfigError, match="chain.shapes-s0-apart-1.after: shapes-s0 is a base step of finetune, but"
-    ):
+    with pytest.raises(ConfigError, match="chain.shapes-s0-apart-1.after: shapes-s0 is a base step of finetune, but"):
         runs_check.check(apart.config)
     apart("shapes", "--methods", "mib", "apart", "--no-joint", "--fresh")
     apart.edit("shapes-s0-mib-1: {after: shapes-s0,", "shapes-s0-mib-1: {after: shapes-s0-apart,")
-    with pytest.raises(
-        ConfigError, match="shapes-s0-apart is a base step of apart, but only apart"
-    ):
+    with pytest.raises(ConfigError, match="shapes-s0-apart is a base step of apart, but only apart"):
         runs_check.check(apart.config)
