@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from ciss import paths
+from ciss import paths, updates
 from ciss.documents import ConfigError, choose, line_of, plain, read_yaml, short
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -88,7 +88,7 @@ class Train:
     base: Phase
     increment: Phase
     crop: Pixels
-    batch: Count  # images per process and forward pass
+    batch: Count  # images of a forward pass, those of all processes together
     accumulate: Count = 1  # forward passes per update
     resize: Pixels | None = None  # of the shorter side, before anything else; null: as it is
     augmentation: Literal["none", "resized_crop", "scaled_crop"] = "none"
@@ -104,7 +104,7 @@ class Train:
     channels_last: bool = True
     compile: bool = False
     threads: Few = 2  # CPU threads; another number changes the last digits of results
-    processes: Few = 1  # of this machine, each with its own batch and GPU; an update has that many batches
+    processes: Few = 1  # of this machine, each with its own GPU and an equal share of the batch
     # loader processes, which do not change the result; auto: as many as training leaves cores for
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=1_024)] = "auto"
     # where images are resized, cropped and flipped: in loader processes, or on the training's device, for a GPU that
@@ -184,6 +184,7 @@ class Config:
     own: list[Name] = Field(default_factory=list)  # benchmarks on data of your own, whose images may change
     output: Text = "."  # where data, runs, results and reports go, relative to the project
     complete: bool = False  # notebooks train the runs they miss: for files of a few seconds
+    version: Literal[2] | None = None  # null: `train.batch` may count the images of one process, see `ciss.updates`
     file: str = Field(default="params.yaml", init=False)  # what errors name
 
     def runs(self) -> dict[str, Start]:
@@ -317,6 +318,7 @@ def _keys(kind: type) -> Iterator[str]:
 def _chain_problems(config: Config) -> Iterator[str]:
     """Mistakes in the names of benchmarks and runs, and in the chain."""
     yield from _name_problems(config)
+    yield from updates.problems(config.benchmarks, config.version)
     runs = config.runs()
     known = {
         "benchmark": ("benchmark", config.benchmarks),

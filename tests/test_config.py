@@ -186,7 +186,8 @@ def test_a_mistake_in_a_benchmark(document, key, value, words):
     ("key", "value", "words"),
     [
         ("benchmark", {}, "unknown key. Did you mean 'benchmarks'?"),
-        ("file", 1, "unknown key. There are: bases, benchmarks, chain, complete, ends, joints, methods, output, own."),
+        ("file", 1, "unknown key. There are: bases, benchmarks, chain, complete, ends, joints, methods, output, own, "
+         "version."),
         ("bases", ..., "this key is missing. Add it."),
         ("benchmarks", [], "found [], but it should be a section."),
         ("bases.s0.seeds", 1, "unknown key. Did you mean 'seed'?"),

@@ -120,32 +120,35 @@ class Images(Dataset):
 class ShuffledBatches(Sampler):
     """Batches of (epoch, image). The order is the same in every process; each process takes its share of every batch.
 
-    An epoch drops the images that do not fill a last update (batch x accumulate x processes). An epoch with fewer
-    images than an update uses all, in batches of even size. Raises DataError for fewer images than processes.
+    An epoch drops the images that do not fill a last update (batch x accumulate). An epoch with fewer images than an
+    update uses all, in batches of even size. Raises DataError for fewer images than processes.
+
+    Args:
+        batch: images of a batch, those of all processes together.
     """
 
     def __init__(self, images: list[int], batch: int, accumulate: int, seed: int):
         self.images, self.batch, self.seed, self.epoch = torch.tensor(images), batch, seed, 0
         self.rank, self.world = distributed.rank(), distributed.world()
-        update = batch * accumulate * self.world
-        self.images_per_epoch = len(images) - len(images) % (update if len(images) >= update else self.world)
-        if not self.images_per_epoch:
+        update = batch * accumulate
+        self.images_per_epoch = len(images) - (len(images) % update if len(images) >= update else 0)
+        if len(images) < self.world:
             raise _too_few(len(images), self.world)
 
     def __len__(self) -> int:
-        return -(-self.images_per_epoch // (self.batch * self.world))
+        batches = -(-self.images_per_epoch // self.batch)
+        return min(batches, self.images_per_epoch // self.world)  # each process has an image of every batch
 
     @property
     def smallest(self) -> int:
-        """Images in the smallest batch."""
-        return self.images_per_epoch // (len(self) * self.world)
+        """Images in the smallest batch, those of all processes together."""
+        return self.images_per_epoch // len(self)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         generator = torch.Generator().manual_seed(stable_seed(self.seed, self.epoch))
         order = self.images[torch.randperm(len(self.images), generator=generator)[: self.images_per_epoch]]
-        # Process r takes every world-th batch. One process with accumulation would have the same batches.
-        for own_batch in order.tensor_split(len(self) * self.world)[self.rank :: self.world]:
-            yield [(self.epoch, number) for number in own_batch.tolist()]
+        for batch in order.tensor_split(len(self)):  # one process has the same batches, as a whole
+            yield [(self.epoch, number) for number in batch.tensor_split(self.world)[self.rank].tolist()]
 
 
 def _too_few(images: int, processes: int) -> DataError:
@@ -186,7 +189,8 @@ def training_loader(benchmark: Benchmark, index: Index, images: list[int], table
         device=distributed.device() if on_device else None,
     )
     pixels = max(height * width for height, width in index.sizes["train"]) if on_device else train.crop**2
-    return _loader(dataset, ShuffledBatches(images, train.batch, train.accumulate, seed), train, train.batch * pixels)
+    share = -(-train.batch // distributed.world())
+    return _loader(dataset, ShuffledBatches(images, train.batch, train.accumulate, seed), train, share * pixels)
 
 
 def evaluation_loader(benchmark: Benchmark, index: Index, split: str, images: list[int], table: np.ndarray) -> Loader:

@@ -167,18 +167,18 @@ def change_notes(benchmark: Benchmark, folder: Path) -> list[str]:
 def epoch_images(benchmark: Benchmark, images: int) -> int:
     """Images of a step that one epoch uses. An epoch drops those that do not fill the last update."""
     train = benchmark.train
-    return ShuffledBatches(list(range(images)), train.batch, train.accumulate * train.processes, 0).images_per_epoch
+    return ShuffledBatches(list(range(images)), train.batch, train.accumulate, 0).images_per_epoch
 
 
 def _step_notes(benchmark: Benchmark, index: Index) -> list[str]:
     """Notes on steps with fewer images than an update, and on steps whose epochs leave many images out."""
     train, notes = benchmark.train, []
-    update = train.batch * train.accumulate * train.processes
+    update = train.batch * train.accumulate
     for step, images in enumerate(map(len, index.steps)):
         used = epoch_images(benchmark, images) if images >= update else images
         if images < update:
             note = f"Step {step} has {images} training image{'s' if images > 1 else ''}, fewer than the {update} of an "
-            note += "update (train.batch x accumulate x processes). Each of its epochs is one update."
+            note += "update (train.batch x accumulate). Each of its epochs is one update."
             phase = "increment" if step else "base"
             if images == 1 and benchmark.model.decoder == "deeplabv3" and getattr(train, phase).norm != "frozen":
                 note += f" One image has no batch statistics: set train.{phase}.norm to frozen."

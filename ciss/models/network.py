@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ciss import distributed
 from ciss.config import Model
 from ciss.models.deeplabv3 import DeepLabV3
 from ciss.models.encoders import create_encoder
 from ciss.models.extras import Extra
 from ciss.models.mask_transformer import MaskTransformer
 from ciss.models.prediction import Rule, fold
+from ciss.models.synchronised import synchronise
 from ciss.precision import at_least_float32
 
 
@@ -214,14 +216,18 @@ def needs_two_images(model: Model, crop: int) -> str | None:
 
 
 def set_norm_mode(network: Network, norm: str) -> Network:
-    """Sets training mode and how batch normalisation works. Returns the network, whose layers `sync` replaces.
+    """Sets training mode and how batch normalisation works. Returns the network, whose layers may be replaced.
 
     Args:
-        norm: `batch`: statistics of the batch. `sync`: of the batches of all processes; needs CUDA, otherwise as
-            `batch`. `frozen`: running statistics, which stay as they are; scale and shift still learn.
+        norm: `batch` and `sync`: statistics of the batch, those of the images in all processes together. `frozen`:
+            running statistics, which stay as they are; scale and shift still learn.
     """
     synced = any(isinstance(module, nn.SyncBatchNorm) for module in network.modules())
-    if norm == "sync" and next(network.parameters()).is_cuda and not synced:  # timm's drops activations the second time
+    on_gpu = next(network.parameters()).is_cuda
+    several = norm != "frozen" and distributed.world() > 1
+    if several and not on_gpu:
+        network = synchronise(network)
+    if (norm == "sync" or several) and on_gpu and not synced:  # timm's drops activations the second time
         from timm.layers import convert_sync_batchnorm
 
         network = convert_sync_batchnorm(network)

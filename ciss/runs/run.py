@@ -315,13 +315,8 @@ def weight_file(benchmark: Benchmark) -> Path | None:
 
 
 def lone_image(benchmark: Benchmark, phase: Phase, images: int) -> bool:
-    """Whether a batch of so many `images` cannot be normalised: one image, where a layer has one value per channel.
-
-    `sync` normalises over the processes of a training on GPUs, and as `batch` without GPUs.
-    """
+    """Whether a batch of so many `images` in all processes together cannot be normalised: one image, where a layer has
+    one value per channel."""
     if images != 1 or phase.norm == "frozen":
-        return False
-    processes = max(benchmark.train.processes, distributed.world())
-    if phase.norm == "sync" and torch.cuda.is_available() and processes > 1:
         return False
     return needs_two_images(benchmark.model, benchmark.train.crop) is not None

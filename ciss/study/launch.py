@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from ciss import config, paths
+from ciss import config, paths, updates
 from ciss.config import Config, ConfigError
 from ciss.data import prepare
 from ciss.processor import available_cores
@@ -131,7 +131,8 @@ def prepared(runs: list[str], config_file: str) -> tuple[Config, list[str]]:
 
 
 def gpus_per_run(settings: Config, wanted: int | None) -> int:
-    """How many GPUs each run takes. Raises ConfigError where the machine has fewer, or `train.processes` differs.
+    """How many GPUs each run takes. Raises ConfigError if the machine has fewer, if `train.processes` differs, or if a
+    batch does not divide among them.
 
     Args:
         wanted: the number asked for; None: `train.processes`.
@@ -144,6 +145,10 @@ def gpus_per_run(settings: Config, wanted: int | None) -> int:
     if (present := torch.cuda.device_count()) < wanted:
         remedy = f"Take at most {present}" if present else "Leave --per-run out"
         raise ConfigError(f"--per-run {wanted}: this machine has {present} GPUs. {remedy}.")
+    for name, benchmark in settings.benchmarks.items():
+        updates.require_divided(
+            benchmark.train.batch, wanted, f"--per-run {wanted}: {settings.file}: benchmarks.{name}"
+        )
     return wanted
 
 

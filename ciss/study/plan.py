@@ -13,7 +13,7 @@ import numpy as np
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from ciss import config, documents, paths, protocol
+from ciss import config, documents, paths, protocol, updates
 from ciss.config import ConfigError
 from ciss.data import DATASETS, data_set
 from ciss.methods import BROKEN, METHODS, code_of
@@ -103,6 +103,7 @@ def plan(document: CommentedMap, request: Request) -> CommentedMap:
         for seed in request.seeds:
             add_runs(document, name, seed, steps, request.methods, joint=request.joint)
     _list_own_data(document)
+    updates.mark(document)
     if not request.add:
         _remove_unused_variants(document, request.fresh)
     _restore_comments(document, old)

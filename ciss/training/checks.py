@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 import torch
 
-from ciss import distributed
+from ciss import distributed, updates
+from ciss.config import ConfigError
 from ciss.data import DataError, Index
 from ciss.models import needs_two_images
 from ciss.runs import results
@@ -16,6 +17,18 @@ from ciss.store.files import CheckpointError
 
 class MemoryShort(Exception):
     """The device or the machine has no memory left."""
+
+
+def require_processes(run: Run) -> None:
+    """Raises ConfigError if this training has another number of processes than `train.processes`, or one among which
+    the batch does not divide. Prints how the images of an update are shared."""
+    train, world = run.settings.train, distributed.world()
+    if train.processes not in (1, world):
+        raise ConfigError(f"train.processes is {train.processes}, but there are {world}. Make them equal.")
+    updates.require_divided(train.batch, world, f"{run.config}: benchmarks.{run.benchmark}")
+    if world > 1:
+        share = f"{train.batch // world} in each of {world} processes"
+        distributed.log(f"{run.name}: a batch has {train.batch} images in all, {share}.")
 
 
 def require_current(run: Run, index: Index) -> None:
@@ -43,16 +56,15 @@ def require_batch_statistics(run: Run, images: int, smallest: int) -> None:
 
     Args:
         images: number of training images of the step.
-        smallest: number of images in the smallest batch.
+        smallest: number of images in the smallest batch, those of all processes together.
     """
     if not lone_image(run.settings, run.phase, smallest):
         return
     phase = "increment" if run.after else "base"
     layer = needs_two_images(run.settings.model, run.settings.train.crop)
-    across = f" in {distributed.world()} processes" if distributed.world() > 1 else ""
     raise DataError(
         f"{run.name}: step {run.step} has {images} training image(s), and with train.batch {run.settings.train.batch}"
-        f"{across} a batch of one image, which has no batch statistics in {layer}. "
+        f" a batch of one image, which has no batch statistics in {layer}. "
         f"Set benchmarks.{run.benchmark}.train.{phase}.norm: frozen, or change train.batch."
     )
 

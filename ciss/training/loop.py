@@ -6,7 +6,7 @@
 A run starts from the checkpoint of the run named in `after`. It writes `runs/<benchmark>/<run>/` (weights, losses) and
 `results/<benchmark>/<run>/` (scores, confusion matrices, curves, sample predictions).
 
-With several processes, each sees one batch of an update. With `accumulate`, one process sees them one after the other.
+With several processes, each sees its share of every batch. With `accumulate`, an update has several batches.
 Losses are means over the whole update, all batches and processes included: see `Method.normalisers`.
 """
 
@@ -40,6 +40,7 @@ from ciss.runs.state import TrainingState
 from ciss.store import files
 from ciss.store.files import CheckpointError, Locked
 from ciss.store.weights import STATE_WEIGHTS, forget_state, load_state, save_state
+from ciss.training import checks
 from ciss.training.batches import BatchMaker, loss_weights, prepare_method, without_large_cache
 from ciss.training.checks import MemoryShort, explained_memory_errors, require_batch_statistics, require_current
 from ciss.training.evaluation import autocast, evaluate, judge_labels, precision_of, predict_samples, token_cosines
@@ -70,8 +71,7 @@ def train(run: Run) -> Path:
         distributed.launch(processes, "ciss", "train", run.name, "--config", run.config)
         return run.folder
     with distributed.session():
-        if processes not in (1, distributed.world()):
-            raise ConfigError(f"train.processes is {processes}, but there are {distributed.world()}. Make them equal.")
+        checks.require_processes(run)
         index = run.index()
         if run.after:  # checked together: an error on one node alone would leave the others waiting
             distributed.check_equal(predecessor(run).is_file(), f"{predecessor(run).relative_to(run.root)} is there")

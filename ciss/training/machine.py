@@ -146,7 +146,9 @@ def loaders(setup: Setup) -> Iterator[Result]:
     free = free_shared_memory()
     if trains and free is not None:
         # as `affordable`: half for training, half for scoring; with less, fewer processes are started
-        need = 2 * max(shared_bytes(loader_processes(train), train.batch * train.crop**2) for train in trains)
+        need = 2 * max(
+            shared_bytes(loader_processes(train), train.batch // train.processes * train.crop**2) for train in trains
+        )
         text = f"{SHARED}: {size(free)} free, loader processes need {size(need)}"
         yield text if free >= need else note(text, f"{REMEDY}, or training starts fewer processes")
 

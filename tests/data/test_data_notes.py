@@ -99,7 +99,7 @@ def test_other_classes_than_the_preset_expects():
 def test_a_step_smaller_than_an_update():
     (note,) = notes(benchmark(), index(train=({1}, {1}, {2}, {3}, {3})))
     assert note == (
-        "Step 1 has 1 training image, fewer than the 2 of an update (train.batch x accumulate x processes). "
+        "Step 1 has 1 training image, fewer than the 2 of an update (train.batch x accumulate). "
         "Each of its epochs is one update. One image has no batch statistics: set train.increment.norm to frozen."
     )
     (note,) = notes(benchmark(), index(train=({1}, {1}, {1}, {2}, {2}, {3}, {3})))
@@ -116,7 +116,7 @@ def test_an_epoch_uses_as_many_images_as_the_loader_gives(images, batch, accumul
 
 def test_thirty_one_images_in_batches_of_sixteen():
     assert epoch_images(benchmark(train={"batch": 16}), 31) == 16
-    assert epoch_images(benchmark(train={"batch": 8, "processes": 2}), 31) == 16
+    assert epoch_images(benchmark(train={"batch": 16, "processes": 2}), 31) == 16, "the batch is that of both"
 
 
 def test_classes_that_lack_are_named():

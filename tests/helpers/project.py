@@ -16,6 +16,7 @@ from ciss.data import prepare
 from ciss.runs.run import Run, index_folder, resolve
 
 DOCUMENT = {
+    "version": 2,
     "benchmarks": {
         "tiny": {
             "dataset": "shapes",

@@ -29,6 +29,17 @@ def note_methods(made: dict, replace=setattr) -> None:
     replace(runs_run.Run, "build_method", built)
 
 
+def note_images(images: list, replace=setattr) -> None:
+    """Adds the image ids of each batch of every update."""
+    update = loop.train_update
+
+    def noted(setup, batches, log):
+        images.append([batch.ids for batch in batches])
+        update(setup, batches, log)
+
+    replace(loop, "train_update", noted)
+
+
 def state_of(method) -> dict:
     """What `before_step` left: prototypes, counts, thresholds."""
     return {name: value for name, value in vars(method).items() if isinstance(value, torch.Tensor)}
@@ -123,12 +134,15 @@ def main() -> None:
     loop.require_current = lambda *_: None
     Run.differences = lambda *_: []
     note_methods(made)
+    note_images(images := [])
     settings = config.load("params.yaml")
     with distributed.session():
         rank = distributed.rank()
         for name in sys.argv[1:]:
             loop.train(resolve(settings, name))
             torch.save(state_of(made[name]), f"{name}-method-{rank}.pt")
+            torch.save(images, f"{name}-images-{rank}.pt")
+            images.clear()
         for name, coefficients in COMPENSATIONS.items():
             torch.save(compensate(rank, 2, **coefficients), f"{name}-compensated-{rank}.pt")
         torch.save(collect(rank), f"collected-{rank}.pt")

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from itertools import chain
 from types import SimpleNamespace
 
 import pytest
@@ -103,12 +104,12 @@ few = st.integers(1, 4)
 
 
 @settings(max_examples=150, deadline=None)
-@given(world=st.integers(1, 8), batch=few, accumulate=few, count=st.integers(1, 150), epoch=st.integers(0, 3))
-def test_shares_of_an_epoch(world, batch, accumulate, count, epoch):
-    """Update by update the batches that one process would accumulate; dealt out by turns."""
-    images = [3 * number + 1 for number in range(count)]
+@given(world=st.integers(1, 8), share=few, accumulate=few, count=st.integers(1, 150), epoch=st.integers(0, 3))
+def test_shares_of_an_epoch(world, share, accumulate, count, epoch):
+    """Batch by batch the images that one process has, in its order."""
+    images, batch = [3 * number + 1 for number in range(count)], share * world
 
-    def batches(accumulate):
+    def batches():
         sampler = loaders.ShuffledBatches(images, batch, accumulate, seed=5)
         sampler.epoch = epoch
         found = list(sampler)
@@ -117,23 +118,21 @@ def test_shares_of_an_epoch(world, batch, accumulate, count, epoch):
 
     if count < world:
         with pytest.raises(DataError, match=f"{count} training images cannot feed {world} processes"):
-            shares(lambda: batches(accumulate), world)
+            shares(batches, world)
         return
-    parts = shares(lambda: batches(accumulate), world)
+    parts, (alone,) = shares(batches, world), shares(batches, 1)
     assert len({len(part) for part in parts}) == 1, "they meet at every update"
-    alone = batches(accumulate * world)
-    if count >= batch * accumulate * world:
-        assert [part[k] for k in range(len(parts[0])) for part in parts] == alone
-        assert len(parts[0]) % accumulate == 0 and {len(share) for share in alone} == {batch}
-        assert count - sum(map(len, alone)) < batch * accumulate * world
-    else:  # shorter than an update: all of it but what does not divide among the processes
-        dealt = [number for part in parts for share in part for _, number in share]
-        assert len(dealt) == len(set(dealt)) == count - count % world and set(dealt) <= set(images)
-        sizes = {len(share) for part in parts for share in part}
-        assert max(sizes) - min(sizes) <= 1 and 0 < max(sizes) <= batch
-        # the same shuffle: what one process has left out is what comes last in its order
-        order = [number for share in alone for _, number in share]
-        assert set(dealt) == set(order[: len(dealt)])
+    together = [[image for part in parts for image in part[k]] for k in range(len(parts[0]))]
+    assert list(chain(*together)) == list(chain(*alone)), "the same images, in the same order"
+    for k in range(len(together)):
+        sizes = [len(part[k]) for part in parts]
+        assert max(sizes) - min(sizes) <= 1 and min(sizes) > 0, "equal shares"
+    if count >= batch * accumulate:
+        assert together == alone
+        assert len(alone) % accumulate == 0 and {len(share) for share in alone} == {batch}
+        assert count - sum(map(len, alone)) < batch * accumulate
+    else:  # shorter than an update: all of it
+        assert sum(map(len, alone)) == count and len(together) <= len(alone) <= accumulate
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,4 +1,4 @@
-"""Two processes are one that accumulates; they score once, write once, and stay equal."""
+"""Two processes are one with the same batches; they score once, write once, and stay equal."""
 
 import json
 import os
@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 from ciss.data.loaders import evaluation_loader
 from ciss.runs import results as runs_results
 from ciss.runs.results import read
-from ciss.runs.run import Run
 from ciss.training import loop
 from tests.helpers import torchrun_program
 from tests.helpers.project import environment, make
-from tests.helpers.torchrun_program import COMPENSATIONS, compensate, gathered, note_methods, state_of
+from tests.helpers.torchrun_program import COMPENSATIONS, compensate, gathered, note_images, note_methods, state_of
 
 pytestmark = pytest.mark.slow  # `test_distributed` holds what one process can show
 RUNS = ("base", "frozen", "whole")
@@ -26,9 +25,10 @@ VARIANTS = {
     "finetune": {},
     "mib": {},
     "plop": {"pod": 0.001},
-    "gsc": {"pod": 0.001},
-    "gsc-gated": {"pod": 0.001, "gate": "two_stage", "prototypes": "previous"},
-    "gsc-entropy": {"pod": 0.001, "relabelling": "entropy", "sharp_where": "certain"},
+    "gsc": {"pod": 0.001, "statistics": "global"},
+    "gsc-own": {"pod": 0.001},  # mean gradients of the pixels of one process
+    "gsc-gated": {"pod": 0.001, "gate": "two_stage", "prototypes": "previous", "statistics": "global"},
+    "gsc-entropy": {"pod": 0.001, "relabelling": "entropy", "sharp_where": "certain", "statistics": "global"},
     "mbs": {"threshold": 0.3},
 }
 DECODERS = {"deep": {}, "masks": {"decoder": "mask_transformer", "heads": 2, "layers": 1, "drop_path": 0.0}}
@@ -66,10 +66,9 @@ def gives(project, donor) -> None:
 
 @pytest.fixture(scope="module")
 def _alone(tmp_path_factory, tiny_data, frozen_code):
-    """One process that accumulates; its bases are trained."""
+    """One process; its bases are trained."""
     with environment(tiny_data) as patch:
         alone = make(tmp_path_factory.mktemp("alone") / "project", frozen_code, patch)
-        alone.document["benchmarks"]["tiny"]["train"] |= {"batch": 2, "accumulate": 2}
         plan(alone.document)
         for name in alone.document["benchmarks"]:
             alone.prepare(name)
@@ -84,7 +83,6 @@ def _trained(tmp_path_factory, tiny_data, frozen_code, _alone):
         project = make(tmp_path_factory.mktemp("torchrun") / "project", frozen_code, patch)
         tiny = project.document["benchmarks"]["tiny"]
         tiny["evaluation"]["batch"] = 1  # so that both processes predict samples
-        tiny["train"]["batch"] = 2
         plan(project.document)
         # the same, its statistics frozen; and with more accumulated batches than an epoch has
         for name, changes in {"frozen": {}, "whole": {"accumulate": 9}}.items():
@@ -102,7 +100,7 @@ def _trained(tmp_path_factory, tiny_data, frozen_code, _alone):
         names = (*RUNS, *CHAIN, *JOINTS)
         process = project.command(*torchrun, str(program), *names, env={**os.environ, "PYTHONPATH": "."})
         try:
-            out, error = process.communicate(timeout=200)
+            out, error = process.communicate(timeout=500)
         finally:
             process.terminate()  # torchrun ends its processes
         assert process.returncode == 0, error
@@ -134,7 +132,7 @@ def distance(one: dict, other: dict) -> float:
 
 
 def test_both_processes_have_the_same_network(trained):
-    """Also its running statistics, which each process gathers from its own images."""
+    """Also its running statistics."""
     for name in RUNS:
         one, other = noted(trained, name)
         assert distance(one["state"], other["state"]) == 0
@@ -166,22 +164,27 @@ def test_counts_are_those_of_one_process(trained):
         assert all((samples[i] == result["samples"][i]).all() for i in samples)
 
 
-@pytest.mark.parametrize("name", ["frozen", "whole"])
-def test_two_processes_are_one_that_accumulates(trained, make_project, name):
-    """The same half-batches."""
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_are_one_with_the_same_batches(trained, make_project, monkeypatch, name):
+    """Each update has the same images. `base` has statistics of its batches, `whole` several batches in an update."""
     alone = make_project("alone")
     alone.document = json.loads(json.dumps(trained.document))
-    alone.document["benchmarks"][name]["train"]["accumulate"] = 18 if name == "whole" else 2
-    alone.prepare(name)
+    alone.prepare(alone.run(name).benchmark)
+    note_images(images := [], monkeypatch.setattr)
     loop.train(alone.run(name))
+    halves = [torch.load(trained.folder / f"{name}-images-{rank}.pt") for rank in (0, 1)]
+    assert images == [[a + b for a, b in zip(*both, strict=True)] for both in zip(*halves, strict=True)]
     mine, theirs = (load_file(project.run(name).folder / "weights.safetensors") for project in (alone, trained))
-    assert distance(mine, theirs) < 1e-6
+    assert distance(mine, theirs) < (0.02 if name == "base" else 1e-6), (
+        "1e-7 in the starting weights moves `base` as far"
+    )
     log, other = (json.loads((project.run(name).folder / "log.json").read_text()) for project in (alone, trained))
     assert (
-        [row["updates"] for row in log] == [row["updates"] for row in other] == ([4, 8] if name == "frozen" else [1, 2])
+        [row["updates"] for row in log] == [row["updates"] for row in other] == ([1, 2] if name == "whole" else [4, 8])
     )
     for row, theirs in zip(log, other, strict=True):
-        assert row["loss"] == pytest.approx(theirs["loss"], abs=1e-5), "losses are means over all processes"
+        close = pytest.approx(theirs["loss"], abs=0.01 if name == "base" else 1e-5)
+        assert row["loss"] == close, "losses are means over all processes"
 
 
 def test_what_methods_collect_is_added_up(trained):
@@ -195,7 +198,7 @@ def test_what_methods_collect_is_added_up(trained):
         assert found["means"] == {"loss": 1.5, "loss/a": 1.5, "b": 5.0}
 
 
-# --- steps with a teacher: the same half-batches, in two processes and in one
+# --- steps with a teacher: the same batches, in two processes and in one
 
 
 def weights(project, name: str) -> dict:
@@ -216,7 +219,11 @@ def test_every_method_learns_the_same_in_two_processes(trained, alone, monkeypat
     mine, log = weights(alone, name), json.loads((run.folder / "log.json").read_text())
     found = read(run)
     others = trained.run(name)
-    assert distance(mine, weights(trained, name)) < 1e-6
+    apart = distance(mine, weights(trained, name))
+    if name == "deep-gsc-own" or name == "masks-gsc-own":
+        assert apart > 1e-5, "mean gradients of the pixels of one process"
+        return
+    assert apart < 1e-6
     there = json.loads((others.folder / "log.json").read_text())
     assert [row["updates"] for row in log] == [row["updates"] for row in there] and log[-1]["updates"] >= 10
     for row, other in zip(log, there, strict=True):
@@ -235,22 +242,6 @@ def test_every_method_learns_the_same_in_two_processes(trained, alone, monkeypat
     labels = runs_results.read(others)["labels"]
     assert labels.keys() == found["labels"].keys()
     assert all((labels[key] == found["labels"][key]).all() for key in labels)
-
-
-@pytest.mark.parametrize("name", ["deep-mib", "deep-plop", "masks-mbs", "deep-gsc"])
-def test_two_processes_are_one_with_a_batch_of_both_halves(trained, make_project, alone, monkeypatch, name):
-    """Losses are means over the whole update. GSC's compensation alone has means of its own process's pixels."""
-    both = make_project("both")
-    both.document = deepcopy(alone.document)
-    network = name.partition("-")[0]
-    both.document["benchmarks"][network]["train"] |= {"batch": 4, "accumulate": 1}
-    both.prepare(network)
-    gives(both, alone)
-    monkeypatch.setattr(loop, "require_current", lambda *_: None)  # the same teacher, of other batches
-    monkeypatch.setattr(Run, "differences", lambda *_: [])
-    loop.train(both.run(name))
-    apart = distance(weights(both, name), weights(trained, name))
-    assert apart > 1e-5 if name == "deep-gsc" else apart < 1e-6
 
 
 def test_a_process_may_have_nothing_to_score(trained):

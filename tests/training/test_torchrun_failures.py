@@ -56,7 +56,7 @@ def two(make_project):
 
 
 def prepared(project):
-    project.set("train.batch", 2)
+    project.set("train.batch", 4)
     (project.folder / "failing.py").write_text(FAILING)
     return project
 

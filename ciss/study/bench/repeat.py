@@ -1,7 +1,7 @@
 """Trains a small benchmark several times: does one seed give the same weights, also after a kill?
 
     python -m ciss.study.bench.repeat FILE.json                  # twice, and once killed and continued
-    python -m ciss.study.bench.repeat FILE.json --processes 2    # two processes, and one with as many batches an update
+    python -m ciss.study.bench.repeat FILE.json --processes 2    # two processes, and one with the same batches
 
 Writes, for each comparison, whether the weight files have the same bytes, and the largest difference of a weight.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from ciss import config
+from ciss import config, updates
 from ciss.data.sets import shapes
 from ciss.runs.run import Run, resolve
 from ciss.training.loop import STATE, train_all
@@ -26,6 +26,7 @@ from ciss.training.loop import STATE, train_all
 CODE = Path(__file__).resolve().parents[3]
 RUN = {"benchmark": "small", "seed": 0}
 DOCUMENT = {
+    "version": updates.VERSION,
     "benchmarks": {
         "small": {
             "dataset": "shapes",
@@ -88,7 +89,7 @@ class Project:
         return not ended
 
 
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of normalisation; each process has its own
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of normalisation
 
 
 def compare(one: Path, other: Path) -> dict:
@@ -110,11 +111,11 @@ def repeated(folder: Path) -> dict:
 
 
 def in_processes(folder: Path, processes: int) -> dict:
-    """Comparison of a training in several processes with one process that accumulates as many batches an update."""
-    several = Project(folder / "several", {"processes": processes, "batch": 4})
-    single = Project(folder / "single", {"accumulate": processes, "batch": 4})
+    """Comparison of a training in several processes with one process that has the same batches."""
+    several = Project(folder / "several", {"processes": processes, "batch": 4 * processes})
+    single = Project(folder / "single", {"batch": 4 * processes})
     differences = compare(several.train("base"), single.train("base"))
-    return {f"{processes} processes, and one with as many batches an update": differences}
+    return {f"{processes} processes, and one with the same batches": differences}
 
 
 def main() -> None:

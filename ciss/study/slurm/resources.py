@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from ciss import updates
 from ciss.config import Config, ConfigError, Few, Name, Natural, Positive, Text, section, validate
 from ciss.documents import read_yaml, round_trip_yaml
 from ciss.store import files
@@ -54,6 +55,8 @@ def read(file: Path, config: Config, benchmarks: Iterable[str]) -> dict[str, Res
         if planned not in (1, total):
             text = f"{name}: nodes: {asked.nodes} with gpus: {asked.gpus} train in {total} processes"
             raise ConfigError(f"{file.name}: {text}, but train.processes is {planned}. Make them equal.")
+        place = f"{file.name}: {name}: nodes: {asked.nodes}, gpus: {asked.gpus}: {config.file}: benchmarks.{name}"
+        updates.require_divided(config.benchmarks[name].train.batch, total, place)
         if taken := [option for option in asked.options if option.replace("-", "_") in OWN_OPTIONS]:
             raise ConfigError(f"{file.name}: {name}.options.{taken[0]}: this command sets it itself. Remove it.")
     return resources
