@@ -72,6 +72,10 @@ Fresh = Annotated[bool, Option("--fresh", help="Ignore settings and coefficients
 Output = Annotated[str, Option(metavar="FILE", help="File to write or check, relative to the project.")]
 Check = Annotated[bool, Option("--check", help="Check the file and its data. Change nothing.")]
 Clean = Annotated[bool, Option("--clean", help="Delete results of runs that are not in the file.")]
+MEASURE = "Measure a few updates of each kind of run: hours, memory and disk. Without DATASET, of the file as it is."
+Estimate = Annotated[bool, Option("--estimate", help=MEASURE)]
+RESOURCES = "Write FILE (default: cluster.yaml) for ciss train --slurm, with the estimate's hours and memory."
+Cluster = Annotated[list[str] | None, Option(metavar="[FILE]", help=RESOURCES)]
 Config = Annotated[str, Option("--config", metavar="FILE", help="Parameter file, relative to the project.")]
 Benchmark = Annotated[str, Argument(metavar="BENCHMARK", help="Name of a benchmark in params.yaml.")]
 RUN = {"metavar": "RUN", "help": "Name of a run: a key under bases, joints or chain in params.yaml."}

@@ -65,6 +65,8 @@ def plan(
     output: arguments.Output = "params.yaml",
     check: arguments.Check = False,
     clean: arguments.Clean = False,
+    estimate: arguments.Estimate = False,
+    cluster: arguments.Cluster = None,
 ) -> None:
     """Write params.yaml: benchmark, methods and the list of runs.
 
@@ -76,6 +78,8 @@ def plan(
     ciss plan shapes 4-2 --orders 3 --set train.batch=8       # three class orders
     ciss plan --check                                         # check params.yaml and its data
     ciss plan --clean                                         # delete results of runs not in params.yaml
+    ciss plan --estimate                                      # measure updates: hours, memory and disk
+    ciss plan --estimate --cluster                            # and write cluster.yaml
     """
     if check and clean:
         raise typer.BadParameter("not allowed with --check", param_hint="--clean")
@@ -84,19 +88,20 @@ def plan(
 
         plan_check.main(output, plan_check.check if check else plan_check.clean)
         return
-    if dataset is None:
-        raise typer.BadParameter("name a data set, or use --check or --clean", param_hint="DATASET")
+    if dataset is None and not estimate and cluster is None:
+        raise typer.BadParameter("name a data set, or use --check, --clean or --estimate", param_hint="DATASET")
     if orders > 1 and order:
         raise typer.BadParameter("not allowed with --order", param_hint="--orders")
-    from ciss.study.plan import Request, main
+    from ciss.study.estimate import command
 
-    if methods is not None:
-        methods = [method for method in methods if method]  # `--methods` alone: none
-    main(
-        Request(
-            dataset, protocol, setting, methods, seeds, orders, order, joint, preset, name, settings, add, fresh, output
-        )
-    )
+    if dataset is not None:
+        from ciss.study.plan import Request, main
+
+        if methods is not None:
+            methods = [method for method in methods if method]  # `--methods` alone: none
+        named = (dataset, protocol, setting, methods, seeds, orders, order, joint, preset, name, settings)
+        main(Request(*named, add, fresh, output))
+    command.after_plan(output, estimate, cluster[0] if cluster else None)
 
 
 @app.command(cls=Command)
@@ -149,6 +154,9 @@ def train(
         from ciss.training import loop
 
         loop.main(runs[0], config)
+        from ciss.study.estimate import command
+
+        command.print_comparison(runs, config)
     else:
         from ciss.study import launch
 

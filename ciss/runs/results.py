@@ -29,7 +29,8 @@ from ciss.store.weights import save_weights
 ARRAYS = ("confusion.npz", "curves.npz", "samples.npz", "trace.npz", "labels.npz", "tokens.npz")  # beside result.json
 CODE = "code.txt"  # `Closure.listing` of the code that trained
 SHOWN = 5  # definitions in a message
-MEASURED = ("training_seconds", "preparation_seconds", "wall_seconds", "peak_memory_bytes")
+MEASURED = ("training_seconds", "preparation_seconds", "wall_seconds", "processor_seconds", "peak_memory_bytes")
+MACHINE = ("other_cores", "idle_machine")
 VERSIONS = ("torch", "torchvision", "timm", "numpy")
 
 
@@ -179,7 +180,7 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, state: Tra
         save_weights(trained / "weights.safetensors", network, run.description())
         files.write_text(trained / "log.json", json.dumps(state.log, indent=1))
         result["weights"] = file_hash(trained / "weights.safetensors")
-        timing = {name: getattr(state, name) for name in MEASURED}
+        timing = {name: getattr(state, name) for name in (*MEASURED, *MACHINE)}
         timings.write(run.root, run.benchmark, run.name, {"weights": result["weights"], **timing})
         files.write_text(scored / "result.json", json.dumps(result, indent=1))
         files.write_text(scored / CODE, run.training_code().listing())

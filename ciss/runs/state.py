@@ -27,4 +27,7 @@ class TrainingState:
     confusion: Tensor | None = None  # (T,T) on the validation images
     samples: dict[str, np.ndarray] = field(default_factory=dict)  # predictions (H,W) uint8 by image id
     wall_seconds: float = 0.0  # of the process that finished the training
+    processor_seconds: float = 0.0  # of the same process
+    other_cores: float | None = None  # cores that other programs used on average; None: not known on this system
+    idle_machine: bool | None = None  # whether those were few
     precision: str = "float32"

@@ -17,6 +17,7 @@ from ciss.runs.results import file_hash, keep, recover
 from ciss.runs.run import Run, index_folder, resolve, steps
 from ciss.store import files
 from ciss.study.crew import Crew
+from ciss.study.estimate.command import print_comparison
 from ciss.study.process import command
 from ciss.training.loop import USER_ERRORS, predecessor
 
@@ -112,6 +113,7 @@ def main(runs: list[str], config_file: str, jobs: int | None, per_run: int | Non
     if failed:
         print(f"{summary}, {len(failed)} failed:", flush=True)
         sys.exit("\n".join(f"error: {name}: {message}" for name, message in failed.items()))
+    print_comparison(names, config_file, only_sum=True)
     print(f"{summary}. Next: dvc repro")
 
 

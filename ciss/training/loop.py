@@ -48,6 +48,7 @@ from ciss.training.log import DivergenceError, LossLog
 from ciss.training.meter import Meter
 from ciss.training.optimisation import CountingSchedule, GuardedSGD, choose_trainable, make_optimiser, make_schedule
 from ciss.training.progress import Progress
+from ciss.training.usage import Usage
 
 STATE = "state.safetensors"  # in a run's folder `resume`
 # Errors whose message is enough for the user: no traceback is shown.
@@ -93,7 +94,7 @@ def train(run: Run) -> Path:
 
 def run_training(run: Run, index: Index, identity: dict) -> None:
     """Trains one run and writes its results, in four parts: prepare, resume, one epoch at a time, finish."""
-    started = time.perf_counter()
+    usage = Usage()
     setup = prepare_training(run, index)
     file = run.resume / STATE
     shared = {**identity, "processes": distributed.world(), "listing": run.training_code().listing()}
@@ -107,7 +108,7 @@ def run_training(run: Run, index: Index, identity: dict) -> None:
             progress.epoch(state.log[-1], seconds)  # after saving: an epoch that is shown can be resumed
     finish(setup, state)
     if distributed.is_main():
-        state.wall_seconds = time.perf_counter() - started
+        vars(state).update(usage.read())
         write(run, setup.student, identity, index, state)
     distributed.barrier()
 

@@ -1,8 +1,9 @@
 """`cluster.yaml`: what the jobs of each benchmark ask of Slurm."""
 
 import io
+import math
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,8 +63,27 @@ def read(file: Path, config: Config, benchmarks: Iterable[str]) -> dict[str, Res
     return resources
 
 
-def write(file: Path, config: Config) -> list[str]:
-    """Adds a section for each benchmark that has none. Keeps what is there. Returns the names of the new sections."""
+@dataclass(frozen=True)
+class Needs:
+    """What the longest run of a benchmark takes, as `ciss plan --estimate` has it. `memory`: bytes; None: not known."""
+
+    hours: float
+    memory: int | None
+
+    def resources(self) -> dict[str, float]:
+        """Hours and GB to ask for: twice as much, because nodes differ."""
+        asked: dict[str, float] = {"hours": max(1.0, float(math.ceil(2 * self.hours)))}
+        if self.memory is not None:
+            asked["memory"] = max(4.0, float(math.ceil(2 * self.memory / 1e9)))
+        return asked
+
+
+def write(file: Path, config: Config, needs: dict[str, Needs] | None = None) -> list[str]:
+    """Adds a section for each benchmark that has none. Keeps what is there. Returns the names of the new sections.
+
+    Args:
+        needs: of benchmarks with an estimate.
+    """
     yaml = round_trip_yaml()
     document = read_yaml(file, yaml) if file.is_file() else None
     head = "" if document else HEAD
@@ -71,7 +91,9 @@ def write(file: Path, config: Config) -> list[str]:
     missing = [name for name in config.benchmarks if name not in document]
     for name in missing:
         train = config.benchmarks[name].train
-        document[name] = asdict(Resources(gpus=train.processes, cpus=max(4, train.threads * train.processes)))
+        known = needs[name].resources() if needs and name in needs else {}
+        asked = Resources(gpus=train.processes, cpus=max(4, train.threads * train.processes), **known)
+        document[name] = asdict(asked)
         document[name]["setup"] = []
     text = io.StringIO()
     yaml.dump(document, text)

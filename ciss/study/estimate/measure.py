@@ -1,0 +1,109 @@
+"""Measurements of the runs of a plan, kept in `timings/estimates/` for the same benchmark, device and code."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from ciss import paths
+from ciss.config import Config
+from ciss.runs import timings
+from ciss.runs.run import Run, digest, resolve
+from ciss.store import files
+from ciss.study.estimate import counts
+
+FOLDER = Path("timings", "estimates")
+SECONDS = 90.0  # for the updates of one case, after the first
+FREE = ("epochs", "lr")  # keys of a phase on which the time of an update does not depend
+
+
+class EstimateError(Exception):
+    """A run that cannot be measured. The message gives the reason."""
+
+
+def file_of(config: Config, benchmark: str) -> Path:
+    """The file with the measurements of a benchmark."""
+    return (paths.project() / config.output).resolve() / FOLDER / f"{benchmark}.json"
+
+
+def key(run: Run) -> str:
+    """What a measurement depends on: parameters, code, version of torch, and device."""
+    identity = run.identity("", None)
+    parameters = json.loads(json.dumps(identity["parameters"]))
+    del parameters["seed"]
+    train = parameters["benchmark"]["train"]
+    for phase in ("base", "increment"):
+        train[phase] = {name: value for name, value in train[phase].items() if name not in FREE}
+    train["curve"] = train["curve_every"] = None
+    for name in ("workers", "cache"):  # not part of the identity
+        train[name] = getattr(run.settings.train, name)
+    return digest({**identity, "parameters": parameters, "device": timings.device_name()})
+
+
+def known(config: Config) -> dict[str, dict]:
+    """Measurements that are at hand, by the name of the measured run."""
+    found: dict[str, dict] = {}
+    stored = {name: _stored(file_of(config, name)) for name in config.benchmarks}
+    if not any(stored.values()):
+        return found
+    for name in counts.representatives(config):
+        run = with_threads(resolve(config, name))
+        if (measured := stored[run.benchmark].get(key(run))) is not None:
+            found[name] = measured
+    return found
+
+
+def with_threads(run: Run) -> Run:
+    """The run, after setting the number of threads that its training has, which is part of the device's name."""
+    import torch  # here, because it takes seconds to import
+
+    torch.set_num_threads(run.settings.train.threads)
+    return run
+
+
+def _stored(file: Path) -> dict:
+    with suppress(OSError, ValueError):
+        return json.loads(file.read_text(encoding="utf-8"))
+    return {}
+
+
+def measured(config: Config, seconds: float = SECONDS) -> Iterator[tuple[str, dict]]:
+    """Measures what is not at hand, each run in a process of its own. Raises EstimateError."""
+    present = known(config)
+    for name in counts.representatives(config):
+        if name not in present:
+            yield name, (found := _measure(config, name, seconds))
+            run = with_threads(resolve(config, name))
+            file = file_of(config, run.benchmark)
+            files.write_text(file, json.dumps({**_stored(file), key(run): found}, indent=1) + "\n")
+        else:
+            yield name, present[name]
+
+
+def _measure(config: Config, name: str, seconds: float) -> dict:
+    case = {"config": config.file, "run": name, "seconds": seconds, "started": time.time()}
+    command = [sys.executable, "-m", "ciss.study.estimate.worker"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **options) as process:
+        out, errors = process.communicate(json.dumps(case))
+    if process.returncode:
+        lines = errors.strip().splitlines() or [f"exit status {process.returncode}"]
+        raise EstimateError(f"{name}: {lines[-1]}")
+    return json.loads(out.splitlines()[-1])
+
+
+def images_of(config: Config, benchmark: str) -> counts.Images:
+    """Numbers of images of a benchmark; those of the preset where the data were not read yet."""
+    from ciss.data import DataError
+
+    run = next(resolve(config, name) for name, entry in config.runs().items() if entry.benchmark == benchmark)
+    try:
+        return counts.Images.of_index(run.index())
+    except (DataError, OSError):
+        return counts.expected_images(replace(run.settings), list(run.classes.sizes))
