@@ -141,9 +141,8 @@ def test_runs_wait_for_what_they_continue(project):
 
 def test_data_that_are_not_here(project):
     """The preset's numbers, by classes: 10 x 4/6 and 10 x 2/6."""
-    benchmark = replace(
-        project.config.benchmarks["tiny"], holdout=2, expects=config.Expected(train=12, val=7, classes=6)
-    )
+    expects = config.Expected(train=12, val=7, classes=6)
+    benchmark = replace(project.config.benchmarks["tiny"], holdout=2, expects=expects)
     images = counts.expected_images(benchmark, [4, 2])
     assert images == Images((7, 3), 10, 2, (7, 7), known=False)
 
@@ -196,7 +195,7 @@ def test_the_command(measured_project, capsys):
 
     # --- reality
     loop.train_all(project.config)
-    base, increment, both = command.compare(["base", "mib-1"], "params.yaml")
+    base, _, both = command.compare(["base", "mib-1"], "params.yaml")
     assert base.startswith("base: ") and "of processor time, estimated" in base and "memory" in base
     assert both.startswith("2 runs: ")
     took = sum((project.run(n).folder / "weights.safetensors").stat().st_size for n in ("base", "mib-1"))

@@ -167,6 +167,9 @@ def totals(config: Config, measured: dict[str, dict], devices: int = 1) -> list[
     remark = ""
     if busy > FEW_CORES * (values["cores"] or 1):
         remark = f"; other programs used {busy:.1f} of {values['cores']} cores meanwhile, so an idle machine is faster"
+        if not clock:
+            idle = critical_seconds(config, found, 1, clock=0) / HOUR
+            remark += f": {idle / values['threads']:.2f} to {idle:.2f} hours on 1 device"
     lines.append(f"on the clock: {alone:.2f} hours on 1 device, {several}{remark}")
     lines.append(f"notebooks and other stages of dvc repro: {stages / HOUR:.2f} hours of processor time")
     disk = sum(one.disk for one in found)
