@@ -89,7 +89,7 @@ def plan(
         plan_check.main(output, plan_check.check if check else plan_check.clean)
         return
     if dataset is None and not estimate and cluster is None:
-        raise typer.BadParameter("name a data set, or use --check, --clean or --estimate", param_hint="DATASET")
+        raise typer.BadParameter("name a data set, or use --check or --clean, or --estimate", param_hint="DATASET")
     if orders > 1 and order:
         raise typer.BadParameter("not allowed with --order", param_hint="--orders")
     from ciss.study.estimate import command

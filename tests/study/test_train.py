@@ -212,6 +212,7 @@ def test_devices(monkeypatch):
 
 
 def test_devices_of_runs_that_take_several(project, monkeypatch):
+    project.set("train.batch", 60)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 5)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert launch.gpus(2) == ["0,1", "2,3"], "the fifth is left over"

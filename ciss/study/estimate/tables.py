@@ -163,14 +163,12 @@ def totals(config: Config, measured: dict[str, dict], devices: int = 1) -> list[
     alone = critical_seconds(config, found, 1) / HOUR
     others = sorted({2, 4, devices} - {1})
     several = ", ".join(f"{critical_seconds(config, found, number) / HOUR:.2f} on {number}" for number in others)
+    lines.append(f"on the clock: {alone:.2f} hours on 1 device, {several}")
     busy = max((one["other_cores"] or 0.0) for one in measured.values())
-    remark = ""
     if busy > FEW_CORES * (values["cores"] or 1):
-        remark = f"; other programs used {busy:.1f} of {values['cores']} cores meanwhile, so an idle machine is faster"
-        if not clock:
-            idle = critical_seconds(config, found, 1, clock=0) / HOUR
-            remark += f": {idle / values['threads']:.2f} to {idle:.2f} hours on 1 device"
-    lines.append(f"on the clock: {alone:.2f} hours on 1 device, {several}{remark}")
+        remark = f"  (other programs used {busy:.1f} of {values['cores']} cores meanwhile; on an idle machine "
+        idle = critical_seconds(config, found, 1, clock=0) / HOUR
+        lines.append(remark + ("less)" if clock else f"{idle / values['threads']:.2f} to {idle:.2f} on 1)"))
     lines.append(f"notebooks and other stages of dvc repro: {stages / HOUR:.2f} hours of processor time")
     disk = sum(one.disk for one in found)
     state = STATES * max(one.checkpoint for one in found)
