@@ -1,5 +1,6 @@
 """Arguments and options of the command `ciss`. Imports nothing heavy."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,6 +129,15 @@ Write = Annotated[bool, Option("--write", help="With --slurm: write FILE, or add
 STATES = "Show each run: trained, training, queued, failed, stopped or missing."
 Status = Annotated[bool, Option("--status", help=STATES)]
 Cancel = Annotated[bool, Option("--cancel", help="Remove runs, and all that continue them, from Slurm's queue.")]
+
+BOARD = "Write files for TensorBoard to live/, as with CISS_TENSORBOARD=1 in the environment."
+TensorBoard = Annotated[bool, Option("--tensorboard", help=BOARD)]
+
+
+def switch_tensorboard(on: bool) -> None:
+    """Sets the variable that all trainings of this command read, also those in other processes."""
+    if on:
+        os.environ["CISS_TENSORBOARD"] = "1"
 
 
 def exclusive(**given: bool) -> str | None:

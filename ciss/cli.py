@@ -9,6 +9,7 @@ from typer import Argument, Option
 
 from ciss import arguments
 from ciss.arguments import Command
+from ciss.study.watch import options
 
 app = typer.Typer(
     help="A reproducible laboratory for class-incremental semantic segmentation.",
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 data = typer.Typer(rich_markup_mode=None)
 app.add_typer(data, name="data", help="Generate, download or describe a data set.")
+app.command(cls=Command)(options.watch)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -115,6 +117,7 @@ def train(
     write: arguments.Write = False,
     status: arguments.Status = False,
     cancel: arguments.Cancel = False,
+    tensorboard: arguments.TensorBoard = False,
 ) -> None:
     """Train one run, several runs or all runs of params.yaml.
 
@@ -134,6 +137,7 @@ def train(
     Ctrl-C stops all runs. The same command continues each run after its last finished epoch. If you train several runs
     on one CPU, plan with --set train.threads=1. docs/cluster.md explains GPUs and Slurm.
     """
+    arguments.switch_tensorboard(tensorboard)
     chosen = arguments.exclusive(**{"try": trial, "slurm": slurm is not None, "status": status, "cancel": cancel})
     here = jobs is not None or per_run is not None
     if trial and (here or len(runs or []) != 1):

@@ -19,6 +19,7 @@ from ciss.store import files
 from ciss.study.crew import Crew
 from ciss.study.estimate.command import print_comparison
 from ciss.study.process import command
+from ciss.study.watch.terminal import Terminal
 from ciss.training.loop import USER_ERRORS, predecessor
 
 # Signals of a scheduler or a closed terminal. Windows lacks the last two.
@@ -102,7 +103,8 @@ def main(runs: list[str], config_file: str, jobs: int | None, per_run: int | Non
         jobs = jobs or max(1, len(devices))
         if not torch.cuda.is_available() and (remark := crowded(settings, jobs, available_cores())):
             print(remark, flush=True)
-        done, failed = crew(settings, jobs, devices, per_run or 1).train(names)
+        with Terminal(settings, names):
+            done, failed = crew(settings, jobs, devices, per_run or 1).train(names)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

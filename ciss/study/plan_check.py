@@ -14,7 +14,7 @@ from ciss.data.describe import name_conflicts
 from ciss.data.notes import change_notes, list_notes
 from ciss.data.pictures import DataError
 from ciss.runs import check as runs_check
-from ciss.runs import timings
+from ciss.runs import live, timings
 from ciss.runs.results import outdated
 from ciss.runs.run import index_folder, resolve
 from ciss.store import files
@@ -87,7 +87,8 @@ def clean(file: str) -> None:
     for folder in unnamed:
         print(f"removing results/{'/'.join(folder.parts[-2:])}")
         shutil.rmtree(folder)
-        timings.remove(root, *folder.parts[-2:])
+        for kept in (timings, live):
+            kept.remove(root, *folder.parts[-2:])
     if not unnamed:
         print(f"results/ holds no runs that {file} does not name.")
 

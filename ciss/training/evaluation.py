@@ -29,17 +29,22 @@ def evaluate(run: Run, network: Network, loader: Loader) -> Tensor:
     return distributed.all_sum(total).cpu()
 
 
-@torch.inference_mode()
 def predict_samples(run: Run, network: Network, index: Index) -> dict[str, np.ndarray]:
     """Predictions (H,W) uint8 as positions for the images of `sample_images`, by image id."""
     images = sample_images(run, index)
-    samples = {}
     loader = evaluation_loader(run.settings, index, "val", images, run.label_table(training=False))
-    with _evaluating(network):
-        for _, predictions, numbers in _predict(run, network, loader):
-            samples |= zip(numbers.tolist(), predictions.to(torch.uint8).cpu().numpy(), strict=True)
-    samples = distributed.gather_dict(samples)
+    samples = predict_images(run, network, loader)
     return {index.ids["val"][number]: samples[number] for number in images}
+
+
+@torch.inference_mode()
+def predict_images(run: Run, network: Network, loader: Loader) -> dict[int, np.ndarray]:
+    """Predictions (H,W) uint8 as positions for the images of an evaluation loader, by image number."""
+    predictions = {}
+    with _evaluating(network):
+        for _, positions, numbers in _predict(run, network, loader):
+            predictions |= zip(numbers.tolist(), positions.to(torch.uint8).cpu().numpy(), strict=True)
+    return distributed.gather_dict(predictions)
 
 
 @torch.no_grad()

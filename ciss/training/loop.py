@@ -43,11 +43,11 @@ from ciss.store.weights import STATE_WEIGHTS, forget_state, load_state, save_sta
 from ciss.training import checks
 from ciss.training.batches import BatchMaker, loss_weights, prepare_method, without_large_cache
 from ciss.training.checks import MemoryShort, explained_memory_errors, require_batch_statistics, require_current
+from ciss.training.curves import Curves
 from ciss.training.evaluation import autocast, evaluate, judge_labels, precision_of, predict_samples, token_cosines
 from ciss.training.log import DivergenceError, LossLog
 from ciss.training.meter import Meter
 from ciss.training.optimisation import CountingSchedule, GuardedSGD, choose_trainable, make_optimiser, make_schedule
-from ciss.training.progress import Progress
 from ciss.training.usage import Usage
 
 STATE = "state.safetensors"  # in a run's folder `resume`
@@ -100,16 +100,17 @@ def run_training(run: Run, index: Index, identity: dict) -> None:
     shared = {**identity, "processes": distributed.world(), "listing": run.training_code().listing()}
     state = resume(setup, file, shared)
     log = LossLog(run.name)
-    with Progress(run.name, run.phase.epochs, setup.updates, state.epoch, enabled=distributed.is_main()) as progress:
+    with Curves(run, index, setup.student, setup.updates, state) as curves:
         while state.epoch < run.phase.epochs:
-            seconds = train_epoch(setup, state, log, progress)
+            seconds = train_epoch(setup, state, log, curves)
             if distributed.is_main():
                 save_state(file, shared, setup.stateful(), vars(state))
-            progress.epoch(state.log[-1], seconds)  # after saving: an epoch that is shown can be resumed
-    finish(setup, state)
-    if distributed.is_main():
-        vars(state).update(usage.read())
-        write(run, setup.student, identity, index, state)
+            curves.epoch(state, seconds)  # after saving: an epoch that is shown can be resumed
+        finish(setup, state)
+        if distributed.is_main():
+            vars(state).update(usage.read())
+            write(run, setup.student, identity, index, state)
+        curves.finish(state)
     distributed.barrier()
 
 
@@ -259,7 +260,7 @@ def score_holdout(setup: Setup, state: TrainingState, epochs: float) -> None:
 # --- Part 3: one epoch.
 
 
-def train_epoch(setup: Setup, state: TrainingState, log: LossLog, progress: Progress) -> float:
+def train_epoch(setup: Setup, state: TrainingState, log: LossLog, curves: Curves) -> float:
     """Trains for one epoch and adds it to the state. Returns its seconds without scoring."""
     run = setup.run
     options = run.settings.train
@@ -273,7 +274,7 @@ def train_epoch(setup: Setup, state: TrainingState, log: LossLog, progress: Prog
     for update in zip(*[batches] * setup.per_update, strict=True):
         rate = setup.schedule.get_last_lr()[-1]  # before the schedule goes on to the next update's
         train_update(setup, update, log)
-        progress.update()
+        curves.update()
         done += 1
         if done in scored and done % setup.updates:
             with meter.paused():

@@ -52,7 +52,7 @@ def describe(settings: Config, name: str, live: dict[str, Job] | None) -> Row:
         return _of_job(run, job, live)
     if _trained(run):
         return Row(name, "trained")
-    if owner := _owner(run):
+    if owner := trainer(run):
         return Row(name, "training", details=owner)
     return _ended(run, live)
 
@@ -73,7 +73,7 @@ def _trained(run: Run) -> bool:
         return False
 
 
-def _owner(run: Run) -> str:
+def trainer(run: Run) -> str:
     """The process that trains a run outside of Slurm; empty if there is none. A killed one leaves its file behind."""
     try:
         number, host = (run.resume / "lock.pid").read_text(encoding="utf-8").split()
