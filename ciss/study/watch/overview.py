@@ -200,13 +200,11 @@ def counts(rows: list[Row]) -> str:
 
 def last_message(rows: list[Row]) -> str:
     """The newest line of all trainings: why one stopped, or the scores of a finished one; empty without one."""
-    ended = [row for row in rows if row.curve and (row.curve.message or row.curve.result)]
+    ended = [row for row in rows if row.curve and row.state in (DONE, STOPPED, FAILED)]
     if not ended:
         return ""
     row = max(ended, key=lambda row: row.curve.time)
-    if row.curve.message:
-        return f"{row.name}: {row.curve.message}"
-    return f"{row.name}  {live.sentence(row.curve.result['scores'])}"
+    return f"{row.name}  {live.sentence(row.scores)}" if row.state == DONE else f"{row.name}: {row.details}"
 
 
 def _result_scores(run: Run) -> dict:

@@ -6,7 +6,6 @@ several runs do not mix. If the output is no terminal, nothing changes: each pro
 
 import os
 import re
-import shutil
 import sys
 import threading
 from collections.abc import Iterable
@@ -53,9 +52,8 @@ class Terminal:
         os.dup2(self.screen, 1)  # closes the pipe, unless a process still holds it
         self.threads[0].join(timeout=2)
         with self.writing:
-            os.write(self.screen, CLEAR)
-            os.close(self.screen)
-            self.screen = -1
+            self.line = b""
+            _write_all(self.screen, CLEAR)
 
     def _copy(self) -> None:
         """Writes each line of the pipe above the line of progress."""
@@ -68,16 +66,16 @@ class Terminal:
 
     def _write(self, lines: bytes) -> None:
         with self.writing:
-            if self.screen >= 0:
-                _write_all(self.screen, CLEAR + lines + self.line)
+            _write_all(self.screen, CLEAR + lines + self.line)
 
     def _redraw(self) -> None:
         while not self.ended.wait(SECONDS):
-            text = status_line(self.overview.rows(), shutil.get_terminal_size().columns - 1)
+            columns = os.get_terminal_size(self.screen).columns or 80  # some terminals do not know
+            line = status_line(self.overview.rows(), columns - 1).encode()
             with self.writing:
-                if not self.ended.is_set() and self.screen >= 0:
-                    self.line = text.encode()
-                    _write_all(self.screen, CLEAR + self.line)
+                if line != self.line and not self.ended.is_set():
+                    self.line = line
+                    _write_all(self.screen, CLEAR + line)
 
 
 def status_line(rows: list[Row], width: int) -> str:
