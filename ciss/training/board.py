@@ -83,7 +83,7 @@ class Board:
             image = images[0].permute(1, 2, 0).numpy()
             shown = (image, self._colours(labels[0].numpy()), self._colours(predictions[number]))
             picture = beside([_thinned(part) for part in shown])
-            self.writer.add_image(f"image, given labels, prediction/{number}", picture, epoch, dataformats="HWC")
+            self.writer.add_image(f"image, given labels, prediction/{self.loader.dataset.pairs[number].id}", picture, epoch, dataformats="HWC")
         self.writer.flush()
 
     def close(self) -> None:
