@@ -82,8 +82,9 @@ class Board:
             images, labels, _ = self.loader.dataset.finish(default_collate([self.loader.dataset[0, number]]))
             image = images[0].permute(1, 2, 0).numpy()
             shown = (image, self._colours(labels[0].numpy()), self._colours(predictions[number]))
+            name = self.loader.dataset.pairs[number].id
             picture = beside([_thinned(part) for part in shown])
-            self.writer.add_image(f"image, given labels, prediction/{self.loader.dataset.pairs[number].id}", picture, epoch, dataformats="HWC")
+            self.writer.add_image(f"image, given labels, prediction/{name}", picture, epoch, dataformats="HWC")
         self.writer.flush()
 
     def close(self) -> None:

@@ -269,6 +269,24 @@ def test_fixed_images_are_spread_evenly():
     assert fixed_images([3, 5, 9], 2) == [3, 5]
 
 
+@pytest.mark.slow
+def test_two_processes_score_together_and_write_once(project, monkeypatch):
+    """The clock of one process decides when both score. Its file has one line an epoch, and so has the output."""
+    monkeypatch.setenv(board.SWITCH, "1")
+    project.set("benchmarks.tiny.holdout", 0)
+    project.set("train.base.epochs", 10)  # 16 of 21 images: scored once or twice
+    project.prepare()
+    launcher = "-m torch.distributed.run --standalone --nproc-per-node=2 -m ciss train base".split()
+    out, error = project.command(*launcher).communicate(timeout=600)
+    run = project.run()
+    curve = curve_of(run)
+    assert [row["epoch"] for row in curve.epochs] == list(range(1, 11)), error
+    assert [line for line in out.splitlines() if line.startswith("base")] == out.splitlines()
+    assert len(out.splitlines()) == 11 and len([*live.folder(run.root, "tiny", "base").glob("events*")]) == 1
+    assert 0 < curve.last_score["agreement"] <= 1 or curve.last_score == {"agreement": 0.0}
+    assert {"picture_seconds", "score_seconds"} <= {key for row in curve.trained for key in row}
+
+
 # --- TensorBoard
 
 

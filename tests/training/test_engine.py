@@ -353,7 +353,7 @@ def test_a_truncated_state_starts_afresh(make_project, capsys):
     capsys.readouterr()
     loop.train(project.run())
     assert f"{file}: cannot be continued" in (said := capsys.readouterr().out) and "starting afresh" in said
-    assert len(said.splitlines()) == 3, "one line, then one an epoch"
+    assert len(said.splitlines()) == 4, "one line, then one an epoch, and one with the scores"
     loop.train(whole.run())
     assert left_by(project.run()) == left_by(whole.run())
 
