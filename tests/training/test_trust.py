@@ -274,7 +274,8 @@ def test_a_disk_that_fills_up_leaves_the_epoch_before(make_project, monkeypatch,
     original = files.write_bytes
 
     def write(file, data):
-        written.append(file)
+        if file.name == "state.safetensors":  # the curve is written too
+            written.append(file)
         if (moment == "an epoch" and len(written) == 2) or file.name == "weights.safetensors":
             raise files._full(file, len(data))
         original(file, data)
