@@ -196,24 +196,28 @@ def predict(
 
 @app.command(cls=Command)
 def tune(
+    methods: arguments.TunedMethods = None,
+    trials: arguments.Trials = 20,
+    benchmark: arguments.TunedBenchmark = "",
+    seed: arguments.TuningSeed = 9,
+    jobs: arguments.Jobs = None,
+    write: arguments.WriteChosen = False,
     config: arguments.Config = "params.yaml",
-    only: Annotated[
-        list[str] | None, Option(metavar="METHOD ...", help="Train only these methods; do not write tuning.csv.")
-    ] = None,
 ) -> None:
-    """Choose coefficients on the hold-out set.
+    """Choose coefficients on the hold-out set, with Optuna.
 
     \b
-    ciss plan voc8 --preset tuning    # a preset that lists the trials, each as a variant
-    ciss tune                         # trains what is missing, then writes reports/BENCHMARK/tuning.csv
-    ciss tune --only mib plop         # trains only these methods, so that you can use two terminals
+    ciss tune mib --trials 20           # trains what is missing, writes tuning/BENCHMARK-s9/trials.csv
+    ciss tune mib plop gsc --jobs 2     # as many trials for each method, two at a time
+    ciss tune                           # only writes the table and the figures again
+    ciss tune mib --write               # also writes the chosen coefficients into params.yaml
 
-    Every method gets the same number of trials. The validation images are not used. Plan trials without --add.
-    Otherwise their seed appears in the tables.
+    Trial 0 has the published values. The validation images are not used. The seed must be one that params.yaml does
+    not report. After an interruption the same command continues. docs/tuning.md explains ranges and tables.
     """
-    from ciss.study import tune as study_tune
+    from ciss.study.tune import command
 
-    study_tune.main(config, only)
+    command.main(command.Request(methods or [], trials, benchmark, seed, jobs, write, config))
 
 
 @app.command(cls=Command)

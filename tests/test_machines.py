@@ -38,7 +38,7 @@ for name in {sorted(SIGNALS)}:
 for name in {sorted(FUNCTIONS - {"fork", "statvfs", "uname"})}:
     delattr(os, name)
 import ciss.doctor, ciss.inspection.predict, ciss.inspection.probe
-import ciss.study.execute, ciss.study.launch, ciss.study.plan, ciss.study.report.page, ciss.study.tune
+import ciss.study.execute, ciss.study.launch, ciss.study.plan, ciss.study.report.page, ciss.study.tune.command
 from ciss import cli
 cli.main(["train", "base"])
 """

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt
@@ -20,12 +20,14 @@ from ciss.models import Extra, Network, Output
 from ciss.models.encoders import activation_problem
 from ciss.precision import at_least_float32
 from ciss.protocol import VOID as IGNORE
+from ciss.ranges import Choices, Range
 
 # Bytes of a map of C channels in a strip. On a CPU, full-resolution maps are computed in strips of rows: the dozen maps
 # of a strip stay in the processor's cache, and in memory that is used again (reports/speed/losses.md).
 STRIP_BYTES = 4 * 2**20
 
 # Coefficients are fields. An unknown one in `params.yaml` is an error. Not frozen: `before_step` may set attributes.
+# `Range` and `Choices` beside a coefficient are what `ciss tune` tries, see ciss/ranges.py.
 coefficients: Callable = checked(kw_only=True, config=STRICT)
 
 
@@ -326,7 +328,7 @@ Statistics = Literal["images", "epoch"]  # what `before_step` reads; see there
 class BalancedInitialisation(Method):
     """A method whose new classes start from the background (MiB, section 3.3), or at random (`default`)."""
 
-    initialisation: Literal["balanced", "default"] = "balanced"
+    initialisation: Annotated[Literal["balanced", "default"], Choices()] = "balanced"
 
     def initialise(self, network: Network, classes: int) -> None:
         network.grow(classes)
@@ -343,8 +345,8 @@ class PLOPHost(BalancedInitialisation):
     does. Stages that end without an activation (MobileNetV2, vision transformers) are the same in both.
     """
 
-    pod: NonNegativeFloat = 0.01
-    pod_outputs: NonNegativeFloat = 0.0005
+    pod: Annotated[NonNegativeFloat, Range(1e-4, 0.1, log=True)] = 0.01
+    pod_outputs: Annotated[NonNegativeFloat, Range(5e-6, 5e-3, log=True)] = 0.0005
     scales: tuple[PositiveInt, ...] = (1, 2, 4)
     pod_stages: Literal["activated", "before_activation"] = "activated"
 

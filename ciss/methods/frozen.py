@@ -1,7 +1,7 @@
 """A control: only the classifier learns after the base step."""
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeFloat
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from ciss.config import Benchmark
 from ciss.losses import cross_entropy, unbiased_cross_entropy, unbiased_distillation
 from ciss.methods.base import BalancedInitialisation, Batch, coefficients
 from ciss.models import Network, Output
+from ciss.ranges import Choices, Range
 
 
 @coefficients
@@ -28,9 +29,9 @@ class Frozen(BalancedInitialisation):
         "random-start": {"initialisation": "default"},
     }
 
-    cross_entropy: Literal["plain", "unbiased"] = "plain"
-    rows: Literal["all", "new"] = "all"
-    distillation: NonNegativeFloat = 0.0  # weight of MiB's
+    cross_entropy: Annotated[Literal["plain", "unbiased"], Choices()] = "plain"
+    rows: Annotated[Literal["all", "new"], Choices()] = "all"
+    distillation: Annotated[NonNegativeFloat, Range(0, 20)] = 0.0  # weight of MiB's
 
     @property
     def uses_teacher(self) -> bool:

@@ -50,6 +50,7 @@ from ciss.methods.base import (
 )
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
+from ciss.ranges import Choices, Range
 
 # Chosen on the hold-out of `shapes` (reports/gsc): prototypes of the decoder's features, bounded weights, more of the
 # soft-sharp distillation.
@@ -91,31 +92,38 @@ class GSC(PLOPHost):
     # --- step-aware gradient compensation
     compensation: bool = True
     probability: Probability = "softmax"  # GLFC, KBK; sigmoid: FISS's code
-    exponent: PositiveFloat | Literal["old_share"] = 1.0  # GLFC, KBK; old_share, K / C: FISS, HFC
+    exponent: Annotated[PositiveFloat | Literal["old_share"], Range(0.25, 2)] = (
+        1.0  # GLFC, KBK; old_share, K / C: FISS, HFC
+    )
     logarithm: bool = False  # log(|G| + 1): HFC
-    grouping: Grouping = "per_step"  # KBK, HFC; cumulative: FISS, LGA; together: GLFC
-    new_weight: Literal["one", "mean"] = "one"  # FISS, KBK; mean (over their mean gradient): GLFC, LGA, HFC
-    clamp: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(rising)] | None = None  # [0.5, 5]: LGA
+    grouping: Annotated[Grouping, Choices()] = "per_step"  # KBK, HFC; cumulative: FISS, LGA; together: GLFC
+    # FISS, KBK; mean (over their mean gradient): GLFC, LGA, HFC
+    new_weight: Annotated[Literal["one", "mean"], Choices()] = "one"
+    clamp: Annotated[
+        Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(rising)] | None,
+        Choices(None, (0.5, 5.0)),
+    ] = None  # [0.5, 5]: LGA
     divisor: Literal["valid", "all"] = "valid"  # of L_GC; all pixels, ignored ones too: FISS
     statistics: Literal["process", "global"] = "process"  # whose pixels the mean gradients are of; FISS
 
     # --- soft-sharp semantic relation distillation
-    soft: NonNegativeFloat = 0.3  # FISS, RDP
-    sharp: NonNegativeFloat = 0.1  # FISS, RDP
+    soft: Annotated[NonNegativeFloat, Range(0.03, 10, log=True)] = 0.3  # FISS, RDP
+    sharp: Annotated[NonNegativeFloat, Range(0.01, 3, log=True)] = 0.1  # FISS, RDP
     soft_target: Target = "sigmoid_softmax"  # FISS, RDP; binary: GLFC
     sharp_where: Literal["all", "background", "certain"] = "all"  # FISS, RDP; certain: by PLOP's entropy rule
 
     # --- prototypical pseudo re-labelling
     relabelling: Literal["prototypes", "argmax", "entropy", "none"] = "prototypes"  # RDP; entropy: PLOP
     prototypes: Literal["start", "previous"] = "start"  # of this step's images (RDP), or of the step before (Cs2K)
-    features: Literal["stage", "decoder"] = "stage"  # the encoder's last stage (FISS's options), or pre-classifier
-    scaling: Scaling = "none"  # of features and prototypes; unit length: SDR; width: over sqrt(D)
-    distance_scale: PositiveFloat = 1.0  # tau; RDP, ProDA
+    # the encoder's last stage (FISS's options), or pre-classifier
+    features: Annotated[Literal["stage", "decoder"], Choices()] = "stage"
+    scaling: Annotated[Scaling, Choices()] = "none"  # of features and prototypes; unit length: SDR; width: over sqrt(D)
+    distance_scale: Annotated[PositiveFloat, Range(0.1, 10, log=True)] = 1.0  # tau; RDP, ProDA
     unseen: Unseen = "exclude"  # classes without a prototype; zero: RDP
     background_prototype: bool = True  # RDP; off: SDR
     resolution: Resolution = "full"  # where weights meet probabilities; quarter: ProDA
     gate: Literal["none", "two_stage", "entropy"] = "none"  # RDP; two_stage: uncertain pixels only; entropy: the others
-    threshold: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the normalised product; ProDA
+    threshold: Annotated[float, Field(ge=0, lt=1), Range(0, 0.9)] = 0.0  # of the normalised product; ProDA
     bins: Annotated[int, Field(ge=1, le=10_000)] = 100  # of PLOP's medians, for what needs them
     least: NonNegativeFloat = 0.001
     statistics_from: Statistics = "images"  # of prototypes and medians: every image once; epoch: RDP's and PLOP's code

@@ -18,6 +18,7 @@ from ciss.methods.base import Batch, Statistics, add_to_prototypes, coefficients
 from ciss.methods.mbs import MBS
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
+from ciss.ranges import Choices, Range
 
 RELATIONS = {"soft": 0.3, "sharp": 0.1}  # GSC's coefficients
 
@@ -48,22 +49,30 @@ class GSCMBS(MBS):
 
     # --- GSC's step-aware gradient compensation, of the cross-entropy of the labels made here
     compensation: bool = True
-    clamp: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(rising)] | None = (0.5, 5.0)
-    exponent: PositiveFloat = 1.0  # of the gradients: below 1 the weights lie closer together
-    new_weight: Literal["one", "mean"] = "mean"  # of new pixels: 1, or by their gradients too, over their mean
-    background_weight: Literal["one", "mean"] = "one"  # of background pixels; mean: one group with step 0, as in GSC
+    clamp: Annotated[
+        Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(rising)] | None,
+        Choices(None, (0.5, 5.0)),
+    ] = (0.5, 5.0)
+    exponent: Annotated[PositiveFloat, Range(0.25, 2)] = (
+        1.0  # of the gradients: below 1 the weights lie closer together
+    )
+    # of new pixels: 1, or by their gradients too, over their mean
+    new_weight: Annotated[Literal["one", "mean"], Choices()] = "mean"
+    # of background pixels; mean: one group with step 0, as in GSC
+    background_weight: Annotated[Literal["one", "mean"], Choices()] = "one"
 
     # --- GSC's prototypes decide what is neither given, nor confident, nor background to the teacher
     doubtful: Literal["prototypes", "ignored"] = "prototypes"
-    agreement: Annotated[float, Field(ge=0, lt=1)] = 0.5  # least normalised product of probability and nearness
-    scaling: Scaling = "none"
-    distance_scale: PositiveFloat = 1.0
+    # least normalised product of probability and nearness
+    agreement: Annotated[float, Field(ge=0, lt=1), Range(0, 0.9)] = 0.5
+    scaling: Annotated[Scaling, Choices()] = "none"
+    distance_scale: Annotated[PositiveFloat, Range(0.1, 10, log=True)] = 1.0
     statistics_from: Statistics = "images"  # of the prototypes: every image of the step once, or a training epoch
 
     # --- GSC's soft-sharp relations
-    soft: NonNegativeFloat = 0.0  # GSC: 0.3
-    sharp: NonNegativeFloat = 0.0  # GSC: 0.1
-    guided: bool = True  # where the label is new, the teacher's background is no relation
+    soft: Annotated[NonNegativeFloat, Range(0, 3)] = 0.0  # GSC: 0.3
+    sharp: Annotated[NonNegativeFloat, Range(0, 1)] = 0.0  # GSC: 0.1
+    guided: Annotated[bool, Choices()] = True  # where the label is new, the teacher's background is no relation
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
         return compensation_problem(benchmark, self.compensation, self.new_weight)

@@ -30,6 +30,7 @@ from ciss.losses import (
 from ciss.methods.base import TRUE_BACKGROUND, BalancedInitialisation, Batch, coefficients, plain_cross_entropy
 from ciss.models import Network, Output
 from ciss.protocol import VOID as IGNORE
+from ciss.ranges import Choices, Range
 
 
 @coefficients
@@ -59,23 +60,26 @@ class MBS(BalancedInitialisation):
 
     # --- selective pseudo labels
     labelling: Literal["confident", "none"] = "confident"
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.7
+    threshold: Annotated[float, Field(ge=0, le=1), Range(0.4, 0.95)] = 0.7
     selective: bool = True  # ignore what may be an object and was not labelled
 
     # --- adaptive feature distillation
     features: Literal["adaptive", "plain", "none"] = "adaptive"
-    patches: NonNegativeFloat = 1.0  # weight of L_patch
-    class_features: NonNegativeFloat = 1.0  # weight of L_cls
-    patch_label: PatchRule = "top_left"  # by adaptive: whose label a patch has; or of most of its pixels
+    patches: Annotated[NonNegativeFloat, Range(0.1, 10, log=True)] = 1.0  # weight of L_patch
+    class_features: Annotated[NonNegativeFloat, Range(0.1, 10, log=True)] = 1.0  # weight of L_cls
+    patch_label: Annotated[PatchRule, Choices()] = (
+        "top_left"  # by adaptive: whose label a patch has; or of most of its pixels
+    )
 
     # --- label-guided output distillation
     outputs: Literal["label_guided", "plain", "none"] = "label_guided"
-    distillation: NonNegativeFloat = 25.0
+    distillation: Annotated[NonNegativeFloat, Range(2.5, 250, log=True)] = 25.0
     ignored: Literal["distilled", "left_out"] = "distilled"  # by label_guided: pixels given as 255, padding too
 
     # --- new class tokens
-    orthogonality: NonNegativeFloat = 1.0  # times n / C
-    initialisation: Literal["background", "balanced", "default"] = "background"  # background weight transfer; MiB's
+    orthogonality: Annotated[NonNegativeFloat, Range(0.1, 10, log=True)] = 1.0  # times n / C
+    # background weight transfer; MiB's
+    initialisation: Annotated[Literal["background", "balanced", "default"], Choices()] = "background"
 
     def notice(self, benchmark: Benchmark) -> str | None:
         if self.labelling != "none" and benchmark.setting == "domain":

@@ -1,6 +1,6 @@
 """MiB: modelling the background (Cermelli, Mancini, Rota Bulo, Ricci, Caputo; CVPR 2020, arXiv 2002.00718)."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeFloat
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from ciss.losses.unbiased import log_sums, unbiased_cross_entropy, unbiased_distillation
 from ciss.methods.base import BalancedInitialisation, Batch, coefficients, plain_cross_entropy
 from ciss.models import Output
+from ciss.ranges import Range
 
 
 @coefficients
@@ -27,8 +28,8 @@ class MiB(BalancedInitialisation):
 
     presets: ClassVar = {"released": {"divisor": "all"}}
 
-    distillation: NonNegativeFloat = 10.0
-    alpha: NonNegativeFloat = 1.0  # multiplies the teacher's logits
+    distillation: Annotated[NonNegativeFloat, Range(1, 100, log=True)] = 10.0
+    alpha: Annotated[NonNegativeFloat, Range(0.25, 4, log=True)] = 1.0  # multiplies the teacher's logits
     divisor: Literal["valid", "all"] = "valid"  # of the cross-entropy; all pixels: published code
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:

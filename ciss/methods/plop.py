@@ -20,6 +20,7 @@ from ciss.methods.base import (
     plain_cross_entropy,
 )
 from ciss.models import Output
+from ciss.ranges import Range
 
 
 @coefficients
@@ -50,7 +51,7 @@ class PLOP(PLOPHost):
     pseudo_labels: bool = True  # off: the background stays as given
     variant: Variant = "paper"
     bins: Annotated[int, Field(ge=1, le=10_000)] = 100
-    least: NonNegativeFloat = 0.001  # floor of the thresholds
+    least: Annotated[NonNegativeFloat, Range(1e-4, 0.1, log=True)] = 0.001  # floor of the thresholds
     statistics_from: Statistics = "images"  # the medians' data: every image of the step; or an epoch, as released
 
     def notice(self, benchmark: Benchmark) -> str | None:

@@ -170,6 +170,22 @@ class _Resolver(ast.NodeTransformer):
             return self.generic_visit(node)
         return self._reference(module.find(node.attr) or [(module.whole, node.attr)])
 
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        """Drops what modules that affect no result add to a type: `Annotated[float, Range(0, 1)]` counts as float."""
+        if dotted(node.value).rpartition(".")[2] == "Annotated" and isinstance(node.slice, ast.Tuple):
+            kind, *metadata = node.slice.elts
+            metadata = [entry for entry in metadata if not self._affects_nothing(entry)]
+            if not metadata:
+                return self.visit(kind)
+            node.slice.elts = [kind, *metadata]
+        return self.generic_visit(node)
+
+    def _affects_nothing(self, node: ast.expr) -> bool:
+        """Whether an expression is a call of a module with the line `AFFECTS_RESULTS = False`."""
+        targets = self._look_up(node.func.id) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else []
+        modules = [target.module for target, _ in targets if isinstance(target, Definition)]
+        return any("AFFECTS_RESULTS" in module.bindings for module in modules)
+
     def visit_Call(self, node: ast.Call) -> ast.expr:
         node = self.generic_visit(node)
         if dotted(node.func) in DYNAMIC:

@@ -1,12 +1,12 @@
 """Several trainings at once on this machine: the order of a chain, and the GPUs of each run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from queue import SimpleQueue
 
-from ciss.study.process import RunFailed, interrupt, start, wait_for
+from ciss.study.process import RunFailed, interrupt, interrupt_all, start, wait_for
 
 CHANGED = "ended, but is not what this file asks for: parameters or code changed meanwhile. Run the command again."
 
@@ -17,8 +17,7 @@ class Crew:
     Args:
         devices: values of CUDA_VISIBLE_DEVICES that the jobs share as evenly as possible; none: the machine's setting.
         after: the run that a run continues, by name; missing for a run that continues none.
-        finished: whether a run is trained.
-        command: the command that trains a run.
+        finished, command: whether a run is trained, and the command that trains it.
     """
 
     def __init__(self, jobs: int, devices: list[str], after: dict[str, str], finished: Callable, command: Callable):
@@ -35,31 +34,32 @@ class Crew:
         graph = TopologicalSorter({name: {self.after.get(name)} & {*names} for name in names})
         graph.prepare()
         ready, jobs, trained, failed = [], dict[Future, str](), [], {}
-        with ThreadPoolExecutor(self.jobs) as pool:
-            try:
-                while graph.is_active():
-                    ready = sorted([*ready, *graph.get_ready()], key=names.index)
-                    while ready and len(jobs) < self.jobs:
-                        name = ready.pop(0)
-                        jobs[pool.submit(self._train, name, failed)] = name
-                    for job in wait(jobs, return_when=FIRST_COMPLETED).done:
-                        graph.done(name := jobs.pop(job))
-                        try:
-                            trained += [name] if job.result() else []
-                        except RunFailed as error:
-                            failed[name] = str(error)
-                            print(f"{name} failed: {error}", flush=True)
-            except BaseException:
-                self.stopped = True
-                while self.processes:  # a second Ctrl-C changes nothing
-                    with suppress(KeyboardInterrupt):
-                        for process in list(self.processes.values()):
-                            interrupt(process)
-                        wait(jobs)
-                raise
+        with ThreadPoolExecutor(self.jobs) as pool, self.stopping(jobs):
+            while graph.is_active():
+                ready = sorted([*ready, *graph.get_ready()], key=names.index)
+                while ready and len(jobs) < self.jobs:
+                    name = ready.pop(0)
+                    jobs[pool.submit(self.train_one, name, failed)] = name
+                for job in wait(jobs, return_when=FIRST_COMPLETED).done:
+                    graph.done(name := jobs.pop(job))
+                    try:
+                        trained += [name] if job.result() else []
+                    except RunFailed as error:
+                        failed[name] = str(error)
+                        print(f"{name} failed: {error}", flush=True)
         return trained, failed
 
-    def _train(self, name: str, failed: dict[str, str]) -> bool:
+    @contextmanager
+    def stopping(self, jobs: Iterable[Future]) -> Iterator[None]:
+        """If its block ends with an error or Ctrl-C, ends all processes and waits for the jobs that started them."""
+        try:
+            yield
+        except BaseException:
+            self.stopped = True
+            interrupt_all(self.processes, jobs)
+            raise
+
+    def train_one(self, name: str, failed: Container[str] = ()) -> bool:
         """Trains one run in a process of its own. Returns False if it was trained before. Raises RunFailed."""
         if self.after.get(name) in failed:
             raise RunFailed(f"left out: it continues {self.after[name]}.")

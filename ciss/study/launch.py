@@ -95,7 +95,7 @@ def main(runs: list[str], config_file: str, jobs: int | None, per_run: int | Non
         jobs: runs at a time; None: as many as the GPUs are enough for, or one.
         per_run: GPUs of one run; None: `train.processes` of the file.
     """
-    _handle_signals()
+    handle_signals()
     try:
         settings, names = prepared(runs, config_file)
         processes = gpus_per_run(settings, per_run)
@@ -156,7 +156,7 @@ def gpus_per_run(settings: Config, wanted: int | None) -> int:
     return wanted
 
 
-def _handle_signals() -> None:
+def handle_signals() -> None:
     """Treats every signal to stop as Ctrl-C. A shell lets its background jobs ignore Ctrl-C, and so their processes."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in STOPPING:

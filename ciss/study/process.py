@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
+from concurrent.futures import Future, wait
 from contextlib import suppress
 
 SIGKILL = getattr(signal, "SIGKILL", None)  # Windows has none
@@ -52,6 +54,15 @@ def interrupt(process: subprocess.Popen) -> None:
     """Ends a process as Ctrl-C does. Windows has no such signal for a single process."""
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM if os.name == "nt" else signal.SIGINT)
+
+
+def interrupt_all(processes: dict[str, subprocess.Popen], jobs: Iterable[Future]) -> None:
+    """Interrupts processes until there are none, and waits for the jobs that remove them from the dict."""
+    while processes:  # a second Ctrl-C changes nothing
+        with suppress(KeyboardInterrupt):
+            for process in list(processes.values()):
+                interrupt(process)
+            wait(jobs)
 
 
 def failure(name: str, status: int, stderr: str) -> str:

@@ -53,7 +53,6 @@ from ciss.analysis.compare.tables import (
     runs_table,
     scores_by_convention,
 )
-from ciss.analysis.compare.tuning import tuning_table
 from ciss.analysis.figures.style import panels
 from ciss.analysis.forgetting.figures import (
     forgetting_bars,
@@ -293,7 +292,6 @@ TABLES: dict[str, Callable[[Study], pd.DataFrame]] = {
     "runs_table": lambda s: s.runs,
     "timings_table": lambda s: s.timings,
     "token_angles_table": lambda s: token_angles_table(s.ends),
-    "tuning_table": lambda s: tuning_table(s.name, s.ends),
     "published_table": lambda s: published_results(s),
 }
 
@@ -352,6 +350,7 @@ OTHERS = {
     *("class_legend", "overlay", "show", "strips", "step_strips", "iou_bars", "loss_curve", "token_angles"),
     *("conflict_bars", "conflict_figure", "confusion_bars", "drift_heatmap", "gradient_bars"),
     *("trace_panels", "picture_row", "projection", "relabel_bars"),
+    *("tuning_table", "best_so_far", "importance_bars", "slice_panels"),  # of trials
 }  # fmt: skip
 
 

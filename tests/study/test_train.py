@@ -188,7 +188,7 @@ def test_whatever_asks_it_to_end_is_heard():
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        launch._handle_signals()
+        launch.handle_signals()
         found = {number: signal.getsignal(number) for number in numbers}
     finally:
         for number, handler in before.items():
@@ -242,7 +242,7 @@ def test_one_run_on_all_gpus(project, monkeypatch):
         raise process.RunFailed("no GPU here")
 
     project.write()
-    monkeypatch.setattr(launch, "_handle_signals", lambda: None)
+    monkeypatch.setattr(launch, "handle_signals", lambda: None)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.setattr("ciss.study.crew.start", start)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -261,7 +261,7 @@ def test_too_many_threads_are_remarked_on(project):
 
 
 def test_the_command_says_what_is_wrong(project, monkeypatch):
-    monkeypatch.setattr(launch, "_handle_signals", lambda: None)
+    monkeypatch.setattr(launch, "handle_signals", lambda: None)
     project.write()
     with pytest.raises(SystemExit, match="^error: .*/other.yaml: there is no such file."):
         cli.main(["train", "--config", "other.yaml"])
@@ -272,7 +272,7 @@ def test_the_command_when_it_is_stopped(project, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     project.write()
-    monkeypatch.setattr(launch, "_handle_signals", lambda: None)
+    monkeypatch.setattr(launch, "handle_signals", lambda: None)
     monkeypatch.setattr(launch.Crew, "train", stopped)
     with pytest.raises(SystemExit) as caught:
         cli.main(["train"])
@@ -304,7 +304,7 @@ def test_the_message_of_a_training(said, message):
 )
 def test_the_summary(project, monkeypatch, capsys, trained, failed, summary):
     project.write()
-    monkeypatch.setattr(launch, "_handle_signals", lambda: None)
+    monkeypatch.setattr(launch, "handle_signals", lambda: None)
     monkeypatch.setattr(launch.Crew, "train", lambda crew, names: (trained, failed))
     with pytest.raises(SystemExit) if failed else nullcontext() as stopped:
         cli.main(["train"])

@@ -1,146 +1,416 @@
-"""Trials on the hold-out, and presets of whole studies."""
+"""`ciss tune`: proposals, interruptions, several workers, tables. And presets of whole studies."""
 
 import json
 import re
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
 
-import numpy as np
+import optuna
 import pandas as pd
 import pytest
+import torch
 
-from ciss import cli, paths
-from ciss.analysis.compare import tuning as compare_tuning
-from ciss.analysis.compare.tuning import tuning_table
-from ciss.study import presets
-from tests.helpers.results import result
+from ciss import cli, config, paths
+from ciss.config import ConfigError
+from ciss.methods import METHODS
+from ciss.ranges import declared, plain
+from ciss.study import launch, presets
+from ciss.study.process import RunFailed
+from ciss.study.tune import results
+from ciss.study.tune.published import coefficients, search_space
+from ciss.study.tune.search import DATABASE, RANDOM, STARTUP, Search
+from ciss.study.tune.trial import Trainer, diverged
+from ciss.training.log import DivergenceError, LossLog
+from tests.helpers.plans import load
 
 ROOT = paths.project()
+METHOD = "gsc"
+COEFFICIENTS = {"gsc": ("clamp", "soft", "exponent", "features")}  # of each kind
 
 
-def counts(*diagonal: float) -> np.ndarray:
-    """A confusion matrix of four classes with ten pixels each; what is missed is called background."""
-    matrix = np.diag(np.array(diagonal) * 10).astype(int)
-    matrix[1:, 0] += 10 - matrix.diagonal()[1:]
-    return matrix
+def search(folder, method: str = METHOD, **identity) -> Search:
+    folder = folder / "shapes-s9"
+    folder.mkdir(exist_ok=True)
+    every, defaults = declared(METHODS[method]), METHODS[method]()
+    space = {name: every[name] for name in COEFFICIENTS.get(method, every)}
+    published = {name: plain(getattr(defaults, name)) for name in space}
+    return Search(folder, method, space, published, {"code": "a", **identity})
 
 
-def trial(method: str, first: tuple, second: tuple, **changes) -> list[dict]:
-    """A base step and two increments that end with these shares right on the hold-out."""
-    made = []
-    for step, right in enumerate(((1, 1, 1, 0), (*first, 0), second)):
-        made.append(result(step, counts(1, 1, 1, 1), method=method, **changes))
-        made[-1]["curve_confusions"] = np.array([counts(1, 0, 0, 0), counts(*right)])
-        made[-1]["identity"]["parameters"]["coefficients"] = {"distillation": 10.0 * len(method), "alpha": 1.0}
-    return made
+def score(values: dict) -> float:
+    """Best for soft 1 and a clamp."""
+    return 0.5 - 0.1 * abs(values["soft"] - 1) / 10 + (0.2 if values["clamp"] else 0)
 
 
-def test_the_best_on_the_hold_out_is_chosen():
-    """Right in full counts 1, missed 0, and lowers the background's IoU, here by 10 pixels each."""
-    ends = {
-        "a": trial("mib-1", (1, 1, 1), (1, 0, 1, 1)),
-        "b": trial("mib-22", (1, 1, 1), (1, 1, 1, 0), scores=dict.fromkeys(("all", "old", "new"), 0.9)),
-        "c": trial("mib-22", (1, 0, 1), (1, 1, 1, 1), seed=1),
-        "d": trial("plop-1", (1, 1, 0), (1, 0, 0, 0)),
-        "joint": [result(0, counts(1, 1, 1, 1), method="joint", after=None)],
+def carry_out(searched: Search, trials: int, until: tuple[int, int] | None = None, log: list | None = None) -> None:
+    """Trials of two steps. `until`: raises after this step of this trial was trained, before it is stored."""
+    while True:
+        with searched.claim(trials) as attempt:
+            if attempt is None:
+                return
+            for step in range(len(attempt.scores) + 1, 3):
+                if log is not None:
+                    log.append((attempt.number, step))
+                if until == (attempt.number, step):
+                    raise KeyboardInterrupt
+                attempt.report(step, dict.fromkeys(("all", "old", "new"), score(attempt.coefficients) / step))
+                if step == 1 and attempt.should_prune():
+                    attempt.stop("pruned")
+                    break
+            else:
+                attempt.complete()
+
+
+def proposals(searched: Search) -> list:
+    return [(trial.number, trial.state.name, searched.values(trial), trial.value) for trial in searched.trials()]
+
+
+# --- proposals and interruptions, without training
+
+
+def test_interruptions_change_no_proposal(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    undisturbed = search(tmp_path / "a")
+    carry_out(undisturbed, 20)
+    for until in ((3, 1), (3, 2), (15, 2)):
+        with suppress(KeyboardInterrupt):
+            carry_out(search(tmp_path / "b"), 20, until)
+    carry_out(search(tmp_path / "b"), 16)
+    with pytest.MonkeyPatch.context() as patch:  # killed after some values of a trial were stored
+        suggest = Search._suggest
+        stop = lambda self, trial, name: suggest(self, trial, name) if name != "soft" else 1 / 0  # noqa: E731
+        patch.setattr(Search, "_suggest", stop)
+        with pytest.raises(ZeroDivisionError):
+            carry_out(search(tmp_path / "b"), 20)
+    disturbed = search(tmp_path / "b")
+    assert {trial.state.name for trial in disturbed.trials()} == {"COMPLETE", "PRUNED", "RUNNING"}
+    carry_out(disturbed, 20)
+    assert proposals(disturbed) == proposals(undisturbed) and len(proposals(disturbed)) == 20
+    assert len({json.dumps(values) for _, _, values, _ in proposals(disturbed)}) == 20
+    assert sum(state == "PRUNED" for _, state, *_ in proposals(disturbed)) > 2
+    last = [values for number, _, values, _ in proposals(disturbed) if number >= RANDOM]
+    assert sum(values["clamp"] is not None for values in last) > len(last) / 2, "better values come more often"
+
+
+def test_the_first_trial_has_the_published_values(tmp_path):
+    searched = search(tmp_path)
+    carry_out(searched, 2)
+    first, second = (values for _, _, values, _ in proposals(searched))
+    assert first == searched.published == {"clamp": None, "soft": 0.3, "exponent": 1.0, "features": "stage"}
+    for name, value in second.items():
+        assert value in searched.space[name]
+        assert not isinstance(value, float) or float(f"{value:.3g}") == value
+    assert searched.importances() == {}, "of two trials"
+
+
+def test_a_trial_below_the_median_of_its_step_is_pruned(tmp_path):
+    searched = search(tmp_path)
+    given = [0.5, 0.6, 0.4, 0.3, 0.45, 0.44, 0.46, 0.1]
+    for expected in given:
+        with searched.claim(len(given)) as attempt:
+            attempt.report(1, dict.fromkeys(("all", "old", "new"), expected))
+            if attempt.should_prune():
+                attempt.stop("pruned")
+            else:
+                attempt.report(2, dict.fromkeys(("all", "old", "new"), expected / 10))
+                attempt.complete()
+    pruned = [trial.number for trial in searched.trials() if trial.state.name == "PRUNED"]
+    # medians of the trials before: 0.45 of five, 0.445 with 0.44, 0.45 with 0.46
+    assert STARTUP == 5 and pruned == [5, 7]
+
+
+def test_a_trial_that_diverged_is_the_worst(tmp_path):
+    searched = search(tmp_path)
+    with searched.claim(1) as attempt:
+        attempt.stop("diverged", "the loss is not finite")
+    (trial,) = searched.trials()
+    assert trial.state.name == "PRUNED" and trial.value is None and trial.user_attrs["state"] == "diverged"
+    with searched.claim(1) as attempt:
+        assert attempt is None, "it counts"
+
+
+def test_trials_of_other_values_are_refused(tmp_path):
+    carry_out(search(tmp_path), 1)
+    with pytest.raises(ConfigError, match=r"trials of gsc were made with other values: code 'a', now 'b'. Restore"):
+        search(tmp_path, code="b")
+    assert len(search(tmp_path).trials()) == 1
+
+
+def test_a_trial_that_ends_meanwhile_is_not_taken_over(tmp_path, monkeypatch):
+    """Between reading the list of trials and taking the lock of one, another worker ends it."""
+    searched = search(tmp_path)
+    with searched.claim(1) as attempt:
+        before = searched.study.get_trials()
+        attempt.report(1, dict.fromkeys(("all", "old", "new"), 0.5))
+        attempt.complete()
+    listed = iter([before, *[searched.trials()] * 9])
+    monkeypatch.setattr(searched, "trials", lambda: next(listed))
+    with searched.claim(1) as attempt:
+        assert attempt is None
+
+
+def test_two_workers_share_the_trials(tmp_path):
+    logs, errors = ([], []), []
+
+    def work(log: list) -> None:
+        try:
+            carry_out(search(tmp_path), 12, log=log)
+        except Exception as error:
+            errors.append(error)
+
+    workers = [threading.Thread(target=work, args=(log,)) for log in logs]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not errors
+    steps = sorted(logs[0] + logs[1])
+    assert len(steps) == len(set(steps)) and {number for number, _ in steps} == set(range(12))
+    assert all(trial.state.is_finished() for trial in search(tmp_path).trials())
+
+
+KILLED = """
+import json, sys, time
+from pathlib import Path
+from ciss.study.tune.search import Search
+from ciss.methods import METHODS
+from ciss.ranges import declared, plain
+folder, trials = Path(sys.argv[1]), int(sys.argv[2])
+kind = METHODS["mib"]
+space = declared(kind)
+searched = Search(folder, "mib", space, {name: plain(getattr(kind(), name)) for name in space}, {})
+print("ready", flush=True)
+while True:
+    with searched.claim(trials) as attempt:
+        if attempt is None:
+            break
+        print("begins", attempt.number, flush=True)
+        for step in (1, 2, 3):
+            time.sleep(0.02)
+            attempt.report(step, dict.fromkeys(("all", "old", "new"), 1 / attempt.coefficients["distillation"]))
+        attempt.complete()
+        print("ends", attempt.number, flush=True)
+"""
+
+
+def integrity(folder) -> str:
+    with sqlite3.connect(folder / DATABASE) as database:
+        return database.execute("pragma integrity_check").fetchone()[0]
+
+
+@pytest.mark.slow
+def test_a_killed_worker_leaves_a_storage_that_is_readable(tmp_path):
+    """Workers are killed at many moments, also while they write: no trial is lost, and none ends twice."""
+    folder, text = tmp_path / "shapes-s9", ""
+    folder.mkdir()
+    for moment in (0.1, 0.23, 0.31, 0.47, 0.6, 0.77, None):
+        command = [sys.executable, "-c", KILLED, str(folder), "25"]
+        workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
+        for worker in workers:
+            assert worker.stdout.readline() == "ready\n"
+        if moment is not None:
+            time.sleep(moment)
+            for worker in workers:
+                worker.kill()
+        text += "".join(worker.communicate()[0] for worker in workers)
+        assert integrity(folder) == "ok"
+    study = optuna.load_study(study_name="mib", storage=f"sqlite:///{folder / DATABASE}")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 25
+    ended = re.findall(r"ends (\d+)", text)
+    assert len(ended) == len(set(ended)) >= 25 - 2 * 6, "the line of a killed worker may be missing"
+    assert len(re.findall(r"begins", text)) > 25, "some were interrupted"
+
+
+# --- published values
+
+
+@pytest.mark.parametrize(
+    ("method", "preset", "expected"),
+    [
+        ("plop", "voc", {"initialisation": "balanced", "pod": 0.01, "pod_outputs": 0.0005, "least": 0.001}),
+        ("plop", "ade20k", {"initialisation": "balanced", "pod": 0.001, "pod_outputs": 0.00001, "least": 0.001}),
+        ("plop", "shapes", {"initialisation": "balanced", "pod": 0.01, "pod_outputs": 0.0005, "least": 0.001}),
+        ("mib-released", "voc", {"initialisation": "balanced", "distillation": 10.0, "alpha": 1.0}),
+    ],
+)
+def test_published_values_are_those_of_the_paper(method, preset, expected):
+    """Those of the presets of shapes and voc8 are this project's."""
+    assert search_space(method, load(preset)[0]) == expected
+
+
+def test_what_is_not_tuned_keeps_its_published_value():
+    benchmark = load("voc")[0]
+    assert coefficients("mib-released", benchmark)["divisor"] == "all"
+    assert "orthogonality" not in search_space("mbs-no-orthogonality", benchmark), "0 is in no logarithmic range"
+    assert coefficients("mbs-no-orthogonality", benchmark)["orthogonality"] == 0
+    assert coefficients("mib", benchmark, {"distillation": 3.0}) == {
+        **{"initialisation": "balanced", "distillation": 3.0, "alpha": 1.0, "divisor": "valid"}
     }
-    for results in (ends["a"], ends["b"]):  # by the validation images the second is better: they have no say
-        results[-1]["confusion"] = counts(1, 0, 0, 0) if results is ends["a"] else counts(1, 1, 1, 1)
-    ends["a"][1]["curve_confusions"][-1] = counts(1, 1, 1, 0)
-    ends["b"][1]["curve_confusions"][-1] = counts(1, 0, 1, 0)
-    for one in ends["d"]:
-        one["identity"]["parameters"]["coefficients"] = {"pod": 0.01, "bins": 100}
-    table = tuning_table("b", ends)
-    assert list(table["trial"]) == ["mib-1", "mib-22", "mib-22", "plop-1"] and set(table["benchmark"]) == {"b"}
-    # a: all three right, then the background 1/2 and a missed class; b: 1/2, 0, 1, then 1/2, 1, 1, 0
-    assert table["mean"].tolist()[:2] == pytest.approx([(1 + 2.5 / 4) / 2, (0.5 + 2.5 / 4) / 2])
-    assert table["all"].tolist()[:2] == pytest.approx([2.5 / 4, 2.5 / 4])
-    assert table["old"].tolist()[:2] == [0, 1] and table["new"].tolist()[:2] == [1, 0.5]
-    text = (ROOT / "reports" / "README.md").read_text(encoding="utf-8").partition("`tuning.csv`")[2]
-    told = [name for name in re.findall(r"`(\w+)`", text) if name in table.columns]
-    assert list(dict.fromkeys(told)) == list(table.columns)
-    assert table["chosen"].tolist() == [True, False, True, True], "of each method and seed"
-    assert [json.loads(text) for text in table["coefficients"]] == [
-        {"distillation": 50.0},
-        {"distillation": 60.0},
-        {"distillation": 60.0},
-        {},
-    ]
+    with pytest.raises(ConfigError, match="finetune: no coefficient has a range"):
+        search_space("finetune", benchmark)
+    with pytest.raises(ConfigError, match="mib has no preset 'relased'. Did you mean 'released'?"):
+        search_space("mib-relased", benchmark)
 
 
-def test_without_a_hold_out_nothing_is_chosen():
-    ends = {"a": trial("mib-1", (1, 1, 1), (1, 1, 1, 1))}
-    for each in ends["a"]:
-        each["curve_confusions"] = each["curve_confusions"][:0]
-    table = compare_tuning.tuning_table("b", ends)
-    assert table["mean"].isna().all() and not table["chosen"].any()
-    assert list(compare_tuning.tuning_table("b", {}).columns) == list(table.columns), "of no trial, too"
+# --- the command, with stand-ins for trainings
 
 
-def run(monkeypatch, capsys, *arguments: str) -> str:
-    cli.main(["tune", *arguments])
-    return capsys.readouterr().out
+@pytest.fixture
+def tuned(project, monkeypatch, capsys):
+    """tuned(*arguments) -> what `ciss tune` prints. `tuned.trained`: runs in their order."""
+    trained = []
+
+    def scores(trainer, name):
+        (values,) = (values for section, values in trainer.files[name].methods.items() if section != "finetune")
+        high = 0.5 if values["initialisation"] == "default" else 0.4
+        return {"all": high, "old": 0.3, "new": 0.2}
+
+    def train(trainer, name):
+        trained.append(name)
+        if tuned.error and name.endswith(tuned.error[0]):
+            raise RunFailed(tuned.error[1])
+
+    def tuned(*arguments: str) -> str:
+        project.write()
+        cli.main(["tune", *arguments])
+        return capsys.readouterr().out
+
+    draw = results.draw
+    monkeypatch.setattr(results, "draw", lambda *_: draw(*_) if tuned.draws else None)
+    monkeypatch.setattr(launch, "handle_signals", lambda: None)
+    monkeypatch.setattr(Trainer, "train", train)
+    monkeypatch.setattr(Trainer, "scores", scores)
+    tuned.trained, tuned.error, tuned.draws = trained, None, False
+    project.document["methods"]["plop"] = {"pod": 0.5}
+    return tuned
 
 
-def test_trials_are_trained_once_and_written(project, monkeypatch, capsys):
-    project.document["methods"] |= {"mib-1": {}, "mib-2": {"distillation": 1.0}}
-    project.document["chain"] = {}
-    # Joint training and a benchmark without trials may be in the file: neither is trained, nor in a table.
-    project.document["ends"] = {"joint": {"run": "all", "benchmark": "tiny"}}
-    project.document["benchmarks"]["other"] = project.document["benchmarks"]["tiny"]
-    project.document["bases"]["other"] = {**project.document["bases"]["base"], "benchmark": "other"}
-    for name, step in (("finetune", 1), ("mib-1", 1), ("mib-2", 1)):
-        chained = {"benchmark": "tiny", "method": name, "seed": 0, "after": "base", "step": step}
-        project.document["chain"][f"{name}-run"] = chained
-        project.document["ends"][name] = {"run": f"{name}-run", "benchmark": "tiny"}
+def test_each_method_gets_as_many_trials(project, tuned):
+    tuned.draws = True
+    out = tuned("mib", "plop", "--trials", "4")
+    tuned.draws = False
+    folder = project.folder / "tuning" / "tiny-s9"
+    table = pd.read_csv(folder / "trials.csv")
+    assert table["method"].tolist() == ["mib"] * 4 + ["plop"] * 4 and table["comparable"].all()
+    assert tuned.trained[:3] == ["tiny-s9", "tiny-s9-mib-0-1", "tiny-s9-mib-0-2"] and len(tuned.trained) == 1 + 16
+    assert json.loads(table["coefficients"][4])["pod"] == 0.01, "published, whatever the file has"
+    assert re.search(r"^mib: trial 0 of 4, complete: 40.0 %; initialisation balanced, distill", out, re.MULTILINE)
+    pictures = {"best_so_far", "mib_slices", "mib_importance", "plop_slices", "plop_importance"}
+    assert {file.stem for file in folder.glob("*.png")} == pictures
+    assert {name.name for name in project.folder.iterdir()} >= {"tuning"} and not (project.folder / "reports").exists()
+    out = tuned("mib", "plop", "--trials", "4")
+    assert tuned.trained[17:] in ([], ["tiny-s9"]) and "mib, 4 trials: published 40.0" in out
+    out = tuned("mib", "--trials", "5")
+    assert "mib, 5 trials" in out and "plop" not in out
+    out = tuned()
+    assert "Not comparable: the numbers of trials differ. Run: ciss tune plop --trials 5" in out
+    assert not pd.read_csv(folder / "trials.csv")["comparable"].any()
+    trial = config.load(folder / "trials" / "plop-3.yaml")
+    assert trial.methods["plop-3"] == coefficients(
+        "plop", trial.benchmarks["tiny"], json.loads(table["coefficients"][7])
+    )
+    assert trial.benchmarks == project.config.benchmarks, "the same but for coefficients"
+
+
+def test_the_chosen_coefficients_are_written_on_request(project, tuned):
     project.write()
-    out = run(monkeypatch, capsys, "--only", "finetune")
-    trained = {folder.name for folder in (project.folder / "results" / "tiny").iterdir()}
-    assert trained == {"base", "finetune-run"} and "tuning.csv" not in out
-    out = run(monkeypatch, capsys)
-    assert "finetune-run: epoch" not in out and "mib-2-run: epoch 2/2" in out
-    table = pd.read_csv(project.folder / "reports" / "tiny" / "tuning.csv")
-    assert table["trial"].tolist() == ["finetune", "mib-1", "mib-2"] and table["code"].tolist()[1:] == ["mib", "mib"]
-    assert table.groupby("code")["chosen"].sum().min() == 1
-    best = table[(table["code"] == "mib") & table["chosen"]]
-    assert best["mean"].item() == table[table["code"] == "mib"]["mean"].max()
-    assert out.splitlines()[-1].endswith(", ".join(table[table["chosen"]]["trial"]))
-    assert not (project.folder / "runs" / "tiny" / "all").exists()
-    assert [folder.name for folder in (project.folder / "reports").iterdir()] == ["tiny"]
+    file = project.folder / "params.yaml"
+    text = (
+        file.read_text()
+        .replace("distillation: 10.0", "distillation: 77.0 # of mine")
+        .replace("methods:", "methods: # m")
+    )
+    project.write = lambda: None
+    file.write_text(text)
+    tuned("mib", "--trials", "6")
+    assert file.read_text() == text
+    out = tuned("mib", "--write")
+    table = pd.read_csv(project.folder / "tuning" / "tiny-s9" / "trials.csv")
+    best = json.loads(table[table["chosen"]]["coefficients"].item())
+    written = config.load().methods["mib"]
+    assert best["initialisation"] == "default" and written.items() >= best.items()
+    assert "# of mine" in file.read_text() and "methods: # m" in file.read_text()
+    assert f"params.yaml: methods.mib, trial {table[table['chosen']]['trial'].item()}: " in out
+    assert "nothing changes" in tuned("mib", "--write")
+
+
+def test_a_diverged_trial_counts_and_another_error_stops(project, tuned):
+    tuned.error = ("mib-1-1", "the loss is not finite after 3 batches of this epoch: a nan. Images: b.")
+    tuned("mib", "--trials", "3")
+    table = pd.read_csv(project.folder / "tuning" / "tiny-s9" / "trials.csv")
+    assert table["state"].tolist() == ["complete", "diverged", "complete"] and table["steps"].tolist() == [2, 0, 2]
+    tuned.error = ("mib-3-2", "CUDA out of memory")
+    with pytest.raises(SystemExit) as caught:
+        tuned("mib", "--trials", "5")
+    assert str(caught.value) == "error: tiny-s9-mib-3-2: CUDA out of memory"
+    tuned.error, first = None, len(tuned.trained)
+    tuned("mib", "--trials", "5")
+    again = [name for name in tuned.trained[first:] if name != "tiny-s9"]
+    assert again[:2] == ["tiny-s9-mib-3-1", "tiny-s9-mib-3-2"], "the command continues with the same trial"
+    table = pd.read_csv(project.folder / "tuning" / "tiny-s9" / "trials.csv")
+    assert table["trial"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_messages_of_divergence_are_recognised():
+    log = LossLog()
+    log.add({"a": torch.tensor(float("nan"))}, ["x"])
+    with pytest.raises(DivergenceError) as caught:
+        log.check()
+    assert diverged(str(caught.value))
+    network = torch.nn.Linear(1, 1).requires_grad_(False)
+    network.weight.fill_(float("inf"))
+    log = LossLog()
+    log.add({"a": torch.tensor(1.0)}, ["x"])
+    with pytest.raises(DivergenceError) as caught:
+        log.epoch_means(network)
+    assert diverged(str(caught.value))
+    assert not diverged("CUDA out of memory") and not diverged("params.yaml: train.lr: nan")
 
 
 @pytest.mark.parametrize(
     ("key", "value", "arguments", "message"),
     [
-        ("methods.mib.distillation", -1.0, [], "params.yaml: methods.mib.distillation: "),
+        ("methods.mib.distillation", -1.0, ["mib"], "params.yaml: methods.mib.distillation: "),
         (
             "benchmarks.tiny.holdout",
             0,
-            [],
+            ["mib"],
             "params.yaml: benchmarks.tiny.holdout: 0, so there are no images to choose by. Set it, for example to a "
             "tenth of the training images.",
         ),
-        ("ends", {"all": {"run": "all", "benchmark": "tiny"}}, [], "params.yaml: ends: no end of the chain is a trial"),
-        ("methods.joint", {}, ["--only", "mbi"], "--only: params.yaml has no trial of 'mbi'."),
-        ("chain.tune-1.after", "nobody", [], "params.yaml: chain.tune-1.after: "),
+        ("methods.joint", {}, ["mbi"], "there is no method 'mbi'. Did you mean"),
+        ("methods.joint", {}, ["finetune"], "finetune: no coefficient has a range, so there is nothing to tune."),
+        ("methods.joint", {}, ["mib", "--seed", "0"], "--seed 0: params.yaml reports it (all). Tune on another seed."),
+        (
+            "methods.joint",
+            {},
+            ["mib", "--benchmark", "tyni"],
+            "params.yaml: there is no benchmark 'tyni'. There are: tiny.",
+        ),
+        ("methods.joint", {}, [], "{folder}/tuning/tiny-s9: no trials yet. Name a method: ciss tune mib --trials 20"),
+        ("methods.joint", {}, ["frozen"], "{folder}/tuning/tiny-s9/trials/frozen-0.yaml: benchmarks.tiny.train."),
     ],
 )
-def test_what_is_wrong_is_one_line_before_anything_is_trained(
-    project, monkeypatch, capsys, key, value, arguments, message
-):
+def test_what_is_wrong_is_one_line_before_anything_is_trained(project, tuned, key, value, arguments, message):
     project.set(key, value)
-    project.write()
     with pytest.raises(SystemExit) as caught:
-        run(monkeypatch, capsys, *arguments)
-    without_line = re.sub(r"line \d+: ", "", str(caught.value))
-    assert without_line.startswith(f"error: {message}") and not (project.folder / "runs" / "tiny").exists()
+        tuned(*arguments)
+    text = str(caught.value)
+    assert text.startswith(f"error: {message.format(folder=project.folder)}") and "\n" not in text
+    assert not tuned.trained
 
 
-def test_a_trial_that_diverges_is_one_line(project, monkeypatch, capsys):
-    project.document["ends"] = {"mib": {"run": "mib-1", "benchmark": "tiny"}}
-    project.set("train.increment.lr", 1e30)
-    project.write()
+def test_without_optuna_the_message_says_how_to_install_it(project, tuned, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ciss.study.tune.search")
+    monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(SystemExit) as caught:
-        run(monkeypatch, capsys)
-    assert str(caught.value).startswith("error: mib-1: ") and "\n" not in str(caught.value)
+        tuned("mib")
+    assert str(caught.value).startswith("error: ciss tune needs the package optuna. Install it: uv sync --extra tune")
 
 
 # --- presets that are like another
@@ -162,26 +432,17 @@ def test_a_preset_like_another_changes_what_it_says(tmp_path, monkeypatch):
     assert presets.load("a")["y"]["w"] == 3, "and leaves the other as it is"
 
 
-def test_the_trials_are_planned(planned):
-    planned("voc8", "--preset", "tuning")
-    settings, preset = planned.config, presets.load("voc8-tuning")
-    assert list(settings.benchmarks) == ["voc8-tuning"] and list(settings.bases) == ["voc8-tuning-s9"]
-    wanted = preset["runs"]["methods"]
-    assert list(settings.ends) == [f"voc8-tuning-s9-{name}" for name in wanted] and not settings.joints
-    assert settings.methods["mib-1"]["distillation"] == 10.0, "the defaults, whatever mib itself is set to"
-    assert settings.methods["mib-3"]["distillation"] == 100.0
-    by_code: dict[str, list] = {}
-    for name in wanted:
-        by_code.setdefault(name.rpartition("-")[0], []).append(settings.methods[name])
-    del by_code[""]  # fine-tuning has no coefficient
-    assert {len(trials) for trials in by_code.values()} == {5}, "as many for every method"
-    for trials in by_code.values():
-        assert all(one not in trials[:number] for number, one in enumerate(trials))
+def test_the_benchmark_of_a_tuning_is_planned(planned):
+    """Trials are no runs of the parameter file: they come from `ciss tune`, on another seed."""
+    out = planned("voc8", "--preset", "tuning")
+    settings = planned.config
+    assert list(settings.benchmarks) == ["voc8-tuning"] and not settings.chain and not settings.joints
+    assert settings.benchmarks["voc8-tuning"].groups == ((8, 9, 12, 15), (13,), (18,))
+    assert out.endswith("ciss tune METHOD --trials 20\n")
 
 
 def test_the_study_and_its_trials_share_all_but_the_steps():
     study, trials = (json.loads(json.dumps(presets.load(name))) for name in ("voc8", "voc8-tuning"))
-    assert set(presets.load("voc8-tuning")["runs"]["seeds"]).isdisjoint(study.get("runs", {}).get("seeds", [0]))
     for document in (study, trials):
         for key in ("runs", "methods", "groups", "expects"):
             document.pop(key, None)
@@ -190,14 +451,6 @@ def test_the_study_and_its_trials_share_all_but_the_steps():
 
 def committed_trials() -> pd.DataFrame:
     return pd.read_csv(ROOT / "reports" / "study" / "tuning.csv").set_index("trial")
-
-
-def test_the_committed_trials_are_those_of_the_preset():
-    table = committed_trials()
-    assert set(table.index) == set(presets.load("voc8-tuning")["runs"]["methods"])
-    for trial, row in table.iterrows():
-        asked = presets.load("voc8-tuning")["methods"].get(trial, {})
-        assert json.loads(json.dumps(asked)) == json.loads(row["coefficients"]), trial
 
 
 def test_the_study_takes_what_was_chosen(planned):
@@ -209,9 +462,7 @@ def test_the_study_takes_what_was_chosen(planned):
         assert trials["chosen"].tolist() == (trials["mean"] == trials["mean"].max()).tolist()
         chosen = json.loads(trials[trials["chosen"]]["coefficients"].item())
         assert json.loads(json.dumps(preset["methods"].get(code, {}))) == chosen, code
-    planned("voc8", "--preset", "tuning", "--methods", "gsc-1", "--add")
-    first = planned.config.methods["gsc-1"]  # the first trial
-    assert planned.config.methods["gsc-source"] == first, "both have the coefficients of the sources"
+    assert METHODS["gsc"](**planned.config.methods["gsc-source"]) == METHODS["gsc"](), "those of the sources"
 
 
 @pytest.mark.parametrize("dataset", ["shapes", "voc8"])
@@ -227,9 +478,9 @@ def test_what_terms_are_worth_is_asked_of_the_chosen_coefficients(planned, datas
 
 
 def test_named_methods_and_seeds_go_before_the_presets(planned):
-    planned("voc8", "--preset", "tuning", "--methods", "mib-2", "--seeds", "3")
-    assert list(planned.config.ends) == ["voc8-tuning-s3-mib-2"]
-    planned("voc8", "4-2", "--preset", "tuning", "--methods", "mib-2")
+    planned("voc8", "--preset", "tuning", "--methods", "mib", "--seeds", "3")
+    assert list(planned.config.ends) == ["voc8-tuning-s3-mib"]
+    planned("voc8", "4-2", "--preset", "tuning", "--methods", "mib")
     benchmark = planned.document["benchmarks"]["voc8-tuning-4-2"]
     assert "groups" not in benchmark and benchmark["protocol"] == "4-2", "groups are of the preset's protocol"
     mine = [[8, 9], [12], [15]]
@@ -238,12 +489,12 @@ def test_named_methods_and_seeds_go_before_the_presets(planned):
     assert planned.document["benchmarks"]["mine"]["groups"] == mine, "those of the file are somebody's"
 
 
-def test_a_trial_is_a_variant_of_ones_own_to_another_preset(planned):
+def test_a_variant_of_a_preset_is_ones_own_to_another_preset(planned):
     """Planned again without the preset that spells it, it stays as the file has it."""
-    planned("voc8", "--preset", "tuning")
-    planned("voc8", "--methods", "mib-1", "mib-2", "--seeds", "0", "--no-joint")
-    assert list(planned.config.ends) == ["voc8-s0-mib-1", "voc8-s0-mib-2"]
-    assert planned.config.methods["mib-2"]["distillation"] == 30.0
+    planned("voc8", "--methods", "gsc-source", "--seeds", "0", "--no-joint")
+    source = planned.config.methods["gsc-source"]
+    planned("shapes", "--methods", "gsc-source", "--seeds", "0", "--no-joint")
+    assert list(planned.config.ends) == ["shapes-s0-gsc-source"] and planned.config.methods["gsc-source"] == source
     assert "no preset '7'" in planned.fails("voc8", "--methods", "mib-7")
 
 
