@@ -142,6 +142,38 @@ def reached(files: dict[str, str], module: str = "a", name: str = "f") -> set[st
     return set(closure(files, module, name).locations().values()) - {f"{module}.{name}"}
 
 
+RANGES = "AFFECTS_RESULTS = False\nclass Range: pass\n"
+
+
+@pytest.mark.parametrize(
+    ("annotation", "equal"),
+    [
+        ("Annotated[float, Range(0, 1)]", "float"),
+        ("typing.Annotated[Annotated[int, Field(ge=1)], Range(0, 1)]", "Annotated[int, Field(ge=1)]"),
+        ("Annotated[int, Field(ge=1), Range(0, 1)]", "Annotated[int, Field(ge=1)]"),
+        ("Annotated[T | None, Range(0, 1)]", "T | None"),
+    ],
+)
+def test_metadata_that_affects_no_result_is_left_out(annotation, equal):
+    """A range of `ciss tune` beside a coefficient: with it, without it and with another one, the code is the same."""
+    head = "import typing\nfrom typing import Annotated\nfrom pydantic import Field\n"
+    head += "from ciss.ranges import Range\nT = int\n"
+    digests = [
+        closure({"ciss/ranges.py": RANGES, "ciss/a.py": f"{head}class A:\n    x: {text} = 1\n"}, "a", "A").digest
+        for text in (annotation, annotation.replace("Range(0, 1)", "Range(2, 3)"), equal)
+    ]
+    assert len(set(digests)) == 1
+
+
+def test_other_metadata_counts():
+    """So does a range that affects results."""
+    files = {"ciss/ranges.py": "class Range: pass\n"}
+    head = "from typing import Annotated\nfrom ciss.ranges import Range\n"
+    texts = [f"{head}class A:\n    x: Annotated[float, Range({high})] = 1\n" for high in (1, 2)]
+    first, second = (closure({**files, "ciss/a.py": text}, "a", "A") for text in texts)
+    assert first.digest != second.digest and "ranges.Range" in first.locations().values()
+
+
 B = "def g(): return C\nC = 1\ndef other(): return g\n"
 
 IMPORTS = {

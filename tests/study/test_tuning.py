@@ -1,7 +1,8 @@
-"""`ciss tune`: proposals, interruptions, several workers, tables. And presets of whole studies."""
+"""`ciss tune`: proposals, interruptions, several workers, and what it leaves."""
 
 import json
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -9,8 +10,8 @@ import threading
 import time
 from contextlib import suppress
 
-import optuna
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -18,14 +19,16 @@ from ciss import cli, config, paths
 from ciss.config import ConfigError
 from ciss.methods import METHODS
 from ciss.ranges import declared, plain
-from ciss.study import launch, presets
+from ciss.study import launch
 from ciss.study.process import RunFailed
 from ciss.study.tune import results
 from ciss.study.tune.published import coefficients, search_space
-from ciss.study.tune.search import DATABASE, RANDOM, STARTUP, Search
 from ciss.study.tune.trial import Trainer, diverged
 from ciss.training.log import DivergenceError, LossLog
 from tests.helpers.plans import load
+
+optuna = pytest.importorskip("optuna", reason="the extra `tune` is not installed")
+from ciss.study.tune.search import DATABASE, RANDOM, STARTUP, Search  # noqa: E402
 
 ROOT = paths.project()
 METHOD = "gsc"
@@ -266,7 +269,7 @@ def tuned(project, monkeypatch, capsys):
     trained = []
 
     def scores(trainer, name):
-        (values,) = (values for section, values in trainer.files[name].methods.items() if section != "finetune")
+        values = trainer.files[name].methods[trainer.files[name].chain[name].method]
         high = 0.5 if values["initialisation"] == "default" else 0.4
         return {"all": high, "old": 0.3, "new": 0.2}
 
@@ -372,6 +375,15 @@ def test_the_messages_of_divergence_are_recognised():
     assert not diverged("CUDA out of memory") and not diverged("params.yaml: train.lr: nan")
 
 
+def test_a_base_step_of_a_methods_own_is_shared_by_its_trials(project, tuned, monkeypatch):
+    monkeypatch.setattr(METHODS["plop"], "own_base", "plop-released")
+    tuned("mib", "plop", "--trials", "2")
+    assert tuned.trained[:2] == ["tiny-s9", "tiny-s9-plop-released"]
+    trial = config.load(project.folder / "tuning" / "tiny-s9" / "trials" / "plop-1.yaml")
+    assert trial.chain["tiny-s9-plop-1-1"].after == "tiny-s9-plop-released"
+    assert trial.methods["plop-released"]["variant"] == "released"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "arguments", "message"),
     [
@@ -413,95 +425,62 @@ def test_without_optuna_the_message_says_how_to_install_it(project, tuned, monke
     assert str(caught.value).startswith("error: ciss tune needs the package optuna. Install it: uv sync --extra tune")
 
 
-# --- presets that are like another
+# --- the command with trainings
 
 
-def test_a_preset_like_another_changes_what_it_says(tmp_path, monkeypatch):
-    monkeypatch.setattr(presets, "FOLDER", tmp_path)
-    (tmp_path / "a.yaml").write_text("# of a\nx: 1 # the x\ny: { z: 2, w: 3 }\nl: [1]\n")
-    (tmp_path / "b.yaml").write_text("# of b\nlike: a\ny: { w: 4 }\nl: [2, 3]\nruns: { seeds: [7] }\n")
-    (tmp_path / "c.yaml").write_text("# of c\nlike: b\nx: 5\n")
-    assert json.loads(json.dumps(presets.load("b"))) == {
-        "x": 1,
-        "y": {"z": 2, "w": 4},
-        "l": [2, 3],
-        "runs": {"seeds": [7]},
-    }
-    third = presets.load("c")
-    assert third["x"] == 5 and third["y"]["w"] == 4 and third.ca.comment[1][0].value == "# of c\n"
-    assert presets.load("a")["y"]["w"] == 3, "and leaves the other as it is"
+def wait_for(logs: list, text: str, count: int) -> None:
+    """Waits until files have a text so many times."""
+    for _ in range(6000):
+        if sum(len(re.findall(text, log.read_text())) for log in logs) >= count:
+            return
+        time.sleep(0.1)
+    raise TimeoutError("\n".join(log.read_text() for log in logs))
 
 
-def test_the_benchmark_of_a_tuning_is_planned(planned):
-    """Trials are no runs of the parameter file: they come from `ciss tune`, on another seed."""
-    out = planned("voc8", "--preset", "tuning")
-    settings = planned.config
-    assert list(settings.benchmarks) == ["voc8-tuning"] and not settings.chain and not settings.joints
-    assert settings.benchmarks["voc8-tuning"].groups == ((8, 9, 12, 15), (13,), (18,))
-    assert out.endswith("ciss tune METHOD --trials 20\n")
+def kill(process: subprocess.Popen, *, alone: bool) -> None:
+    """Kills a command, `alone` or with the trainings that it started."""
+    trainings = [] if alone else psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    for training in trainings:
+        with suppress(psutil.NoSuchProcess):
+            training.kill()
+    process.wait()
 
 
-def test_the_study_and_its_trials_share_all_but_the_steps():
-    study, trials = (json.loads(json.dumps(presets.load(name))) for name in ("voc8", "voc8-tuning"))
-    for document in (study, trials):
-        for key in ("runs", "methods", "groups", "expects"):
-            document.pop(key, None)
-    assert study == trials
+@pytest.mark.slow
+def test_trials_are_neither_lost_nor_trained_twice(project, tmp_path):
+    """Killed twice, the second time with two workers, it ends with the same trials as undisturbed."""
+    project.set("benchmarks.tiny.protocol", "4-4")
+    project.document |= {"chain": {}, "joints": {}, "ends": {"base": {"run": "base", "benchmark": "tiny"}}}
+    disturbed = project.copy(tmp_path / "disturbed")
+    logs = [tmp_path / f"{number}.log" for number in range(2)]
 
+    def start(where, log) -> subprocess.Popen:
+        arguments = ("-m", "ciss", "tune", "mib", "--trials", "4")
+        with open(log, "a") as stream:
+            return where.command(*arguments, stdout=stream, stderr=subprocess.STDOUT)
 
-def committed_trials() -> pd.DataFrame:
-    return pd.read_csv(ROOT / "reports" / "study" / "tuning.csv").set_index("trial")
+    def trials(where) -> list:
+        storage = f"sqlite:///{where.folder / 'tuning' / 'tiny-s9' / DATABASE}"
+        study = optuna.load_study(study_name="mib", storage=storage)
+        return [(trial.number, trial.state.name, trial.params, trial.value) for trial in study.trials]
 
-
-def test_the_study_takes_what_was_chosen(planned):
-    """Of every method the coefficients of its best trial, as committed; those that are not named are the defaults."""
-    planned("voc8")
-    table, preset = committed_trials(), presets.load("voc8")
-    assert set(table["code"]) | {"gsc-source"} == set(preset["runs"]["methods"])
-    for code, trials in table.groupby("code"):
-        assert trials["chosen"].tolist() == (trials["mean"] == trials["mean"].max()).tolist()
-        chosen = json.loads(trials[trials["chosen"]]["coefficients"].item())
-        assert json.loads(json.dumps(preset["methods"].get(code, {}))) == chosen, code
-    assert METHODS["gsc"](**planned.config.methods["gsc-source"]) == METHODS["gsc"](), "those of the sources"
-
-
-@pytest.mark.parametrize("dataset", ["shapes", "voc8"])
-def test_what_terms_are_worth_is_asked_of_the_chosen_coefficients(planned, dataset):
-    planned(dataset, "--preset", "terms")
-    settings, seeds = planned.config, set(presets.load(f"{dataset}-terms")["runs"]["seeds"])
-    assert not seeds & set(presets.load(dataset).get("runs", {}).get("seeds", [0])) and not settings.joints
-    left_out = {name: code for name in settings.methods if (code := name.partition("-")[0]) != name}
-    assert left_out
-    for name, code in left_out.items():
-        differs = {key for key, value in settings.methods[name].items() if value != settings.methods[code][key]}
-        assert 1 <= len(differs) <= 3, f"{name}: {differs}"
-
-
-def test_named_methods_and_seeds_go_before_the_presets(planned):
-    planned("voc8", "--preset", "tuning", "--methods", "mib", "--seeds", "3")
-    assert list(planned.config.ends) == ["voc8-tuning-s3-mib"]
-    planned("voc8", "4-2", "--preset", "tuning", "--methods", "mib")
-    benchmark = planned.document["benchmarks"]["voc8-tuning-4-2"]
-    assert "groups" not in benchmark and benchmark["protocol"] == "4-2", "groups are of the preset's protocol"
-    mine = [[8, 9], [12], [15]]
-    planned("voc8", "--name", "mine", "--methods", "mib", "--set", f"groups={mine}", "--no-joint")
-    planned("voc8", "4-2", "--name", "mine", "--methods", "mib", "--no-joint")
-    assert planned.document["benchmarks"]["mine"]["groups"] == mine, "those of the file are somebody's"
-
-
-def test_a_variant_of_a_preset_is_ones_own_to_another_preset(planned):
-    """Planned again without the preset that spells it, it stays as the file has it."""
-    planned("voc8", "--methods", "gsc-source", "--seeds", "0", "--no-joint")
-    source = planned.config.methods["gsc-source"]
-    planned("shapes", "--methods", "gsc-source", "--seeds", "0", "--no-joint")
-    assert list(planned.config.ends) == ["shapes-s0-gsc-source"] and planned.config.methods["gsc-source"] == source
-    assert "no preset '7'" in planned.fails("voc8", "--methods", "mib-7")
-
-
-@pytest.mark.parametrize("arguments", [["4-2"], ["--setting", "disjoint"]])
-def test_a_protocol_or_setting_with_a_preset_has_its_runs(planned, arguments):
-    planned("voc8", *arguments)
-    (name,) = planned.config.benchmarks
-    runs = presets.load(name)["runs"]
-    assert runs["joint"] is False, "voc8's own stands for it"
-    assert list(planned.config.ends) == [f"{name}-s0-{method}" for method in runs["methods"]]
+    assert start(project, tmp_path / "undisturbed.log").wait() == 0
+    for part in ("data", "runs/tiny/tiny-s9", "results/tiny/tiny-s9"):  # the same base step
+        shutil.copytree(project.folder / "tuning/tiny-s9" / part, disturbed.folder / "tuning/tiny-s9" / part)
+    for number, workers in enumerate(([logs[0]], logs, logs)):
+        commands = [start(disturbed, log) for log in workers]
+        if number < 2:
+            wait_for(logs, r"mib: trial \d of 4", number + 1)
+            time.sleep(1)
+            for command in commands:
+                kill(command, alone=number == 0)
+            assert integrity(disturbed.folder / "tuning" / "tiny-s9") == "ok"
+            assert len(trials(disturbed)) > number
+        assert number < 2 or [command.wait() for command in commands] == [0, 0], logs[0].read_text()
+    assert trials(disturbed) == trials(project) and len(trials(project)) == 4
+    text = "".join(log.read_text() for log in logs)
+    trained = re.findall(r"^(\S+): epoch 2/2", text, re.MULTILINE)
+    assert sorted(trained) == [f"tiny-s9-mib-{number}-1" for number in range(4)]
+    table = pd.read_csv(disturbed.folder / "tuning" / "tiny-s9" / "trials.csv")
+    assert table.equals(pd.read_csv(project.folder / "tuning" / "tiny-s9" / "trials.csv"))

@@ -5,8 +5,10 @@ pipeline reads: Optuna's storage, the parameter file and the runs of each trial,
 """
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -128,14 +130,16 @@ def identity(trainer: Trainer, method: str) -> dict[str, Any]:
 def train(trainer: Trainer, searches: list["Search"], trials: int) -> None:
     """Trains the base step, then the trials that are missing, `trainer.jobs` at a time. Raises RunFailed."""
     with FileLock(trainer.folder / "base.lock"):  # a second command waits
-        crew = trainer.crew
-        with ThreadPoolExecutor(1) as pool:
-            jobs = [pool.submit(trainer.train, trainer.base)]
-            with crew.stopping(jobs):
-                jobs[0].result()
+        bases = trainer.bases(search.method for search in searches)
+        in_threads(trainer, [partial(trainer.train, base) for base in bases])
+    in_threads(trainer, [partial(work, trainer, searches, trials)] * trainer.jobs)
+
+
+def in_threads(trainer: Trainer, functions: list[Callable[[], None]]) -> None:
+    """Calls functions that train, `trainer.jobs` at a time. The first error and Ctrl-C stop all of them."""
     with ThreadPoolExecutor(trainer.jobs) as pool:
-        jobs = [pool.submit(work, trainer, searches, trials) for _ in range(trainer.jobs)]
-        with crew.stopping(jobs):
+        jobs = [pool.submit(function) for function in functions]
+        with trainer.crew.stopping(jobs):
             for job in as_completed(jobs):
                 job.result()
 

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from ciss.runs.results import read
 from ciss.runs.run import Run, resolve
 from ciss.store import files
 from ciss.store.files import Locked
-from ciss.study import launch, process
+from ciss.study import launch, plan_runs, process
 from ciss.study.crew import Crew
 from ciss.study.process import RunFailed
+from ciss.study.tune import published
 
 # The messages of `training.log.DivergenceError`.
 DIVERGED = re.compile(r"the loss is not finite after|\d+ weights are not after this epoch")
@@ -51,39 +53,37 @@ class Trainer:
         place = f"{self.settings.file}: benchmarks.{self.benchmark}"
         self.steps = runs_run.steps(self.settings.benchmarks[self.benchmark], place) - 1
 
-    @property
-    def base(self) -> str:
-        """The run of the base step, which all trials continue."""
-        return f"{self.benchmark}-s{self.seed}"
-
     def write(self, method: str, number: int, coefficients: dict[str, Any]) -> Config:
-        """Writes and checks the parameter file of a trial. Raises ConfigError for what its benchmark does not allow."""
+        """Writes and checks the parameter file of a trial. Raises ConfigError for what its benchmark does not allow.
+
+        A base step of the method's own has the published coefficients, so that all trials share it.
+        """
         section = f"{method}-{number}"
-        shared = {"benchmark": self.benchmark, "seed": self.seed}
-        chain, after = {}, self.base
-        for step in range(1, self.steps + 1):
-            name = self.run(method, number, step)
-            chain[name] = {"after": after, "method": section, "step": step, **shared}
-            after = name
+        benchmark = self.settings.benchmarks[self.benchmark]
+        methods = {"finetune": {}, section: coefficients}
+        if own := plan_runs.own_base(methods, section):
+            methods[own] = published.coefficients(own, benchmark)
         document = {
-            "benchmarks": {self.benchmark: json.loads(json.dumps(asdict(self.settings.benchmarks[self.benchmark])))},
-            "methods": {"finetune": {}, section: coefficients},
-            "bases": {self.base: {"method": "finetune", **shared}},
-            "chain": chain,
-            "ends": {f"{self.base}-{section}": {"run": after, "benchmark": self.benchmark}},
+            "benchmarks": {self.benchmark: json.loads(json.dumps(asdict(benchmark)))},
+            **{"methods": methods, "bases": {}, "joints": {}, "chain": {}, "ends": {}},
             "output": str(self.folder),
         }
+        plan_runs.add_runs(document, self.benchmark, self.seed, self.steps + 1, [section], joint=False)
         file = self.folder / "trials" / f"{section}.yaml"
         text = _yaml(document)
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             files.write_text(file, text)
         settings = config.load(file)
         check(settings)
-        self.files |= dict.fromkeys((self.base, *chain), settings)
+        self.files |= dict.fromkeys(settings.runs(), settings)
         return settings
 
     def run(self, method: str, number: int, step: int) -> str:
-        return f"{self.base}-{method}-{number}-{step}"
+        return f"{self.benchmark}-s{self.seed}-{method}-{number}-{step}"
+
+    def bases(self, methods: Iterable[str]) -> list[str]:
+        """The base steps that the trials of methods continue; most methods share one. Trial 0 of each was written."""
+        return list(dict.fromkeys(self._run(self.run(method, 0, 1)).after for method in methods))
 
     def train(self, name: str) -> None:
         """Trains a run that is missing. Raises RunFailed, also if the command is being stopped."""
