@@ -340,7 +340,7 @@ def main(request: Request) -> None:
         sys.exit(f"error: {error}")
     if not named:
         joint, option = (" and joint training", "--no-joint") if settings.joints else ("", "--joint")
-        print(f"methods: {', '.join(request.methods)}{joint}. Name others with --methods and {option}.")
+        print(f"methods: {', '.join(request.methods) or 'none'}{joint}. Name others with --methods and {option}.")
     plan_check.print_notes(notes)
     if not plan_check.is_of_pipeline(request.output):
         command = "ciss train" if next_command == "dvc repro" else next_command

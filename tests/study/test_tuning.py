@@ -211,8 +211,8 @@ def test_a_killed_worker_leaves_a_storage_that_is_readable(tmp_path):
     """Workers are killed at many moments, also while they write: no trial is lost, and none ends twice."""
     folder, text = tmp_path / "shapes-s9", ""
     folder.mkdir()
-    for moment in (0.1, 0.23, 0.31, 0.47, 0.6, 0.77, None):
-        command = [sys.executable, "-c", KILLED, str(folder), "25"]
+    for moment in (0.13, 0.37, 0.6, None):
+        command = [sys.executable, "-c", KILLED, str(folder), "20"]
         workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
         for worker in workers:
             assert worker.stdout.readline() == "ready\n"
@@ -223,10 +223,10 @@ def test_a_killed_worker_leaves_a_storage_that_is_readable(tmp_path):
         text += "".join(worker.communicate()[0] for worker in workers)
         assert integrity(folder) == "ok"
     study = optuna.load_study(study_name="mib", storage=f"sqlite:///{folder / DATABASE}")
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 25
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 20
     ended = re.findall(r"ends (\d+)", text)
-    assert len(ended) == len(set(ended)) >= 25 - 2 * 6, "the line of a killed worker may be missing"
-    assert len(re.findall(r"begins", text)) > 25, "some were interrupted"
+    assert len(ended) == len(set(ended)) >= 20 - 2 * 3, "the line of a killed worker may be missing"
+    assert len(re.findall(r"begins", text)) > 20, "some were interrupted"
 
 
 # --- published values
