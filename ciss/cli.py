@@ -210,10 +210,8 @@ def tune(
     ciss tune mib --trials 20           # trains what is missing, writes tuning/BENCHMARK-s9/trials.csv
     ciss tune mib plop gsc --jobs 2     # as many trials for each method, two at a time
     ciss tune                           # only writes the table and the figures again
-    ciss tune mib --write               # also writes the chosen coefficients into params.yaml
 
-    Trial 0 has the published values. The validation images are not used. The seed must be one that params.yaml does
-    not report. After an interruption the same command continues. docs/tuning.md explains ranges and tables.
+    Trial 0 has the published values. After an interruption the same command continues. See docs/tuning.md.
     """
     from ciss.study.tune import command
 
