@@ -471,7 +471,7 @@ def test_trials_are_neither_lost_nor_trained_twice(project, tmp_path):
     for number, workers in enumerate(([logs[0]], logs, logs)):
         commands = [start(disturbed, log) for log in workers]
         if number < 2:
-            wait_for(logs, r"mib: trial \d of 4", number + 1)
+            wait_for(workers, r"mib: trial \d of 4", number + 1)
             time.sleep(1)
             for command in commands:
                 kill(command, alone=number == 0)
