@@ -204,14 +204,12 @@ def tune(
     write: arguments.WriteChosen = False,
     config: arguments.Config = "params.yaml",
 ) -> None:
-    """Choose coefficients on the hold-out set, with Optuna.
+    """Choose coefficients on the hold-out set, with Optuna: docs/tuning.md.
 
     \b
     ciss tune mib --trials 20           # trains what is missing, writes tuning/BENCHMARK-s9/trials.csv
     ciss tune mib plop gsc --jobs 2     # as many trials for each method, two at a time
     ciss tune                           # only writes the table and the figures again
-
-    Trial 0 has the published values. After an interruption the same command continues. See docs/tuning.md.
     """
     from ciss.study.tune import command
 
