@@ -35,6 +35,12 @@ def main(file: str, seconds: float = measure.SECONDS) -> None:
         sys.exit(f"error: {error}")
 
 
+def devices_are_gpus() -> bool:
+    import torch  # here, because it takes seconds to import
+
+    return torch.cuda.is_available()
+
+
 def devices() -> int:
     """GPUs of this machine; without any, 1."""
     import torch  # here, because it takes seconds to import
@@ -65,7 +71,8 @@ def write_cluster(settings: Config, file: str) -> None:
     for name in settings.benchmarks:
         if alike := [one for one in found.values() if one.work.benchmark == name]:
             hours = max(one.seconds[1] for one in alike) / HOUR
-            needs[name] = resources.Needs(hours, tables.peak_memory(alike))
+            memory = None if devices_are_gpus() else tables.peak_memory(alike)  # of a GPU it is not the machine's
+            needs[name] = resources.Needs(hours, memory)
     try:
         added = resources.write(paths.project() / file, settings, needs)
     except (ConfigError, OSError) as error:
@@ -108,7 +115,7 @@ def compare(names: list[str], file: str) -> list[str]:
             number += 1
             sums = [total + value for total, value in zip(sums, pair, strict=True)]
         if number > 1:
-            lines.append(f"{number} runs: {sums[0] / HOUR:.2f} hours, estimated {sums[1] / HOUR:.2f}")
+            lines.append(f"{number} runs: {sums[0] / HOUR:.3g} hours, estimated {sums[1] / HOUR:.3g}")
         return lines
     return []
 

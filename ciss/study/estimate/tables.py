@@ -142,7 +142,7 @@ def table(config: Config, measured: dict[str, dict]) -> list[str]:
                     _range([one.work.images for one in alike]),
                     _range([one.work.all_updates for one in alike]),
                     f"{update[len(update) // 2]:.3g}",
-                    f"{sum(one.seconds[clock] for one in alike) / HOUR:.2f}",
+                    f"{sum(one.seconds[clock] for one in alike) / HOUR:.3g}",
                     documents.size(max(one.memory or 0 for one in alike)) if alike[0].memory else "unknown",
                     documents.size(max(one.checkpoint for one in alike)),
                 )
@@ -159,17 +159,17 @@ def totals(config: Config, measured: dict[str, dict], devices: int = 1) -> list[
     stages = stages_seconds(config)
     total = sum(one.seconds[clock] for one in found)
     kind = "on the clock" if clock else "of processor time"
-    lines = [f"training: {total / HOUR:.2f} hours {kind} on {values['device']}"]
+    lines = [f"training: {total / HOUR:.3g} hours {kind} on {values['device']}"]
     alone = critical_seconds(config, found, 1) / HOUR
     others = sorted({2, 4, devices} - {1})
-    several = ", ".join(f"{critical_seconds(config, found, number) / HOUR:.2f} on {number}" for number in others)
-    lines.append(f"on the clock: {alone:.2f} hours on 1 device, {several}")
+    several = ", ".join(f"{critical_seconds(config, found, number) / HOUR:.3g} on {number}" for number in others)
+    lines.append(f"on the clock: {alone:.3g} hours on 1 device, {several}")
     busy = max((one["other_cores"] or 0.0) for one in measured.values())
     if busy > FEW_CORES * (values["cores"] or 1):
         remark = f"  (other programs used {busy:.1f} of {values['cores']} cores meanwhile; on an idle machine "
         idle = critical_seconds(config, found, 1, clock=0) / HOUR
-        lines.append(remark + ("less)" if clock else f"{idle / values['threads']:.2f} to {idle:.2f} on 1)"))
-    lines.append(f"notebooks and other stages of dvc repro: {stages / HOUR:.2f} hours of processor time")
+        lines.append(remark + ("less)" if clock else f"{idle / values['threads']:.3g} to {idle:.3g} on 1)"))
+    lines.append(f"notebooks and other stages of dvc repro: {stages / HOUR:.3g} hours of processor time")
     disk = sum(one.disk for one in found)
     state = STATES * max(one.checkpoint for one in found)
     root = (paths.project() / config.output).resolve()

@@ -27,8 +27,7 @@ from ciss.runs.run import Run, classes_of, index_folder, predecessor, resolve
 from ciss.runs.state import TrainingState
 from ciss.runs.timings import device_name
 from ciss.store.weights import save_state, save_weights
-from ciss.study.bench.worker import draw
-from ciss.training.evaluation import evaluate
+from ciss.study.bench.worker import EPOCHS, draw
 from ciss.training.log import LossLog
 from ciss.training.loop import (
     STATE,
@@ -78,7 +77,9 @@ def opened(case: dict, folder: Path) -> tuple[Run, Index, bool]:
         index = prepare(benchmark, index_folder(folder, run.benchmark), progress=False)
         drawn = True
     model = replace(benchmark.model, pretrained=False, weights=None)
-    benchmark = replace(benchmark, model=model, train=replace(benchmark.train, processes=1))
+    train = benchmark.train
+    phases = {name: replace(getattr(train, name), epochs=EPOCHS) for name in ("base", "increment")}
+    benchmark = replace(benchmark, model=model, train=replace(train, processes=1, **phases))
     return moved(run, benchmark, folder), index, drawn
 
 
@@ -145,11 +146,13 @@ def measure(case: dict, folder: Path) -> dict:
         save_weights(predecessor(run), run.before.build_network(starting_weights=False), run.before.description())
     clock.seconds()
     setup = prepare_training(run, index)
-    identity = training_identity(run, index)
-    found = {"start": start, "build": clock.seconds(), "drawn": drawn, "device": device_name()}
+    found = {"build": clock.seconds(), "drawn": drawn, "device": device_name()}
+    identity = training_identity(run, index)  # a training has it before the time that it measures begins
+    found["start"] = [before + value for before, value in zip(start, clock.seconds(), strict=True)]
     found["gpu"] = device.type == "cuda"
     state = TrainingState()
     found["prepare"] = prepared(setup, state, index, clock) if run.after else None
+    score_holdout(setup, state, 0.0)  # as a training does first: its memory stays with the process
     found |= updates(setup, state, clock, case["seconds"])
     found |= scores(setup, state, index, clock)
     found |= written(setup, state, identity, index, clock)
@@ -229,7 +232,6 @@ def scores(setup: Setup, state: TrainingState, index: Index, clock: Clock) -> di
     """Seconds of an image of the hold-out set and of the validation images."""
     found = {"holdout": [0.0, 0.0]}
     if index.holdout:
-        evaluate(setup.run, setup.student, setup.holdout)  # fills the cache
         clock.seconds()
         score_holdout(setup, state, 1.0)
         found["holdout"] = [value / len(index.holdout) for value in clock.seconds()]
