@@ -76,6 +76,8 @@ def test_states_of_runs(project, monkeypatch):
     project.set("train.base.lr", 0.5)
     row = row_of(project, "base")
     assert (row.state, row.details) == (TO_COME, "trained before with other values")
+    assert row.curve is None and row.left > 0, "it will take as long as before"
+    assert "to come, trained before with other values" in page.content(Overview(project.config).rows())
 
 
 def test_a_killed_process_is_no_running_one(project):

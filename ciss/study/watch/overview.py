@@ -34,6 +34,7 @@ class Row:
         scores: of the finished run, or the newest of the running one; empty: none.
         left: seconds until it is trained, if it runs alone; None: not known.
         details: a remark on the state.
+        earlier: the curve of a training with other values, which tells how long the run takes.
     """
 
     run: Run
@@ -43,6 +44,7 @@ class Row:
     scores: dict
     left: float | None = None
     details: str = ""
+    earlier: Curve | None = None
 
     @property
     def name(self) -> str:
@@ -69,8 +71,9 @@ class Row:
     @property
     def rate(self) -> float | None:
         """Seconds for one image in one epoch, with scoring; None before the first epoch."""
-        walls = [row["wall_seconds"] for row in self.curve.trained if "wall_seconds" in row] if self.curve else []
-        return mean(walls) / self.curve.about["images"] if walls else None
+        curve = self.curve or self.earlier
+        walls = [row["wall_seconds"] for row in curve.trained if "wall_seconds" in row] if curve else []
+        return mean(walls) / curve.about["images"] if walls else None
 
 
 class Overview:
@@ -109,7 +112,7 @@ class Overview:
             return Row(run, number, DONE, curve, _result_scores(run))
         if curve is None or curve.result:
             outdated = "trained before with other values" if (run.results / "result.json").is_file() else ""
-            return Row(run, number, TO_COME, None, {}, details=outdated)
+            return Row(run, number, TO_COME, None, {}, details=outdated, earlier=curve)
         after = f"after epoch {curve.trained[-1]['epoch'] if curve.trained else 0} of {curve.about['epochs']}"
         if curve.message and curve.message != BY_USER:
             return Row(run, number, FAILED, curve, curve.last_score, details=f"{after}: {curve.message}")
@@ -155,7 +158,7 @@ class Overview:
         for measured in ([row] if row.rate is not None else [], method, phase, peers):
             if measured:
                 extra = [other.seconds - other.rate * other.curve.about["images"] * other.epoch
-                         for other in peers if other.curve.result]  # fmt: skip
+                         for other in peers if other.curve and other.curve.result]  # fmt: skip
                 epochs = row.run.phase.epochs - row.epoch
                 rest = epochs * images * mean(other.rate for other in measured)
                 return max(0.0, rest + max(0.0, median(extra) if extra else 0.0))
