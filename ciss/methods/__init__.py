@@ -12,6 +12,8 @@ AFFECTS_RESULTS = False  # changes here do not outdate results, see store/code
 
 FIRST = ("finetune", "joint", "frozen", "mib", "plop", "gsc", "mbs", "gsc_mbs")  # order in tables; others by name
 
+NO_METHODS = ("__init__", "base", "hosts")  # files that several methods share
+
 METHODS: dict[str, type[Method]] = {}  # by the name of the file
 BROKEN: dict[str, str] = {}  # message for each file that defines no method; the other methods stay usable
 
@@ -60,7 +62,7 @@ def _line(error: Exception, file: Path) -> str:
 
 def _discover() -> None:
     files = [file for file in Path(__file__).parent.glob("*.py") if file.stem.isidentifier()]
-    names = {file.stem: file for file in sorted(files) if file.stem not in ("__init__", "base")}
+    names = {file.stem: file for file in sorted(files) if file.stem not in NO_METHODS}
     for name in dict.fromkeys([*(name for name in FIRST if name in names), *names]):
         try:
             METHODS[name] = _load(names[name])

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
@@ -14,13 +13,11 @@ from ciss.labels.entropy import Variant, entropy_labels
 from ciss.labels.patches import patch_labels
 from ciss.labels.prototypes import ClassPrototypes
 from ciss.labels.relabelling import argmax_labels
-from ciss.losses import cross_entropy, gradient_magnitude, pod_distillation, sum_by_step
+from ciss.losses import cross_entropy, gradient_magnitude, sum_by_step
 from ciss.losses.strips import sum_of_strips
 from ciss.models import Extra, Network, Output
-from ciss.models.encoders import activation_problem
 from ciss.precision import at_least_float32
 from ciss.protocol import VOID as IGNORE
-from ciss.ranges import Choices, Range
 
 # Bytes of a map of C channels in a strip. On a CPU, full-resolution maps are computed in strips of rows: the dozen maps
 # of a strip stay in the processor's cache, and in memory that is used again (reports/speed/losses.md).
@@ -181,7 +178,7 @@ def add_to_prototypes(
 class Method:
     """The hooks of a method. The defaults are those of plain training.
 
-    Order in a step: initialise, before_step, then for every batch labels and losses.
+    Order in a step: initialise, before_step, then for every batch labels and losses, after_step.
     """
 
     sees_all: ClassVar[bool] = False  # joint training: every class at once, with all labels
@@ -309,6 +306,12 @@ class Method:
         """Maps (B,.,.) by name, for figures of what the method computes in an image, after `labels`."""
         return {}
 
+    def after_step(self, student: Network) -> None:
+        """Changes the network after the last epoch of an increment: in place, and in the same way in every process.
+
+        It is called once. The network that it leaves is scored, saved and continued.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """What `before_step` left, such as prototypes: plain values and tensors, the same in every process.
 
@@ -322,70 +325,3 @@ class Method:
 
 
 Statistics = Literal["images", "epoch"]  # what `before_step` reads; see there
-
-
-@coefficients
-class BalancedInitialisation(Method):
-    """A method whose new classes start from the background (MiB, section 3.3), or at random (`default`)."""
-
-    initialisation: Annotated[Literal["balanced", "default"], Choices()] = "balanced"
-
-    def initialise(self, network: Network, classes: int) -> None:
-        network.grow(classes)
-        if self.initialisation == "balanced":
-            network.decoder.balance()
-
-
-@coefficients
-class PLOPHost(BalancedInitialisation):
-    """PLOP's distillation of pooled outputs and MiB's start, for methods that add to them.
-
-    Defaults are PLOP's for Pascal VOC (ADE20K: pod 0.001, pod_outputs 0.00001). `pod_stages`: POD compares the
-    encoder's stages, or the same before their last activation (the sum that ends a residual block), as PLOP's code
-    does. Stages that end without an activation (MobileNetV2, vision transformers) are the same in both.
-    """
-
-    pod: Annotated[NonNegativeFloat, Range(1e-4, 0.1, log=True)] = 0.01
-    pod_outputs: Annotated[NonNegativeFloat, Range(5e-6, 5e-3, log=True)] = 0.0005
-    scales: tuple[PositiveInt, ...] = (1, 2, 4)
-    pod_stages: Literal["activated", "before_activation"] = "activated"
-
-    @property
-    def needs_before_activation(self) -> bool:
-        return self.pod_stages == "before_activation" and bool(self.pod or self.pod_outputs)
-
-    def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
-        model = benchmark.model
-        if not self.needs_before_activation:
-            return None
-        problem = activation_problem(model.encoder, model.output_stride, model.image_size)
-        if problem is None:
-            return None
-        reason = f"`pod_stages: before_activation` does not work with {model.encoder}: {problem}"
-        return "model.encoder", f"{reason}. Use a ResNet, or `pod_stages: activated`"
-
-    def host_losses(self, student: Output, teacher: Output) -> dict[str, Tensor]:
-        """L_pod by name, with its coefficients."""
-        if not (self.pod or self.pod_outputs):
-            return {}
-        return {
-            "pod": pod_distillation(
-                [*self._pod_stages(student), student.features],
-                [*self._pod_stages(teacher), teacher.features],
-                student.logits,
-                teacher.logits,
-                features=self.pod,
-                outputs=self.pod_outputs,
-                scales=self.scales,
-            )
-        }
-
-    def _pod_stages(self, output: Output) -> list[Tensor]:
-        if self.pod_stages == "activated":
-            return output.stages
-        if output.before_activation is None:
-            raise ValueError(
-                "`pod_stages: before_activation` needs outputs with `before_activation`. "
-                "Call `network.return_before_activation()` before the forward pass."
-            )
-        return output.before_activation

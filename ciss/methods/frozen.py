@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ciss.config import Benchmark
 from ciss.losses import cross_entropy, unbiased_cross_entropy, unbiased_distillation
-from ciss.methods.base import BalancedInitialisation, Batch, coefficients
+from ciss.methods.base import Batch, coefficients
+from ciss.methods.hosts import BalancedInitialisation
 from ciss.models import Network, Output
 from ciss.ranges import Choices, Range
 

@@ -39,7 +39,6 @@ from ciss.losses.relations import Target
 from ciss.methods.base import (
     TRUE_BACKGROUND,
     Batch,
-    PLOPHost,
     Statistics,
     add_to_prototypes,
     certain_labels,
@@ -48,6 +47,7 @@ from ciss.methods.base import (
     plain_cross_entropy,
     teachers_labels,
 )
+from ciss.methods.hosts import EWF, PLOPHost
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
 from ciss.ranges import Choices, Range
@@ -85,6 +85,7 @@ class GSC(PLOPHost):
         },
         "clamped": {"clamp": [0.5, 5.0]},
         "tuned": TUNED,
+        **EWF,
         **LEFT_OUT,
         **{f"tuned-{name}": {**TUNED, **values} for name, values in LEFT_OUT.items()},
     }

@@ -15,6 +15,7 @@ from ciss.labels.prototypes import Scaling, distance_weights
 from ciss.labels.relabelling import reweighted_labels
 from ciss.losses import gradient_magnitude, negative_log_likelihood, sharp_loss, soft_relation_loss, weigh_by_step
 from ciss.methods.base import Batch, Statistics, add_to_prototypes, coefficients, compensation_problem
+from ciss.methods.hosts import EWF
 from ciss.methods.mbs import MBS
 from ciss.models import Output
 from ciss.protocol import VOID as IGNORE
@@ -45,6 +46,7 @@ class GSCMBS(MBS):
         "new-one": {"new_weight": "one"},  # new pixels as GSC's default has them
         "relations": RELATIONS,
         "relations-unguided": {**RELATIONS, "guided": False},
+        **EWF,
     }
 
     # --- GSC's step-aware gradient compensation, of the cross-entropy of the labels made here
@@ -75,7 +77,8 @@ class GSCMBS(MBS):
     guided: Annotated[bool, Choices()] = True  # where the label is new, the teacher's background is no relation
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
-        return compensation_problem(benchmark, self.compensation, self.new_weight)
+        problem = compensation_problem(benchmark, self.compensation, self.new_weight)
+        return problem or super().unsuited(benchmark)
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """Prototypes of the old classes: means of the decoder's features at pixels that MBS labels."""

@@ -27,14 +27,15 @@ from ciss.losses import (
     orthogonality,
     output_distillation,
 )
-from ciss.methods.base import TRUE_BACKGROUND, BalancedInitialisation, Batch, coefficients, plain_cross_entropy
+from ciss.methods.base import TRUE_BACKGROUND, Batch, coefficients, plain_cross_entropy
+from ciss.methods.hosts import EWF, WeightFusion
 from ciss.models import Network, Output
 from ciss.protocol import VOID as IGNORE
 from ciss.ranges import Choices, Range
 
 
 @coefficients
-class MBS(BalancedInitialisation):
+class MBS(WeightFusion):
     """Selective pseudo-labels, adaptive feature distillation, label-guided output distillation, orthogonal new tokens,
     and background weight transfer.
 
@@ -56,6 +57,7 @@ class MBS(BalancedInitialisation):
         "no-transfer": {"initialisation": "default"},
         # the published baseline, `MBS: False`: confident labels, plain distillation of features and outputs
         "off": {"selective": False, "features": "plain", "outputs": "plain", "orthogonality": 0.0},
+        **EWF,
     }
 
     # --- selective pseudo labels

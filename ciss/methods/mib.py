@@ -6,13 +6,14 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from ciss.losses.unbiased import log_sums, unbiased_cross_entropy, unbiased_distillation
-from ciss.methods.base import BalancedInitialisation, Batch, coefficients, plain_cross_entropy
+from ciss.methods.base import Batch, coefficients, plain_cross_entropy
+from ciss.methods.hosts import EWF, WeightFusion
 from ciss.models import Output
 from ciss.ranges import Range
 
 
 @coefficients
-class MiB(BalancedInitialisation):
+class MiB(WeightFusion):
     """Cross-entropy and distillation in which the background stands for old or new classes, and a balanced start.
 
     Defaults are those of the published code for Pascal VOC, except `divisor`: there the mean of an increment's
@@ -26,7 +27,7 @@ class MiB(BalancedInitialisation):
     * In the domain setting no class is new: the background stands for itself alone (`Batch.background_channels`).
     """
 
-    presets: ClassVar = {"released": {"divisor": "all"}}
+    presets: ClassVar = {"released": {"divisor": "all"}, **EWF}
 
     distillation: Annotated[NonNegativeFloat, Range(1, 100, log=True)] = 10.0
     alpha: Annotated[NonNegativeFloat, Range(0.25, 4, log=True)] = 1.0  # multiplies the teacher's logits

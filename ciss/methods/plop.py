@@ -13,12 +13,12 @@ from ciss.losses import cross_entropy
 from ciss.methods.base import (
     TRUE_BACKGROUND,
     Batch,
-    PLOPHost,
     Statistics,
     certain_labels,
     coefficients,
     plain_cross_entropy,
 )
+from ciss.methods.hosts import EWF, PLOPHost
 from ciss.models import Output
 from ciss.ranges import Range
 
@@ -46,6 +46,7 @@ class PLOP(PLOPHost):
 
     presets: ClassVar = {
         "released": {"variant": "released", "statistics_from": "epoch", "pod_stages": "before_activation"},
+        **EWF,
     }
 
     pseudo_labels: bool = True  # off: the background stays as given

@@ -202,7 +202,7 @@ def stages(root: Path) -> dict[str, Closure]:
             continue
         for module in sorted(package.files):
             folder, _, method = module.rpartition(".")
-            if folder == "ciss.methods" and method != "base":
+            if folder == "ciss.methods" and method not in ("base", "hosts"):
                 roots = _roots(package, TRAIN, [method])
                 closures[f"{file.stem}/{method}"] = Closure(roots, training=True, notebook_cells=cells)
     return closures

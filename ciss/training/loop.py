@@ -337,6 +337,8 @@ def label_batch(setup: Setup, batch: Batch) -> Output | None:
 def finish(setup: Setup, state: TrainingState) -> None:
     """Scores the trained student on the validation images."""
     run = setup.run
+    if run.after:
+        setup.method.after_step(setup.student)
     images = setup.index.validation[-1 if run.joint else run.step]
     loader = evaluation_loader(run.settings, setup.index, "val", images, run.label_table(training=False))
     state.confusion = evaluate(run, setup.student, loader)

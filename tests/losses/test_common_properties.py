@@ -42,6 +42,7 @@ PROTOTYPES = large(K, D, seed=4)
 
 # Name -> calls, each the arguments and keyword arguments. A new function without an entry fails a test.
 LOSSES = {
+    "absence_loss": [((LOGITS,), {})],
     "adaptive_feature_distillation": [((POINTS, TEACHER_POINTS, torch.rand(B, N).half()), {})],
     "compensation_weights": [
         ((LOGITS, GIVEN, STEPS), {"grouping": grouping, "probability": probability, "new": new})
@@ -53,6 +54,9 @@ LOSSES = {
     "cross_entropy": [
         ((LOGITS, GIVEN), {}),
         ((LOGITS, GIVEN), {"weights": large(B, H, W).abs(), "divisor": "all"}),
+    ],
+    "decomposed_distillation": [
+        ((FEATURES.abs() / 100, PROTOTYPES / 100, TEACHER_FEATURES.abs() / 100, PROTOTYPES / 90), {})
     ],
     "gradient_magnitude": [((LOGITS, GIVEN), {"exponent": e, "logarithm": e != 1}) for e in (0.5, 1.0, 2.0)],
     "label_guided_distillation": [
@@ -68,6 +72,12 @@ LOSSES = {
     "output_distillation": [((LOGITS, TEACHER), {})],
     "pod_distillation": [(([FEATURES], [TEACHER_FEATURES], LOGITS, TEACHER), {})],
     "sharp_loss": [((LOGITS,), {}), ((LOGITS / LARGE,), {"where": GIVEN == 0})],
+    "sigmoid_cross_entropy": [
+        ((LOGITS, GIVEN), {}),
+        ((LOGITS[:, K:], GIVEN), {"first": K, "positive": 35.0, "ignored": "negative"}),
+        ((LOGITS, GIVEN), {"divisor": "all"}),
+    ],
+    "sigmoid_distillation": [((LOGITS, TEACHER), {})],
     "soft_relation_loss": [
         ((LOGITS, TEACHER, GIVEN), {"target": target, "guided": guided})
         for target in ("sigmoid_softmax", "softmax", "binary")
@@ -176,11 +186,12 @@ def test_large_half_precision_inputs_give_the_result_of_float32(number, autocast
         compare(results(function, wide, wide_options), expected)
 
 
+SEVERAL = ("pod_distillation", "decomposed_distillation")  # several maps, or several results
 DETACHED = ("compensation_weights", "gradient_magnitude", "sum_by_step", "weigh_by_step")
 
 
 @pytest.mark.parametrize("autocast", AUTOCAST)
-@pytest.mark.parametrize("name", [name for name in LOSSES if name not in (*DETACHED, "pod_distillation")])
+@pytest.mark.parametrize("name", [name for name in LOSSES if name not in (*DETACHED, *SEVERAL)])
 def test_gradients_of_large_half_precision_inputs_are_those_of_float32(name, autocast):
     function = getattr(ciss.losses, name)
     arguments, options = LOSSES[name][0]

@@ -616,6 +616,9 @@ ACCUMULATED = {
     "gsc": {"pod": 0.001, "compensation": False, "sharp_where": "background"},
     "mbs": {"threshold": 0.3, "ignored": "left_out"},
     "gsc_mbs": {"compensation": False, "soft": 0.3, "sharp": 0.1},
+    "lwf": {},
+    "lwf_mc": {"divisor": "all"},
+    "ilt": {},
 }
 
 
