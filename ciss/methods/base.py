@@ -189,6 +189,7 @@ class Method:
     uses_teacher = True
     decoder: ClassVar[str | None] = None  # the published one; tables say "(adapted)" with another
     statistics_from = "images"  # what `before_step` reads, see there; a method may make it a coefficient
+    softmax = True  # whether the loss is a cross-entropy of softmax; if not, its gradient magnitudes are not logged
     prediction = "learnt"  # how labels follow from the rows of a network, see `models.prediction`
     # The method of a base step of its own, a section under `methods`; None: the base step that methods share.
     own_base: str | None = None

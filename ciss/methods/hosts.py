@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -16,6 +17,23 @@ from ciss.ranges import Choices, Range
 
 # Endpoints weight fusion (Xiao et al., CVPR 2023) of any host, as its published scripts train it: the preset `ewf`.
 EWF: dict[str, dict[str, Any]] = {"ewf": {"fusion": "classes", "old_rows": "frozen"}}
+
+
+def rows_problem(benchmark: Benchmark) -> tuple[str, str] | None:
+    """`Method.unsuited` of methods that have rows beside those of their classes and train the rows of new ones."""
+    if benchmark.model.decoder != "deeplabv3":
+        return "model.decoder", "another token would attend to the patches and shift the class norm. Use deeplabv3"
+    if benchmark.setting == "domain":
+        return "setting", "no class is new in the domain setting, so it would learn nothing"
+    return None
+
+
+@torch.no_grad()
+def copy_to_new_rows(network: Network, weight: Tensor, bias: Tensor) -> None:
+    """The newest classes start with these rows, (n,D,1,1) and (n,), or all with one row."""
+    new_weight, new_bias = network.decoder.rows(new=True)
+    new_weight.copy_(weight.expand_as(new_weight))
+    new_bias.copy_(bias.expand_as(new_bias))
 
 
 @coefficients

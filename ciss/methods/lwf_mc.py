@@ -24,10 +24,16 @@ class LwFMC(Method):
     """
 
     usual: ClassVar[bool] = False
-    presets: ClassVar = {"released": {"divisor": "all"}}
+    softmax: ClassVar[bool] = False
+    presets: ClassVar = {"released": {"divisor": "all"}, "shared-base": {"base": "shared"}}
 
     distillation: NonNegativeFloat = 10.0
     divisor: Literal["valid", "all"] = "valid"  # of L_BCE; all pixels: published code
+    base: Literal["own", "shared"] = "own"  # base step: trained with L_BCE, or that of the other methods
+
+    @property
+    def own_base(self) -> str | None:
+        return "lwf_mc" if self.base == "own" else None
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         return self.over_strips(self.pixel_losses, student, teacher, batch)

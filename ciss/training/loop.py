@@ -305,7 +305,7 @@ def train_update(setup: Setup, batches: Sequence[Batch], log: LossLog) -> None:
         losses = setup.method.losses(student_output, teacher_output, batch)
         if weights is not None:
             losses = weights[number].apply(losses)
-        if setup.run.after:
+        if setup.run.after and setup.method.softmax:
             batch.log_gradients(student_output)
         total = sum(losses.values())
         setup.scaler.scale(total / len(batches)).backward()

@@ -16,6 +16,7 @@ VOID = 255
 SIZE = 16
 OLD = 4  # the teacher's channels: background and three old classes
 NEW = 2
+SIZES = [OLD - 1, NEW, 2]  # classes of every step of the benchmark
 VARIANTS = [
     pytest.param(name, preset, id=f"{name}-{preset}" if preset else name)
     for name, method in METHODS.items()
@@ -68,10 +69,26 @@ def networks(decoder: str, new: int) -> tuple[Network, Network]:
     return teacher.eval(), student.eval()
 
 
+def outputs(decoder: str, new: int, batch: int, size: int, method: Method | None = None) -> tuple[Output, Output]:
+    """What teacher and student return for random images. With a method: with the logits of its extra rows."""
+    teacher, student = _outputs(decoder, new, batch, size)
+    return (teacher, student) if method is None else (with_extras(teacher, method, 0), with_extras(student, method, 1))
+
+
+def with_extras(output: Output, method: Method, step: int) -> Output:
+    """The output with random logits of the method's extra rows after a step, see `Method.extras`."""
+    generator = torch.Generator().manual_seed(11)
+    shapes = {
+        name: (len(output.logits), extra.rows, *output.logits.shape[2:])
+        for name, extra in method.extras(SIZES, step).items()
+    }
+    extras = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items() if shape[1]}
+    return dataclasses.replace(output, extras=extras, prediction=method.prediction)
+
+
 @functools.cache
 @torch.no_grad()
-def outputs(decoder: str, new: int, batch: int, size: int) -> tuple[Output, Output]:
-    """What teacher and student return for random images."""
+def _outputs(decoder: str, new: int, batch: int, size: int) -> tuple[Output, Output]:
     images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(batch))
     teacher, student = networks(decoder, new)
     return teacher(images), student(images)
@@ -97,6 +114,8 @@ def leaves(output: Output, *, learns: bool, scale: float | None = None) -> tuple
         leaf(output.class_tokens),
         output.padding,
         [leaf(stage) for stage in output.before_activation],
+        extras={name: leaf(rows) for name, rows in output.extras.items()},
+        prediction=output.prediction,
     )
     return copied, tensors
 

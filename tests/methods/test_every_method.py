@@ -26,6 +26,7 @@ from tests.helpers.variants import (
     build,
     leaves,
     outputs,
+    with_extras,
 )
 
 FEW = (
@@ -43,7 +44,7 @@ FEW = (
 
 def check(decoder: str, method: Method, case: Case) -> None:
     """Runs the hooks of a method as training does, on outputs whose tensors are leaves."""
-    teacher_output, student_output = outputs(decoder, case.new, case.batch, case.size)
+    teacher_output, student_output = outputs(decoder, case.new, case.batch, case.size, method)
     teacher, _ = leaves(teacher_output, learns=False, scale=case.teacher_scale)
     if case.same:
         new = student_output.class_tokens[OLD:]
@@ -120,7 +121,7 @@ def test_every_choice_of_a_coefficient(name, values, decoder):
 def prepared(method: Method, decoder: str) -> tuple[Output, Output, Batch]:
     """Student's and teacher's outputs and a batch, after `before_step`."""
     case = CASES["ordinary"]
-    teacher, student = outputs(decoder, case.new, case.batch, case.size)
+    teacher, student = outputs(decoder, case.new, case.batch, case.size, method)
     teacher, _ = leaves(teacher, learns=False)
     student, _ = leaves(student, learns=True)
     batch = case.make_batch(case.labels())
@@ -145,10 +146,14 @@ def move_tensors(part: object, change: typing.Callable[[Tensor], Tensor]) -> Non
             setattr(part, name, change(value))
         elif isinstance(value, list):
             setattr(part, name, [change(entry) if isinstance(entry, Tensor) else entry for entry in value])
+        elif name == "extras":
+            setattr(part, name, {row: change(entry) for row, entry in value.items()})
 
 
 def check_without_values(method: Method, decoder: str) -> None:
     """Fake tensors have shapes and no values: `.item()`, boolean indexing and `unique` fail on them."""
+    if method.unsuited(benchmark(decoder, CASES["ordinary"])):
+        return
     parts = prepared(method, decoder)
     with FakeTensorMode(allow_non_fake_inputs=False) as mode:
         for part in (method, *parts):
@@ -175,6 +180,8 @@ def test_no_choice_waits_for_the_device(name, values, decoder):
 def test_no_step_waits_for_a_gpu(name, preset, decoder):
     """On a device, a synchronising call is an error. Labels and losses are those of the CPU."""
     method = build(name, preset)
+    if method.unsuited(benchmark(decoder, CASES["ordinary"])):
+        return
     parts = prepared(method, decoder)
     moved = [copy.deepcopy(part) for part in parts]
     expected = learn(method, *parts)
@@ -198,9 +205,11 @@ def test_no_step_waits_for_a_gpu(name, preset, decoder):
 def test_base_steps(name):
     for title in ("ordinary", "all void", "all background", "all new", "one image"):
         case = CASES[title]
-        student, tensors = leaves(outputs("deeplabv3", case.new, case.batch, case.size)[1], learns=True)
+        method = METHODS[name]()
+        student = with_extras(outputs("deeplabv3", case.new, case.batch, case.size)[1], method, 0)
+        student, tensors = leaves(student, learns=True)
         batch = case.make_batch(case.labels(), base=True)
-        losses = METHODS[name]().losses(student, None, batch)
+        losses = method.losses(student, None, batch)
         assert losses and all(value.dtype == torch.float32 for value in losses.values())
         verify(losses, tensors, batch)
         assert title == "all void" or student.logits.grad.abs().sum() > 0

@@ -19,13 +19,14 @@ def in_float64(output: Output, learns: bool) -> tuple[Output, list[Tensor]]:
     lists = {name: [value.double() for value in getattr(output, name)] for name in ("stages", "before_activation")}
     single = ("logits", "features", "class_features", "class_tokens")
     maps = {name: getattr(output, name).double() for name in single}
-    return leaves(dataclasses.replace(output, **maps, **lists), learns=learns)
+    extras = {name: rows.double() for name, rows in output.extras.items()}
+    return leaves(dataclasses.replace(output, **maps, **lists, extras=extras), learns=learns)
 
 
 def step(method: Method, decoder: str, title: str) -> tuple[Batch, dict[str, Tensor], list[Tensor]]:
     """Batch, losses, and the leaves of the student's output, in float64."""
     case = CASES[title]
-    teacher, student = outputs(decoder, case.new, case.batch, case.size)
+    teacher, student = outputs(decoder, case.new, case.batch, case.size, method)
     teacher, student = in_float64(teacher, False)[0], in_float64(student, True)
     batch = case.make_batch(case.labels())
     with torch.no_grad():

@@ -22,7 +22,8 @@ def part_of(output: Output, images: slice) -> Output:
     maps = {f.name: getattr(output, f.name) for f in dataclasses.fields(output)}
     cut = {name: value[images] for name, value in maps.items() if name in ("logits", "features", "class_features")}
     lists = {name: [value[images] for value in maps[name]] for name in ("stages", "before_activation")}
-    return dataclasses.replace(output, **cut, **lists, _upsampled={})
+    extras = {name: rows[images] for name, rows in output.extras.items()}
+    return dataclasses.replace(output, **cut, **lists, extras=extras, _upsampled={})
 
 
 def part_of_batch(batch: Batch, images: slice) -> Batch:
@@ -40,7 +41,7 @@ def uneven_labels(batch: Batch) -> None:
 def check(decoder: str, method: Method) -> None:
     if method.sees_all or method.unsuited(benchmark(decoder, CASE)):
         return
-    teacher, student = outputs(decoder, CASE.new, CASE.batch, CASE.size)
+    teacher, student = outputs(decoder, CASE.new, CASE.batch, CASE.size, method)
     teacher = leaves(teacher, learns=False)[0]
     student = leaves(student, learns=True)[0]
     batch = CASE.make_batch(CASE.labels())
