@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from ciss import distributed
 from ciss.config import Benchmark, Train
-from ciss.data import processes
+from ciss.data import processes, saliency
 from ciss.data.index import Index
 from ciss.data.normalisation import IMAGENET, input_statistics
 from ciss.data.pictures import DataError, read_pair
@@ -51,7 +51,8 @@ class Loader(DataLoader):
 class Images(Dataset):
     """Views of images (H,W,3) uint8 and of labels (H,W) uint8 as positions, with the image's number in the index.
 
-    `device`: where views are taken; None: in the loader processes.
+    `device`: where views are taken; None: in the loader processes. `saliency_maps`: background pixels that are not
+    salient are labelled `saliency.NOT_SALIENT`.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class Images(Dataset):
         colour: tuple[int, int, int] = IMAGENET.colour,
         cache: Cache | None = None,
         device: torch.device | None = None,
+        saliency_maps: bool = False,
     ):
+        self.maps: dict[int, Tensor] | None = {} if saliency_maps else None
         self.pairs, self.digests = index.pairs(split), index.digests[split]
         self.label_table, self.view_of, self.seed, self.cache = table, view_of, seed, cache
         self.colour, self.device = torch.tensor(colour, dtype=torch.uint8), device
@@ -77,8 +80,11 @@ class Images(Dataset):
         generator = torch.Generator().manual_seed(stable_seed(self.seed, epoch, number))
         view = self.view_of(*mask.shape, generator)
         if self.device is not None:
-            return image, mask, view, number
-        return view.image(image, self.colour), self._labels(view.mask(mask)), number
+            return image, mask, view, self._map(number), number
+        labels = self._labels(view.mask(mask))
+        if self.maps is not None:
+            labels = saliency.mark(labels, view.mask(self._map(number)))
+        return view.image(image, self.colour), labels, number
 
     def finish(self, batch: list) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B,3,H,W), labels (B,H,W) and numbers (B,) of a batch that a loader process has put together."""
@@ -89,11 +95,23 @@ class Images(Dataset):
         constants = (self.colour, torch.from_numpy(self.label_table))
         colour, table = (tensor.to(self.device, non_blocking=True) for tensor in constants)
         images, labels = [], []
-        for image, mask, view, _ in batch:
+        for image, mask, view, salient, _ in batch:
             images.append(view.image(image.to(self.device, non_blocking=True), colour))
-            labels.append(table[view.mask(mask.to(self.device, non_blocking=True)).int()])
+            positions = table[view.mask(mask.to(self.device, non_blocking=True)).int()]
+            if salient is not None:
+                positions = saliency.mark(positions, view.mask(salient.to(self.device, non_blocking=True)))
+            labels.append(positions)
         numbers = torch.tensor([number for *_, number in batch])
         return torch.stack(images).permute(0, 3, 1, 2), torch.stack(labels), numbers
+
+    def _map(self, number: int) -> Tensor | None:
+        """The saliency map (H,W) of an image, kept where images are. None: maps are not used."""
+        if self.maps is None or number in self.maps:
+            return self.maps and self.maps[number]
+        found = torch.from_numpy(saliency.read_map(self.pairs[number], self._read_decoded(number)[1].shape))
+        if self.cache is not None:
+            self.maps[number] = found
+        return found
 
     def _labels(self, mask: Tensor) -> Tensor:
         """Positions of raw ids (H,W) on the CPU."""
@@ -174,8 +192,13 @@ def available_memory() -> int:
     return max(0, min(left))
 
 
-def training_loader(benchmark: Benchmark, index: Index, images: list[int], table: np.ndarray, seed: int) -> Loader:
-    """Shuffled, augmented batches of training images. Set `loader.batch_sampler.epoch` before each epoch."""
+def training_loader(
+    benchmark: Benchmark, index: Index, images: list[int], table: np.ndarray, seed: int, saliency_maps: bool = False
+) -> Loader:
+    """Shuffled, augmented batches of training images. Set `loader.batch_sampler.epoch` before each epoch.
+
+    `saliency_maps`: see `Images`.
+    """
     train = benchmark.train
     on_device = train.augment_on == "device"
     dataset = Images(
@@ -187,6 +210,7 @@ def training_loader(benchmark: Benchmark, index: Index, images: list[int], table
         colour=input_statistics(benchmark.model).colour,
         cache={} if train.cache else None,
         device=distributed.device() if on_device else None,
+        saliency_maps=saliency_maps,
     )
     pixels = max(height * width for height, width in index.sizes["train"]) if on_device else train.crop**2
     share = -(-train.batch // distributed.world())

@@ -40,6 +40,7 @@ class Batch:
     old_channels: int  # K: the teacher's channels, background included; 0 at step 0
     class_steps: Tensor  # (C,) int64: the step that introduced each channel
     new_classes: Tensor  # 1-D int64: positions of this step's classes
+    salient: Tensor | None = None  # (B,H,W) bool: False at background outside objects; by request, in training only
     weights: Tensor | None = None  # (B,H,W): the result of `Method.pixel_weights`, for the log
     logs: dict[str, Tensor] = field(default_factory=dict)  # scalars for the log; NaN: no value in this batch
 
@@ -70,8 +71,9 @@ class Batch:
         """The batch with labels and weights of some rows only, and with logs of its own."""
         if (rows.start, rows.stop) == (0, self.size[0]):
             return self
-        weights = None if self.weights is None else self.weights[:, rows]
-        return replace(self, given=self.given[:, rows], labels=self.labels[:, rows], weights=weights, logs={})
+        optional = {name: getattr(self, name) for name in ("salient", "weights")}
+        cut = {name: value[:, rows] for name, value in optional.items() if value is not None}
+        return replace(self, given=self.given[:, rows], labels=self.labels[:, rows], **cut, logs={})
 
     def strips_of(self, output: Output | None) -> Iterator[tuple["Batch", Output | None]]:
         """This batch and an output strip by strip."""
@@ -183,6 +185,7 @@ class Method:
 
     sees_all: ClassVar[bool] = False  # joint training: every class at once, with all labels
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # named coefficients: `name-preset` under methods
+    unlisted: ClassVar[tuple[str, ...]] = ()  # coefficients that plans write only where a preset has them
     usual: ClassVar[bool] = True  # planned when no methods are named
     # Whether the hooks read the teacher. If not, it is not run: they get None, and `labels` is not called. A method may
     # decide this by its coefficients.
@@ -190,6 +193,7 @@ class Method:
     decoder: ClassVar[str | None] = None  # the published one; tables say "(adapted)" with another
     statistics_from = "images"  # what `before_step` reads, see there; a method may make it a coefficient
     softmax = True  # whether the loss is a cross-entropy of softmax; if not, its gradient magnitudes are not logged
+    reads_saliency = False  # whether training batches have `Batch.salient`, see `data.saliency`
     prediction = "learnt"  # how labels follow from the rows of a network, see `models.prediction`
     # The method of a base step of its own, a section under `methods`; None: the base step that methods share.
     own_base: str | None = None

@@ -1,7 +1,7 @@
 """What several methods have in common: how new classes start, fusion of weights, and PLOP's distillation."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -59,6 +59,8 @@ class WeightFusion(BalancedInitialisation):
 
     The fused network is the result of the step. Curves end before the fusion.
     """
+
+    unlisted: ClassVar = ("fusion", "count_background", "old_rows", "fused_share")
 
     fusion: Literal["none", "classes"] = "none"
     count_background: bool = True  # whether K counts the background, as in the published code

@@ -22,11 +22,14 @@ class SSUL(Method):
 
         L = sum over all rows of BCE, mean over valid pixels
 
-    This is the published form for ADE20K, without saliency maps: every background pixel is labelled unknown, and the
-    background's row is a negative everywhere. Background pixels take the teacher's old class where its sigmoid is the
-    largest and at least `threshold`. In increments the rows of new classes, which start as copies of the unknown
-    class's, and that row learn, and nothing else; normalisation and dropout are frozen, whatever
-    `train.increment.norm` says. The score of the background is sigma(z_unknown) + sigma(z_0).
+    By default this is the published form for ADE20K, without saliency maps: every background pixel is labelled unknown,
+    and the background's row is a negative everywhere. With `saliency: maps`, the published form for Pascal VOC, only
+    salient ones are; the maps lie in a folder `saliency` beside that of the images (`ciss.data.saliency`).
+
+    Background pixels take the teacher's old class where its sigmoid is the largest and at least `threshold`. In
+    increments the rows of new classes, which start as copies of the unknown class's, and that row learn, and nothing
+    else; normalisation and dropout are frozen, whatever `train.increment.norm` says. The score of the background is
+    sigma(z_unknown) + sigma(z_0).
 
     Known differences from the published code: there a class is a small network of a 3x3 convolution, normalisation and
     a row; here it is a row. There the background's row learns, too, with 1e-4 of the learning rate, and the pyramid's
@@ -37,18 +40,24 @@ class SSUL(Method):
     softmax: ClassVar[bool] = False
     decoder: ClassVar = "deeplabv3"
     prediction = "folded"
-    presets: ClassVar = {"shared-base": {"base": "shared"}}
+    presets: ClassVar = {"saliency": {"saliency": "maps"}, "shared-base": {"base": "shared"}}
 
+    saliency: Literal["off", "maps"] = "off"
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.7  # of the teacher's sigmoids
     base: Literal["own", "shared"] = "own"  # shared: that of fine-tuning; the unknown row starts as the background's
 
     @property
     def own_base(self) -> str | None:
-        return "ssul" if self.base == "own" else None
+        own = "ssul" if self.saliency == "off" else "ssul-saliency"
+        return own if self.base == "own" else None
+
+    @property
+    def reads_saliency(self) -> bool:
+        return self.saliency == "maps"
 
     @property
     def remarks(self) -> list[str]:
-        return ["no saliency maps"]
+        return ["no saliency maps"] if self.saliency == "off" else []
 
     def extras(self, sizes: list[int], step: int) -> dict[str, Extra]:
         return {"unknown": Extra(rows=1)}
@@ -73,7 +82,7 @@ class SSUL(Method):
 
     def pixel_losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         rows = student.raw(batch.size)
-        return {"cross_entropy": sigmoid_cross_entropy(rows, rows_of_labels(batch.labels))}
+        return {"cross_entropy": sigmoid_cross_entropy(rows, rows_of_labels(batch.labels, batch.salient))}
 
 
 def unknown_labels(threshold: float, batch: Batch, teacher: Output) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ciss import config as configuration
 from ciss import data, distributed, documents, paths
 from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
-from ciss.data import Index, normalisation
+from ciss.data import Index, normalisation, saliency
 from ciss.data.loaders import stable_seed
 from ciss.methods import Method, code_of, method_class
 from ciss.models import Extra, Network, WeightsError, create_network, needs_two_images, packages
@@ -186,11 +186,17 @@ class Run:
         return {
             "parameters": self.description(),
             "code": {"training": shared.digest, "method": self.training_code().digest},
-            "data": fingerprint,
+            "data": self._with_saliency_maps(fingerprint),
             "teacher": teacher,
             "torch": torch.__version__,
             "device": distributed.device().type,
         }
+
+    def _with_saliency_maps(self, fingerprint: str) -> str:
+        """The fingerprint of the data with that of the saliency maps, for a method that reads them."""
+        if not self.build_method().reads_saliency:
+            return fingerprint
+        return digest([fingerprint, saliency.digest(self.index().pairs("train"))])
 
     def training_code(self) -> Closure:
         """The code that its results depend on, with that of its method."""

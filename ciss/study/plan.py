@@ -215,7 +215,8 @@ def _coefficients(name: str, preset: dict) -> dict:
         raise ConfigError(f"--methods: {code} has no preset {variant!r}. {hint}")
     values = changes[name] if name in changes else {**changes.get(code, {}), **method.presets.get(variant, {})}
     defaults = json.loads(json.dumps(asdict(method())))
-    own_first = [key for kind in method.__mro__ for key in vars(kind).get("__annotations__", {}) if key in defaults]
+    listed = defaults.keys() - set(method.unlisted)
+    own_first = [key for kind in method.__mro__ for key in vars(kind).get("__annotations__", {}) if key in listed]
     return {**{key: defaults[key] for key in own_first}, **values}
 
 

@@ -11,6 +11,7 @@ from ciss import distributed, documents
 from ciss.data import Index
 from ciss.data.loaders import Loader, available_memory, cache_size, stable_seed, statistics_loader, training_loader
 from ciss.data.processes import loader_processes
+from ciss.data.saliency import NOT_SALIENT
 from ciss.methods import Batch, Method
 from ciss.models import Network, Output
 from ciss.runs.run import Run
@@ -27,6 +28,7 @@ class BatchMaker:
         self.class_steps = (torch.zeros_like(steps) if run.joint else steps).to(device)
         self.new_classes = torch.arange(run.old_channels, channels, device=device)
         self.run = run
+        self.reads_saliency = run.build_method().reads_saliency
         self.ids = index.ids
         self.device = device
         self.step = run.step
@@ -40,7 +42,10 @@ class BatchMaker:
         if epoch is not None:
             loader.batch_sampler.epoch = epoch
         for images, labels, numbers in loader:
-            yield self._batch(images, labels.to(self.device, non_blocking=True).long(), numbers)
+            labels = labels.to(self.device, non_blocking=True).long()
+            salient = labels != NOT_SALIENT if self.reads_saliency else None
+            batch = self._batch(images, labels if salient is None else torch.where(salient, labels, 0), numbers)
+            yield replace(batch, salient=salient)
 
     def as_given(self, item: tuple[Tensor, Tensor, Tensor], split: str = "train") -> tuple[Batch, Tensor]:
         """A batch with the labels that the step is given, and the true labels (B,H,W).

@@ -179,7 +179,7 @@ def prepare_training(run: Run, index: Index) -> Setup:
     run = without_large_cache(run, index)
     seed = stable_seed("data", run.seed, run.step)
     table = run.label_table(training=True)
-    loader = training_loader(run.settings, index, run.images(index), table, seed)
+    loader = training_loader(run.settings, index, run.images(index), table, seed, method.reads_saliency)
     require_batch_statistics(run, len(run.images(index)), loader.batch_sampler.smallest)
 
     # If an epoch has fewer batches than `accumulate`, it is one update.

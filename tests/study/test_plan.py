@@ -605,3 +605,22 @@ def test_the_base_step_fits_the_method(apart):
     apart.edit("shapes-s0-mib-1: {after: shapes-s0,", "shapes-s0-mib-1: {after: shapes-s0-apart,")
     with pytest.raises(ConfigError, match="shapes-s0-apart is a base step of apart, but only apart"):
         runs_check.check(apart.config)
+
+
+def test_fusion_is_listed_only_where_a_variant_has_it(planned):
+    planned("shapes", "--methods", "mib", "mib-ewf")
+    methods = planned.config.methods
+    assert list(methods["mib"]) == ["distillation", "alpha", "divisor", "initialisation"]
+    assert methods["mib-ewf"] == {**methods["mib"], "fusion": "classes", "old_rows": "frozen"}
+
+
+def test_methods_with_a_base_step_of_their_own(planned):
+    planned("shapes", "--methods", "dkd", "ssul-saliency", "fixbc", "fixbc-no-allocation", "--no-joint")
+    first = {name.removesuffix("-1"): run.after for name, run in planned.config.chain.items() if run.step == 1}
+    assert first == {
+        "shapes-s0-dkd": "shapes-s0-dkd",
+        "shapes-s0-ssul-saliency": "shapes-s0-ssul-saliency",
+        "shapes-s0-fixbc": "shapes-s0-fixbc",
+        "shapes-s0-fixbc-no-allocation": "shapes-s0",
+    }
+    assert "usual" not in planned.config.methods["dkd"] and planned.config.methods["dkd"]["positive"] == 2.0
