@@ -297,9 +297,10 @@ def trained(project, garden, method: str, **changes):
 
 
 METHODS_OF_STEPS = [name for name in METHODS if not METHODS[name].sees_all]
+ROWS_OF_NEW_CLASSES = {"dkd", "ssul", "fixbc"}  # methods that are refused in the domain setting
 
 
-@pytest.mark.parametrize("method", METHODS_OF_STEPS)
+@pytest.mark.parametrize("method", sorted(set(METHODS_OF_STEPS) - ROWS_OF_NEW_CLASSES))
 def test_domains_are_learnt_one_after_the_other(plot, garden, method):
     """All classes from the start, images of one season a step: no channel is added, the test grows with the steps."""
     jobs, found = trained(plot, garden, method, setting="domain", protocol="1-1")

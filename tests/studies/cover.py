@@ -11,6 +11,7 @@ from functools import cache
 from itertools import combinations, product
 
 from ciss import protocol
+from ciss.config import Benchmark, Model, Phase, Train
 from ciss.methods import METHODS
 from ciss.study import presets
 
@@ -35,6 +36,12 @@ PROTOCOLS = {  # of the studies that the search adds: two steps each
 }
 DOMAINS = {"cityscapes": "11-5", "domains": "2-1"}  # protocols of the domain setting
 DATA = tuple(PROTOCOLS)
+VARIANTS = [  # all but those that need maps of a detector
+    f"{name}-{variant}"
+    for name, method in METHODS.items()
+    for variant, values in method.presets.items()
+    if not method(**values).reads_saliency
+]
 METHODS_A_STUDY = 4
 UNCUT = "voc8-order"  # the preset of many steps that keeps them all
 SMALL = (
@@ -147,6 +154,17 @@ def legal(case: Case) -> bool:
     return bool(case.methods) == (case.joint != "alone")
 
 
+@cache
+def suited(method: str, setting: str, decoder: str) -> bool:
+    """Whether a method can be used in a setting and with a decoder at all, whatever its coefficients."""
+    phase = Phase(epochs=1, lr=0.01, norm="frozen")
+    train = Train(crop=32, batch=4, base=phase, increment=phase)
+    benchmark = Benchmark(dataset="shapes", protocol="4-2", setting=setting, model=Model(decoder=decoder), train=train)
+    code, _, variant = method.partition("-")
+    problem = METHODS[code](**METHODS[code].presets.get(variant, {})).unsuited(benchmark)
+    return problem is None or problem[0] not in ("model.decoder", "setting")
+
+
 def candidates() -> Iterator[Case]:
     """All legal cases of the search, without methods; `legal` judges the methods."""
     for setting, data, decoder, joint, holdout in product(SETTINGS, DATA, DECODERS, JOINT, (False, True)):
@@ -159,7 +177,11 @@ def wanted() -> set[Pair]:
     """Every pair of values that some legal case has."""
     found: set[Pair] = set()
     for case in candidates():
-        methods = [()] if case.joint == "alone" else [(method,) for method in METHOD_NAMES]
+        methods = (
+            [()]
+            if case.joint == "alone"
+            else [(method,) for method in METHOD_NAMES if suited(method, case.setting, case.decoder)]
+        )
         for names in methods:
             found |= replace(case, methods=names).pairs()
     return found
@@ -201,9 +223,8 @@ def best_methods(
     case: Case, missing: set[Pair], methods: Iterable[str], count: int, chosen: tuple[str, ...] = ()
 ) -> tuple[str, ...]:
     """The methods that add most missing pairs to a case; of equal ones the first."""
-    gains = {
-        method: len(replace(case, methods=(method,)).pairs() & missing) for method in methods if method not in chosen
-    }
+    usable = [method for method in methods if method not in chosen and suited(method, case.setting, case.decoder)]
+    gains = {method: len(replace(case, methods=(method,)).pairs() & missing) for method in usable}
     return tuple(sorted(gains, key=lambda method: -gains[method])[:count])
 
 
@@ -223,7 +244,7 @@ def named_studies() -> list[Study]:
         Study("one-method", (replace(two, methods=("gsc",)),), "one method, no joint training"),
         Study("only-joint", (replace(two, methods=(), joint="alone"),), "no incremental method"),
     ]
-    variants = [f"{name}-{variant}" for name, method in METHODS.items() for variant in method.presets]
+    variants = list(VARIANTS)
     share = -(-len(variants) // 3)
     for number in range(3):
         mine = tuple(variants[number * share : (number + 1) * share])

@@ -54,6 +54,9 @@ def possible(one: tuple[str, str], other: tuple[str, str]) -> bool:
     pair = {one, other}
     if ("setting", "domain") in pair and (named := [value for axis, value in pair if axis == "data"]):
         return named[0] in ("cityscapes", "domains")
+    values = {"setting": "overlapped", "decoder": "deeplabv3", **dict(pair)}
+    if "method" in values and not cover.suited(**{key: values[key] for key in ("method", "setting", "decoder")}):
+        return False
     return not (("joint", "alone") in pair and any(axis == "method" for axis, _ in pair))
 
 
@@ -84,7 +87,7 @@ def test_every_preset_variant_and_named_case_is_in_a_study():
     studies = {each.name: each for each in cover.studies()}
     assert {f"preset-{name}" for name in presets.presets()} <= set(studies)
     trained = {method for each in studies.values() for case in each.cases for method in case.methods}
-    assert {f"{name}-{variant}" for name, method in METHODS.items() for variant in method.presets} <= trained
+    assert set(cover.VARIANTS) <= trained
     assert {name for name in METHODS if name != "joint"} <= trained
     for name in presets.presets():
         (case,) = studies[f"preset-{name}"].cases

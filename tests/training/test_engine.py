@@ -619,6 +619,9 @@ ACCUMULATED = {
     "lwf": {},
     "lwf_mc": {"divisor": "all"},
     "ilt": {},
+    "dkd": {},
+    "ssul": {},
+    "fixbc": {},
 }
 
 
