@@ -23,7 +23,7 @@ def test_the_default_and_all_that_is_tried_are_allowed(method, name, entry):
 
 
 def test_every_method_with_coefficients_can_be_tuned():
-    assert [name for name, kind in METHODS.items() if not declared(kind)] == ["finetune", "joint"]
+    assert [name for name, kind in METHODS.items() if not declared(kind)] == ["finetune", "joint", "fixbc"]
     assert set(declared(METHODS["mib"])) == {"initialisation", "distillation", "alpha"}
     assert declared(METHODS["mib"])["distillation"] == Range(1, 100, log=True)
     assert declared(METHODS["mbs"])["initialisation"] == Choices("background", "balanced", "default")

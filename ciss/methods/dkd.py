@@ -1,7 +1,7 @@
 """DKD: decomposed knowledge distillation (Baek, Oh, Lee, Lee, Ham; NeurIPS 2022, arXiv 2210.05941)."""
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from ciss.losses import absence_loss, decomposed_distillation, sigmoid_cross_ent
 from ciss.methods.base import Batch, Method, coefficients
 from ciss.methods.hosts import copy_to_new_rows, rows_problem
 from ciss.models import Extra, Network, Output
+from ciss.ranges import Range
 
 
 @coefficients
@@ -37,12 +38,12 @@ class DKD(Method):
     prediction = "zero"
     presets: ClassVar = {"released": {"ignored": "negative"}, "shared-base": {"base": "shared"}}
 
-    distillation: NonNegativeFloat = 5.0
-    positive_part: NonNegativeFloat = 5.0
-    negative_part: NonNegativeFloat = 5.0
+    distillation: Annotated[NonNegativeFloat, Range(0.5, 50, log=True)] = 5.0
+    positive_part: Annotated[NonNegativeFloat, Range(0.5, 50, log=True)] = 5.0
+    negative_part: Annotated[NonNegativeFloat, Range(0.5, 50, log=True)] = 5.0
     absence: NonNegativeFloat = 1.0
     positive: PositiveFloat = 2.0  # weight of positives in L_BCE in the base step
-    positive_later: PositiveFloat = 1.0  # in increments
+    positive_later: Annotated[PositiveFloat, Range(1, 35, log=True)] = 1.0  # in increments
     ignored: Literal["left_out", "negative"] = "left_out"  # pixels given as 255 in L_BCE; negative: published code
     affine: Literal["frozen", "learn"] = "frozen"  # scale and shift of batch normalisation in increments
     initialisation: Literal["auxiliary", "default"] = "auxiliary"  # of new rows; default: at random

@@ -4,6 +4,8 @@ As MiB's published code has it, which is the form that other papers compare with
 distillation and chooses its weights differently.
 """
 
+from typing import Annotated
+
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from ciss.methods.base import Batch, coefficients
 from ciss.methods.lwf import LwF
 from ciss.models import Output
 from ciss.precision import at_least_float32
+from ciss.ranges import Range
 
 
 @coefficients
@@ -23,7 +26,7 @@ class ILT(LwF):
     two encoders cannot be compared.
     """
 
-    features: NonNegativeFloat = 100.0
+    features: Annotated[NonNegativeFloat, Range(0.1, 1000, log=True)] = 100.0
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         losses = super().losses(student, teacher, batch)

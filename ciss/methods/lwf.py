@@ -1,6 +1,6 @@
 """LwF: learning without forgetting (Li, Hoiem; ECCV 2016, arXiv 1606.09282), as MiB's published code has it."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeFloat
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from ciss.losses import cross_entropy, output_distillation
 from ciss.methods.base import Batch, Method, coefficients, plain_cross_entropy
 from ciss.models import Output
+from ciss.ranges import Range
 
 
 @coefficients
@@ -25,7 +26,7 @@ class LwF(Method):
     usual: ClassVar[bool] = False
     presets: ClassVar = {"released": {"divisor": "all"}}
 
-    distillation: NonNegativeFloat = 100.0
+    distillation: Annotated[NonNegativeFloat, Range(1, 1000, log=True)] = 100.0
     divisor: Literal["valid", "all"] = "valid"  # of the cross-entropy; all pixels: published code
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 As MiB's published code has it.
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import NonNegativeFloat
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from ciss.losses import sigmoid_cross_entropy, sigmoid_distillation
 from ciss.methods.base import Batch, Method, coefficients
 from ciss.models import Output
+from ciss.ranges import Range
 
 
 @coefficients
@@ -27,7 +28,7 @@ class LwFMC(Method):
     softmax: ClassVar[bool] = False
     presets: ClassVar = {"released": {"divisor": "all"}, "shared-base": {"base": "shared"}}
 
-    distillation: NonNegativeFloat = 10.0
+    distillation: Annotated[NonNegativeFloat, Range(0.1, 100, log=True)] = 10.0
     divisor: Literal["valid", "all"] = "valid"  # of L_BCE; all pixels: published code
     base: Literal["own", "shared"] = "own"  # base step: trained with L_BCE, or that of the other methods
 

@@ -14,6 +14,7 @@ from ciss.losses import sigmoid_cross_entropy
 from ciss.methods.base import Batch, Method, coefficients
 from ciss.methods.hosts import copy_to_new_rows, rows_problem
 from ciss.models import Extra, Network, Output
+from ciss.ranges import Range
 
 
 @coefficients
@@ -43,7 +44,7 @@ class SSUL(Method):
     presets: ClassVar = {"saliency": {"saliency": "maps"}, "shared-base": {"base": "shared"}}
 
     saliency: Literal["off", "maps"] = "off"
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.7  # of the teacher's sigmoids
+    threshold: Annotated[float, Field(ge=0, le=1), Range(0.5, 0.95)] = 0.7  # of the teacher's sigmoids
     base: Literal["own", "shared"] = "own"  # shared: that of fine-tuning; the unknown row starts as the background's
 
     @property
