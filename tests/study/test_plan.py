@@ -252,7 +252,7 @@ shapes --set limit=60 | params.yaml: benchmarks.shapes.holdout: 120, but limit l
 shapes 4-3 | plan: benchmarks.shapes-4-3.protocol: shapes 4-3: the 4 classes after the base do not divide
 shapes four | plan: benchmarks.shapes-four.protocol: unknown protocol 'four'; shapes has
 shapes --methods mb | --methods: no incremental method 'mb'. Did you mean 'mib'?
-shapes --methods joint | --methods: no incremental method 'joint'. There are: dkd, finetune, fixbc, frozen, gsc, gsc_mbs, ilt
+shapes --methods joint | --methods: no incremental method 'joint'. There are: dkd, finetune, fixbc, frozen, gsc, gsc_mbs
 shapes --methods gsc-x | --methods: gsc has no preset 'x'. There are: clamped, code, ewf, no-
 shapes --order 1 2 | plan: benchmarks.shapes.order: the order is no permutation of the 8 classes
 shapes --set train.bse.epochs=3 | plan: benchmarks.shapes.train.bse: unknown key. Did you mean 'base
