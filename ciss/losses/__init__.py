@@ -11,13 +11,14 @@ from ciss.losses.sigmoid import (
     sigmoid_cross_entropy,
     sigmoid_distillation,
 )
-from ciss.losses.tokens import adaptive_feature_distillation, orthogonality
+from ciss.losses.tokens import adaptive_feature_distillation, context_hinge, orthogonality
 from ciss.losses.unbiased import unbiased_cross_entropy, unbiased_distillation
 
 __all__ = [
     "absence_loss",
     "adaptive_feature_distillation",
     "compensation_weights",
+    "context_hinge",
     "cross_entropy",
     "decomposed_distillation",
     "gradient_magnitude",

@@ -34,3 +34,16 @@ def orthogonality(class_tokens: Tensor, new_classes: Tensor) -> Tensor:
     others = new_classes[:, None] != torch.arange(len(class_tokens), device=class_tokens.device)
     cosines = torch.where(others, cosines, 0)
     return cosines.sum() / (cosines != 0).sum().clamp(min=1)
+
+
+def context_hinge(token: Tensor, sources: Tensor, *, margin: float = 1.0) -> Tensor:
+    """How far a new token is inside the margin around the tokens that it started from.
+
+    Shapes: token (D,), sources (s,D) -> scalar, mean over the sources; 0 without any. At distance 0 the gradient is 0.
+    Source: SELECT (Gupta et al., BMVC 2026), L_ct.
+    """
+    squares = (at_least_float32(token) - at_least_float32(sources)).square().sum(dim=1)
+    apart = squares > 0
+    distances = torch.where(apart, torch.where(apart, squares, 1.0).sqrt(), 0.0)
+    # L = 1/s sum_c max(0, M - ||e_k - e_c||)
+    return (margin - distances).clamp(min=0).sum() / max(1, len(sources))

@@ -8,7 +8,7 @@ import torch
 from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
-from ciss.config import STRICT, Benchmark
+from ciss.config import STRICT, Benchmark, Phase
 from ciss.labels.entropy import Variant, entropy_labels
 from ciss.labels.patches import patch_labels
 from ciss.labels.prototypes import ClassPrototypes
@@ -180,7 +180,7 @@ def add_to_prototypes(
 class Method:
     """The hooks of a method. The defaults are those of plain training.
 
-    Order in a step: initialise, before_step, then for every batch labels and losses, after_step.
+    Order in a step: initialise, start, before_step, then for every batch labels and losses, after_step.
     """
 
     sees_all: ClassVar[bool] = False  # joint training: every class at once, with all labels
@@ -232,6 +232,15 @@ class Method:
     def trainable(self, network: Network) -> Iterable[nn.Parameter]:
         """The parameters that learn in an incremental step."""
         return network.parameters()
+
+    def epochs(self, phase: Phase) -> int:
+        """Epochs of an incremental step; 0: `start` alone makes the result, without gradients."""
+        return phase.epochs
+
+    def start(self, student: Network, teacher: nn.Module, batches: Iterable[Batch], previous: Iterable[Batch]) -> None:
+        """Writes new rows that depend on the data into the student, in place and in every process alike. Only training
+        calls it, once, with data as `before_step` gets them.
+        """
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
         """A pass over the step's data before training, through the frozen teacher, without gradients.

@@ -94,5 +94,10 @@ class DeepLabV3(nn.Module):
         return self.classifier.tokens
 
     @property
+    def biases(self) -> Tensor:
+        """The classifier's biases (C,)."""
+        return torch.cat([group.bias for group in self.classifier.groups])
+
+    @property
     def channels(self) -> int:
         return sum(group.out_channels for group in self.classifier.groups)

@@ -104,11 +104,21 @@ def loss_weights(
 
 
 def prepare_method(
-    method: Method, run: Run, index: Index, teacher: Network, batches: BatchMaker, cache: dict | None = None
+    method: Method,
+    run: Run,
+    index: Index,
+    teacher: Network,
+    batches: BatchMaker,
+    cache: dict | None = None,
+    student: Network | None = None,
 ) -> None:
     """Calls `method.before_step` with the images of this step and of the step before, each labelled as in its step.
 
-    `Method.statistics_from` decides how they are read. `cache`: decoded images of this step, by number.
+    `Method.statistics_from` decides how they are read.
+
+    Args:
+        cache: decoded images of this step, by number.
+        student: of a training that begins: `method.start` comes first and writes into it.
     """
 
     def batches_of_step(step: int, cache: dict | None) -> Iterator[Batch]:  # opens no file until a batch is taken
@@ -121,6 +131,8 @@ def prepare_method(
             seed = stable_seed("data", run.seed, step)
             yield from batches.read(training_loader(run.settings, index, images, table, seed), epoch=0)
 
+    if student is not None:
+        method.start(student, teacher, batches_of_step(run.step, cache), batches_of_step(run.step - 1, None))
     method.before_step(batches_of_step(run.step, cache), teacher, batches_of_step(run.step - 1, None))
 
 

@@ -101,7 +101,7 @@ def run_training(run: Run, index: Index, identity: dict) -> None:
     state = resume(setup, file, shared)
     log = LossLog(run.name)
     with Curves(run, index, setup.student, setup.updates, state) as curves:
-        while state.epoch < run.phase.epochs:
+        while state.epoch < run.epochs:
             seconds = train_epoch(setup, state, log, curves)
             if distributed.is_main():
                 save_state(file, shared, setup.stateful(), vars(state))
@@ -134,6 +134,7 @@ class Setup:
     batches: BatchMaker
     per_update: int  # batches of this process in one update
     updates: int  # in one epoch
+    epochs: int
     optimiser: GuardedSGD
     schedule: torch.optim.lr_scheduler.LRScheduler | CountingSchedule
     scaler: torch.amp.GradScaler
@@ -185,6 +186,7 @@ def prepare_training(run: Run, index: Index) -> Setup:
     # If an epoch has fewer batches than `accumulate`, it is one update.
     per_update = min(options.accumulate, len(loader))
     updates = len(loader) // per_update
+    epochs = method.epochs(run.phase) if run.after else run.phase.epochs
     scaled = precision == torch.float16
     optimiser = make_optimiser(parameters, student, run.phase, options)
     compiled = torch.compile(student) if options.compile else student
@@ -196,14 +198,15 @@ def prepare_training(run: Run, index: Index) -> Setup:
         method=method,
         teacher=teacher,
         student=student,
-        student_for_training=DistributedDataParallel(compiled) if distributed.world() > 1 else compiled,
+        student_for_training=DistributedDataParallel(compiled) if distributed.world() > 1 and epochs else compiled,
         loader=loader,
         holdout=evaluation_loader(run.settings, index, "train", index.holdout, run.label_table(training=False)),
         batches=BatchMaker(run, index, device),
         per_update=per_update,
         updates=updates,
+        epochs=epochs,
         optimiser=optimiser,
-        schedule=make_schedule(optimiser, updates * run.phase.epochs, options, skips=scaled),
+        schedule=make_schedule(optimiser, updates * epochs, options, skips=scaled),
         scaler=torch.amp.GradScaler(device.type, enabled=scaled),
     )
 
@@ -225,7 +228,7 @@ def resume(setup: Setup, file: Path, shared: dict) -> TrainingState:
     values = load_state(file, shared, setup.stateful(), setup.device, partial(runs_results.differences, run))
     distributed.check_equal(values["epoch"] if values else 0, "epochs to continue after")
     if values:
-        distributed.log(f"{run.name}: continuing after epoch {values['epoch']} of {run.phase.epochs}.")
+        distributed.log(f"{run.name}: continuing after epoch {values['epoch']} of {setup.epochs}.")
         return TrainingState(**values)
     state = TrainingState()
     if run.after:
@@ -235,14 +238,13 @@ def resume(setup: Setup, file: Path, shared: dict) -> TrainingState:
 
 
 def prepare_step(setup: Setup, state: TrainingState) -> None:
-    """Calls the method's `before_step`, and scores its pseudo-labels on the hold-out set."""
+    """Calls the method's `start` and `before_step`, and scores its pseudo-labels on the hold-out set."""
     clock = time.perf_counter()
     # Only loaders in this process can share the decoded images with the training.
     cache = None if setup.loader.num_workers else setup.loader.dataset.cache
     with torch.no_grad(), setup.autocast():
-        prepare_method(setup.method, setup.run, setup.index, setup.teacher, setup.batches, cache)
-    state.preparation_seconds = time.perf_counter() - clock
-    state.training_seconds = state.preparation_seconds
+        prepare_method(setup.method, setup.run, setup.index, setup.teacher, setup.batches, cache, setup.student)
+    state.training_seconds = state.preparation_seconds = time.perf_counter() - clock
     if state.preparation_seconds > 0.1:  # a pass over the data
         distributed.log(f"{setup.run.name}: prepared from the step's images; {state.preparation_seconds:.1f} s")
     if setup.index.holdout and setup.teacher is not None and type(setup.method).labels is not Method.labels:
@@ -287,7 +289,7 @@ def train_epoch(setup: Setup, state: TrainingState, log: LossLog, curves: Curves
         state.peak_memory_bytes = max(state.peak_memory_bytes or 0, meter.peak_bytes)
     state.trace.append(rows)
     state.log.append({"epoch": state.epoch, "updates": done, "lr": float(rate), **means})
-    if state.epoch % options.curve_every == 0 or state.epoch == run.phase.epochs or done in scored:
+    if state.epoch % options.curve_every == 0 or state.epoch == setup.epochs or done in scored:
         score_holdout(setup, state, float(state.epoch))
     return meter.seconds
 

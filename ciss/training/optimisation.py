@@ -21,7 +21,7 @@ def choose_trainable(method: Method, student: Network, run: Run) -> list[nn.Para
     chosen = {id(parameter) for parameter in parameters}
     for parameter in student.parameters():
         parameter.requires_grad_(id(parameter) in chosen)
-    student.freeze(module for module in list(student.modules()) if _is_fixed(module))
+    student.freeze(module for module in list(student.modules())[1:] if _is_fixed(module))  # without itself
     return parameters
 
 
@@ -115,7 +115,8 @@ class CountingSchedule:
     def __init__(self, optimiser: GuardedSGD, factor: Callable[[Tensor], Tensor | float]):
         self.optimiser, self.factor = optimiser, factor
         self.initial = [group["lr"] for group in optimiser.param_groups]
-        device = next(parameter.device for group in optimiser.param_groups for parameter in group["params"])
+        devices = (parameter.device for group in optimiser.param_groups for parameter in group["params"])
+        device = next(devices, torch.device("cpu"))  # without any parameter there is no update
         self.updates = torch.zeros((), dtype=torch.float64, device=device)
         self._set_rates()
 
@@ -151,6 +152,6 @@ def make_schedule(
 
     def factor(k):
         # poly: lr_k = lr (1 - k / total)^power
-        return (1 - k / total) ** options.power if options.schedule == "poly" else 1.0
+        return (1 - k / max(1, total)) ** options.power if options.schedule == "poly" else 1.0
 
     return CountingSchedule(optimiser, factor) if skips else torch.optim.lr_scheduler.LambdaLR(optimiser, factor)

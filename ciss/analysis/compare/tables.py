@@ -56,6 +56,7 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
     for end, results in ends.items():
         last = results[-1]
         labels = last["pseudo_labels"].get("method", {})
+        logged = last["log"][-1] if last["log"] else {}  # a step without epochs has no log
         rows.append(
             {
                 "benchmark": benchmark,
@@ -64,8 +65,8 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
                 **_over_steps(results),
                 **{f"holdout_{name}": score for name, score in holdout_scores(last).items()},
                 **{name: labels.get(name) for name in ("relabelled", "ignored", "precision", "recall")},
-                "token_cosine": last["log"][-1].get("cosine/background"),
-                "patch_weight": last["log"][-1].get("patch/weight"),
+                "token_cosine": logged.get("cosine/background"),
+                "patch_weight": logged.get("patch/weight"),
                 "parameters": last["parameters"],
                 "undefined": " ".join(score_reasons(results)),
                 **_provenance(results),

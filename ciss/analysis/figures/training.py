@@ -22,8 +22,20 @@ TRACES = {
 MAX_NAMES = 40  # class names under one axis
 
 
+NO_EPOCHS = "a step without epochs: one pass over the data, no loss"
+
+
+def log_table(log: list[dict]) -> pd.DataFrame | str:
+    """The log of a training by epoch, rounded; a sentence if it has no epoch."""
+    return pd.DataFrame(log).set_index("epoch").round(5) if log else NO_EPOCHS
+
+
 def loss_curve(ax: Axes, log: list[dict]) -> None:
     """Every loss term over epochs. `log`: one row for each epoch."""
+    if not log:
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, NO_EPOCHS, ha="center", va="center", wrap=True)
+        return
     table = pd.DataFrame(log).set_index("epoch")
     for k, name in enumerate(name for name in table if name.startswith("loss/")):
         ax.plot(table[name], **mark(k), ms=4, label=name.removeprefix("loss/"))

@@ -32,6 +32,8 @@ def pace_factors(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.nda
             if position not in classes.old(step):
                 continue
             iou = points.set_index("epochs")["iou"]
+            if not iou.index[-1]:  # a step without epochs has no pace
+                continue
             similarity, nearest = np.nan, ""
             if np.isfinite(cosines[position, new]).any():
                 closest = new[np.nanargmax(cosines[position, new])]

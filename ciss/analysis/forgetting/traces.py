@@ -17,7 +17,7 @@ def gradient_table(ends: dict[str, list[dict]], points: int = 40) -> pd.DataFram
     """
     rows = []
     for end, result in increments(ends):
-        epochs = result["log"][-1]["epoch"]
+        epochs = len(result["log"])
         for name, values in result["trace"].items():
             kind, _, group = name.partition("/")
             if kind not in KINDS or not len(values):

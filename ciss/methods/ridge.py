@@ -1,0 +1,112 @@
+"""Closed form: ridge regression on frozen features (SegACIL; Li et al., ACM MM 2025, arXiv 2412.10834)."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+
+from ciss import distributed
+from ciss.config import Benchmark, Phase
+from ciss.labels.patches import PatchRule, patch_labels
+from ciss.labels.scores import labels_above
+from ciss.methods.base import Batch, Statistics, coefficients
+from ciss.methods.finetune import Finetune
+from ciss.methods.ncm import UNSEEN, closed_form_problem
+from ciss.models import Extra, Network, Output
+from ciss.models.closed_form import ridge_solution, second_moments
+
+
+@coefficients
+class Ridge(Finetune):
+    """The classifier is the ridge solution over all features seen, kept exactly by second moments instead of images.
+
+        G = sum x x^T,  Q = sum x y^T,  W = (G + gamma I)^-1 Q
+        x: a feature and a 1 for the bias;  y: its label, one-hot
+
+    Step 1 first fits the base classes again, from the data of step 0; later steps read G and Q from the checkpoint.
+
+    Known differences from the published code: it expands features by a random layer (here x is the feature itself),
+    solves by a recursion with the same result, and compares pseudo-labels' scores after a sigmoid (0.7: a score of
+    0.847298).
+    """
+
+    usual: ClassVar[bool] = False
+    uses_teacher: ClassVar[bool] = True
+    presets: ClassVar = {"given": {"pseudo_labels": False}, "majority": {"cell_label": "majority"}}
+
+    gamma: PositiveFloat = 1.0
+    pseudo_labels: bool = True
+    threshold: PositiveFloat = 0.847298  # least score of a pseudo-label
+    cell_label: PatchRule = "top_left"  # the label of a feature: of its first pixel, or of most of its pixels
+    statistics_from: Statistics = "images"  # every image of the step once, or a training epoch
+
+    def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
+        return closed_form_problem(benchmark)
+
+    def extras(self, sizes: list[int], step: int) -> dict[str, Extra]:
+        channels = 1 + sum(sizes[: step + 1])
+
+        def shapes(width: int) -> dict[str, tuple[int, ...]]:
+            return {"gram": (width + 1, width + 1), "moment": (width + 1, channels)}
+
+        return {"moments": Extra(buffers=shapes)}
+
+    def initialise(self, network: Network, classes: int) -> None:
+        network.grow(classes)
+        moments = network.decoder.extras["moments"]
+        moments.moment = F.pad(moments.moment, (0, classes))
+
+    def trainable(self, network: Network) -> Iterable[nn.Parameter]:
+        return []
+
+    def epochs(self, phase: Phase) -> int:
+        return 0
+
+    def start(self, student: Network, teacher: nn.Module, batches: Iterable[Batch], previous: Iterable[Batch]) -> None:
+        moments, groups = student.decoder.extras["moments"], student.decoder.classifier.groups
+        self.base = None  # (D+1,K) the solution for the classes of step 0, in step 1
+        if len(groups) == 2:
+            old = groups[0].out_channels
+            self._add(moments, previous, teacher, old, pseudo_labels=False)
+            self.base = ridge_solution(moments.gram, moments.moment[:, :old], gamma=self.gamma)
+        self._add(moments, batches, teacher, student.channels, pseudo_labels=self.pseudo_labels)
+        solution = ridge_solution(moments.gram, moments.moment, gamma=self.gamma)
+        seen = moments.moment[-1] > 0  # the sums of the ones: numbers of features
+        biases = torch.where(seen, solution[-1], UNSEEN)
+        sizes = [group.out_channels for group in groups]
+        for group, weight, bias in zip(groups, solution[:-1].T.split(sizes), biases.split(sizes), strict=True):
+            group.weight.copy_(weight[:, :, None, None])
+            group.bias.copy_(bias)
+
+    def labels(self, batch: Batch, teacher: Output) -> Tensor:
+        """The teacher's class where its score is high enough. In step 1 the scores are those of the new base rows."""
+        if not self.pseudo_labels:
+            return batch.given
+        if getattr(self, "base", None) is not None:
+            scores = torch.einsum("bdhw,dk->bkhw", teacher.features.double(), self.base[:-1])
+            teacher = replace(teacher, logits=(scores + self.base[-1][:, None, None]).float()).without_cache()
+        return batch.by_strips(self.strip_labels, teacher)
+
+    def strip_labels(self, batch: Batch, teacher: Output) -> Tensor:
+        return labels_above(batch.given, teacher.upsample(batch.size), self.threshold)
+
+    def _add(
+        self, moments: nn.Module, batches: Iterable[Batch], teacher: nn.Module, classes: int, *, pseudo_labels: bool
+    ) -> None:
+        """Adds the features of batches to the sums of the first `classes` channels."""
+        gram, moment = torch.zeros_like(moments.gram), torch.zeros_like(moments.moment[:, :classes])
+        for batch in batches:
+            output = teacher(batch.images)
+            labels = self.labels(batch, output) if pseudo_labels else batch.given
+            grid, covered = output.features.shape[-2:], output.covered_by(batch.size)
+            cells = patch_labels(labels, grid, covered=covered, rule=self.cell_label).flatten()
+            x = F.pad(output.features.permute(0, 2, 3, 1).flatten(0, 2).double(), (0, 1), value=1.0)
+            sums = second_moments(x, cells, classes)
+            gram += sums[0]
+            moment += sums[1]
+        moments.gram += distributed.all_sum(gram)
+        moments.moment[:, :classes] += distributed.all_sum(moment)

@@ -1,0 +1,139 @@
+"""Rows by nearest means and by ridge regression: the worked examples, and that order and batches do not matter."""
+
+import pytest
+import torch
+
+from ciss.labels.scores import labels_above
+from ciss.models.closed_form import expand, nearest_mean_rows, ridge_solution, second_moments
+from tests.helpers.golden_start import case
+
+
+def float64(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def close(found, expected):
+    torch.testing.assert_close(found.double(), torch.as_tensor(expected).double(), rtol=1e-6, atol=1e-6)
+
+
+# --- nearest class mean
+
+MEANS = float64([[0, 1], [14 / 3, 1], [1, 5]])
+QUERIES = float64([[2, 1], [3, 3], [0, 4]])
+
+
+def test_rows_of_nearest_means():
+    weight, bias = nearest_mean_rows(MEANS)
+    close(weight, [[0, 2], [9.333333, 2], [2, 10]])
+    close(bias, [-1, -22.777778, -26])
+    logits = QUERIES @ weight.T + bias
+    close(logits, [[1, -2.111111, -12], [5, 11.222222, 10], [7, -14.777778, 14]])
+    squares = torch.cdist(QUERIES, MEANS).square()
+    close(QUERIES.square().sum(dim=1, keepdim=True) - logits, squares)
+    assert logits.argmax(dim=1).tolist() == [0, 1, 2] == squares.argmin(dim=1).tolist()
+    close((logits[0] / 1).softmax(dim=0), [0.957347, 0.042651, 0.000002])
+
+
+def test_rows_of_largest_cosines():
+    weight, bias = nearest_mean_rows(MEANS, metric="cosine")
+    cosines = QUERIES @ weight.T / QUERIES.norm(dim=1, keepdim=True)
+    close(cosines, [[0.447214, 0.968277, 0.613941], [0.707107, 0.839570, 0.832050], [1, 0.209529, 0.980581]])
+    assert (QUERIES @ weight.T + bias).argmax(dim=1).tolist() == [1, 1, 0]
+    with pytest.raises(ValueError, match="'euclidean' or 'cosine'"):
+        nearest_mean_rows(MEANS, metric="angle")
+
+
+def test_golden_rows_of_nearest_means():
+    golden = case("ncm.rows")
+    features, labels = golden["features"], golden["labels"]
+    means = torch.stack([features[labels == c].mean(dim=0) for c in range(4)])
+    torch.testing.assert_close(means, golden["means"], rtol=1e-8, atol=1e-12)
+    weight, bias = nearest_mean_rows(means)
+    torch.testing.assert_close(weight, golden["weight"], rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(bias, golden["bias"], rtol=1e-8, atol=1e-12)
+    assert (golden["query"] @ weight.T + bias).argmax(dim=1).equal(golden["nearest"])
+
+
+# --- ridge regression
+
+STEPS = [([[1, 0], [1, 1], [0, 2]], [0, 1, 1]), ([[2, 1], [0.5, 0]], [2, 0])]
+AFTER_0 = [[0.352941, 0.176471], [-0.058824, 0.470588]]
+AFTER_1 = [[0.251497, -0.047904, 0.263473], [-0.107784, 0.449102, 0.029940]]
+
+
+def recursion(inverse, weight, x, y):
+    """As printed: R <- R - R X' (I + X R X')^-1 X R;  W <- W + R X' (Y - X W)."""
+    weight = torch.nn.functional.pad(weight, (0, y.shape[1] - weight.shape[1]))
+    gain = inverse @ x.T @ torch.linalg.inv(torch.eye(len(x), dtype=x.dtype) + x @ inverse @ x.T)
+    inverse = inverse - gain @ x @ inverse
+    return inverse, weight + inverse @ x.T @ (y - x @ weight)
+
+
+def one_hot(labels, classes):
+    return (torch.as_tensor(labels)[:, None] == torch.arange(classes)).double()
+
+
+def test_sums_and_recursion_are_the_same():
+    gram, moment = torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64)
+    inverse, weight = torch.eye(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+    for (features, labels), expected, classes in zip(STEPS, (AFTER_0, AFTER_1), (2, 3), strict=True):
+        x = float64(features)
+        more = second_moments(x, torch.tensor(labels), 3)
+        gram, moment = gram + more[0], moment + more[1]
+        close(ridge_solution(gram, moment[:, :classes]), expected)
+        inverse, weight = recursion(inverse, weight, x, one_hot(labels, classes))
+        close(weight, expected)
+    close(inverse, [[0.167665, -0.071856], [-0.071856, 0.173653]])
+    close(float64([1, 1]) @ ridge_solution(gram, moment), [0.143713, 0.401198, 0.293413])
+
+
+def test_order_and_batches_do_not_matter():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 5, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 4, (60,), generator=generator)
+    labels[::7] = 255
+    whole = ridge_solution(*second_moments(x, labels, 4))
+    order = torch.randperm(60, generator=generator)
+    parts = [second_moments(x[part], labels[part], 4) for part in order.split([1, 30, 29])]
+    torch.testing.assert_close(
+        ridge_solution(*(sum(sums) for sums in zip(*parts, strict=True))), whole, rtol=1e-10, atol=0
+    )
+    more = ridge_solution(*second_moments(x, labels, 5))
+    assert more[:, 4].equal(torch.zeros(5, dtype=torch.float64)), "a class without a feature"
+    torch.testing.assert_close(more[:, :4], whole, rtol=1e-12, atol=1e-15)
+    assert second_moments(x, torch.full((60,), 255), 4)[0].eq(0).all()
+
+
+def test_a_column_of_ones_is_the_bias():
+    x = torch.nn.functional.pad(float64(STEPS[0][0]), (0, 1), value=1.0)
+    solution = ridge_solution(*second_moments(x, torch.tensor(STEPS[0][1]), 2))
+    close(solution, [[0.206897, 0.103448], [-0.172414, 0.413793], [0.275862, 0.137931]])
+
+
+def test_expanded_features():
+    expansion = float64([[1, -1, 0.5, 0], [0, 2, -1, 1]])
+    close(expand(float64([[1, 1], [2, -1]]), expansion), [[1, 1, 0, 1], [2, 0, 2, 0]])
+
+
+def test_the_golden_recursion():
+    golden = case("closed.recursive")
+    gram, moment = torch.zeros(12, 12, dtype=torch.float64), torch.zeros(12, 5, dtype=torch.float64)
+    for part, classes in enumerate((3, 3, 4, 5)):
+        x = expand(golden[f"features{part}"], golden["expansion"])
+        torch.testing.assert_close(x, golden[f"expanded{part}"], rtol=1e-8, atol=1e-10)
+        more = second_moments(x, golden[f"labels{part}"], 5)
+        gram, moment = gram + more[0], moment + more[1]
+        found = ridge_solution(gram, moment[:, :classes], gamma=10.0)
+        torch.testing.assert_close(found, golden[f"weight{part}"], rtol=1e-8, atol=1e-10)
+        inverse = torch.linalg.inv(gram + 10 * torch.eye(12, dtype=torch.float64))
+        torch.testing.assert_close(inverse, golden[f"inverse{part}"], rtol=1e-8, atol=1e-10)
+
+
+def test_pseudo_labels_of_scores():
+    scores = torch.tensor([[0.9, 0.2, 0.0, 0.1, 0.3], [0.1, 0.85, 0.84, 2.0, 0.9]])[None, :, None]  # two classes
+    labels = torch.tensor([[[0, 0, 0, 3, 255]]])
+    assert labels_above(labels, scores, 0.847298).tolist() == [[[0, 1, 0, 3, 255]]]
+    # sigma(0.847298) = 0.7
+    assert torch.tensor([0.0, 1, 0.405465, 0.847298, 2.197225]).sigmoid().tolist() == pytest.approx(
+        [0.5, 0.731059, 0.6, 0.7, 0.9], abs=1e-6
+    )
