@@ -15,7 +15,7 @@ from ciss.labels.prototypes import ClassPrototypes
 from ciss.losses import compensation_weights, cross_entropy, gradient_magnitude
 from ciss.methods import Batch
 from ciss.models import Network, Output
-from ciss.runs.run import Run, starting_network
+from ciss.runs.run import Run
 
 BATCH = 16  # images; gradients of parameters are of the first batch
 MOMENTS = ("end of the step", "start of the step")
@@ -309,9 +309,7 @@ class Step:
             raise ValueError(f"moment is {moment!r}. Use {' or '.join(map(repr, MOMENTS))}.")
         if moment == MOMENTS[0]:
             return self.trained.student
-        with torch.random.fork_rng(devices=[]):
-            network = starting_network(self.run, self.run.build_method())
-        return network.to(self.trained.device).eval()
+        return self.trained.started
 
 
 def layer_groups(network: nn.Module, most: int = LAYERS) -> dict[str, list[nn.Parameter]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 from ciss import distributed
 from ciss.data.loaders import evaluation_loader
 from ciss.methods import Batch, Method
-from ciss.models import Output
-from ciss.runs.run import Run, load_network
+from ciss.models import Network, Output
+from ciss.runs.run import Run, load_network, starting_network
 from ciss.training.batches import BatchMaker, prepare_method
 from ciss.training.evaluation import autocast, precision_of
 
@@ -67,9 +68,20 @@ class OpenedRun:
 
     @torch.no_grad()
     def prepare(self, method: Method) -> None:
-        """Collects what a method needs at the start of this step, such as prototypes and thresholds."""
+        """Collects what a method needs at the start of this step, such as prototypes and thresholds.
+
+        `Method.start` writes into another network, that of the start of the step.
+        """
+        student = self.started if type(method).start is not Method.start else None
         with self.autocast():
-            prepare_method(method, self.run, self.index, self.teacher, self.maker)
+            prepare_method(method, self.run, self.index, self.teacher, self.maker, student=student)
+
+    @cached_property
+    def started(self) -> Network:
+        """The network at the start of the step, with channels for its new classes, before `Method.start`."""
+        with torch.random.fork_rng(devices=[]):
+            network = starting_network(self.run, self.run.build_method())
+        return network.to(self.device).eval()
 
 
 @dataclass

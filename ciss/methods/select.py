@@ -85,7 +85,7 @@ class Select(MBS):
         self.chosen = [choose_sources(row, epsilon=self.epsilon, first=first, best=best) for row in votes]
         if self.initialisation == "context":
             mixture = "average" if self.sources == "average" else "attended"
-            seeds = [stable_seed(torch.initial_seed(), number) for number in range(len(votes))]
+            seeds = [stable_seed("context", position) for position in range(student.channels)[-len(votes) :]]
             # alpha theta + (1 - alpha) N(theta, sigma^2) = theta + (1 - alpha) sigma xi
             deviation = (1 - self.alpha) * self.noise
             write_context(student.decoder, self.chosen, mixture=mixture, deviation=deviation, seeds=seeds)

@@ -1,5 +1,6 @@
 """Every method, preset and choice of a coefficient, and rare batches."""
 
+import copy
 import dataclasses
 import functools
 import typing
@@ -67,6 +68,21 @@ def networks(decoder: str, new: int) -> tuple[Network, Network]:
     if new:
         student.grow(new)
     return teacher.eval(), student.eval()
+
+
+@torch.no_grad()
+def begin(method: Method, decoder: str, batch: Batch) -> Network:
+    """Calls `start` with networks of the method, as training does before `before_step`. Returns the student."""
+    torch.manual_seed(0)
+    model = Model(encoder="ciss_tiny", output_stride=4, **DECODERS[decoder])
+    teacher = create_network(model, [OLD], extras=method.extras(SIZES, 0)).eval()
+    student = copy.deepcopy(teacher)
+    if len(batch.new_classes):
+        method.initialise(student, len(batch.new_classes))
+    before = batch.given.masked_fill((batch.given >= OLD) & (batch.given != VOID), 1)
+    method.start(student, teacher, iter([batch]), iter([dataclasses.replace(batch, given=before)]))
+    assert all(value.isfinite().all() for value in student.state_dict().values())
+    return student
 
 
 def outputs(decoder: str, new: int, batch: int, size: int, method: Method | None = None) -> tuple[Output, Output]:

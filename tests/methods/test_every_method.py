@@ -22,6 +22,7 @@ from tests.helpers.variants import (
     VARIANTS,
     VOID,
     Case,
+    begin,
     benchmark,
     build,
     leaves,
@@ -63,6 +64,7 @@ def check(decoder: str, method: Method, case: Case) -> None:
         seen = dataclasses.replace(teacher, logits=certain)
     statistics = torch.full_like(batch.given, VOID if case.nothing else 0) if case.unseen or case.nothing else None
     first = batch if statistics is None else case.make_batch(statistics)
+    begin(method, decoder, first)
     with torch.no_grad():
         method.before_step([first], lambda _images: seen, [first])
         batch.labels = method.labels(batch, teacher)
@@ -119,12 +121,13 @@ def test_every_choice_of_a_coefficient(name, values, decoder):
 
 
 def prepared(method: Method, decoder: str) -> tuple[Output, Output, Batch]:
-    """Student's and teacher's outputs and a batch, after `before_step`."""
+    """Student's and teacher's outputs and a batch, after `start` and `before_step`."""
     case = CASES["ordinary"]
     teacher, student = outputs(decoder, case.new, case.batch, case.size, method)
     teacher, _ = leaves(teacher, learns=False)
     student, _ = leaves(student, learns=True)
     batch = case.make_batch(case.labels())
+    begin(method, decoder, batch)
     with torch.no_grad():
         method.before_step([batch], lambda _images: teacher, [batch])
     return student, teacher.without_cache(), batch

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ciss.losses.strips import sum_of_strips
 from ciss.methods import METHODS, Batch, Method, base
 from ciss.models import Output
-from tests.helpers.variants import CASES, CHOICES, DECODERS, VARIANTS, benchmark, build, leaves, outputs
+from tests.helpers.variants import CASES, CHOICES, DECODERS, VARIANTS, begin, benchmark, build, leaves, outputs
 
 FEW = ("ordinary", "all void", "one image", "domain")
 
@@ -29,6 +29,7 @@ def step(method: Method, decoder: str, title: str) -> tuple[Batch, dict[str, Ten
     teacher, student = outputs(decoder, case.new, case.batch, case.size, method)
     teacher, student = in_float64(teacher, False)[0], in_float64(student, True)
     batch = case.make_batch(case.labels())
+    begin(method, decoder, batch)
     with torch.no_grad():
         method.before_step([batch], lambda _images: teacher.without_cache(), [batch])
         batch.labels = method.labels(batch, teacher)

@@ -5,7 +5,7 @@ import torch
 
 from ciss.labels.scores import labels_above
 from ciss.models.closed_form import expand, nearest_mean_rows, ridge_solution, second_moments
-from tests.helpers.golden_start import case
+from tests.helpers.golden import case
 
 
 def float64(values):

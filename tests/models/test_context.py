@@ -11,7 +11,7 @@ from ciss.models.context import (
     row_distances,
     token_distances,
 )
-from tests.helpers.golden_start import case
+from tests.helpers.golden import case
 
 TOKENS = torch.tensor([[0.0, 0], [1, 0], [0, 1], [2, 2]])  # background, classes 1, 2, 3
 MASKED = torch.tensor(
@@ -105,7 +105,7 @@ def test_the_hinge_has_the_gradient_of_differences():
 # --- values of an independent script, see tests/golden/README.md
 
 
-def test_the_golden_start():
+def test_the_golden():
     golden = case("select.start")
     distances = token_distances(golden["class_features"], golden["tokens"])
     close(distances, golden["distances"])

@@ -112,6 +112,16 @@ def make_batch(device: torch.device) -> Batch:
     )
 
 
+@torch.no_grad()
+def start(method: Method, teacher: nn.Module, student: nn.Module) -> None:
+    """`Method.start` on the CPU: it is called once, and may wait for the device. Call it outside of `fake`."""
+    batch = make_batch(CPU)
+    batch.images = torch.rand(batch.images.shape)
+    batch.given[:, SIDE // 2 :], batch.given[:, :4] = OLD, OLD + 1
+    base = replace(batch, given=torch.zeros_like(batch.given))
+    method.start(student, teacher, iter([batch]), iter([base]))
+
+
 def make_setup(
     teacher: nn.Module, student: nn.Module, method: Method, device: torch.device, precision: torch.dtype
 ) -> SimpleNamespace:
@@ -149,9 +159,13 @@ def check_update(method: Method, decoder: str, device: torch.device, precision: 
         return
     precision = precision or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     teacher, student = networks(decoder, method, device)
+    start(method, teacher, student)
     with fake(device) as patch:
         for network in (teacher, student):
             make_fake(network, device)
+        for name, value in vars(method).items():
+            if isinstance(value, Tensor):  # what `start` left
+                setattr(method, name, torch.empty(value.shape, dtype=value.dtype, device=device))
         setup, log = make_setup(teacher, student, method, device, precision), LossLog()
         batches = [make_batch(device), make_batch(device)]
         if device.type == "cuda":

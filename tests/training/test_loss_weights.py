@@ -10,7 +10,7 @@ from ciss.methods import METHODS, Batch, Finetune, Method
 from ciss.models import Output
 from ciss.training.batches import loss_weights
 from ciss.training.optimisation import GuardedSGD
-from tests.helpers.variants import CASES, CHOICES, DECODERS, VARIANTS, benchmark, build, leaves, outputs
+from tests.helpers.variants import CASES, CHOICES, DECODERS, VARIANTS, begin, benchmark, build, leaves, outputs
 
 FIRST = slice(0, 3)
 SECOND = slice(3, 4)
@@ -47,6 +47,7 @@ def check(decoder: str, method: Method) -> None:
     batch = CASE.make_batch(CASE.labels())
     uneven_labels(batch)
     with torch.no_grad():
+        begin(method, decoder, batch)
         method.before_step([batch], lambda _images: teacher, [batch])
         batch.labels = method.labels(batch, teacher)
     whole = method.losses(student, teacher, batch)
