@@ -41,7 +41,8 @@ def probe(settings: Config, name: str, judged: dict[tuple, Probe] | None = None)
     T classes of the benchmark, K of the teacher, D features. Arrays:
     `background` (T,BINS) int64: pixels by true class and by the student's probability of the background;
     `background_sums` (T,BINS): sums of these probabilities; `gradients`, `gradients_after` (T,): mean gradient
-    magnitude by true class of the teacher and the student, NaN for unknown classes and without pixels; `prototypes`,
+    magnitude by true class of the teacher and the student, NaN for unknown classes, without pixels, and for a method
+    whose loss is no cross-entropy of softmax (`Method.softmax`); `prototypes`,
     `prototypes_after` (T,D): mean features before the classifier by true class, `counts` (T,) of features;
     `labels_argmax`, `labels_plop`, `labels_gsc`, `labels_mbs` (T,K+1) int64: pixels with the given label background by
     true class and pseudo-label of the teacher, the last column ignored. `judged` keeps these for other runs with the
@@ -58,11 +59,15 @@ def probe(settings: Config, name: str, judged: dict[tuple, Probe] | None = None)
     with torch.no_grad(), opened.autocast():
         for batch, truth in opened.given(numbers, split):
             sums.add(opened.teacher(batch.images), opened.student(batch.images), truth)
+    arrays = sums.arrays()
+    for end, of in (("", run.before), ("_after", run)):
+        if not of.build_method().softmax:  # the loss has other gradients
+            arrays[f"gradients{end}"][:] = np.nan
     judged = {} if judged is None else judged
     key = (run.benchmark, run.seed, run.after, run.step)
     if key not in judged:
         judged[key] = _judge(settings, opened, numbers, split)
-    return sums.arrays() | judged[key]
+    return arrays | judged[key]
 
 
 def _judge(settings: Config, opened: OpenedRun, numbers: list[int], split: str) -> Probe:
