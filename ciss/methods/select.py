@@ -14,6 +14,7 @@ from ciss.data.loaders import stable_seed
 from ciss.labels.patches import patch_labels
 from ciss.losses import context_hinge
 from ciss.methods.base import Batch, Statistics, coefficients
+from ciss.methods.hosts import EWF
 from ciss.methods.mbs import MBS
 from ciss.models import Network, Output
 from ciss.models.context import choose_sources, count_votes, row_distances, token_distances, write_context
@@ -40,6 +41,7 @@ class Select(MBS):
         "average": {"sources": "average"},
         "background-start": {"initialisation": "background"},
         "on-mbs": {**ON_MBS, "class_features": 1.0},  # with all parts of MBS
+        **EWF,
     }
     usual: ClassVar[bool] = False
 

@@ -83,6 +83,11 @@ class Run:
         return self.settings.train.increment if self.after else self.settings.train.base
 
     @property
+    def epochs(self) -> int:
+        """Epochs of the training; 0 for an increment that `Method.start` makes."""
+        return self.build_method().epochs(self.phase) if self.after else self.phase.epochs
+
+    @property
     def old_channels(self) -> int:
         """Channels of the predecessor's network, the background's included; 1 without a predecessor."""
         return self.classes.known(self.step - 1)

@@ -134,7 +134,6 @@ class Setup:
     batches: BatchMaker
     per_update: int  # batches of this process in one update
     updates: int  # in one epoch
-    epochs: int
     optimiser: GuardedSGD
     schedule: torch.optim.lr_scheduler.LRScheduler | CountingSchedule
     scaler: torch.amp.GradScaler
@@ -145,8 +144,7 @@ class Setup:
 
     def stateful(self) -> dict[str, Any]:
         """The objects whose state is saved beside `TrainingState`, by name."""
-        names = ("student", "optimiser", "schedule", "scaler", "method")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("student", "optimiser", "schedule", "scaler", "method")}
 
 
 def prepare_training(run: Run, index: Index) -> Setup:
@@ -186,7 +184,6 @@ def prepare_training(run: Run, index: Index) -> Setup:
     # If an epoch has fewer batches than `accumulate`, it is one update.
     per_update = min(options.accumulate, len(loader))
     updates = len(loader) // per_update
-    epochs = method.epochs(run.phase) if run.after else run.phase.epochs
     scaled = precision == torch.float16
     optimiser = make_optimiser(parameters, student, run.phase, options)
     compiled = torch.compile(student) if options.compile else student
@@ -198,15 +195,14 @@ def prepare_training(run: Run, index: Index) -> Setup:
         method=method,
         teacher=teacher,
         student=student,
-        student_for_training=DistributedDataParallel(compiled) if distributed.world() > 1 and epochs else compiled,
+        student_for_training=DistributedDataParallel(compiled) if distributed.world() > 1 and run.epochs else compiled,
         loader=loader,
         holdout=evaluation_loader(run.settings, index, "train", index.holdout, run.label_table(training=False)),
         batches=BatchMaker(run, index, device),
         per_update=per_update,
         updates=updates,
-        epochs=epochs,
         optimiser=optimiser,
-        schedule=make_schedule(optimiser, updates * epochs, options, skips=scaled),
+        schedule=make_schedule(optimiser, updates * run.epochs, options, skips=scaled),
         scaler=torch.amp.GradScaler(device.type, enabled=scaled),
     )
 
@@ -228,7 +224,7 @@ def resume(setup: Setup, file: Path, shared: dict) -> TrainingState:
     values = load_state(file, shared, setup.stateful(), setup.device, partial(runs_results.differences, run))
     distributed.check_equal(values["epoch"] if values else 0, "epochs to continue after")
     if values:
-        distributed.log(f"{run.name}: continuing after epoch {values['epoch']} of {setup.epochs}.")
+        distributed.log(f"{run.name}: continuing after epoch {values['epoch']} of {run.epochs}.")
         return TrainingState(**values)
     state = TrainingState()
     if run.after:
@@ -289,7 +285,7 @@ def train_epoch(setup: Setup, state: TrainingState, log: LossLog, curves: Curves
         state.peak_memory_bytes = max(state.peak_memory_bytes or 0, meter.peak_bytes)
     state.trace.append(rows)
     state.log.append({"epoch": state.epoch, "updates": done, "lr": float(rate), **means})
-    if state.epoch % options.curve_every == 0 or state.epoch == setup.epochs or done in scored:
+    if state.epoch % options.curve_every == 0 or state.epoch == run.epochs or done in scored:
         score_holdout(setup, state, float(state.epoch))
     return meter.seconds
 

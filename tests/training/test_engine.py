@@ -622,6 +622,9 @@ ACCUMULATED = {
     "dkd": {},
     "ssul": {},
     "fixbc": {},
+    "ncm": {},
+    "ridge": {},
+    "select": {"statistics_from": "images"},
 }
 
 

@@ -159,6 +159,8 @@ def build(case: dict, folder: Path) -> Setup:
     torch.manual_seed(0)
     before: Run = run.before
     save_weights(predecessor(run), before.build_network(starting_weights=False), before.description())
+    if not run.epochs:
+        raise config.ConfigError(f"--methods: {run.method} trains nothing in an increment, so no step is measured.")
     setup = prepare_training(run, run.index())
     predecessor(run).unlink()  # hundreds of megabytes, maybe in memory
     prepare_step(setup, TrainingState())

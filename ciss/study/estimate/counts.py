@@ -97,11 +97,11 @@ def work_of(run: Run, images: Images) -> Work:
         step=run.step,
         images=number,
         before=images.steps[run.step - 1] if run.after else 0,
-        epochs=run.phase.epochs,
+        epochs=run.epochs,
         updates=updates,
         batches=batches,
         batch=train.batch * train.accumulate,
-        points=points_of(train, run.phase, updates) if images.holdout else 0,
+        points=(points_of(train, run.phase, updates) if run.epochs else 1) if images.holdout else 0,
         holdout=images.holdout,
         validation=images.validation[-1 if run.joint else run.step] + run.settings.evaluation.samples,
     )

@@ -190,6 +190,10 @@ def prepared(setup: Setup, state: TrainingState, index: Index, clock: Clock) -> 
 
 def updates(setup: Setup, state: TrainingState, clock: Clock, most: float) -> dict:
     """Seconds of each update, of decoding what is cached, and the peak memory. Stops after `most` seconds."""
+    if not setup.run.epochs:
+        nothing = [0.0, 0.0]
+        peak = read_peak(setup.device) if reset_peak(setup.device) else None
+        return {"updates": [nothing], "rows": 1, "decode": nothing, "epoch": nothing, "peak": peak}
     log = LossLog()
     decode = [0.0, 0.0]
     if setup.loader.dataset.cache is not None and not setup.loader.num_workers:
