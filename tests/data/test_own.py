@@ -297,7 +297,8 @@ def trained(project, garden, method: str, **changes):
 
 
 METHODS_OF_STEPS = [name for name in METHODS if not METHODS[name].sees_all]
-ROWS_OF_NEW_CLASSES = {"dkd", "ssul", "fixbc", "ncm", "ridge", "select"}  # methods that are refused in the domain setting
+# Methods that are refused in the domain setting.
+ROWS_OF_NEW_CLASSES = {"dkd", "ssul", "fixbc", "ncm", "ridge", "select"}
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS_OF_STEPS) - ROWS_OF_NEW_CLASSES))
