@@ -69,9 +69,10 @@ class Select(MBS):
     over_classes: Literal["mean", "sum"] = "mean"  # of several new classes
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
-        if benchmark.setting == "domain":
+        problem = super().unsuited(benchmark)
+        if problem is None and benchmark.setting == "domain":
             return "setting", "no class is new in the domain setting, so no token starts"
-        return None
+        return problem
 
     def initialise(self, network: Network, classes: int) -> None:
         super().initialise(network, classes)
