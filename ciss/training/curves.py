@@ -78,12 +78,12 @@ class Curves:
         self.run, self.student = run, student
         self.main = distributed.is_main()
         self.place = live.folder(run.root, run.benchmark, run.name)
-        self.progress = Progress(run.name, run.phase.epochs, updates, state.epoch, enabled=self.main)
+        self.progress = Progress(run.name, run.epochs, updates, state.epoch, enabled=self.main)
         images = run.images(index)
         fixed = fixed_images(images, IMAGES)
         self.given = None if index.holdout else _loader(run, index, fixed)
         self.pace = Pace(len(fixed) / len(images))
-        self.picture_pace = Pace(min(PICTURES, len(fixed)) / len(images), math.ceil(run.phase.epochs / PICTURE_TIMES))
+        self.picture_pace = Pace(min(PICTURES, len(fixed)) / len(images), math.ceil(run.epochs / PICTURE_TIMES))
         self.about = {
             "run": run.name,
             "benchmark": run.benchmark,
@@ -91,7 +91,7 @@ class Curves:
             "step": run.step,
             "last_step": max(len(run.classes.groups), len(index.steps)) - 1,
             "joint": run.joint,
-            "epochs": run.phase.epochs,
+            "epochs": run.epochs,
             "updates": updates,
             "images": len(images),
             "score": HOLDOUT if index.holdout else AGREEMENT,

@@ -159,7 +159,7 @@ class Overview:
             if measured:
                 extra = [other.seconds - other.rate * other.curve.about["images"] * other.epoch
                          for other in peers if other.curve and other.curve.result]  # fmt: skip
-                epochs = row.run.phase.epochs - row.epoch
+                epochs = row.run.epochs - row.epoch
                 rest = epochs * images * mean(other.rate for other in measured)
                 return max(0.0, rest + max(0.0, median(extra) if extra else 0.0))
         return None

@@ -85,12 +85,12 @@ def status_line(rows: list[Row], width: int) -> str:
     full, short = [], []
     for number, row in enumerate(running, start=done + 1):
         name = f"run {number} of {len(rows)}: {row.name}"
-        epoch = f"epoch {row.epoch}/{row.run.phase.epochs}"
+        epoch = f"epoch {row.epoch}/{row.run.epochs}"
         main_score = live.sentence({"all": row.scores.get("all")})  # the agreement is too long for a line
         score = [main_score] if main_score else []
         full.append(", ".join([name, row.step, epoch, *score]))
         short.append(", ".join([name, epoch, *score]))
-    names = ", ".join(f"{row.name} {row.epoch}/{row.run.phase.epochs}" for row in running)
+    names = ", ".join(f"{row.name} {row.epoch}/{row.run.epochs}" for row in running)
     for parts in (full, short, [f"{done} of {len(rows)} runs done", names]):
         text = "; ".join([*parts, time_left(rows)])
         if len(text) <= width:
