@@ -1,7 +1,7 @@
 """A floor for every method: labels by the nearest mean feature. Nothing is trained after the base step."""
 
 from collections.abc import Iterable
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat
@@ -15,6 +15,7 @@ from ciss.methods.finetune import Finetune
 from ciss.models import Extra, Network
 from ciss.models.closed_form import Metric, nearest_mean_rows
 from ciss.protocol import VOID as IGNORE
+from ciss.ranges import Choices
 
 UNSEEN = -1e4  # bias of a class without a feature: it is never predicted
 
@@ -35,11 +36,12 @@ class NCM(Finetune):
         "running": {"background": "running"},
     }
 
-    metric: Metric = "euclidean"
+    metric: Annotated[Metric, Choices()] = "euclidean"
     # multiplies rows and biases: probabilities change, labels do not; width: 1 / D
     temperature: PositiveFloat | Literal["width"] = "width"
     background: Literal["base", "running"] = "base"  # its mean: of step 0, or also of what the means call background
-    cell_label: PatchRule = "top_left"  # the label of a feature: of its first pixel, or of most of its pixels
+    # the label of a feature: of its first pixel, or of most of its pixels
+    cell_label: Annotated[PatchRule, Choices()] = "top_left"
     statistics_from: Statistics = "images"  # every image of the step once, or a training epoch
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from ciss.methods.finetune import Finetune
 from ciss.methods.ncm import UNSEEN, closed_form_problem
 from ciss.models import Extra, Network, Output
 from ciss.models.closed_form import ridge_solution, second_moments
+from ciss.ranges import Range
 
 
 @coefficients
@@ -38,9 +39,9 @@ class Ridge(Finetune):
     uses_teacher: ClassVar[bool] = True
     presets: ClassVar = {"given": {"pseudo_labels": False}, "majority": {"cell_label": "majority"}}
 
-    gamma: PositiveFloat = 1.0
+    gamma: Annotated[PositiveFloat, Range(0.01, 100, log=True)] = 1.0
     pseudo_labels: bool = True
-    threshold: PositiveFloat = 0.847298  # least score of a pseudo-label
+    threshold: Annotated[PositiveFloat, Range(0.4, 1.0)] = 0.847298  # least score of a pseudo-label
     cell_label: PatchRule = "top_left"  # the label of a feature: of its first pixel, or of most of its pixels
     statistics_from: Statistics = "images"  # every image of the step once, or a training epoch
 

@@ -19,6 +19,7 @@ from ciss.methods.mbs import MBS
 from ciss.models import Network, Output
 from ciss.models.context import choose_sources, count_votes, row_distances, token_distances, write_context
 from ciss.models.deeplabv3 import DeepLabV3
+from ciss.ranges import Range
 
 ON_MBS = {"selective": True, "features": "adaptive", "outputs": "label_guided", "orthogonality": 1.0}
 
@@ -63,8 +64,8 @@ class Select(MBS):
     statistics_from: Statistics = "epoch"  # the images that vote: a training epoch, or every image once, whole
 
     # --- the hinge
-    separation: NonNegativeFloat = 0.8  # weight of L_ct
-    margin: NonNegativeFloat = 1.0
+    separation: Annotated[NonNegativeFloat, Range(0.08, 8, log=True)] = 0.8  # weight of L_ct
+    margin: Annotated[NonNegativeFloat, Range(0.1, 10, log=True)] = 1.0
     hinge_gradient: Literal["both", "new"] = "both"  # reaches new and old tokens, or new ones alone
     over_classes: Literal["mean", "sum"] = "mean"  # of several new classes
 
