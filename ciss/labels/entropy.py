@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ciss import distributed
+from ciss.labels.channels import largest_channel
 from ciss.protocol import VOID as IGNORE
 
 Variant = Literal["paper", "released"]
@@ -67,7 +68,7 @@ class EntropyMedians:
         """Counts background pixels of labels (B,H,W) by the uncertainty of teacher_logits (B,K,H,W)."""
         classes, bins = self.histograms.shape
         values = normalised_entropy(teacher_logits, variant=self.variant, channels=self.channels)
-        cell = teacher_logits.max(dim=1).indices * bins + (values * bins).long().clamp(0, bins - 1)
+        cell = largest_channel(teacher_logits)[1] * bins + (values * bins).long().clamp(0, bins - 1)
         cell = cell.masked_fill(labels != 0, classes * bins).flatten()  # an extra cell, dropped below
         # not bincount: on CUDA it reads the largest value back to size its result
         counts = torch.zeros(classes * bins + 1, dtype=torch.int64, device=cell.device)
@@ -107,7 +108,7 @@ def confident(
 ) -> Tensor:
     """Where the teacher's uncertainty is below the threshold of its class. Shapes as `entropy_labels`; bool."""
     values = normalised_entropy(teacher_logits, variant=variant, channels=channels)
-    return values < thresholds.to(values.device)[teacher_logits.max(dim=1).indices]
+    return values < thresholds.to(values.device)[largest_channel(teacher_logits)[1]]
 
 
 @torch.no_grad()
@@ -125,7 +126,7 @@ def entropy_labels(
     Shapes: labels (B,H,W) int64, teacher_logits (B,K,H,W), thresholds (K,) -> (B,H,W). Source: PLOP eq. 8 and 9.
     """
     values = normalised_entropy(teacher_logits, variant=variant, channels=channels)
-    classes = teacher_logits.max(dim=1).indices
+    classes = largest_channel(teacher_logits)[1]
     certain = values < thresholds.to(values.device)[classes]
     return torch.where(labels == 0, classes.masked_fill(~certain, ignore_index), labels)
 

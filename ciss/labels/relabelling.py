@@ -1,11 +1,13 @@
 """GSC: pseudo-labels for the background from the teacher, weighted by distances to class prototypes."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ciss.labels.channels import largest_channel
 from ciss.labels.prototypes import Scaling, Unseen, distance_weights
 from ciss.protocol import VOID as IGNORE
 
@@ -70,6 +72,7 @@ def reweighted_labels(
     resolution: Resolution = "full",
     covered: tuple[int, int] | None = None,
     probabilities: bool = False,
+    enlarge: Callable[[Tensor, tuple[int, int]], Tensor] | None = None,
     ignore_index: int = IGNORE,
 ) -> Tensor:
     """Background pixels take the argmax of the teacher's probabilities times the distance weights.
@@ -84,7 +87,9 @@ def reweighted_labels(
         covered: pixels (H,W) that the grid of weights stands for, where its last patches reach beyond the image.
         probabilities: `teacher_logits` are probabilities already, of resolution `full`, with a prototype of the
             background. Products below 1e-38 are 0.
+        enlarge: makes a new tensor of the weights at a size; default: bilinear interpolation.
     """
+    enlarge = enlarge or _resized_copy
     size = tuple(labels.shape[-2:])
     grid = weights.shape[-2:]
     if covered is not None and covered != size:
@@ -92,28 +97,29 @@ def reweighted_labels(
     if resolution not in ("full", "quarter", "grid"):
         raise ValueError(f"resolution is {resolution!r}. Use 'full', 'quarter' or 'grid'.")
     if probabilities:
-        products = _resize(weights, size) * teacher_logits
-        largest, classes = products.max(dim=1)
-        confident = largest >= threshold * products.sum(dim=1)
+        products = enlarge(weights, size).mul_(teacher_logits)
+        least = threshold * products.sum(dim=1)
+        largest, classes = largest_channel(products, overwrite=True)
+        confident = largest >= least
         return torch.where(labels == 0, classes.masked_fill(~confident, ignore_index), labels)
     if resolution != "full":
         teacher_logits = _resize(teacher_logits, grid if resolution == "grid" else tuple(-(-n // 4) for n in size))
     # log r_{i,c} = log om_{i,c} + log P'_{i,c} + constant = log om_{i,c} + z'_{i,c} + constant: in logarithms, so that
     # no small P' vanishes. The constants, one for each pixel, change neither the largest product nor its softmax.
     logits = teacher_logits.float()
-    weights = _resize(weights, logits.shape[-2:])
     never = torch.where(weights.amax(dim=(2, 3), keepdim=True) > 0, 0.0, -torch.inf)  # classes of weight 0
+    weights = enlarge(weights, logits.shape[-2:])
     # the logarithm of 0 takes a CPU twenty times as long as others
-    scores = weights.clamp(min=torch.finfo(weights.dtype).tiny).log_().add_(logits).add_(never)
+    scores = weights.clamp_(min=torch.finfo(weights.dtype).tiny).log_().add_(logits).add_(never)
     if not background_prototype:
-        is_background = (logits.argmax(dim=1) == 0)[:, None]
+        is_background = (largest_channel(logits)[1] == 0)[:, None]
         background_channel = (torch.arange(logits.shape[1], device=scores.device) == 0)[:, None, None]
         scores = torch.where(background_channel, logits, scores).where(background_channel == is_background, -torch.inf)
     if scores.shape[-2:] != size:
         scores = _resize(scores.softmax(dim=1), size).log()
     elif threshold > 0:
         scores = scores.log_softmax(dim=1)
-    largest, classes = scores.max(dim=1)
+    largest, classes = largest_channel(scores, overwrite=True)
     if threshold > 0:
         classes = classes.masked_fill(largest.exp() < threshold, ignore_index)
     return torch.where(labels == 0, classes, labels)
@@ -122,10 +128,15 @@ def reweighted_labels(
 @torch.no_grad()
 def argmax_labels(labels: Tensor, teacher_logits: Tensor) -> Tensor:
     """Background pixels take the teacher's class. Shapes: labels (B,H,W), teacher_logits (B,K,H,W) -> (B,H,W)."""
-    return torch.where(labels == 0, teacher_logits.max(dim=1).indices, labels)  # argmax takes a CPU twice as long
+    return torch.where(labels == 0, largest_channel(teacher_logits)[1], labels)
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if maps.shape[-2:] == tuple(size):
         return maps
     return F.interpolate(maps.float(), tuple(size), mode="bilinear", align_corners=False)
+
+
+def _resized_copy(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    resized = _resize(maps, size)
+    return resized.clone() if resized is maps else resized

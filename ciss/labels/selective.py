@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ciss.labels.channels import largest_channel
 from ciss.precision import at_least_float32
 from ciss.protocol import VOID as IGNORE
 
@@ -27,7 +28,7 @@ def selective_pseudo_labels(
         probabilities: `teacher_logits` are probabilities already.
     """
     p = teacher_logits if probabilities else at_least_float32(teacher_logits).softmax(dim=1)
-    largest, classes = p.max(dim=1)
+    largest, classes = largest_channel(p)
     background = labels == 0
     # eq. 1: the class k where k > 0 and p'_k >= threshold
     confident = background & (classes > 0) & (largest >= threshold)

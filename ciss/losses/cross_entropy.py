@@ -8,13 +8,15 @@ from torch import Tensor
 from ciss.precision import at_least_float32
 from ciss.protocol import VOID as IGNORE
 
+Divisor = Literal["valid", "all"]  # of a mean: labelled pixels, or all
+
 
 def cross_entropy(
     logits: Tensor,
     labels: Tensor,
     *,
     weights: Tensor | None = None,
-    divisor: Literal["valid", "all"] = "valid",
+    divisor: Divisor = "valid",
     ignore_index: int = IGNORE,
 ) -> Tensor:
     """Softmax cross-entropy, mean over valid pixels; 0, with a gradient of 0, without valid pixels.
@@ -31,15 +33,26 @@ def negative_log_likelihood(
     labels: Tensor,
     *,
     weights: Tensor | None = None,
-    divisor: Literal["valid", "all"] = "valid",
+    divisor: Divisor = "valid",
     ignore_index: int = IGNORE,
 ) -> Tensor:
     """`cross_entropy` of log-probabilities (B,C,H,W)."""
+    log_p = at_least_float32(log_probabilities)
+    values = F.nll_loss(log_p, labels, ignore_index=ignore_index, reduction="sum" if weights is None else "none")
+    return mean_cross_entropy(values, labels, weights=weights, divisor=divisor, ignore_index=ignore_index)
+
+
+def mean_cross_entropy(
+    values: Tensor,
+    labels: Tensor,
+    *,
+    weights: Tensor | None = None,
+    divisor: Divisor = "valid",
+    ignore_index: int = IGNORE,
+) -> Tensor:
+    """`cross_entropy` of the pixels' cross-entropies (B,H,W), 0 on ignored ones, or, without weights, of their sum."""
     if divisor not in ("valid", "all"):
         raise ValueError(f"divisor is {divisor!r}. Use 'valid' or 'all'.")
-    log_p = at_least_float32(log_probabilities)
-    valid = (labels != ignore_index).sum().clamp(min=1) if divisor == "valid" else labels.numel()
-    if weights is None:
-        return F.nll_loss(log_p, labels, ignore_index=ignore_index, reduction="sum") / valid
+    count = (labels != ignore_index).sum().clamp(min=1) if divisor == "valid" else labels.numel()
     # L = 1/N sum_i w_i CE_i
-    return (weights * F.nll_loss(log_p, labels, ignore_index=ignore_index, reduction="none")).sum() / valid
+    return (values if weights is None else weights * values).sum() / count

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ciss.losses.pixel_terms import PixelTerms, pixel_terms
 from ciss.precision import at_least_float32
 from ciss.protocol import VOID as IGNORE
 
@@ -31,7 +32,6 @@ def label_guided_distillation(
     labels: Tensor,
     *,
     where: Tensor | None = None,
-    probabilities: bool = False,
     ignore_index: int = IGNORE,
 ) -> Tensor:
     """Distillation in which the teacher's background probability goes to the labelled class where that is new.
@@ -42,20 +42,25 @@ def label_guided_distillation(
     Args:
         labels: as the data give them, without pseudo-labels; new from K on.
         where: (B,H,W) bool: the mean is over these pixels only.
-        probabilities: `logits` are log-probabilities already, and `teacher_logits` probabilities.
     """
-    old_channels = count_old_channels(logits, teacher_logits)
-    log_p = at_least_float32(logits)
-    target = at_least_float32(teacher_logits.detach())
-    if not probabilities:
-        log_p = log_p.log_softmax(dim=1)
-        target = target.softmax(dim=1)
-    new = (labels >= old_channels) & (labels != ignore_index)
+    guides = guiding_labels(labels, count_old_channels(logits, teacher_logits), ignore_index=ignore_index)
+    target = at_least_float32(teacher_logits.detach()).softmax(dim=1)
+    terms = pixel_terms(logits, guides, target=target[:, 1:], first=1)
+    return mean_guided(terms, target[:, 0], logits.shape[1], where=where)
+
+
+def guiding_labels(labels: Tensor, old_channels: int, *, ignore_index: int = IGNORE) -> Tensor:
+    """The class (B,H,W) that gets the teacher's background probability: the label where it is new, else background."""
+    return torch.where((labels >= old_channels) & (labels != ignore_index), labels, 0)
+
+
+def mean_guided(terms: PixelTerms, background: Tensor, channels: int, *, where: Tensor | None = None) -> Tensor:
+    """`label_guided_distillation` of terms: the last by `guiding_labels`, and by the teacher's old classes.
+
+    Shapes: background (B,H,W): p'_0 of the teacher. `channels`: C.
+    """
     # L = -1/(N C) sum_i [ sum_{1 <= c < K} p'_c log s_c + p'_0 log s_{y or 0} ],   y or 0: the label where it is new
-    own = log_p.gather(1, torch.where(new, labels, 0)[:, None])
-    background, objects = target.split([1, old_channels - 1], dim=1)
-    log_objects = log_p.split([1, old_channels - 1, log_p.shape[1] - old_channels], dim=1)[1]
+    values = terms.by_target + background * terms.by_label[-1]
     if where is None:
-        return -((objects * log_objects).sum() + (background * own).sum()) / log_p.numel()
-    kept = (objects * log_objects).sum(dim=1) + (background * own)[:, 0]
-    return -(kept * where).sum() / (where.sum() * log_p.shape[1]).clamp(min=1)
+        return values.sum() / (values.numel() * channels)
+    return (values * where).sum() / (where.sum() * channels).clamp(min=1)

@@ -1,13 +1,13 @@
 """Soft-sharp semantic relation distillation (GSC): the teacher's relations between classes, and low entropy."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ciss.losses.distillation import count_old_channels
+from ciss.losses.pixel_terms import PixelTerms, pixel_terms
 from ciss.precision import at_least_float32
 
 Target = Literal["sigmoid_softmax", "softmax", "binary"]
@@ -20,7 +20,6 @@ def soft_relation_loss(
     *,
     target: Target = "sigmoid_softmax",
     guided: bool = False,
-    probabilities: bool = False,
 ) -> Tensor:
     """Cross-entropy with a soft target: the teacher's relations on old channels, the one-hot label on new ones.
 
@@ -31,56 +30,58 @@ def soft_relation_loss(
         target: `sigmoid_softmax`: softmax of sigmoids (code of RDP and FISS). `softmax`: the teacher's probabilities
             and the one-hot label, divided by their sum. `binary`: cross-entropy of sigmoids by channel (GLFC).
         guided: the teacher's background is 0 in the target where the label is new, as labels guide MBS's distillation.
-        probabilities: `logits` are log-probabilities already; not for `binary`.
     """
-    old, channels = count_old_channels(logits, teacher_logits), logits.shape[1]
-    logits, teacher = at_least_float32(logits), at_least_float32(teacher_logits.detach())
+    count_old_channels(logits, teacher_logits)
+    relations = soft_relations(teacher_logits, labels, logits.shape[1], target=target, guided=guided)
+    if target == "binary":
+        return F.binary_cross_entropy_with_logits(at_least_float32(logits), relations)
+    return mean_soft_relation(pixel_terms(logits, target=relations), logits.shape[1])
+
+
+@torch.no_grad()
+def soft_relations(
+    teacher_logits: Tensor, labels: Tensor, channels: int, *, target: Target = "sigmoid_softmax", guided: bool = False
+) -> Tensor:
+    """The target of `soft_relation_loss`, (B,C,H,W), before it is divided by its sum over channels.
+
+    Shapes: teacher_logits (B,K,H,W), labels (B,H,W) int64. `channels`: C.
+    """
+    teacher, old = at_least_float32(teacher_logits), teacher_logits.shape[1]
     if target not in ("sigmoid_softmax", "softmax", "binary"):
         raise ValueError(f"target is {target!r}. Use 'sigmoid_softmax', 'softmax' or 'binary'.")
     new = torch.arange(old, channels, device=labels.device)
     onehot = labels[:, None] == new[:, None, None]
     # [ sigma(z'_{0..K-1}) ; onehot(y)_{K..C-1} ], or [ P' ; onehot(y) ], written into one map
-    soft = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    soft[:, :old] = teacher.softmax(dim=1) if target == "softmax" else teacher.sigmoid()
-    soft[:, old:] = onehot
+    relations = teacher.new_empty(len(teacher), channels, *teacher.shape[2:])
+    if target == "softmax":
+        torch.softmax(teacher, dim=1, out=relations[:, :old])
+    else:
+        torch.sigmoid(teacher, out=relations[:, :old])
+    relations[:, old:] = onehot
     if guided:
-        soft[:, 0].masked_fill_(onehot.any(dim=1), 0)
-    if target == "binary":
-        return F.binary_cross_entropy_with_logits(logits, soft)
+        relations[:, 0].masked_fill_(onehot.any(dim=1), 0)
     # Ytil: the softmax of sigmoids, which are at most 1, so that it needs no maximum; or probabilities over their sum
-    soft = soft.exp_() if target == "sigmoid_softmax" else soft
-    log_p = logits if probabilities else logits.log_softmax(dim=1)
-    # L = -1/(N C) sum_i sum_c Ytil_{i,c} log P_{i,c}
-    return -((soft * log_p).sum(dim=1) / soft.sum(dim=1)).sum() / log_p.numel()
+    return relations.exp_() if target == "sigmoid_softmax" else relations
 
 
-def sharp_loss(logits: Tensor, *, where: Tensor | None = None, probabilities: bool = False) -> Tensor:
+def mean_soft_relation(terms: PixelTerms, channels: int) -> Tensor:
+    """`soft_relation_loss` of terms with `soft_relations` as target. `channels`: C."""
+    # L = -1/(N C) sum_i sum_c Ytil_{i,c} log P_{i,c},   Ytil = T / sum_c T_c
+    return (terms.by_target / terms.target_sums).sum() / (terms.by_target.numel() * channels)
+
+
+def sharp_loss(logits: Tensor, *, where: Tensor | None = None) -> Tensor:
     """Entropy of the student's output, which soft targets would raise.
 
     Shapes: logits (B,C,H,W), where (B,H,W) bool -> scalar in [0, log(C)/C], mean over the C channels and the pixels (of
-    `where`, if given). `probabilities`: `logits` are log-probabilities already. Source: code of RDP and FISS.
+    `where`, if given). Source: code of RDP and FISS.
     """
-    logits = at_least_float32(logits)
-    log_p = logits if probabilities else logits.log_softmax(dim=1)
+    return mean_entropy(pixel_terms(logits, entropy=True), logits.shape[1], where=where)
+
+
+def mean_entropy(terms: PixelTerms, channels: int, *, where: Tensor | None = None) -> Tensor:
+    """`sharp_loss` of terms with entropy. `channels`: C."""
     # L = -1/(N C) sum_i sum_c P_{i,c} log P_{i,c}
-    entropies = _Entropy.apply(log_p)
     if where is None:
-        return entropies.sum() / log_p.numel()
-    return (entropies * where).sum() / where.sum().clamp(min=1) / log_p.shape[1]
-
-
-class _Entropy(torch.autograd.Function):
-    """Entropy (B,H,W) of log-probabilities (B,C,H,W); keeps only these for the way back, not the probabilities."""
-
-    @staticmethod
-    def forward(ctx: Any, log_p: Tensor) -> Tensor:
-        ctx.save_for_backward(log_p)
-        return -log_p.exp().mul_(log_p).sum(dim=1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (log_p,) = ctx.saved_tensors
-        # the derivative of -sum_c P_c log P_c by log P_c is -(P_c + P_c log P_c)
-        p = log_p.exp()
-        return p.addcmul_(p, log_p).mul_(-gradient[:, None])
+        return terms.entropy.sum() / (terms.entropy.numel() * channels)
+    return (terms.entropy * where).sum() / where.sum().clamp(min=1) / channels

@@ -31,8 +31,8 @@ def sum_of_strips(
         return sums, gradient
 
     if not (torch.is_grad_enabled() and logits.requires_grad):
-        parts = [losses(logits, strip) for strip in strips]
-        return {name: sum(part[name] for part in parts) for name in parts[0]}
+        values_of_strips = [losses(logits, strip) for strip in strips]
+        return {name: sum(values[name] for values in values_of_strips) for name in values_of_strips[0]}
     sums, gradient = evaluate()
 
     def way_back(factors: Tensor) -> Tensor:

@@ -77,6 +77,8 @@ class Batch:
 
     def strips_of(self, output: Output | None) -> Iterator[tuple["Batch", Output | None]]:
         """This batch and an output strip by strip."""
+        if output and len(self.strips) > 1:  # contiguous: each strip would copy logits that are channels_last
+            output = replace(output, logits=output.logits.contiguous())
         for rows in self.strips:
             yield self.strip(rows), output and output.strip(self.size, rows)
 
@@ -292,7 +294,7 @@ class Method:
                 for name, value in values.items()
             }
 
-        return sum_of_strips(of_strip, range(len(counts)), student.rows)
+        return sum_of_strips(of_strip, range(len(counts)), student.rows.contiguous())
 
     def pixel_weights(self, logits: Tensor, batch: Batch) -> Tensor | None:
         """Weights (B,H,W) of the pixels' cross-entropies in an incremental step; None: all are 1.

@@ -27,15 +27,11 @@ from ciss.config import Benchmark, rising
 from ciss.labels.entropy import EntropyMedians, adaptive_factor, confident
 from ciss.labels.prototypes import ClassPrototypes, Scaling, Unseen, distance_weights
 from ciss.labels.relabelling import Resolution, argmax_labels, reweighted_labels
-from ciss.losses import (
-    gradient_magnitude,
-    negative_log_likelihood,
-    sharp_loss,
-    soft_relation_loss,
-    weigh_by_step,
-)
+from ciss.losses import gradient_magnitude, soft_relation_loss, weigh_by_step
 from ciss.losses.compensation import Grouping, Probability
-from ciss.losses.relations import Target
+from ciss.losses.cross_entropy import mean_cross_entropy
+from ciss.losses.pixel_terms import pixel_terms
+from ciss.losses.relations import Target, mean_entropy, mean_soft_relation, soft_relations
 from ciss.methods.base import (
     TRUE_BACKGROUND,
     Batch,
@@ -188,7 +184,7 @@ class GSC(PLOPHost):
             return batch.by_strips(teachers_labels, teacher)
         if self.relabelling == "entropy":
             return batch.by_strips(partial(certain_labels, self.thresholds), teacher)
-        weights = self.distances(teacher)
+        weights = self.distances(teacher).contiguous()
         batch.logs["distance/largest"] = weights.amax(dim=1).mean()
         batch.logs["unseen_classes"] = (self.counts == 0).sum()
         if self.resolution != "full":  # the product is upsampled, so that strips would need rows of their neighbours
@@ -202,11 +198,12 @@ class GSC(PLOPHost):
         labels = reweighted_labels(
             batch.given,
             logits,
-            teacher.enlarge(weights, batch.size) if full else weights,
+            weights,
             background_prototype=self.background_prototype,
             threshold=self.threshold,
             resolution=self.resolution,
             covered=None if full else teacher.covered_by(batch.size),
+            enlarge=teacher.enlarge if full else None,
         )
         if self.gate == "none":
             return labels
@@ -228,24 +225,29 @@ class GSC(PLOPHost):
 
     def pixel_losses(self, share: Tensor, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """Losses of the pixels of a strip, or of whole images. `share`: nu (B,1,1), factors of the images."""
-        log_p = student.log_probabilities(batch.size)
+        logits, relations = student.upsample(batch.size), None
+        if self.soft and self.soft_target != "binary":
+            old_logits = teacher.upsample(batch.size)
+            relations = soft_relations(old_logits, batch.labels, batch.channels, target=self.soft_target)
+        terms = pixel_terms(
+            logits,
+            batch.labels,
+            target=relations,
+            entropy=bool(self.sharp),
+            log_p=student.log_probabilities(batch.size),
+        )
         # L_GC = 1/N sum_i nu_b w_i CE_i
         weights = share if batch.weights is None else share * batch.weights
-        losses = {
-            "compensated": negative_log_likelihood(log_p, batch.labels, weights=weights, divisor=self.divisor),
-        }
-        if self.soft:
-            soft = soft_relation_loss(
-                student.upsample(batch.size) if self.soft_target == "binary" else log_p,
-                teacher.upsample(batch.size),
-                batch.labels,
-                target=self.soft_target,
-                probabilities=True,
-            )
+        cross_entropy = mean_cross_entropy(terms.by_label[0], batch.labels, weights=weights, divisor=self.divisor)
+        losses = {"compensated": cross_entropy}
+        if relations is not None:
+            losses["soft"] = self.soft * mean_soft_relation(terms, batch.channels)
+        elif self.soft:
+            soft = soft_relation_loss(logits, teacher.upsample(batch.size), batch.labels, target=self.soft_target)
             losses["soft"] = self.soft * soft
         if self.sharp:
             where = self._sharp_pixels(batch, teacher)
-            losses["sharp"] = self.sharp * sharp_loss(log_p, where=where, probabilities=True)
+            losses["sharp"] = self.sharp * mean_entropy(terms, batch.channels, where=where)
         return losses
 
     def pixel_counts(self, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:

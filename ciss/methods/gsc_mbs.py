@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from ciss.config import Benchmark, rising
 from ciss.labels.prototypes import Scaling, distance_weights
 from ciss.labels.relabelling import reweighted_labels
-from ciss.losses import gradient_magnitude, negative_log_likelihood, sharp_loss, soft_relation_loss, weigh_by_step
+from ciss.losses import gradient_magnitude, weigh_by_step
+from ciss.losses.cross_entropy import mean_cross_entropy
+from ciss.losses.pixel_terms import pixel_terms
+from ciss.losses.relations import mean_entropy, mean_soft_relation, soft_relations
 from ciss.methods.base import Batch, Statistics, add_to_prototypes, coefficients, compensation_problem
 from ciss.methods.hosts import EWF
 from ciss.methods.mbs import MBS
@@ -97,12 +100,18 @@ class GSCMBS(MBS):
             return super().labels(batch, teacher)
         weights = distance_weights(
             teacher.features, self.means, self.counts, distance_scale=self.distance_scale, scaling=self.scaling
-        )
+        ).contiguous()
 
         def both(batch: Batch, teacher: Output) -> Tensor:
             """Labels of MBS, and those that prototypes decide, (B,H,W,2)."""
-            p, nearness = teacher.probabilities(batch.size), teacher.enlarge(weights, batch.size)
-            decided = reweighted_labels(batch.given, p, nearness, threshold=self.agreement, probabilities=True)
+            decided = reweighted_labels(
+                batch.given,
+                teacher.probabilities(batch.size),
+                weights,
+                threshold=self.agreement,
+                probabilities=True,
+                enlarge=teacher.enlarge,
+            )
             return torch.stack([self.strip_labels(batch, teacher), decided], dim=-1)
 
         labels, decided = batch.by_strips(both, teacher).unbind(dim=-1)
@@ -123,20 +132,25 @@ class GSCMBS(MBS):
 
     def pixel_losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         losses = super().pixel_losses(student, teacher, batch)
-        log_p = student.log_probabilities(batch.size)
+        if not (self.soft or self.sharp):
+            return losses
+        old_logits = teacher.upsample(batch.size)
+        terms = pixel_terms(
+            student.upsample(batch.size),
+            target=soft_relations(old_logits, batch.given, batch.channels, guided=self.guided) if self.soft else None,
+            entropy=bool(self.sharp),
+            log_p=student.log_probabilities(batch.size),
+        )
         if self.soft:
-            old_logits = teacher.upsample(batch.size)
-            losses["soft"] = self.soft * soft_relation_loss(
-                log_p, old_logits, batch.given, guided=self.guided, probabilities=True
-            )
+            losses["soft"] = self.soft * mean_soft_relation(terms, batch.channels)
         if self.sharp:
-            losses["sharp"] = self.sharp * sharp_loss(log_p, probabilities=True)
+            losses["sharp"] = self.sharp * mean_entropy(terms, batch.channels)
         return losses
 
-    def classification(self, log_probabilities: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def classification(self, cross_entropies: Tensor, batch: Batch) -> dict[str, Tensor]:
         if not self.compensation:
-            return super().classification(log_probabilities, batch)
-        return {"compensated": negative_log_likelihood(log_probabilities, batch.labels, weights=batch.weights)}
+            return super().classification(cross_entropies, batch)
+        return {"compensated": mean_cross_entropy(cross_entropies, batch.labels, weights=batch.weights)}
 
     def pixel_weights(self, logits: Tensor | None, batch: Batch, magnitudes: Tensor | None = None) -> Tensor | None:
         """`magnitudes`: (B,H,W), of the gradients, if known; then `logits` are not read."""

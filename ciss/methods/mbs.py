@@ -20,13 +20,10 @@ from torch import Tensor
 from ciss.config import Benchmark
 from ciss.labels.patches import PatchRule, patch_labels, patch_weights
 from ciss.labels.selective import selective_pseudo_labels
-from ciss.losses import (
-    adaptive_feature_distillation,
-    label_guided_distillation,
-    negative_log_likelihood,
-    orthogonality,
-    output_distillation,
-)
+from ciss.losses import adaptive_feature_distillation, orthogonality, output_distillation
+from ciss.losses.cross_entropy import mean_cross_entropy
+from ciss.losses.distillation import guiding_labels, mean_guided
+from ciss.losses.pixel_terms import pixel_terms
 from ciss.methods.base import TRUE_BACKGROUND, Batch, coefficients, plain_cross_entropy
 from ciss.methods.hosts import EWF, WeightFusion
 from ciss.models import Network, Output
@@ -119,21 +116,23 @@ class MBS(WeightFusion):
 
     def pixel_losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """The loss of the labels, then those of the teacher's outputs, of a strip."""
-        log_p = student.log_probabilities(batch.size)
-        losses = self.classification(log_p, batch)
-        if self.outputs == "label_guided" and self.distillation:
-            where = batch.given != IGNORE if self.ignored == "left_out" else None
-            target = teacher.probabilities(batch.size)
-            guided = label_guided_distillation(log_p, target, batch.given, where=where, probabilities=True)
-            losses["distillation"] = self.distillation * guided
-        elif self.outputs == "plain" and self.distillation:
-            # The softmax over the old channels is the same for log-probabilities as for logits.
-            losses["distillation"] = self.distillation * output_distillation(log_p, teacher.upsample(batch.size))
+        logits, log_p = student.upsample(batch.size), student.log_probabilities(batch.size)
+        if self.outputs != "label_guided" or not self.distillation:
+            losses = self.classification(pixel_terms(logits, batch.labels, log_p=log_p).by_label[0], batch)
+            if self.outputs == "plain" and self.distillation:
+                losses["distillation"] = self.distillation * output_distillation(logits, teacher.upsample(batch.size))
+            return losses
+        guides = guiding_labels(batch.given, batch.old_channels)
+        target = teacher.probabilities(batch.size)
+        terms = pixel_terms(logits, batch.labels, guides, target=target[:, 1:], first=1, log_p=log_p)
+        where = batch.given != IGNORE if self.ignored == "left_out" else None
+        losses = self.classification(terms.by_label[0], batch)
+        losses["distillation"] = self.distillation * mean_guided(terms, target[:, 0], batch.channels, where=where)
         return losses
 
-    def classification(self, log_probabilities: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The loss of the labels."""
-        return {"cross_entropy": negative_log_likelihood(log_probabilities, batch.labels)}
+    def classification(self, cross_entropies: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The loss of the labels, by the cross-entropies (B,H,W) of the pixels."""
+        return {"cross_entropy": mean_cross_entropy(cross_entropies, batch.labels)}
 
     def feature_losses(self, student: Output, teacher: Output, batch: Batch) -> dict[str, Tensor]:
         """Losses that keep the teacher's features."""

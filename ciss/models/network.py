@@ -59,11 +59,11 @@ class Output:
 
     def probabilities(self, size: tuple[int, int]) -> Tensor:
         """Softmax of the full-resolution logits, (B,C,H,W)."""
-        return self._cached("probabilities", size, lambda size: self._folded(size).softmax(dim=1))
+        return self._cached("probabilities", size, lambda size: self.upsample(size).softmax(dim=1))
 
     def log_probabilities(self, size: tuple[int, int]) -> Tensor:
         """Log-softmax of the full-resolution logits, (B,C,H,W)."""
-        return self._cached("log_probabilities", size, lambda size: self._folded(size).log_softmax(dim=1))
+        return self._cached("log_probabilities", size, lambda size: self.upsample(size).log_softmax(dim=1))
 
     def strip(self, size: tuple[int, int], rows: slice) -> "Output":
         """The logits of all rows alone, with full-resolution maps of some rows of pixels. `size`: (H,W) of all."""

@@ -110,9 +110,6 @@ def test_published_label_guided_distillation(case, dtype):
     found = label_guided_distillation(student, teacher, labels)
     same(found, loss)
     same(gradient(found, student), grad)
-    known = label_guided_distillation(student.log_softmax(dim=1), teacher.softmax(dim=1), labels, probabilities=True)
-    same(known, loss)
-    same(gradient(known, student), grad)
 
 
 @both_precisions
@@ -336,8 +333,6 @@ def test_label_guided_distillation_agrees_with_loops_over_pixels(old, channels):
     loss = label_guided_distillation(logits, teacher, labels)
     same(loss.detach(), expected.detach())
     same(gradient(loss, logits), gradient(expected, logits))
-    known = label_guided_distillation(logits.log_softmax(dim=1), teacher.softmax(dim=1), labels, probabilities=True)
-    same(known.detach(), expected.detach())
 
 
 def test_without_a_new_label_the_target_is_the_padded_teacher():
@@ -387,18 +382,18 @@ def test_label_guided_distillation_is_a_mean_over_pixels():
 
 
 def test_guided_distillation_of_chosen_pixels():
-    log_p, teacher = random(2, 5, 3, 4).log_softmax(dim=1), random(2, 3, 3, 4, seed=1).softmax(dim=1)
+    logits, teacher = random(2, 5, 3, 4), random(2, 3, 3, 4, seed=1)
     labels, where = random_labels(5, 2, 3, 4), torch.zeros(2, 3, 4, dtype=torch.bool)
-    everything = label_guided_distillation(log_p, teacher, labels, probabilities=True)
-    same(label_guided_distillation(log_p, teacher, labels, where=~where, probabilities=True), everything)
+    everything = label_guided_distillation(logits, teacher, labels)
+    same(label_guided_distillation(logits, teacher, labels, where=~where), everything)
     first = torch.tensor([True, False])[:, None, None].expand(2, 3, 4)
     same(
-        label_guided_distillation(log_p, teacher, labels, where=first, probabilities=True),
-        label_guided_distillation(log_p[:1], teacher[:1], labels[:1], probabilities=True),
+        label_guided_distillation(logits, teacher, labels, where=first),
+        label_guided_distillation(logits[:1], teacher[:1], labels[:1]),
     )
-    log_p.requires_grad_()
-    nothing = label_guided_distillation(log_p, teacher, labels, where=where, probabilities=True)
-    assert nothing.item() == 0 and gradient(nothing, log_p).eq(0).all()
+    logits.requires_grad_()
+    nothing = label_guided_distillation(logits, teacher, labels, where=where)
+    assert nothing.item() == 0 and gradient(nothing, logits).eq(0).all()
 
 
 def test_a_teacher_with_more_channels_is_refused():
@@ -602,12 +597,9 @@ def test_weights_and_labels_are_constants():
     assert weights.grad is None or weights.grad.eq(0).all()
     teacher = random(1, 3, 2, 2).requires_grad_()
     assert not patch_weights(torch.zeros(1, 2, 2, dtype=torch.int64), teacher, NEW).requires_grad
-    probabilities = random(1, 3, 2, 2).softmax(dim=1).requires_grad_()
-    log_p = random(1, 4, 2, 2).log_softmax(dim=1).requires_grad_()
-    label_guided_distillation(
-        log_p, probabilities, torch.zeros(1, 2, 2, dtype=torch.int64), probabilities=True
-    ).backward()
-    assert probabilities.grad is None or probabilities.grad.eq(0).all()
+    logits = random(1, 4, 2, 2).requires_grad_()
+    label_guided_distillation(logits, teacher, torch.zeros(1, 2, 2, dtype=torch.int64)).backward()
+    assert logits.grad is not None and teacher.grad is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
