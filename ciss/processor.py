@@ -1,18 +1,13 @@
 """Processor cores of this process, and how its threads share them with other programs.
 
 Two threads of a training wait for each other hundreds of times in each update. Where another program runs, one of them
-often has no core. How long the other then spins, and how soon the first gets a core again, decides the speed: see
-reports/speed/start.md. Neither changes a result.
+often has no core. How long the other then spins decides the speed: see reports/speed/start.md. It changes no result.
 
 `share_cores` must run before torch is imported. Standard library only.
 """
 
-import ctypes
 import math
 import os
-import platform
-import struct
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,11 +17,6 @@ AFFECTS_RESULTS = False  # changes here do not outdate results, see store/code
 SPINNING = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "1"}
 CHOICES = ("OMP_WAIT_POLICY", *SPINNING)  # variables by which users choose
 RUNTIMES = {"libgomp": "GOMP_SPINCOUNT", "libomp": "KMP_BLOCKTIME", "libiomp5": "KMP_BLOCKTIME"}  # by file name
-# Linux 6.12 and later: a thread with a shorter time slice gets a core sooner after it slept, and no larger share.
-SLICE = 100_000  # nanoseconds, the shortest that Linux accepts; its default is 1 to 3 ms
-SET_SCHEDULING, GET_SCHEDULING = {"x86_64": (314, 315), "aarch64": (274, 275)}.get(platform.machine(), (None, None))
-# struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period
-SCHEDULING = struct.Struct("=IIQiIQQQ")
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -39,17 +29,6 @@ def share_cores() -> None:
         os.environ.update(SPINNING)
     if available_cores() < _affinity():
         os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
-    set_time_slice(SLICE)
-
-
-def set_time_slice(nanoseconds: int) -> None:
-    """Sets the time slice of this thread, and of the threads and processes that it starts. 0: the system's.
-
-    Does nothing on other systems than Linux, and under another scheduling policy than the usual one.
-    """
-    if (scheduling := _scheduling()) and scheduling[1] == os.SCHED_OTHER:
-        size, policy, flags, nice, priority, _, *deadlines = scheduling
-        _system_call(SET_SCHEDULING, SCHEDULING.pack(size, policy, flags, nice, priority, nanoseconds, *deadlines), 0)
 
 
 def available_cores() -> int:
@@ -72,25 +51,6 @@ def _quota() -> float:
     return math.inf
 
 
-def time_slice() -> float | None:
-    """Milliseconds of this thread's time slice; None where the system does not tell."""
-    scheduling = _scheduling()
-    return scheduling[5] / 1e6 if scheduling and scheduling[5] else None
-
-
-def _scheduling() -> tuple[int, ...] | None:
-    """The values of `SCHEDULING` for this thread; None on other systems than Linux."""
-    buffer = ctypes.create_string_buffer(SCHEDULING.size)
-    if sys.platform != "linux" or _system_call(GET_SCHEDULING, buffer, SCHEDULING.size, 0):
-        return None
-    return SCHEDULING.unpack(buffer.raw)
-
-
-def _system_call(number: int | None, *arguments: object) -> int:
-    """The result of a system call on this thread: 0, or -1 for a failure."""
-    return -1 if number is None else ctypes.CDLL(None).syscall(number, 0, *arguments)
-
-
 def waiting(libraries: list[str]) -> str:
     """How threads of this process wait for each other, in words. `libraries`: paths of those that are loaded."""
     names = {Path(library).name for library in libraries}
@@ -100,6 +60,4 @@ def waiting(libraries: list[str]) -> str:
             policy = os.environ.get("OMP_WAIT_POLICY")
             value = os.environ.get(variable, "not set")
             spinning.append(f"{runtime}: {f'OMP_WAIT_POLICY {policy}, ' if policy else ''}{variable} {value}")
-    duration = time_slice()
-    slices = f"time slices of {duration:g} ms" if duration else "usual time slices"
-    return "; ".join([*(spinning or ["no OpenMP"]), slices])
+    return "; ".join(spinning or ["no OpenMP"])

@@ -1,9 +1,8 @@
-"""How processes share processor cores: waiting threads, time slices, quotas of containers."""
+"""How processes share processor cores: waiting threads, quotas of containers."""
 
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -37,36 +36,6 @@ def test_it_is_set_before_torch_starts():
     assert shown(program) == "False"
 
 
-@pytest.mark.skipif(processor.time_slice() is None, reason="this system does not tell")
-def test_a_shorter_time_slice_for_all_threads_and_processes():
-    slices = [processor.time_slice()]
-    thread = threading.Thread(target=lambda: slices.append(processor.time_slice()))
-    thread.start()
-    thread.join()
-    own = "import runpy, sys; print(runpy.run_path(sys.argv[1])['time_slice']())"  # does not import ciss
-    command = [sys.executable, "-c", own, processor.__file__]
-    slices.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    assert slices == [0.1, 0.1, 0.1]
-
-
-@pytest.mark.skipif(processor.time_slice() is None, reason="this system does not tell")
-def test_the_priority_stays():
-    program = "import os; nice = os.nice(3); import ciss; from ciss import processor as p"
-    assert shown(f"{program}; print(os.nice(0) - nice, p.time_slice())") == "0 0.1"
-
-
-@pytest.mark.parametrize(("policy", "calls"), [("SCHED_OTHER", 1), ("SCHED_BATCH", 0), ("SCHED_IDLE", 0)])
-@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="Linux only")
-def test_another_policy_stays(monkeypatch, policy, calls):
-    made = []
-    monkeypatch.setattr(processor, "_scheduling", lambda: (48, getattr(os, policy), 0, 0, 0, 3_000_000, 0, 0))
-    monkeypatch.setattr(processor, "_system_call", lambda *arguments: made.append(arguments))
-    for name in processor.CHOICES:
-        monkeypatch.setenv(name, "5")  # monkeypatch restores them
-    processor.share_cores()
-    assert len(made) == calls
-
-
 @pytest.mark.parametrize(
     ("files", "cores"),
     [
@@ -96,13 +65,9 @@ def test_cores_of_affinity_and_quota(tmp_path, monkeypatch, files, cores):
 def test_what_the_doctor_says(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "10")
-    monkeypatch.setattr(processor, "time_slice", lambda: 0.1)
-    assert (
-        processor.waiting(["/lib/libgomp.so.1", "/lib/libc.so"]) == "libgomp: GOMP_SPINCOUNT 10; time slices of 0.1 ms"
-    )
+    assert processor.waiting(["/lib/libgomp.so.1", "/lib/libc.so"]) == "libgomp: GOMP_SPINCOUNT 10"
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     monkeypatch.delenv("KMP_BLOCKTIME", raising=False)
-    monkeypatch.setattr(processor, "time_slice", lambda: None)
-    expected = "libiomp5: OMP_WAIT_POLICY passive, KMP_BLOCKTIME not set; usual time slices"
+    expected = "libiomp5: OMP_WAIT_POLICY passive, KMP_BLOCKTIME not set"
     assert processor.waiting(["C:/libs/libiomp5md.dll", "/x/libiomp5.so"]) == expected
-    assert processor.waiting([]).startswith("no OpenMP")
+    assert processor.waiting([]) == "no OpenMP"

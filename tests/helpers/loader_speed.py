@@ -2,7 +2,8 @@
 
     python -m tests.helpers.loader_speed FOLDER --before OTHER_WORKING_COPY --turns 8
 
-FOLDER holds photographs (`*.jpg`) and their masks (`*.png`, the same names). Each loader has a process of its own,
+FOLDER holds photographs (`*.jpg`) and their masks (`*.png`, the same names). Plain torchvision is measured twice: with
+Pillow as decoder, as its tutorials do, and with `torchvision.io.decode_image`. Each loader has a process of its own,
 without loader processes and with one thread. They take turns: each turn is an epoch of all images. Printed are images
 a second of processor time (medians), and the ratio to this working copy's in each turn (median, least, most).
 """
@@ -28,6 +29,7 @@ AUGMENTATIONS = {
     "scaled_crop": {"augmentation": "scaled_crop", "scale": [0.5, 2.0]},
     "crop only": {"augmentation": "none"},
 }
+PILLOW, DECODE_IMAGE = "v2 with Pillow", "v2 with decode_image"
 
 
 def pairs(folder: Path) -> list[tuple[Path, Path]]:
@@ -57,8 +59,8 @@ def package_loader(folder: Path, train: dict):
     return training_loader(validate(Benchmark, document, "f", ""), index, list(range(len(files))), table, 0)
 
 
-def plain_loader(folder: Path, train: dict):
-    """torchvision's decoder of JPEG, Pillow's of palette masks, and torchvision's transforms, without any check."""
+def plain_loader(folder: Path, train: dict, pillow: bool):
+    """torchvision's transforms, without any check. Pillow decodes the masks, and the images too if `pillow`."""
     import torch
     from PIL import Image
     from torchvision import tv_tensors
@@ -85,7 +87,11 @@ def plain_loader(folder: Path, train: dict):
             return len(self.files)
 
         def __getitem__(self, number: int):
-            image = tv_tensors.Image(decode_image(str(self.files[number][0])))
+            file = self.files[number][0]
+            if pillow:
+                image = v2.functional.to_image(Image.open(file).convert("RGB"))
+            else:
+                image = tv_tensors.Image(decode_image(str(file)))
             mask = tv_tensors.Mask(torch.from_numpy(np.array(Image.open(self.files[number][1]))))
             for step in steps:
                 image, mask = step(image, mask)
@@ -99,7 +105,9 @@ def serve(kind: str, folder: str, train: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    loader = {"package": package_loader, "plain": plain_loader}[kind](Path(folder), json.loads(train))
+    loaders = {"package": package_loader}
+    loaders |= {name: partial(plain_loader, pillow=name == PILLOW) for name in (PILLOW, DECODE_IMAGE)}
+    loader = loaders[kind](Path(folder), json.loads(train))
     for epoch, _ in enumerate(sys.stdin):
         if hasattr(loader.batch_sampler, "epoch"):
             loader.batch_sampler.epoch = epoch
@@ -112,7 +120,7 @@ def turns(folder: Path, train: dict, packages: dict[str, Path], count: int) -> I
     """Images a second of each loader, turn by turn; the first turn is not counted."""
     servers = {}
     for name, package in packages.items():
-        command = [sys.executable, __file__, "serve", "plain" if name == "plain" else "package"]
+        command = [sys.executable, __file__, "serve", name if name in (PILLOW, DECODE_IMAGE) else "package"]
         environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         start = partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
         servers[name] = start([*command, str(folder), json.dumps(train)])
@@ -136,7 +144,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=512)
     parser.add_argument("--augmentations", nargs="*", default=list(AUGMENTATIONS), choices=AUGMENTATIONS)
     arguments = parser.parse_args()
-    packages = {"now": Path(__file__).parents[2], "plain": Path(__file__).parents[2]}
+    packages = dict.fromkeys(("now", PILLOW, DECODE_IMAGE), Path(__file__).parents[2])
     if arguments.before:
         packages["before"] = arguments.before
     print("| augmentation | " + " | ".join(f"{name}, images/s" for name in packages), end=" | ")

@@ -15,21 +15,18 @@ from statistics import median
 from ciss import processor
 
 NO_CHOICE = {"KMP_BLOCKTIME": "200"}  # a choice without effect on GNU's OpenMP: keeps its default
-WAYS = {  # variables, and nanoseconds of the time slice; 0: the system's
-    "as the project sets it": ({}, processor.SLICE),
-    "nothing set": (NO_CHOICE, 0),
-    "GOMP_SPINCOUNT=1000": ({"GOMP_SPINCOUNT": "1000"}, 0),
-    "GOMP_SPINCOUNT=30000": ({"GOMP_SPINCOUNT": "30000"}, 0),
-    "OMP_WAIT_POLICY=passive": ({"OMP_WAIT_POLICY": "passive"}, 0),
-    "passive and short time slices": ({"OMP_WAIT_POLICY": "passive"}, processor.SLICE),
+WAYS = {  # variables
+    "as the project sets it": {},
+    "nothing set": NO_CHOICE,
+    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
+    "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
 }
 BUSY = f"import os\nwhile os.getppid() == {os.getpid()}:\n    sum(range(100_000))"
 STEPS = 10  # before the first round; the weights after them are compared
 
 
-def train(slice_length: int) -> None:
+def train() -> None:
     """Prints a hash of the weights after `STEPS` steps. Then trains for as many seconds as each line of stdin says."""
-    processor.set_time_slice(slice_length)
     import torch
     import torch.nn.functional as F
 
@@ -63,16 +60,15 @@ def train(slice_length: int) -> None:
         print(steps / seconds, flush=True)
 
 
-def start(variables: dict[str, str], slice_length: int) -> subprocess.Popen:
+def start(variables: dict[str, str]) -> subprocess.Popen:
     kept = {name: value for name, value in os.environ.items() if name not in (*processor.CHOICES, "OMP_NUM_THREADS")}
-    command = [sys.executable, "-m", "tests.helpers.shared_cores", "--train", str(slice_length)]
+    command = [sys.executable, "-m", "tests.helpers.shared_cores", "--train"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, env=kept | variables, **pipes)
 
 
 def share(seconds: float) -> float:
-    """The share of a core that this process gets, with one thread and the system's time slice."""
-    processor.set_time_slice(0)
+    """The share of a core that this process gets, with one thread."""
     started, worked = time.perf_counter(), time.process_time()
     while (passed := time.perf_counter() - started) < seconds:
         sum(range(100_000))
@@ -80,7 +76,7 @@ def share(seconds: float) -> float:
 
 
 def measure(rounds: int, seconds: float) -> None:
-    trainings = {name: start(*way) for name, way in WAYS.items()}
+    trainings = {name: start(way) for name, way in WAYS.items()}
     hashes = {name: process.stdout.readline().strip() for name, process in trainings.items()}
     rates = {name: ([], []) for name in WAYS}
     shares = []
@@ -106,11 +102,11 @@ def measure(rounds: int, seconds: float) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--train", type=int)
+    parser.add_argument("--train", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2)
     chosen = parser.parse_args()
-    if chosen.train is None:
-        measure(chosen.rounds, chosen.seconds)
+    if chosen.train:
+        train()
     else:
-        train(chosen.train)
+        measure(chosen.rounds, chosen.seconds)

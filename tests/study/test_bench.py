@@ -174,8 +174,16 @@ def test_ratios_are_of_rounds():
     *_, line = tables.ratio_table([row(), slow, row("mib"), {"version": "old", "case": {}, "error": "broken"}])
     assert "| 0.62 (0.50 to 0.75) | 0.50 (0.50 to 0.50) |" in line and line.startswith("| gsc |")
     page = tables.page(result(row(), slow, new="new1", old="old1"))
-    assert "new1 / old1" in page and "| gsc (new1) |" in page and "| gsc (old1) |" in page
+    assert (
+        "new1 (new) / old1 (old): median" in page
+        and "| step, new/old |" in page
+        and "| gsc (new1) |" in page
+        and "| gsc (old1) |" in page
+    )
     assert "OMP_NUM_THREADS=1." in page and "\n    ciss bench\n" in page
+    noise = "One round is noise"
+    assert noise not in page
+    assert noise in tables.page({**result(row(), slow, new="new1", old="old1"), "rounds": 1})
 
 
 def test_compact_json_is_the_same_document():

@@ -15,6 +15,7 @@ backward pass to the outputs of the network, measured separately; `share`: its s
 wall time of a step with its reading. `peak`: peak memory {peak}. `step MiB`, `loss part MiB`: memory that a step, or
 the loss part alone, needs in addition to the memory in use before it. Network weights are random and images are
 generated; neither changes the work of a step."""
+ONE_ROUND = " One round is noise on a shared machine: repeat with --rounds 5."
 CPU_PEAK = "of the process"
 GPU_PEAK = "of torch's tensors"
 
@@ -30,7 +31,8 @@ def page(result: dict) -> str:
     turns = f"{rounds} round{'s' * (rounds > 1)} in which the cases take turns"
     seconds = "wall time" if any(map(on_gpu, result["rows"])) else "processor time of all threads"
     if "old" in code:
-        lines += [f"\nRatios of {seconds}, {code['new']} / {code['old']}: median (least to largest) of {turns}.\n"]
+        ratios = f"Ratios of {seconds}, {code['new']} (new) / {code['old']} (old)"
+        lines += [f"\n{ratios}: median (least to largest) of {turns}.{ONE_ROUND if rounds == 1 else ''}\n"]
         lines += ratio_table(result["rows"])
     lines += [f"\nMilliseconds of {seconds}, medians of {turns}.\n", *time_table(result["rows"], code)]
     lines += [f"\n    {result['command']}"]
@@ -64,7 +66,7 @@ def time_table(rows: list[dict], code: dict | None = None) -> list[str]:
 def ratio_table(rows: list[dict]) -> list[str]:
     """Lines of a Markdown table of ratios new / old, of pairs of neighbouring turns."""
     names = ["step", *PARTS, "loader", "loss part"]
-    lines = header([*CASE, *names, "peak memory", "loss part memory"])
+    lines = header([*CASE, *(f"{name}, new/old" for name in (*names, "peak memory", "loss part memory"))])
     for new, old in pairs(rows):
         clock = usual_clock(new)
         ratios = [ratio(new["seconds"].get(part), old["seconds"].get(part), clock) for part in names]
