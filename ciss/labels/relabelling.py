@@ -71,7 +71,6 @@ def reweighted_labels(
     threshold: float = 0.0,
     resolution: Resolution = "full",
     covered: tuple[int, int] | None = None,
-    probabilities: bool = False,
     enlarge: Callable[[Tensor, tuple[int, int]], Tensor] | None = None,
     ignore_index: int = IGNORE,
 ) -> Tensor:
@@ -85,8 +84,6 @@ def reweighted_labels(
         resolution: where the two are multiplied: at the logits' size, at a quarter of the labels' size, or on the
             weights' grid. The product is then upsampled.
         covered: pixels (H,W) that the grid of weights stands for, where its last patches reach beyond the image.
-        probabilities: `teacher_logits` are probabilities already, of resolution `full`, with a prototype of the
-            background. Products below 1e-38 are 0.
         enlarge: makes a new tensor of the weights at a size; default: bilinear interpolation.
     """
     enlarge = enlarge or _resized_copy
@@ -96,12 +93,6 @@ def reweighted_labels(
         weights = _resize(weights, covered)[..., : size[0], : size[1]]
     if resolution not in ("full", "quarter", "grid"):
         raise ValueError(f"resolution is {resolution!r}. Use 'full', 'quarter' or 'grid'.")
-    if probabilities:
-        products = enlarge(weights, size).mul_(teacher_logits)
-        least = threshold * products.sum(dim=1)
-        largest, classes = largest_channel(products, overwrite=True)
-        confident = largest >= least
-        return torch.where(labels == 0, classes.masked_fill(~confident, ignore_index), labels)
     if resolution != "full":
         teacher_logits = _resize(teacher_logits, grid if resolution == "grid" else tuple(-(-n // 4) for n in size))
     # log r_{i,c} = log om_{i,c} + log P'_{i,c} + constant = log om_{i,c} + z'_{i,c} + constant: in logarithms, so that
@@ -123,6 +114,20 @@ def reweighted_labels(
     if threshold > 0:
         classes = classes.masked_fill(largest.exp() < threshold, ignore_index)
     return torch.where(labels == 0, classes, labels)
+
+
+@torch.no_grad()
+def labels_of_products(
+    labels: Tensor, probabilities: Tensor, weights: Tensor, *, threshold: float = 0.0, ignore_index: int = IGNORE
+) -> Tensor:
+    """`reweighted_labels` of probabilities and weights of the labels' size. Products below 1e-38 are 0.
+
+    Shapes: labels (B,H,W) int64, probabilities and weights (B,K,H,W) -> (B,H,W).
+    """
+    products = probabilities * weights
+    least = threshold * products.sum(dim=1)
+    largest, classes = largest_channel(products, overwrite=True)
+    return torch.where(labels == 0, classes.masked_fill(~(largest >= least), ignore_index), labels)
 
 
 @torch.no_grad()

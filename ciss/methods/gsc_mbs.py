@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ciss.config import Benchmark, rising
 from ciss.labels.prototypes import Scaling, distance_weights
-from ciss.labels.relabelling import reweighted_labels
+from ciss.labels.relabelling import labels_of_products
 from ciss.losses import gradient_magnitude, weigh_by_step
 from ciss.losses.cross_entropy import mean_cross_entropy
 from ciss.losses.pixel_terms import pixel_terms
@@ -104,14 +104,8 @@ class GSCMBS(MBS):
 
         def both(batch: Batch, teacher: Output) -> Tensor:
             """Labels of MBS, and those that prototypes decide, (B,H,W,2)."""
-            decided = reweighted_labels(
-                batch.given,
-                teacher.probabilities(batch.size),
-                weights,
-                threshold=self.agreement,
-                probabilities=True,
-                enlarge=teacher.enlarge,
-            )
+            p, nearness = teacher.probabilities(batch.size), teacher.enlarge(weights, batch.size)
+            decided = labels_of_products(batch.given, p, nearness, threshold=self.agreement)
             return torch.stack([self.strip_labels(batch, teacher), decided], dim=-1)
 
         labels, decided = batch.by_strips(both, teacher).unbind(dim=-1)
