@@ -392,6 +392,9 @@ def test_a_file_that_is_moved_renamed_or_split_changes_nothing(root):
         "relations import sharp_loss, soft",
         "sharp import sharp_loss\nfrom ciss.losses.relations import soft",
     )
+    mean_entropy = "sharp import mean_entropy\nfrom ciss.losses.relations import"
+    edit(root, "methods/gsc.py", "relations import Target, mean_entropy,", f"{mean_entropy} Target,")
+    edit(root, "methods/gsc_mbs.py", "relations import mean_entropy,", mean_entropy)
     assert "def sharp_loss" in (root / "ciss/losses/sharp.py").read_text()
     assert changed(root) == set()
 
