@@ -134,7 +134,7 @@ def test_files_and_figures_exist():
     count = 0
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        linked = [page.parent / name for name in re.findall(r"\]\((?!https?:)(\S+?)\)", text)]
+        linked = [page.parent / name for name in re.findall(r"\]\((?!https?:)([^\s)#]+)[^\s)]*\)", text)]
         named = re.findall(r"`((?:ciss|reports|notebooks|tests|docs|\.ci)/[\w./]+)`", text)
         files = [*linked, *(ROOT / name for name in named if name not in written)]
         count += len(files)
