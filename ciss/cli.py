@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from ciss import arguments
+from ciss import arguments, processor
 from ciss.arguments import Command
 from ciss.study.watch import options
 
@@ -119,9 +119,7 @@ def train(
     cancel: arguments.Cancel = False,
     tensorboard: arguments.TensorBoard = False,
 ) -> None:
-    """Train one run, several runs or all runs of params.yaml.
-
-    Without a name, all runs are trained. Several runs are trained in separate processes.
+    """Train one run, several runs, or without a name all runs of params.yaml, each in a process of its own.
 
     \b
     ciss train shapes-s0-mib-1        # one run
@@ -140,12 +138,15 @@ def train(
     arguments.switch_tensorboard(tensorboard)
     chosen = arguments.exclusive(**{"try": trial, "slurm": slurm is not None, "status": status, "cancel": cancel})
     here = jobs is not None or per_run is not None
-    if trial and (here or len(runs or []) != 1):
+    one = len(runs or []) == 1 and not here
+    if trial and not one:
         raise typer.BadParameter("name one run, without --jobs or --per-run", param_hint="--try")
     if chosen and here:
         raise typer.BadParameter(f"not allowed with {chosen}", param_hint="--per-run" if jobs is None else "--jobs")
     if write and slurm is None:
         raise typer.BadParameter("only allowed with --slurm", param_hint="--write")
+    if one:
+        processor.choose_instructions(config, runs[0])  # before torch is imported
     if trial:
         from ciss.study import trial as study_trial
 
@@ -154,7 +155,7 @@ def train(
         from ciss.study.slurm import commands
 
         commands.main(chosen, runs or [], config, slurm, write)
-    elif runs and len(runs) == 1 and not here:
+    elif one:
         from ciss.training import loop
 
         loop.main(runs[0], config)

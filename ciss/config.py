@@ -104,6 +104,7 @@ class Train:
     channels_last: bool = True
     compile: bool = False
     threads: Few = 2  # CPU threads; another number changes the last digits of results
+    portable: bool = False  # CPU: the same bits on every x86-64 processor with AVX2, slower on those with AVX-512
     processes: Few = 1  # of this machine, each with its own GPU and an equal share of the batch
     # loader processes, which do not change the result; auto: as many as training leaves cores for
     workers: Literal["auto"] | Annotated[int, Field(ge=0, le=1_024)] = "auto"

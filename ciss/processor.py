@@ -17,6 +17,8 @@ AFFECTS_RESULTS = False  # changes here do not outdate results, see store/code
 SPINNING = {"GOMP_SPINCOUNT": "30000", "KMP_BLOCKTIME": "1"}
 CHOICES = ("OMP_WAIT_POLICY", *SPINNING)  # variables by which users choose
 RUNTIMES = {"libgomp": "GOMP_SPINCOUNT", "libomp": "KMP_BLOCKTIME", "libiomp5": "KMP_BLOCKTIME"}  # by file name
+# Variables by which torch, oneDNN and MKL use the same instructions on every x86-64 processor with AVX2.
+PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -29,6 +31,30 @@ def share_cores() -> None:
         os.environ.update(SPINNING)
     if available_cores() < _affinity():
         os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
+
+
+def choose_instructions(config_file: str, run: str = "") -> None:
+    """Sets the variables of `train.portable`, for this process and those that it starts, if a benchmark asks for it.
+
+    It must come before torch computes anything; `training/instructions.py` checks that. A file with mistakes is
+    reported by those that load it next.
+
+    Args:
+        run: name of the run that is trained; empty: any of them.
+    """
+    from ciss import paths
+
+    with suppress(OSError, ValueError):
+        if "portable: true" not in (paths.project() / config_file).read_text(encoding="utf-8"):
+            return  # without loading the file, as most do
+        from ciss import config
+
+        with suppress(config.ConfigError):
+            settings = config.load(config_file)
+            runs = settings.runs()
+            names = [runs[run].benchmark] if run in runs else settings.benchmarks
+            if any(settings.benchmarks[name].train.portable for name in names):
+                os.environ.update(PORTABLE)
 
 
 def available_cores() -> int:

@@ -150,6 +150,8 @@ class Run:
             del settings["train"][name]
         if self.settings.train.augment_on == "cpu":  # stored only if it differs from checkpoints without this key
             del settings["train"]["augment_on"]
+        if not self.settings.train.portable:  # likewise
+            del settings["train"]["portable"]
         # Stored only if they differ from ImageNet's, which checkpoints without this key were trained with.
         del settings["model"]["input_statistics"]
         if (statistics := normalisation.input_statistics(self.settings.model)) != normalisation.IMAGENET:

@@ -32,6 +32,8 @@ from nbclient.exceptions import DeadKernelError  # noqa: E402
 from papermill.engines import NBClientEngine, papermill_engines  # noqa: E402
 from papermill.exceptions import PapermillExecutionError  # noqa: E402
 
+from ciss.processor import choose_instructions  # noqa: E402
+
 KERNELSPEC = {"name": "python3", "display_name": "Python 3", "language": "python"}
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # colours of IPython's traceback
 TRACEBACK_LINES = 15
@@ -143,6 +145,7 @@ def main(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
             from ciss.documents import choose  # not needed by a stage
 
             sys.exit(f"error: {notebook}: no parameter {name!r}. {choose(name, known)}")
+    choose_instructions(parameters.get("config", ""), parameters.get("run", ""))
     try:
         # In the main thread, nbclient would handle Ctrl-C and let the notebook continue for seconds.
         ThreadPoolExecutor(1).submit(execute, notebook, output, parameters).result()

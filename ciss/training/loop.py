@@ -45,6 +45,7 @@ from ciss.training.batches import BatchMaker, loss_weights, prepare_method, with
 from ciss.training.checks import MemoryShort, explained_memory_errors, require_batch_statistics, require_current
 from ciss.training.curves import Curves
 from ciss.training.evaluation import autocast, evaluate, judge_labels, precision_of, predict_samples, token_cosines
+from ciss.training.instructions import set_processor
 from ciss.training.log import DivergenceError, LossLog
 from ciss.training.meter import Meter
 from ciss.training.optimisation import CountingSchedule, GuardedSGD, choose_trainable, make_optimiser, make_schedule
@@ -158,7 +159,7 @@ def prepare_training(run: Run, index: Index) -> Setup:
     device = distributed.device()
     method = run.build_method()
     precision = precision_of(options, device)
-    torch.set_num_threads(options.threads)
+    set_processor(options, device)
     if run.after and (notice := method.notice(run.settings)):
         distributed.log(f"{run.name}: {notice}.")
 
