@@ -131,7 +131,6 @@ def train(
 
     A run waits for a free job and for the run that it continues. If there are no more jobs than GPUs, each job uses
     its own GPU. Choose GPUs with CUDA_VISIBLE_DEVICES. If a run fails, the runs that continue it are skipped.
-
     Ctrl-C stops all runs. The same command continues each run after its last finished epoch. If you train several runs
     on one CPU, plan with --set train.threads=1. docs/cluster.md explains GPUs and Slurm.
     """
