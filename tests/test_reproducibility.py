@@ -1,0 +1,43 @@
+"""REPRODUCIBILITY.md names every method, with the numbers that `reports/published.yaml` has."""
+
+import json
+import re
+from decimal import Decimal
+from pathlib import Path
+
+from ciss.analysis.compare.published import find, load
+from ciss.methods import METHODS
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "REPRODUCIBILITY.md").read_text(encoding="utf-8")
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TEXT.splitlines() if line.startswith("| ")][
+    1:
+]
+NAMES = {"lwf_mc": "lwf-mc", "*-ewf": "ewf", "ridge": "cfsseg"}  # as published.yaml calls them
+CONVENTIONS = {"b": ("plop", "ssul"), "n": ("mib", "mbs")}
+
+
+def test_every_method_has_one_row():
+    names = [name for row in ROWS for name in re.findall("`([^`]+)`", row[0])]
+    assert sorted(names) == sorted([*METHODS, "*-ewf"])
+
+
+def test_papers_numbers_are_those_of_the_list():
+    results = find(load(), "voc", "15-1", "overlapped")
+    compared = 0
+    for names, _, paper, *_ in ROWS:
+        if match := re.fullmatch(r"([0-9.]+) ([bn])", paper):
+            name = re.findall("`([^`]+)`", names)[0]
+            found = [r for r in results if r.method == NAMES.get(name, name) and r.convention in CONVENTIONS[match[2]]]
+            assert Decimal(match[1]) in [result.all for result in found], (name, found)
+            compared += 1
+    assert compared == 14
+
+
+def test_what_was_trained_is_in_the_reports():
+    shapes = json.loads((ROOT / "reports/metrics.json").read_text())["shapes"]
+    photographs = json.loads((ROOT / "reports/study/metrics.json").read_text())["voc8"]
+    for names, *_, on_shapes, on_voc8 in ROWS:
+        for name in re.findall("`([^`]+)`", names):
+            assert (on_shapes[0] == "✓") == (name in {n.removesuffix(" (adapted)") for n in shapes}), name
+            assert (on_voc8[0] == "✓") == (name in {n.removesuffix(" (adapted)") for n in photographs}), name
