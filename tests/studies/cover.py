@@ -216,7 +216,8 @@ def preset_case(name: str, missing: set[Pair]) -> Case:
     return replace(case, methods=named + best_methods(case, missing, methods, 2 - len(named), named))
 
 
-ENCODERS = {"voc-mbs": "test_vit", "ade20k-mbs": "test_vit", "voc-gsc": "test_vit", "camvid": "test_resnet"}
+ENCODERS = {"voc-gsc": "test_vit", "camvid": "test_resnet"}
+ENCODERS |= {f"{data}-{method}": "test_vit" for data in ("voc", "ade20k") for method in ("mbs", "select")}
 
 
 def best_methods(

@@ -17,16 +17,32 @@ from tests.helpers.plans import load
 
 NAMES = sorted(presets.presets())
 PAPERS = [name for name in NAMES if not name.startswith(("shapes", "voc8", "camvid", "own"))]
-FAMILY = [name for name in PAPERS if not name.endswith("-mbs")]  # MiB's, PLOP's and GSC's schedule
+# Epochs and rates of base step and increments, images in all, rate of the encoder as a multiple, pixels
+FURTHER = {
+    "voc-dkd": (60, 0.01, 60, 0.001, 32, 0.1, 512),
+    "ade20k-dkd": (100, 0.025, 100, 0.0025, 24, 0.1, 512),
+    "voc-ssul": (50, 0.01, 50, 0.01, 32, 0.1, 513),
+    "ade20k-ssul": (100, 0.05, 100, 0.05, 24, 0.1, 513),
+    "voc-ewf": (30, 0.01, 30, 0.001, 24, 1.0, 512),
+    "ade20k-ewf": (60, 0.01, 60, 0.001, 48, 1.0, 512),
+    "voc-select": (32, 0.001, 32, 0.0001, 16, 1.0, 512),
+    "ade20k-select": (64, 0.001, 64, 0.0005, 8, 1.0, 512),
+    "voc-fixbc": (30, 0.02, 30, 0.0005, 24, 1.0, 512),
+    "ade20k-fixbc": (30, 0.02, 60, 0.1, 24, 1.0, 512),
+}
+FAMILY = [name for name in PAPERS if name not in FURTHER and not name.endswith("-mbs")]  # MiB's, PLOP's, GSC's schedule
 EPOCHS = {"voc": 30, "ade20k": 60, "cityscapes": 50}
 PROTOCOLS = "voc:15-1 voc-gsc:15-1 voc-mbs:15-1 ade20k:100-50 ade20k-gsc:100-50 ade20k-mbs:100-50 cityscapes:13-1"
 PROTOCOLS += " cityscapes-gsc:14-1 cityscapes-domain:11-5 camvid:6-5 own:1-1"
 PROTOCOLS = dict(pair.split(":") for pair in PROTOCOLS.split())
+PROTOCOLS |= {name: PROTOCOLS[name.partition("-")[0]] for name in FURTHER}
 # every protocol in the head comment
 EXPECTED = {
     "voc": ("15-1", "15-5", "19-1", "10-1"),
     "voc-gsc": ("15-1", "15-5", "19-1", "10-1"),
     "voc-mbs": ("15-1", "15-5", "19-1", "10-1", "5-3"),
+    "voc-dkd": ("15-1", "15-5", "19-1"),
+    "voc-ssul": ("15-1", "15-5", "19-1"),
     "ade20k": ("100-50", "100-10", "50-50", "100-5"),
     "ade20k-gsc": ("100-50", "100-10", "50-50"),
     "ade20k-mbs": ("100-50", "100-10", "50-50", "100-5"),
@@ -100,7 +116,33 @@ def test_a_data_set_of_ones_own_may_have_any_number_of_classes():
 def test_papers_hold_nothing_out_and_score_a_crop(name):
     benchmark, _ = load(name)
     assert (benchmark.holdout, benchmark.evaluation.size, benchmark.evaluation.scales) == (0, "crop", (1.0,))
-    assert not benchmark.evaluation.flip and benchmark.train.crop == 512
+    assert not benchmark.evaluation.flip and benchmark.train.crop == (513 if name.endswith("-ssul") else 512)
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_the_schedules_of_further_methods(name):
+    train = load(name)[0].train
+    base, increment = train.base, train.increment
+    numbers = (base.epochs, base.lr, increment.epochs, increment.lr, train.batch, train.encoder_lr, train.crop)
+    assert numbers == FURTHER[name]
+    method = presets.load(name)["runs"]["methods"][-1]
+    assert (increment.norm == "frozen") == (method in ("dkd", "ssul", "fixbc"))
+
+
+def test_coefficients_of_further_methods():
+    coefficients = {name: load(name)[1] for name in FURTHER}
+    assert coefficients["voc-dkd"]["dkd"] == {"positive": 2.0, "positive_later": 1.0}
+    assert coefficients["ade20k-dkd"]["dkd"] == {"positive": 35.0, "positive_later": 35.0}
+    assert coefficients["ade20k-select"]["select"] == {"distillation": 50.0}
+    assert coefficients["ade20k-ewf"]["mib"] == {"distillation": 10.0}
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_further_methods_are_found_by_the_plan(planned, name):
+    dataset, method = name.split("-")
+    planned(dataset, "--preset", method)
+    assert list(planned.config.benchmarks) == [name]
+    assert {run.method for run in planned.config.chain.values()} == set(presets.load(name)["runs"]["methods"])
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -126,6 +168,8 @@ def test_gsc_on_voc_is_the_methods_default():
 @pytest.mark.parametrize("name", NAMES)
 def test_where_the_scale_is_an_area_it_says_so(name):
     text = presets.presets()[name].read_text(encoding="utf-8")
+    if name in FURTHER and (other := re.search("^like: (.*)$", text, re.MULTILINE)) and "scale:" not in text:
+        text += presets.presets()[other[1]].read_text(encoding="utf-8")
     if load(name)[0].train.augmentation == "resized_crop":
         assert re.search(r"scale: \[0\.5, 2\.0\] # share of the AREA", text)
     else:
