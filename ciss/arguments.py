@@ -133,13 +133,13 @@ Cancel = Annotated[bool, Option("--cancel", help="Remove runs, and all that cont
 # Options of `ciss tune`; also `Jobs`.
 TUNED = "Methods or variants with ranges, see docs/tuning.md. Default: no training, only the table."
 TunedMethods = Annotated[list[str] | None, Argument(metavar="METHOD ...", help=TUNED, autocompletion=lambda: METHODS)]
-TRIALS = "Trials of each method, those of earlier commands included."
-Trials = Annotated[int, Option(metavar="N", min=1, max=100_000, help=TRIALS)]
+TRIALS = "Trials of each method, those of earlier commands included. Default: 20; with --write no training."
+Trials = Annotated[int | None, Option(metavar="N", min=1, max=100_000, help=TRIALS)]
 FIRST = "A benchmark of params.yaml. Default: the first one."
 TunedBenchmark = Annotated[str, Option("--benchmark", metavar="NAME", help=FIRST)]
 SEED = "Seed of all trials; not one of the runs in params.yaml."
 TuningSeed = Annotated[int, Option(metavar="N", min=0, max=10**9, help=SEED)]
-CHOSEN = "Write the chosen coefficients into the parameter file. Comments stay."
+CHOSEN = "Write the chosen coefficients into params.yaml. Comments stay. Trains nothing without --trials."
 WriteChosen = Annotated[bool, Option("--write", help=CHOSEN)]
 
 BOARD = "Write files for TensorBoard to live/, as with CISS_TENSORBOARD=1 in the environment."

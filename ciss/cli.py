@@ -197,7 +197,7 @@ def predict(
 @app.command(cls=Command)
 def tune(
     methods: arguments.TunedMethods = None,
-    trials: arguments.Trials = 20,
+    trials: arguments.Trials = None,
     benchmark: arguments.TunedBenchmark = "",
     seed: arguments.TuningSeed = 9,
     jobs: arguments.Jobs = None,

@@ -4,11 +4,13 @@ The trials are on a seed that is not reported. Everything lies in `tuning/BENCHM
 pipeline reads: Optuna's storage, the parameter file and the runs of each trial, the table and the figures.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +35,10 @@ if TYPE_CHECKING:  # Optuna is an extra
     from ciss.study.tune.search import Search
 
 FOLDER = "tuning"
+TRIALS = 20
+STOPPED = """
+Stopped. The same command continues the interrupted trials. Without its methods it trains nothing and writes trials.csv
+of the finished ones."""
 NO_OPTUNA = "ciss tune needs the package optuna. Install it: uv sync --extra tune, or: pip install -e '.[tune]'"
 
 
@@ -41,7 +47,7 @@ class Request:
     """The arguments of `ciss tune`."""
 
     methods: list[str]  # none: those with trials; only their table is written
-    trials: int = 20
+    trials: int | None = None  # None: TRIALS; with `write` no training
     benchmark: str = ""  # none: the first of the file
     seed: int = 9
     jobs: int | None = None
@@ -57,8 +63,10 @@ def main(request: Request) -> None:
         check(settings)
         trainer = make_trainer(settings, request)
         searches = make_searches(trainer, request.methods)
-        if request.methods:
-            train(trainer, searches, request.trials)
+        if request.methods and (request.trials or not request.write):
+            train(trainer, searches, request.trials or TRIALS)
+        if request.write:
+            write.require_choice(searches)
         results.write(trainer, searches)
         if request.write:
             write.chosen(request.config, trainer, searches)
@@ -69,8 +77,10 @@ def main(request: Request) -> None:
     except (*launch.USER_ERRORS, RunFailed) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("\nStopped. The same command continues the interrupted trials.", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         sys.exit(130)
+    except storage_errors() as error:
+        sys.exit(f"error: {storage_problem(trainer.folder, error)}")
 
 
 def make_trainer(settings: Config, request: Request) -> Trainer:
@@ -88,7 +98,10 @@ def make_trainer(settings: Config, request: Request) -> Trainer:
     jobs = request.jobs or max(1, len(devices))
     if not torch.cuda.is_available() and (remark := launch.crowded(settings, jobs, available_cores())):
         print(remark, flush=True)
-    trainer = Trainer(settings, name, request.seed, root / FOLDER / f"{name}-s{request.seed}", jobs, devices)
+    folder = root / FOLDER / f"{name}-s{request.seed}"
+    if file := next((place for place in (folder.parent, folder) if place.exists() and not place.is_dir()), None):
+        raise ConfigError(f"{file}: a file, but trials need a folder of this name. Move the file away.")
+    trainer = Trainer(settings, name, request.seed, folder, jobs, devices)
     if not trainer.steps:
         raise ConfigError(f"{place}.protocol: there is only the base step, so there is nothing to tune.")
     return trainer
@@ -108,7 +121,7 @@ def make_searches(trainer: Trainer, methods: list[str]) -> list["Search"]:
     benchmark = trainer.settings.benchmarks[trainer.benchmark]
     spaces = {method: search_space(method, benchmark) for method in dict.fromkeys(methods)}
     for method in spaces:
-        trainer.write(method, 0, coefficients(method, benchmark))
+        write_published(trainer, method)
     with FileLock(trainer.folder / "base.lock"):
         prepare(benchmark, index_folder(trainer.folder, trainer.benchmark), progress=False)
     searches = []
@@ -116,6 +129,37 @@ def make_searches(trainer: Trainer, methods: list[str]) -> list["Search"]:
         space = {name: declared(method_class(method))[name] for name in published}
         searches.append(Search(trainer.folder, method, space, published, identity(trainer, method)))
     return searches
+
+
+def write_published(trainer: Trainer, method: str) -> None:
+    """Writes the parameter file of trial 0. Raises ConfigError with the keys of `params.yaml`."""
+    section, file = f"{method}-0", trainer.settings.file
+    try:
+        trainer.write(method, 0, coefficients(method, trainer.settings.benchmarks[trainer.benchmark]))
+    except ConfigError as error:
+        lines = []
+        for line in str(error).splitlines():
+            text = re.sub(rf"^.*?/{re.escape(section)}\.yaml: (line \d+: )?", "", line)
+            text = re.sub(rf"\b{re.escape(section)}(?![\w-])", method, text)
+            published = text.startswith("methods.")  # `params.yaml` does not have these values
+            lines.append(f"ciss tune {method}: its published values: {text}" if published else f"{file}: {text}")
+        raise ConfigError("\n".join(lines)) from None
+
+
+def storage_errors() -> tuple[type[Exception], ...]:
+    """What a storage raises that cannot be read or written; nothing before one was opened."""
+    module = sys.modules.get("ciss.study.tune.search")
+    return module.STORAGE_ERRORS if module else ()
+
+
+def storage_problem(folder: Path, error: Exception) -> str:
+    """A message for an error of the storage in a folder."""
+    from ciss.study.tune.search import DATABASE, is_damaged, reason
+
+    if is_damaged(error):
+        advice = f"Put back a copy of the file, or move {folder} away to start again"
+        return f"{folder / DATABASE}: damaged ({reason(error)}). {advice}."
+    return f"{folder / DATABASE}: {reason(error)}. Check the disk and permissions, then start the same command again."
 
 
 def identity(trainer: Trainer, method: str) -> dict[str, Any]:

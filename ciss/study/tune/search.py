@@ -8,6 +8,7 @@ the name of the coefficient. With one worker the trials before it are the same a
 """
 
 import json
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from statistics import median
 from typing import Any
 
 import optuna
+import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.pruners import BasePruner
@@ -34,6 +36,7 @@ STARTUP = 5  # finished trials with a score after a step, before a trial is prun
 RANDOM = 10  # finished trials before values depend on scores
 WAIT = 120  # seconds that a process waits for another's transaction
 DIGITS = 3  # significant digits of a tried number
+STORAGE_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -244,6 +247,22 @@ def open_storage(folder: Path) -> RDBStorage:
     return RDBStorage(f"sqlite:///{folder / DATABASE}", engine_kwargs={"connect_args": {"timeout": WAIT}})
 
 
+def is_damaged(error: Exception) -> bool:
+    """Whether the file is no database or a part of it is missing. Otherwise the disk, permissions or a lock hinder."""
+    return not isinstance(_cause(error), sqlite3.OperationalError)
+
+
+def reason(error: Exception) -> str:
+    """The words of SQLite for an error of the storage, without the statement."""
+    return str(_cause(error)).splitlines()[0]
+
+
+def _cause(error: BaseException) -> BaseException:
+    while not isinstance(error, sqlite3.Error) and (inner := error.__cause__ or error.__context__):
+        error = inner
+    return error
+
+
 def _text(value: Any) -> str | bool | int | float | None:
     """A choice as Optuna stores it: lists as JSON."""
     value = plain(value)
@@ -254,4 +273,4 @@ def stored_methods(folder: Path) -> list[str]:
     """The methods with trials in a folder."""
     if not (folder / DATABASE).is_file():
         return []
-    return optuna.get_all_study_names(storage=open_storage(folder))
+    return [study.study_name for study in optuna.get_all_study_summaries(open_storage(folder)) if study.n_trials]

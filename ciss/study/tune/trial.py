@@ -22,7 +22,7 @@ from ciss.store.files import Locked
 from ciss.study import launch, plan_runs, process
 from ciss.study.crew import Crew
 from ciss.study.process import RunFailed
-from ciss.study.tune import published
+from ciss.study.tune import published, training
 
 # The messages of `training.log.DivergenceError`.
 DIVERGED = re.compile(r"the loss is not finite after|\d+ weights are not after this epoch")
@@ -106,7 +106,9 @@ class Trainer:
         return resolve(self.files[name], name)
 
     def _command(self, name: str) -> list[str]:
-        return process.command(self.files[name].file, name)
+        arguments = process.command(self.files[name].file, name)
+        start = arguments.index("ciss")
+        return [*arguments[:start], training.__name__, *arguments[start + 2 :]]  # instead of `ciss train`
 
     def _finished(self, name: str) -> bool:
         """Whether a run is trained. Waits for a process of a killed command that still trains it."""

@@ -19,6 +19,15 @@ if TYPE_CHECKING:  # Optuna is an extra
     from ciss.study.tune.search import Search
 
 
+def require_choice(searches: list["Search"]) -> None:
+    """Raises ConfigError for methods without a complete trial."""
+    if missing := [
+        search.method for search in searches if not any(trial.value is not None for trial in search.trials())
+    ]:
+        names = " ".join(missing)
+        raise ConfigError(f"--write: no complete trial of {names}. Train some first: ciss tune {names} --trials 20")
+
+
 def chosen(file: str, trainer: Trainer, searches: list["Search"]) -> None:
     """Writes all coefficients of the chosen trials into `methods.NAME`, and prints what changed.
 
