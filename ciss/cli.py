@@ -83,19 +83,19 @@ def plan(
     ciss plan --estimate                                      # measure updates: hours, memory and disk
     ciss plan --estimate --cluster                            # and write cluster.yaml
     """
-    if check and clean:
-        raise typer.BadParameter("not allowed with --check", param_hint="--clean")
+    arguments.exclusive(check=check, clean=clean, estimate=estimate)
     if check or clean:
         from ciss.study import plan_check
 
+        arguments.exclusive(check=check, clean=clean, cluster=cluster is not None)
         plan_check.main(output, plan_check.check if check else plan_check.clean)
         return
     if dataset is None and not estimate and cluster is None:
         raise typer.BadParameter("name a data set, or use --check or --clean, or --estimate", param_hint="DATASET")
-    if orders > 1 and order:
-        raise typer.BadParameter("not allowed with --order", param_hint="--orders")
+    arguments.exclusive(order=bool(order), orders=orders > 1)
     from ciss.study.estimate import command
 
+    cluster_file = command.checked_files(output, cluster)
     if dataset is not None:
         from ciss.study.plan import Request, main
 
@@ -103,7 +103,7 @@ def plan(
             methods = [method for method in methods if method]  # `--methods` alone: none
         named = (dataset, protocol, setting, methods, seeds, orders, order, joint, preset, name, settings)
         main(Request(*named, add, fresh, output))
-    command.after_plan(output, estimate, cluster[0] if cluster else None)
+    command.after_plan(output, estimate, cluster_file)
 
 
 @app.command(cls=Command)

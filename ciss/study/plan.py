@@ -18,8 +18,7 @@ from ciss.config import ConfigError
 from ciss.data import DATASETS, data_set
 from ciss.methods import BROKEN, METHODS, code_of
 from ciss.runs import run as runs_run
-from ciss.store import files
-from ciss.study import plan_check
+from ciss.study import places, plan_check
 from ciss.study.plan_runs import add_runs, flow, own_base
 from ciss.study.presets import load, present_names, presets
 
@@ -336,7 +335,7 @@ def main(request: Request) -> None:
         text = _planned(request)
         settings = config.parse(YAML(typ="safe", pure=True).load(text), request.output)
         notes = plan_check.check_planned(settings)
-        files.write_text(paths.project() / request.output, text)
+        places.write_text(paths.project() / request.output, text)
     except (ConfigError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     if not named:

@@ -19,6 +19,7 @@ from ciss.runs.results import outdated
 from ciss.runs.run import index_folder, resolve
 from ciss.store import files
 from ciss.store.files import CheckpointError
+from ciss.study import places
 from ciss.training.loop import training_identity
 
 NAMES_SHOWN = 5  # runs in one note
@@ -96,6 +97,7 @@ def clean(file: str) -> None:
 def main(file: str, action: Callable[[str], None]) -> None:
     """Runs `check` or `clean`. Exits with a message if it fails."""
     try:
+        places.require_file(file, "--output")
         action(file)
     except (ConfigError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")

@@ -7,7 +7,7 @@ import pytest
 
 from ciss import cli, config
 from ciss.config import Phase
-from ciss.study.estimate import command, counts, measure, tables
+from ciss.study.estimate import command, counts, measure, tables, worker
 from ciss.study.estimate.counts import Images
 from ciss.study.slurm import resources
 from ciss.study.slurm.resources import Needs
@@ -177,7 +177,13 @@ def test_the_command(measured_project, capsys):
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert lines[0] == "params.yaml: 2 kinds of runs; of each, up to five updates are measured now."
-    assert [line.split()[0] for line in lines[1:4]] == ["method", "base", "mib"]
+    assert [line.split(" in ")[0] for line in lines[1:5]] == [
+        "base: measuring, at most 3 min",
+        "base: measured",
+        "mib-1: measuring, at most 3 min",
+        "mib-1: measured",
+    ]
+    assert [line.split()[0] for line in lines[5:8]] == ["method", "base", "mib"]
     assert "training:" in out and "disk:" in out and "hours on 1 device" in out and "warning" not in out
     file = measure.file_of(project.config, "tiny")
     stored = json.loads(file.read_text())
@@ -204,21 +210,102 @@ def test_the_command(measured_project, capsys):
 
     cli.main(["plan", "--cluster"])
     out = capsys.readouterr().out
-    assert "cluster.yaml: sections added: tiny; hours and memory: twice the estimate." in out
+    assert "cluster.yaml: sections added: tiny." in out
+    least = "tiny: hours: 1, the least that is asked for; memory: 4, the least that is asked for. Measured on "
+    assert least in out and "asks for gpus: 1, but no GPU was measured" in out
     asked = resources.read(project.folder / "cluster.yaml", project.config, ["tiny"])["tiny"]
     assert asked.hours == 1 and asked.memory == 4
+
+    # --- one kind is missing: what is known of the other is not used
+    stored.pop(measure.key(project.run("mib-1")))
+    file.write_text(json.dumps(stored))
+    needs, missing = command.cluster_needs(project.config)
+    assert needs == {} and missing["tiny"].startswith("only 1 of 2 kinds of runs were measured")
 
 
 def test_a_cluster_file_without_estimate(project, capsys):
     project.write()
     cli.main(["plan", "--cluster", "other.yaml"])
-    assert "other.yaml: sections added: tiny; for estimated hours and memory add --estimate" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "other.yaml: sections added: tiny.\ntiny: not measured, so hours and memory are defaults." in out
     assert resources.read(project.folder / "other.yaml", project.config, ["tiny"])["tiny"].hours == 24
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--cluster params.yaml", "params.yaml has parameters, so it cannot have resources for Slurm, too."),
+        ("--cluster ./params.yaml", "params.yaml has parameters"),
+        ("shapes 4-2 --output new.yaml --cluster new.yaml", "new.yaml has parameters"),
+        ("--cluster notes.yaml", "notes.yaml has something other than resources for Slurm, and stays as it is."),
+        ("--cluster shapes 4-2", "--cluster takes one FILE.yaml, but found shapes 4-2. Write data set and protocol be"),
+        ("--cluster notes.txt", "--cluster takes one FILE.yaml, but found notes.txt."),
+        ("--cluster folder.yaml", "--cluster: folder.yaml is a folder. Name a file, for example folder.yaml/new.yaml."),
+        ("--cluster notes.yaml/new.yaml", "notes.yaml/new.yaml cannot be written, because"),
+        ("shapes 4-2 --output folder.yaml", "--output: folder.yaml is a folder."),
+        ("--check --output folder.yaml", "--output: folder.yaml is a folder."),
+        ("--estimate --output folder.yaml", "--output: folder.yaml is a folder."),
+    ],
+)
+def test_files_that_cannot_be_written(project, options, message):
+    """They stay as they are, and nothing is planned or measured before the message."""
+    project.write()
+    (project.folder / "folder.yaml").mkdir()
+    (project.folder / "notes.yaml").write_text("shopping: [milk]\n")
+    before = {file: file.read_text() for file in project.folder.glob("*.yaml") if file.is_file()}
+    with pytest.raises(SystemExit, match="^error: ") as caught:
+        cli.main(["plan", *options.split()])
+    assert message in str(caught.value)
+    assert {file: file.read_text() for file in project.folder.glob("*.yaml") if file.is_file()} == before
+
+
+def test_an_invalid_parameter_file_is_one_message(project):
+    project.document["benchmarks"]["tiny"]["train"]["batsh"] = 2
+    project.write()
+    with pytest.raises(SystemExit, match="^error: params.yaml: line 26: benchmarks.tiny.train.batsh: unknown key"):
+        cli.main(["plan", "--cluster", "x.yaml"])
+    assert not (project.folder / "x.yaml").exists()
+
+
+@pytest.mark.parametrize("option", ["--check", "--clean"])
+@pytest.mark.parametrize("other", ["--estimate", "--cluster"])
+def test_options_that_exclude_each_other(capsys, option, other):
+    with pytest.raises(SystemExit):
+        cli.main(["plan", option, other])
+    assert f"{other}: not allowed with {option}" in capsys.readouterr().err
+
+
+def test_a_kind_that_takes_too_long_is_ended(project, tmp_path, monkeypatch):
+    """The message names the run, the part that it was at, and what to do. Its temporary folder is removed."""
+    (empty := tmp_path / "empty").mkdir()
+    monkeypatch.setattr(measure.tempfile, "tempdir", str(empty))
+    code = "import time; print('updates', flush=True); time.sleep(60)"
+    (tmp_path / "slow.py").write_text(code)
+    monkeypatch.setattr(measure, "WORKER", [str(tmp_path / "slow.py")])
+    with pytest.raises(measure.EstimateError, match="base: its measurement was ended after 4 s, at this part: updates"):
+        measure._measure(project.config, "base", 2.0)
+    assert list(empty.iterdir()) == []
+
+
+def test_of_slow_updates_one_is_measured(project, monkeypatch, tmp_path):
+    """And few images are scored, and the statistics of the network stay."""
+    project.write()
+    case = {"config": "params.yaml", "run": "mib-1", "seconds": 90.0, "started": 0.0}
+    kinds = {}
+    for slow in (1e-9, 1e9):
+        monkeypatch.setattr(worker, "SLOW", slow)
+        (folder := tmp_path / str(slow)).mkdir()
+        kinds[slow] = worker.measure(case, folder)
+    assert [len(kinds[slow]["updates"]) for slow in kinds] == [1, 5]
+    batch = project.config.benchmarks["tiny"].train.batch
+    assert kinds[1e-9]["rows"] == 1 and kinds[1e-9]["prepare"]["images"] <= batch * 3
 
 
 def test_what_a_node_is_asked_for():
     assert Needs(3.2, 20_000_000_000).resources() == {"hours": 7.0, "memory": 40.0}
     assert Needs(0.01, None).resources() == {"hours": 1.0}
+    text = "hours: 7, twice the estimate, rounded up; memory: 4, the least that is asked for. Measured on a card."
+    assert Needs(3.2, 1_000_000, "a card", gpu=True).describe(1) == text
 
 
 def test_data_that_are_missing_are_drawn(measured_project, monkeypatch, capsys, tmp_path):

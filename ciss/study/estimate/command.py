@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 from ciss import config as configuration
 from ciss import documents, paths
@@ -11,6 +12,7 @@ from ciss.data import DataError
 from ciss.runs import timings
 from ciss.runs.run import resolve
 from ciss.store.files import CheckpointError
+from ciss.study import places
 from ciss.study.estimate import counts, measure, tables
 from ciss.study.estimate.measure import EstimateError
 from ciss.study.estimate.tables import HOUR, Cost
@@ -27,18 +29,14 @@ def main(file: str, seconds: float = measure.SECONDS) -> None:
     """
     try:
         settings = configuration.load(file)
-        kinds = len(counts.representatives(settings))
-        print(f"{file}: {kinds} kinds of runs; of each, up to five updates are measured now.", flush=True)
+        kinds, before = len(counts.representatives(settings)), len(measure.known(settings))
+        each = "of each" if not before else f"{before} were measured before; of each other"
+        text = "all were measured before" if before == kinds else f"{each}, up to five updates are measured now"
+        print(f"{file}: {kinds} kinds of runs; {text}.", flush=True)
         found = dict(measure.measured(settings, seconds))
         print("\n".join([*tables.table(settings, found), *tables.totals(settings, found, devices())]))
     except ERRORS as error:
         sys.exit(f"error: {error}")
-
-
-def devices_are_gpus() -> bool:
-    import torch  # here, because it takes seconds to import
-
-    return torch.cuda.is_available()
 
 
 def devices() -> int:
@@ -48,8 +46,30 @@ def devices() -> int:
     return max(1, torch.cuda.device_count())
 
 
+def checked_files(output: str, cluster: list[str] | None) -> str | None:
+    """The file with resources for Slurm to write, or None. Exits with a message if it or the parameter file cannot be.
+
+    Args:
+        cluster: the values of --cluster: a file, or ""; None: the option is not given.
+    """
+    try:
+        places.require_file(output, "--output")
+        if cluster is None:
+            return None
+        file, *others = cluster
+        if others or (file and Path(file).suffix not in (".yaml", ".yml")):
+            text = f"--cluster takes one FILE.yaml, but found {' '.join(cluster)}."
+            raise ConfigError(f"{text} Write data set and protocol before it: ciss plan shapes 4-2 --cluster")
+        file = file or "cluster.yaml"
+        places.require_writable(file, "--cluster")
+        resources.require_sections(paths.project() / file, output)
+        return file
+    except (ConfigError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
 def after_plan(file: str, estimate: bool, cluster: str | None) -> None:
-    """What `ciss plan` prints and writes after the plan itself.
+    """What `ciss plan` prints and writes after the plan itself. Exits with a message if it cannot.
 
     Args:
         estimate: whether to measure what is not at hand.
@@ -57,29 +77,50 @@ def after_plan(file: str, estimate: bool, cluster: str | None) -> None:
     """
     if estimate:
         main(file)
-    settings = configuration.load(file)
-    if not estimate and (lines := at_hand(settings)):
-        print("\n".join(["estimate, measured before:", *lines]))
-    if cluster is not None:
-        write_cluster(settings, cluster or "cluster.yaml")
+    try:
+        settings = configuration.load(file)
+        if not estimate and (lines := at_hand(settings)):
+            print("\n".join(["estimate, measured before:", *lines]))
+        if cluster is not None:
+            write_cluster(settings, cluster)
+    except ERRORS as error:
+        sys.exit(f"error: {error}")
 
 
 def write_cluster(settings: Config, file: str) -> None:
-    """Writes `cluster.yaml`, with hours and memory of the estimate where there is one."""
-    found = costs_at_hand(settings)
-    needs = {}
+    """Writes `cluster.yaml`, with hours and memory of the benchmarks all of whose kinds of runs were measured."""
+    needs, missing = cluster_needs(settings)
+    added = resources.write(paths.project() / file, settings, needs)
+    print(f"{file}: sections added: {', '.join(added) or 'none, because every benchmark has one; nothing changed'}.")
+    for name in added:
+        if name in missing:
+            print(f"{name}: {missing[name]}")
+        else:
+            print(f"{name}: {needs[name].describe(settings.benchmarks[name].train.processes)}")
+    print("Check the numbers, then run: ciss train --slurm")
+
+
+def cluster_needs(settings: Config) -> tuple[dict[str, resources.Needs], dict[str, str]]:
+    """What the longest run of each benchmark takes; of the other benchmarks the reason why it is not known."""
+    known: dict[str, dict] = {}
+    estimated: list[Cost] = []
+    with suppress(*ERRORS):
+        known = measure.known(settings)
+        estimated = tables.costs(settings, known) if known else []
+    needs, missing = {}, {}
     for name in settings.benchmarks:
-        if alike := [one for one in found.values() if one.work.benchmark == name]:
-            hours = max(one.seconds[1] for one in alike) / HOUR
-            memory = None if devices_are_gpus() else tables.peak_memory(alike)  # of a GPU it is not the machine's
-            needs[name] = resources.Needs(hours, memory)
-    try:
-        added = resources.write(paths.project() / file, settings, needs)
-    except (ConfigError, OSError) as error:
-        sys.exit(f"error: {error}")
-    text = f"sections added: {', '.join(added) or 'none'}"
-    source = "hours and memory: twice the estimate" if needs else "for estimated hours and memory add --estimate"
-    print(f"{file}: {text}; {source}. Check the numbers, then run: ciss train --slurm")
+        kinds = [run for run in counts.representatives(settings) if settings.runs()[run].benchmark == name]
+        present = [known[run] for run in kinds if run in known]
+        alike = [one for one in estimated if one.work.benchmark == name]
+        if not present or len(present) < len(kinds) or not alike:
+            part = f"only {len(present)} of {len(kinds)} kinds of runs were measured" if present else "not measured"
+            missing[name] = f"{part}, so hours and memory are defaults. Measure with: ciss plan --estimate"
+            continue
+        gpu = present[0]["gpu"]
+        memory = None if gpu else tables.peak_memory(alike)  # of a GPU it is not the machine's
+        hours = max(one.seconds[1] for one in alike) / HOUR
+        needs[name] = resources.Needs(hours, memory, present[0]["device"], gpu)
+    return needs, missing
 
 
 def at_hand(settings: Config) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,13 +13,14 @@ from pathlib import Path
 
 from ciss import paths
 from ciss.config import Config
-from ciss.runs import timings
+from ciss.runs import live, timings
 from ciss.runs.run import Run, digest, resolve
 from ciss.store import files
 from ciss.study.estimate import counts
 
 FOLDER = Path("timings", "estimates")
-SECONDS = 90.0  # for the updates of one case, after the first
+SECONDS = 90.0  # for the updates of one case; its process is ended after twice as many
+WORKER = ["-m", "ciss.study.estimate.worker"]
 FREE = ("epochs", "lr")  # keys of a phase on which the time of an update does not depend
 
 
@@ -73,29 +75,62 @@ def _stored(file: Path) -> dict:
 
 
 def measured(config: Config, seconds: float = SECONDS) -> Iterator[tuple[str, dict]]:
-    """Measures what is not at hand, each run in a process of its own. Raises EstimateError."""
+    """Measures what is not at hand, each run in a process of its own, and prints a line as it starts and ends.
+
+    Raises EstimateError.
+    """
     present = known(config)
-    for name in counts.representatives(config):
-        if name not in present:
-            yield name, (found := _measure(config, name, seconds))
-            run = with_threads(resolve(config, name))
-            file = file_of(config, run.benchmark)
-            files.write_text(file, json.dumps({**_stored(file), key(run): found}, indent=1) + "\n")
-        else:
+    kinds = counts.representatives(config)
+    for benchmark in {config.runs()[name].benchmark for name in kinds if name not in present}:
+        images_of(config, benchmark)  # reads the data once, before the time of the kinds is limited
+    for name, alike in kinds.items():
+        if name in present:
             yield name, present[name]
+            continue
+        others = f" (for {len(alike)} runs)" if len(alike) > 1 else ""
+        print(f"{name}{others}: measuring, at most {live.duration(2 * seconds)}", flush=True)
+        began = time.monotonic()
+        found = _measure(config, name, seconds)
+        print(f"{name}: measured in {live.duration(time.monotonic() - began)}", flush=True)
+        run = with_threads(resolve(config, name))
+        file = file_of(config, run.benchmark)
+        files.write_text(file, json.dumps({**_stored(file), key(run): found}, indent=1) + "\n")
+        yield name, found
 
 
 def _measure(config: Config, name: str, seconds: float) -> dict:
-    case = {"config": config.file, "run": name, "seconds": seconds, "started": time.time()}
-    command = [sys.executable, "-m", "ciss.study.estimate.worker"]
+    """One run, in a process that is ended after twice the seconds. Raises EstimateError."""
+    command = [sys.executable, *WORKER]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, **options) as process:
-        out, errors = process.communicate(json.dumps(case))
+    with tempfile.TemporaryDirectory(prefix="ciss-estimate-", ignore_cleanup_errors=True) as folder:
+        case = {"config": config.file, "run": name, "seconds": seconds, "started": time.time(), "folder": folder}
+        with subprocess.Popen(command, env=environment, **options) as process:
+            try:
+                out, errors = process.communicate(json.dumps(case), timeout=2 * seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise EstimateError(_too_long(config, name, seconds, process.communicate()[0])) from None
     if process.returncode:
         lines = errors.strip().splitlines() or [f"exit status {process.returncode}"]
         raise EstimateError(f"{name}: {lines[-1]}")
     return json.loads(out.splitlines()[-1])
+
+
+def _too_long(config: Config, name: str, seconds: float, out: str) -> str:
+    """The message about a process that was ended.
+
+    Args:
+        out: what the process wrote: the part that it was at, as the last line.
+    """
+    part = (out.strip().splitlines() or ["start of the process"])[-1]
+    train = resolve(config, name).settings.train
+    size = f"{train.batch * train.accumulate} images of {train.crop} pixels an update"
+    return (
+        f"{name}: its measurement was ended after {live.duration(2 * seconds)}, at this part: {part}. This machine is "
+        f"too slow for {size}. Measure on the machine that trains, or plan less: --set train.crop=... or "
+        "train.batch=... Kinds that were measured are kept."
+    )
 
 
 def images_of(config: Config, benchmark: str) -> counts.Images:

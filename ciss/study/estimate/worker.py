@@ -8,9 +8,8 @@ predecessors are needed.
 import json
 import os
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -44,6 +43,8 @@ from ciss.training.usage import Usage, own_seconds
 
 UPDATES = 5
 SCORED = 2  # batches of each list that are scored
+SLOW = 15.0  # seconds of an update on a processor, above which one update is measured, and few images
+FEW = 2  # images of each list that are then scored
 DATASET = "drawn"
 DRAWN_VALIDATION = 4  # images
 
@@ -105,11 +106,15 @@ def drawn_benchmark(run: Run, folder: Path) -> Benchmark:
     return replace(run.settings, **settings, order=None, limit=0, holdout=0, expects=None, legacy_split=False)
 
 
-def shortened(run: Run, index: Index, drawn: bool) -> Index:
-    """The index with images for the measured updates, and with few to score."""
-    train, scored = run.settings.train, SCORED * run.settings.evaluation.batch
-    images = (UPDATES + 2) * train.batch * train.accumulate
-    validation = DRAWN_VALIDATION if drawn else scored
+def shortened(run: Run, index: Index, drawn: bool, slow: bool = False) -> Index:
+    """The index with images for the measured updates, and with few to score.
+
+    Args:
+        slow: whether to measure one update.
+    """
+    train, scored = run.settings.train, FEW if slow else SCORED * run.settings.evaluation.batch
+    images = (1 if slow else UPDATES + 2) * train.batch * train.accumulate
+    validation = min(DRAWN_VALIDATION, scored) if drawn else scored
     return replace(
         index,
         steps=[step[:images] for step in index.steps],
@@ -132,8 +137,33 @@ def counted(setup: Setup, read: list[str]) -> Setup:
     return setup
 
 
-def measure(case: dict, folder: Path) -> dict:
-    """Seconds [processor, wall], bytes and counts of one run."""
+def is_slow(setup: Setup) -> bool:
+    """Whether an update on a processor will take longer than SLOW, judged by the forward pass of one image."""
+    train = setup.run.settings.train
+    if setup.device.type != "cpu":
+        return False
+    image = torch.zeros(1, 3, train.crop, train.crop)
+    setup.student.eval()  # keeps the statistics of batch normalisation
+    began = time.perf_counter()
+    with torch.no_grad(), setup.autocast():
+        setup.student(image)
+    seconds = time.perf_counter() - began
+    setup.student.train()
+    passes = 3 + (setup.teacher is not None)  # a backward pass takes as long as two forward passes
+    return passes * seconds * train.batch * train.accumulate > SLOW
+
+
+def ignore(part: str) -> None:
+    """Reports nothing."""
+
+
+def measure(case: dict, folder: Path, report: Callable[[str], None] = ignore) -> dict:
+    """Seconds [processor, wall], bytes and counts of one run.
+
+    Args:
+        report: is told each part as it begins.
+    """
+    report("data and network")
     start = [own_seconds(), time.time() - case["started"]]
     usage = Usage()
     run, whole, drawn = opened(case, folder)
@@ -146,14 +176,23 @@ def measure(case: dict, folder: Path) -> dict:
         save_weights(predecessor(run), run.before.build_network(starting_weights=False), run.before.description())
     clock.seconds()
     setup = prepare_training(run, index)
-    found = {"build": clock.seconds(), "drawn": drawn, "device": device_name()}
+    build = clock.seconds()
+    if is_slow(setup):
+        index = shortened(run, whole, drawn, slow=True)
+        setup = prepare_training(run, index)
+    clock.seconds()
+    found = {"build": build, "drawn": drawn, "device": device_name()}
     identity = training_identity(run, index)  # a training has it before the time that it measures begins
     found["start"] = [before + value for before, value in zip(start, clock.seconds(), strict=True)]
     found["gpu"] = device.type == "cuda"
     state = TrainingState()
+    report("pass before the step")
     found["prepare"] = prepared(setup, state, index, clock) if run.after else None
+    report("scores")
     score_holdout(setup, state, 0.0)  # as a training does first: its memory stays with the process
+    report("updates")
     found |= updates(setup, state, clock, case["seconds"])
+    report("scores after the updates")
     found |= scores(setup, state, index, clock)
     found |= written(setup, state, identity, index, clock)
     rest = run.images(whole), whole.holdout
@@ -189,7 +228,10 @@ def prepared(setup: Setup, state: TrainingState, index: Index, clock: Clock) -> 
 
 
 def updates(setup: Setup, state: TrainingState, clock: Clock, most: float) -> dict:
-    """Seconds of each update, of decoding what is cached, and the peak memory. Stops after `most` seconds."""
+    """Seconds of each update, of decoding what is cached, and the peak memory.
+
+    Stops after `most` seconds, and on a processor after the first update if it takes longer than SLOW.
+    """
     if not setup.run.epochs:
         nothing = [0.0, 0.0]
         peak = read_peak(setup.device) if reset_peak(setup.device) else None
@@ -207,6 +249,9 @@ def updates(setup: Setup, state: TrainingState, clock: Clock, most: float) -> di
     for update in endless_updates(setup):
         train_update(setup, update, log)
         times.append(clock.seconds())
+        compiled = setup.run.settings.train.compile  # the first update compiles
+        if setup.device.type == "cpu" and not compiled and len(times) == 1 and times[0][1] > SLOW:
+            break  # without an update to warm up, which matters little for slow ones
         if len(times) >= warm + UPDATES or (len(times) > warm and time.perf_counter() - began > most):
             break
     peak = read_peak(setup.device) if measures else None
@@ -261,9 +306,7 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the training prints is no reply
     case = json.loads(sys.stdin.readline())
-    with tempfile.TemporaryDirectory(prefix="ciss-estimate-") as folder:
-        found = measure(case, Path(folder))
-        os.chdir("/")
+    found = measure(case, Path(case["folder"]), lambda part: print(part, file=replies, flush=True))
     print(json.dumps(found), file=replies, flush=True)
 
 

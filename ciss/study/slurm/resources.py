@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ciss import updates
+from ciss import paths, updates
 from ciss.config import Config, ConfigError, Few, Name, Natural, Positive, Text, section, validate
 from ciss.documents import read_yaml, round_trip_yaml
-from ciss.store import files
+from ciss.study import places
 
 HEAD = """\
 # What the jobs of each benchmark ask of Slurm: ciss train --slurm
@@ -23,6 +23,8 @@ HEAD = """\
 #   options: further options of sbatch, for example {qos: long, constraint: a100}
 """
 WRITE = "Write it with: ciss train --slurm --write"
+ANOTHER = "Name another file, for example cluster.yaml."
+LEAST_HOURS, LEAST_MEMORY = 1.0, 4.0  # GB; an estimate below asks for these
 OWN_OPTIONS = ("comment", "dependency", "kill_on_invalid_dep", "requeue", "chdir", "array", "signal", "output", "error")
 
 
@@ -69,13 +71,55 @@ class Needs:
 
     hours: float
     memory: int | None
+    device: str = ""  # that was measured
+    gpu: bool = False  # whether it is one
 
     def resources(self) -> dict[str, float]:
-        """Hours and GB to ask for: twice as much, because nodes differ."""
-        asked: dict[str, float] = {"hours": max(1.0, float(math.ceil(2 * self.hours)))}
+        """Hours and GB to ask for: twice as much, because nodes differ, and at least one hour and 4 GB."""
+        asked: dict[str, float] = {"hours": max(LEAST_HOURS, float(math.ceil(2 * self.hours)))}
         if self.memory is not None:
-            asked["memory"] = max(4.0, float(math.ceil(2 * self.memory / 1e9)))
+            asked["memory"] = max(LEAST_MEMORY, float(math.ceil(2 * self.memory / 1e9)))
         return asked
+
+    def describe(self, processes: int) -> str:
+        """Where the numbers come from.
+
+        Args:
+            processes: GPUs that the section asks for.
+        """
+        asked = self.resources()
+        parts = [f"hours: {asked['hours']:g}, {_source(asked['hours'], 2 * self.hours, LEAST_HOURS)}"]
+        if self.memory is not None:
+            source = _source(asked["memory"], 2 * self.memory / 1e9, LEAST_MEMORY)
+            parts.append(f"memory: {asked['memory']:g}, {source}")
+        text = f"{'; '.join(parts)}. Measured on {self.device}."
+        if not self.gpu:
+            text += f" The section asks for gpus: {processes}, but no GPU was measured: reduce hours, or write gpus: 0."
+        return text
+
+
+def _source(asked: float, twice: float, least: float) -> str:
+    """Whether an asked number is twice the estimate, rounded up, or the least that is asked for."""
+    return "the least that is asked for" if twice < least and asked == least else "twice the estimate, rounded up"
+
+
+def require_sections(file: Path, config_file: str) -> None:
+    """Raises ConfigError if a file to write is a parameter file, or has anything but sections of resources.
+
+    Args:
+        config_file: the parameter file, relative to the project.
+    """
+    parameters = (paths.project() / config_file, paths.project() / "params.yaml")
+    if file.resolve() in [other.resolve() for other in parameters]:
+        raise ConfigError(f"{file.name} has parameters, so it cannot have resources for Slurm, too. {ANOTHER}")
+    if file.exists() and not file.is_file():
+        raise ConfigError(f"{file} is no file. {ANOTHER}")
+    if file.is_file():
+        try:
+            validate(dict[Name, Resources], read_yaml(file) or {}, file.name, "")
+        except ConfigError as error:
+            problem = f"{file.name} has something other than resources for Slurm, and stays as it is."
+            raise ConfigError(f"{problem} {ANOTHER} Or correct it:\n{error}") from None
 
 
 def write(file: Path, config: Config, needs: dict[str, Needs] | None = None) -> list[str]:
@@ -84,6 +128,7 @@ def write(file: Path, config: Config, needs: dict[str, Needs] | None = None) -> 
     Args:
         needs: of benchmarks with an estimate.
     """
+    require_sections(file, config.file)
     yaml = round_trip_yaml()
     document = read_yaml(file, yaml) if file.is_file() else None
     head = "" if document else HEAD
@@ -97,5 +142,5 @@ def write(file: Path, config: Config, needs: dict[str, Needs] | None = None) -> 
         document[name]["setup"] = []
     text = io.StringIO()
     yaml.dump(document, text)
-    files.write_text(file, head + text.getvalue())
+    places.write_text(file, head + text.getvalue())
     return missing
