@@ -102,6 +102,34 @@ def test_the_cost_of_a_run():
     assert cost.disk == 800 + 300 + 10 * 40 / 4
 
 
+def test_durations_and_devices_are_for_people():
+    assert tables.duration_range(18.0, 19.0) == "18 s to 19 s"
+    assert tables.duration_range(18.6, 19.0) == "19 s"
+    assert tables.device_text("a processor, 1 threads") == "a processor, 1 thread"
+    assert tables.device_text("a processor, 11 threads") == "a processor, 11 threads"
+
+
+def test_totals_are_durations(project, monkeypatch):
+    work = counts.Work("base", "tiny", "x", 0, 1, 0, 1, 1, 1, 1, 0, 0, 0)
+    found = [tables.Cost(work, (720.0, 12_000.0), (0.0, 0.0), 1, 1.0, 1.0)]
+    monkeypatch.setattr(tables, "costs", lambda *_: found)
+    lines = tables.totals(project.config, {"base": {**MEASURED, "other_cores": 1.0}})
+    assert lines[0] == "training: 12 min of processor time on a processor, 1 thread"
+    assert lines[1] == "on the clock: 3 h 20 min on 1 device, 3 h 20 min on 2, 3 h 20 min on 4"
+    assert lines[2].endswith("on an idle machine 12 min on 1)")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', '{"a": {"start": [1, 2]}}'])
+def test_a_damaged_file_of_measurements_is_named(project, capsys, text):
+    project.write()
+    file = measure.file_of(project.config, "tiny")
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    cli.main(["plan", "--cluster"])
+    out = capsys.readouterr().out
+    assert out.count(f"note: {file} is damaged, so its measurements are not used.") == 1
+
+
 def test_an_update_of_fewer_batches_takes_less():
     work = counts.Work("a-1", "a", "mib", 1, 5, 0, 1, 1, 2, 12, 0, 0, 0)
     whole = replace(work, batches=3)
@@ -184,9 +212,10 @@ def test_the_command(measured_project, capsys):
         "mib-1: measured",
     ]
     assert [line.split()[0] for line in lines[5:8]] == ["method", "base", "mib"]
-    assert "training:" in out and "disk:" in out and "hours on 1 device" in out and "warning" not in out
+    assert "training:" in out and "disk:" in out and " on 1 device, " in out and "warning" not in out
     file = measure.file_of(project.config, "tiny")
     stored = json.loads(file.read_text())
+    assert all(values.keys() == MEASURED.keys() == measure.KEYS for values in stored.values())
     assert len(stored) == 2 and all(len(values["updates"]) == 5 for values in stored.values())
 
     # --- known now: nothing is measured again, unless a parameter changes
@@ -198,6 +227,9 @@ def test_the_command(measured_project, capsys):
     assert measure.known(project.config) == {} and command.at_hand(project.config) == []
     project.set("train.crop", 32)
     project.set("train.base.epochs", 2)
+
+    cli.main(["plan", "--estimate"])
+    assert "2 kinds of runs; all were measured before.\nmethod" in capsys.readouterr().out
 
     # --- reality
     loop.train_all(project.config)

@@ -9,7 +9,7 @@ from ciss import config as configuration
 from ciss import documents, paths
 from ciss.config import Config, ConfigError
 from ciss.data import DataError
-from ciss.runs import timings
+from ciss.runs import live, timings
 from ciss.runs.run import resolve
 from ciss.store.files import CheckpointError
 from ciss.study import places
@@ -119,7 +119,7 @@ def cluster_needs(settings: Config) -> tuple[dict[str, resources.Needs], dict[st
         gpu = present[0]["gpu"]
         memory = None if gpu else tables.peak_memory(alike)  # of a GPU it is not the machine's
         hours = max(one.seconds[1] for one in alike) / HOUR
-        needs[name] = resources.Needs(hours, memory, present[0]["device"], gpu)
+        needs[name] = resources.Needs(hours, memory, tables.device_text(present[0]["device"]), gpu)
     return needs, missing
 
 
@@ -156,7 +156,7 @@ def compare(names: list[str], file: str) -> list[str]:
             number += 1
             sums = [total + value for total, value in zip(sums, pair, strict=True)]
         if number > 1:
-            lines.append(f"{number} runs: {sums[0] / HOUR:.3g} hours, estimated {sums[1] / HOUR:.3g}")
+            lines.append(f"{number} runs: {live.duration(sums[0])}, estimated {live.duration(sums[1])}")
         return lines
     return []
 
@@ -166,7 +166,7 @@ def _compared(name: str, estimate: Cost, took: dict) -> tuple[str, tuple[float, 
     expected = estimate.seconds[clock] - estimate.start[clock]  # a training is measured after its imports
     seconds = took["wall_seconds"] if clock else took["processor_seconds"]
     kind = "on the clock" if clock else "of processor time"
-    text = f"{name}: {seconds:.0f} s {kind}, estimated {expected:.0f}"
+    text = f"{name}: {live.duration(seconds)} {kind}, estimated {live.duration(expected)}"
     if took["peak_memory_bytes"] and estimate.memory:
         text += f"; memory {documents.size(took['peak_memory_bytes'])}, estimated {documents.size(estimate.memory)}"
     if took["idle_machine"] is False:

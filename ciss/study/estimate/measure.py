@@ -7,8 +7,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from ciss import paths
@@ -21,6 +21,10 @@ from ciss.study.estimate import counts
 FOLDER = Path("timings", "estimates")
 SECONDS = 90.0  # for the updates of one case; its process is ended after twice as many
 WORKER = ["-m", "ciss.study.estimate.worker"]
+KEYS = frozenset(  # of a measurement
+    "start build prepare updates rows decode epoch peak cache holdout validation write checkpoint row files channels "
+    "accumulated drawn device gpu other_cores cores threads".split()
+)
 FREE = ("epochs", "lr")  # keys of a phase on which the time of an update does not depend
 
 
@@ -69,9 +73,22 @@ def with_threads(run: Run) -> Run:
 
 
 def _stored(file: Path) -> dict:
-    with suppress(OSError, ValueError):
-        return json.loads(file.read_text(encoding="utf-8"))
+    """The measurements of a file. Of a damaged one none, and a line says so."""
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        stored = None
+    if isinstance(stored, dict) and all(isinstance(one, dict) and one.keys() >= KEYS for one in stored.values()):
+        return stored
+    _note_damaged(file)
     return {}
+
+
+@cache  # a command reads a file several times
+def _note_damaged(file: Path) -> None:
+    print(f"note: {file} is damaged, so its measurements are not used. Measure again: ciss plan --estimate", flush=True)
 
 
 def measured(config: Config, seconds: float = SECONDS) -> Iterator[tuple[str, dict]]:

@@ -1,10 +1,12 @@
 """From counts and measurements to hours, memory and disk, and their text."""
 
+import re
 import shutil
 from dataclasses import dataclass
 
 from ciss import documents, paths
 from ciss.config import Config
+from ciss.runs import live
 from ciss.runs.run import Run, resolve
 from ciss.study.estimate import counts, measure
 from ciss.study.estimate.counts import Work
@@ -124,7 +126,7 @@ def critical_seconds(config: Config, found: list[Cost], devices: int, clock: int
 def table(config: Config, measured: dict[str, dict]) -> list[str]:
     """A row for each kind of run, with its head."""
     found = costs(config, measured)
-    lines = [_row(("method", "runs", "images a step", "updates", "s an update", "hours", "memory", "checkpoint"))]
+    lines = [_row(("method", "runs", "images a step", "updates", "s an update", "time", "memory", "checkpoint"))]
     groups: dict[tuple, list[Cost]] = {}
     for one in found:
         groups.setdefault((one.work.benchmark, _label(resolve(config, one.work.run))), []).append(one)
@@ -142,7 +144,7 @@ def table(config: Config, measured: dict[str, dict]) -> list[str]:
                     _range([one.work.images for one in alike]),
                     _range([one.work.all_updates for one in alike]),
                     f"{update[len(update) // 2]:.3g}",
-                    f"{sum(one.seconds[clock] for one in alike) / HOUR:.3g}",
+                    live.duration(sum(one.seconds[clock] for one in alike)),
                     documents.size(max(one.memory or 0 for one in alike)) if alike[0].memory else "unknown",
                     documents.size(max(one.checkpoint for one in alike)),
                 )
@@ -159,17 +161,16 @@ def totals(config: Config, measured: dict[str, dict], devices: int = 1) -> list[
     stages = stages_seconds(config)
     total = sum(one.seconds[clock] for one in found)
     kind = "on the clock" if clock else "of processor time"
-    lines = [f"training: {total / HOUR:.3g} hours {kind} on {values['device']}"]
-    alone = critical_seconds(config, found, 1) / HOUR
-    others = sorted({2, 4, devices} - {1})
-    several = ", ".join(f"{critical_seconds(config, found, number) / HOUR:.3g} on {number}" for number in others)
-    lines.append(f"on the clock: {alone:.3g} hours on 1 device, {several}")
+    lines = [f"training: {live.duration(total)} {kind} on {device_text(values['device'])}"]
+    numbers = sorted({1, 2, 4, devices})
+    several = [f"{live.duration(critical_seconds(config, found, number))} on {number}" for number in numbers]
+    lines.append(f"on the clock: {several[0]} device, {', '.join(several[1:])}")
     busy = max((one["other_cores"] or 0.0) for one in measured.values())
     if busy > FEW_CORES * (values["cores"] or 1):
         remark = f"  (other programs used {busy:.1f} of {values['cores']} cores meanwhile; on an idle machine "
-        idle = critical_seconds(config, found, 1, clock=0) / HOUR
-        lines.append(remark + ("less)" if clock else f"{idle / values['threads']:.3g} to {idle:.3g} on 1)"))
-    lines.append(f"notebooks and other stages of dvc repro: {stages / HOUR:.3g} hours of processor time")
+        idle = critical_seconds(config, found, 1, clock=0)
+        lines.append(remark + ("less)" if clock else f"{duration_range(idle / values['threads'], idle)} on 1)"))
+    lines.append(f"notebooks and other stages of dvc repro: {live.duration(stages)} of processor time")
     disk = sum(one.disk for one in found)
     state = STATES * max(one.checkpoint for one in found)
     root = (paths.project() / config.output).resolve()
@@ -187,6 +188,17 @@ def totals(config: Config, measured: dict[str, dict], devices: int = 1) -> list[
             "those of the preset, divided in proportion to the classes of a step."
         )
     return lines
+
+
+def device_text(name: str) -> str:
+    """The name of a device, for people: "1 thread" instead of "1 threads"."""
+    return re.sub(r"\b1 threads$", "1 thread", name)
+
+
+def duration_range(low: float, high: float) -> str:
+    """Two durations in words, or one if both read the same."""
+    texts = [live.duration(low), live.duration(high)]
+    return " to ".join(dict.fromkeys(texts))
 
 
 def clock_of(measured: dict[str, dict]) -> int:
@@ -209,7 +221,7 @@ def _range(numbers: list[int]) -> str:
 
 
 def _row(cells: tuple[str, ...]) -> str:
-    widths = (16, 4, 16, 18, 11, 7, 9, 10)
+    widths = (16, 4, 16, 18, 11, 11, 9, 10)
     first, *others = cells
     padded = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
     return "  ".join(padded).rstrip()
