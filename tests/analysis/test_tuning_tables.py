@@ -12,6 +12,7 @@ from ciss.analysis.figures.style import only_note
 from ciss.analysis.tuning import figures, words
 from ciss.analysis.tuning.tables import finished_trials, tuning_table
 from ciss.ranges import Choices, Range
+from tests.helpers.figures import draw, legend, strings
 
 SPACE = {"distillation": Range(1, 100, log=True), "clamp": Choices(None, (0.5, 5.0)), "guided": Choices(True, False)}
 
@@ -79,13 +80,34 @@ def test_words_are_in_percent_and_name_the_seed():
         assert "seed 9" in caption and "may be chance" in caption and "mib 5" in caption and "percent" in caption
 
 
-def test_the_line_of_the_best_rises_and_pruned_trials_are_hollow():
+def test_the_line_of_the_best_rises_and_other_trials_lie_under_the_scores():
     figure, ax = plt.subplots()
-    figures.best_so_far(ax, tuning_table(five()))
-    steps, complete, others = ax.lines
-    assert steps.get_ydata().tolist() == pytest.approx([50, 55, 55, 55, 55])
-    assert complete.get_ydata().tolist() == pytest.approx([50, 55, 55]) and others.get_markerfacecolor() == "none"
-    assert complete.get_label() == "mib, 5 trials" and "%" in ax.get_ylabel()
+    figures.best_so_far(ax, tuning_table([*five(), trial(5, 0.3, state="unfinished")]))
+    steps, complete, others, border = ax.lines
+    assert steps.get_ydata().tolist() == pytest.approx([50, 55, 55, 55, 55, 55])
+    assert complete.get_ydata().tolist() == pytest.approx([50, 55, 55]) and "%" in ax.get_ylabel()
+    labels = ["mib, 5 trials", "best complete trial so far", "pruned, diverged or refused"]
+    assert strings(ax.get_legend().get_texts()) == labels, "as on the terminal, which counts finished trials"
+    assert others.get_xdata().tolist() == [2, 4] and others.get_markerfacecolor() == "none"
+    assert_under_the_scores(ax, others, border)
+    plt.close(figure)
+
+
+def assert_under_the_scores(ax, others, border) -> None:
+    """The marks of trials that ended early: the score of a few steps is no height."""
+    draw(ax.figure)
+    bottom, top = ax.get_ylim()
+    level = border.get_ydata()[0]
+    heights = others.get_ydata()  # shares of the axis
+    assert bottom < bottom + heights.max() * (top - bottom) < level < 50 and top < 60
+
+
+def test_one_trial_is_not_called_trials():
+    table = tuning_table(five()[:1])
+    assert "mib, 1 trial: published 50.0" in words.summary(table)
+    figure, ax = plt.subplots()
+    figures.best_so_far(ax, table)
+    assert strings(ax.get_legend().get_texts())[0] == "mib, 1 trial"
     plt.close(figure)
 
 
@@ -102,7 +124,10 @@ def test_slices_show_the_whole_range_and_mark_the_published_values():
     assert [tick.get_text() for tick in axes["clamp"].get_xticklabels()] == ["None", "0.5, 5.0"]
     stars = [line for line in distillation.lines if line.get_marker() == "*"]
     assert stars[0].get_xydata().tolist() == [[10.0, pytest.approx(50)]]
-    assert all(value <= 100 for line in distillation.lines for value in line.get_xdata())
+    hollow = [line for line in distillation.lines if line.get_markerfacecolor() == "none" and line.get_marker() == "o"]
+    assert hollow[0].get_xdata().tolist() == [50.0, 99.0]
+    assert_under_the_scores(distillation, hollow[0], distillation.lines[-1])
+    assert legend(figure) == ["complete trial", "published values", "chosen trial", "pruned, diverged or refused"]
     plt.close(figure)
 
 
@@ -116,10 +141,10 @@ def test_importance_names_the_number_of_trials():
 
 def test_without_scores_there_is_a_sentence():
     nothing = tuning_table([trial(0, state="diverged")])
-    assert only_note(figures.slice_panels(nothing, SPACE)) == "No trial has a score."
-    for draw in (lambda ax: figures.best_so_far(ax, nothing), lambda ax: figures.importance_bars(ax, {}, 1)):
+    assert only_note(figures.slice_panels(nothing, SPACE)) == "No trial is complete."
+    for plot in (lambda ax: figures.best_so_far(ax, nothing), lambda ax: figures.importance_bars(ax, {}, 1)):
         figure, ax = plt.subplots()
-        draw(ax)
+        plot(ax)
         assert only_note(figure)
     plt.close("all")
     assert "published none" in words.summary(nothing) and not nothing["chosen"].any()

@@ -15,14 +15,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from ciss.config import ConfigError
 from ciss.methods import Finetune
 from ciss.runs import charts, live
 from ciss.runs.live import AGREEMENT, HOLDOUT, Curve
 from ciss.runs.run import resolve
+from ciss.study.slurm import status
 from ciss.study.slurm.queue import Job
 from ciss.study.watch import overview, page, terminal
 from ciss.study.watch.overview import DONE, FAILED, QUEUED, RUNNING, STOPPED, TO_COME, Overview, Row
-from ciss.study.watch.server import Watcher
+from ciss.study.watch.server import SIGNALS, Watcher, end
 from ciss.training import loop
 from tests.helpers.training import stopped
 
@@ -89,9 +91,14 @@ def test_a_killed_process_is_no_running_one(project):
     for process, state in ((os.getpid(), RUNNING), (dead.pid, STOPPED)):
         file.write_text(f"{process} {os.uname().nodename}")
         assert row_of(project, "base").state == state
-    assert row_of(project, "base").details == (
-        "after epoch 1 of 4: its process ended without a message; it may have been killed"
-    )
+    details = "after epoch 1 of 4: its process ended without a message; it may have been killed"
+    assert row_of(project, "base").details == details
+    listed = status.describe(project.config, "base", None)
+    assert (listed.state, listed.details) == ("stopped", details), "ciss train --status"
+    assert status.describe(project.config, "all", None).state == "missing"
+    live.add(live.folder(project.folder, "tiny", "base"), {"message": "no space left"})
+    listed = status.describe(project.config, "base", None)
+    assert (listed.state, listed.details) == ("failed", "after epoch 1 of 4: no space left")
 
 
 def test_jobs_of_slurm(project, monkeypatch):
@@ -358,6 +365,24 @@ def test_a_changed_plan_is_read_again(server, project, monkeypatch):
     assert "0 of 4 runs done" in ask(server, "/content")[1]
     (project.folder / "params.yaml").write_text("bases: [")
     assert "params.yaml: " in ask(server, "/content")[1] and ask(server, "/content")[0] == 200
+
+
+def test_a_second_signal_does_not_disturb_the_end():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            end()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+
+
+def test_a_folder_is_no_parameter_file(project):
+    (project.folder / "docs").mkdir()
+    with pytest.raises(ConfigError, match=r"^docs: a folder. Name a parameter file: --config params.yaml$"):
+        Watcher("docs", 0)
 
 
 def test_ctrl_c_ends_the_command(project):

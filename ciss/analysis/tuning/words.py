@@ -4,6 +4,7 @@ import pandas as pd
 
 from ciss.analysis.tuning.tables import finished_trials
 
+ENDED = "Hollow, under the line: pruned, diverged or refused, so without a comparable score."
 FEW = 10  # complete trials, below which an importance says little
 
 
@@ -24,16 +25,21 @@ def captions(trials: pd.DataFrame) -> dict[str, str]:
     """Caption by figure."""
     shared = conditions(trials)
     return {
-        "best_so_far": f"The best complete trial so far. Hollow: pruned after some of the steps. {shared}",
+        "best_so_far": f"The best complete trial so far. {ENDED} {shared}",
         "importance": (
             "Importance of each coefficient: its share of the variance between the complete trials (fANOVA, a random "
             f"forest). With fewer than {FEW} complete trials it says little. {shared}"
         ),
         "slices": (
             "Score of each trial against each coefficient. Star: the published values; square: the chosen trial; "
-            f"hollow: pruned after some of the steps. {shared}"
+            f"dot: any other complete trial. {ENDED} {shared}"
         ),
     }
+
+
+def count(number: int, noun: str) -> str:
+    """1 trial, 2 trials."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def percent(score: float) -> str:
@@ -56,7 +62,7 @@ def summary(trials: pd.DataFrame) -> str:
     counts = finished_trials(trials)
     for method, rows in trials.groupby("method", sort=False):
         published, best = rows.iloc[0], rows[rows["chosen"]]
-        line = f"  {method}, {counts[method]} trials: published {percent(published['mean'])}"
+        line = f"  {method}, {count(counts[method], 'trial')}: published {percent(published['mean'])}"
         if len(best):
             line += f", best {percent(best.iloc[0]['mean'])} (trial {best.iloc[0]['trial']})"
         lines.append(line)

@@ -9,7 +9,9 @@ from pathlib import Path
 import psutil
 
 from ciss.config import Config
+from ciss.runs import live as runs_live
 from ciss.runs import results as runs_results
+from ciss.runs.live import Curve
 from ciss.runs.run import Run, resolve
 from ciss.study import process
 from ciss.study.slurm import TRY, queue
@@ -17,6 +19,8 @@ from ciss.study.slurm.queue import Job
 from ciss.training.loop import USER_ERRORS, training_identity
 
 EPOCH = re.compile(r": epoch (\d+/\d+):")
+BY_USER = "stopped by the user"  # see `Curves`
+STOPPED, FAILED = "stopped", "failed"
 REASONS = {  # Slurm's words for why a job waits
     "Resources": "waits for a free node",
     "Priority": "waits for jobs of higher priority",
@@ -89,9 +93,21 @@ def _job_ids(run: Run) -> list[str]:
     return sorted((file.name.partition("_")[0] for file in submissions), key=int)
 
 
+def ended_early(curve: Curve) -> tuple[str, str]:
+    """State and details of a training that ended without a result: STOPPED or FAILED, and after which epoch."""
+    after = f"after epoch {curve.trained[-1]['epoch'] if curve.trained else 0} of {curve.about['epochs']}"
+    if curve.message and curve.message != BY_USER:
+        return FAILED, f"{after}: {curve.message}"
+    return STOPPED, f"{after}: {curve.message or 'its process ended without a message; it may have been killed'}"
+
+
 def _ended(run: Run, live: dict[str, Job] | None) -> Row:
-    """The state of a run that is neither trained nor in the queue, from the log of its last job."""
+    """The state of a run that is neither trained nor in the queue, from the log of its last job or its curve."""
     if not (ids := _job_ids(run)):
+        curve = runs_live.read(runs_live.folder(run.root, run.benchmark, run.name))
+        if curve and not curve.result:
+            state, details = ended_early(curve)
+            return Row(run.name, state, details=details)
         return Row(run.name, "missing", details="not trained, not queued")
     job_id = ids[-1]
     log = _log(run, job_id, "err")

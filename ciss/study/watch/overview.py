@@ -16,11 +16,11 @@ from ciss.runs.live import Curve
 from ciss.runs.run import Run, predecessor, resolve
 from ciss.study.slurm import queue, status
 from ciss.study.slurm.queue import Job, SlurmError
+from ciss.study.slurm.status import FAILED, STOPPED
 from ciss.training.loop import USER_ERRORS, training_identity
 
-DONE, RUNNING, QUEUED, STOPPED, FAILED, TO_COME = "done", "running", "queued", "stopped", "failed", "to come"
+DONE, RUNNING, QUEUED, TO_COME = "done", "running", "queued", "to come"
 QUEUE_SECONDS = 30.0  # from one question to Slurm to the next
-BY_USER = "stopped by the user"
 
 
 @dataclass
@@ -113,11 +113,8 @@ class Overview:
         if curve is None or curve.result:
             outdated = "trained before with other values" if (run.results / "result.json").is_file() else ""
             return Row(run, number, TO_COME, None, {}, details=outdated, earlier=curve)
-        after = f"after epoch {curve.trained[-1]['epoch'] if curve.trained else 0} of {curve.about['epochs']}"
-        if curve.message and curve.message != BY_USER:
-            return Row(run, number, FAILED, curve, curve.last_score, details=f"{after}: {curve.message}")
-        reason = curve.message or "its process ended without a message; it may have been killed"
-        return Row(run, number, STOPPED, curve, curve.last_score, details=f"{after}: {reason}")
+        state, details = status.ended_early(curve)
+        return Row(run, number, state, curve, curve.last_score, details=details)
 
     def _queue(self) -> dict[str, Job]:
         """Slurm's jobs by the folder of their run; none without Slurm."""

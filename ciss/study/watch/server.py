@@ -22,6 +22,7 @@ ADDRESS = "127.0.0.1"
 HOSTS = (ADDRESS, "localhost")
 FRESH_SECONDS = 1.0  # for so long several windows get the same state
 PATHS = ("/", "/content")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Watcher(ThreadingHTTPServer):
@@ -30,6 +31,8 @@ class Watcher(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, config_file: str, port: int):
+        if (paths.project() / config_file).is_dir():
+            raise ConfigError(f"{config_file}: a folder. Name a parameter file: --config params.yaml")
         self.file = config_file
         self.lock = threading.Lock()
         self.read_at, self.changed = float("-inf"), None
@@ -96,16 +99,25 @@ class Handler(BaseHTTPRequestHandler):
         """Prints nothing for a request."""
 
 
+def end(*_) -> None:
+    """Handles the first signal to end as Ctrl-C, and ignores further ones: they would interrupt Python's own end."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main(config_file: str, port: int) -> None:
     """Serves the page until Ctrl-C or SIGTERM. Exits with a message if it cannot."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in SIGNALS:  # also Ctrl-C: a shell lets its background jobs ignore it
+        signal.signal(number, end)
     try:
         server = Watcher(config_file, port)
     except ConfigError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: port {port} of {ADDRESS}: {error.strerror}. Choose another one: --port N")
+    except KeyboardInterrupt:
+        return
     with server:
         try:
             print(f"{config_file}: open {server.url} in a browser on this machine. Ctrl-C ends it.", flush=True)
