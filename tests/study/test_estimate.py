@@ -319,6 +319,14 @@ def test_a_kind_that_takes_too_long_is_ended(project, tmp_path, monkeypatch):
     assert list(empty.iterdir()) == []
 
 
+def test_a_kind_without_enough_memory_is_named(project, tmp_path, monkeypatch):
+    (tmp_path / "killed.py").write_text("import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(measure, "WORKER", [str(tmp_path / "killed.py")])
+    text = "base: the system ended its measurement, usually for lack of memory. The run has 4 images of 32 x 32 pixels"
+    with pytest.raises(measure.EstimateError, match=text):
+        measure._measure(project.config, "base", 2.0)
+
+
 def test_of_slow_updates_one_is_measured(project, monkeypatch, tmp_path):
     """And few images are scored, and the statistics of the network stay."""
     project.write()

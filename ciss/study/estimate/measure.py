@@ -21,6 +21,7 @@ from ciss.study.estimate import counts
 FOLDER = Path("timings", "estimates")
 SECONDS = 90.0  # for the updates of one case; its process is ended after twice as many
 WORKER = ["-m", "ciss.study.estimate.worker"]
+KILLED = -9  # what subprocess gives for SIGKILL
 KEYS = frozenset(  # of a measurement
     "start build prepare updates rows decode epoch peak cache holdout validation write checkpoint row files channels "
     "accumulated drawn device gpu other_cores cores threads".split()
@@ -128,6 +129,10 @@ def _measure(config: Config, name: str, seconds: float) -> dict:
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise EstimateError(_too_long(config, name, seconds, process.communicate()[0])) from None
+    if process.returncode == KILLED:
+        raise EstimateError(
+            f"{name}: the system ended its measurement, usually for lack of memory. {_less(config, name)}"
+        )
     if process.returncode:
         lines = errors.strip().splitlines() or [f"exit status {process.returncode}"]
         raise EstimateError(f"{name}: {lines[-1]}")
@@ -141,11 +146,18 @@ def _too_long(config: Config, name: str, seconds: float, out: str) -> str:
         out: what the process wrote: the part that it was at, as the last line.
     """
     part = (out.strip().splitlines() or ["start of the process"])[-1]
-    train = resolve(config, name).settings.train
-    size = f"{train.batch * train.accumulate} images of {train.crop} pixels an update"
     return (
-        f"{name}: its measurement was ended after {live.duration(2 * seconds)}, at this part: {part}. This machine is "
-        f"too slow for {size}. Measure on the machine that trains, or plan less: --set train.crop=... or "
+        f"{name}: its measurement was ended after {live.duration(2 * seconds)}, at this part: {part}. "
+        f"This machine is too slow. {_less(config, name)}"
+    )
+
+
+def _less(config: Config, name: str) -> str:
+    """What to do where a machine is too small or too slow for a run."""
+    train = resolve(config, name).settings.train
+    size = f"{train.batch * train.accumulate} images of {train.crop} x {train.crop} pixels an update"
+    return (
+        f"The run has {size}. Measure on the machine that trains, or plan less: --set train.crop=... or "
         "train.batch=... Kinds that were measured are kept."
     )
 
