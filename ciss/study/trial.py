@@ -103,6 +103,7 @@ def draw_figures(run: Run, index: Index) -> list[Figure]:
         return [masks.colour(positions, run.classes.colours) for positions in labels]
 
     scores, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+    training.log_table(result["log"])
     training.loss_curve(left, result["log"])
     old = metrics.class_iou(metrics.seen(before["confusion"], run.old_channels)) if before else None
     ious = metrics.class_iou(metrics.seen(result["confusion"], known))

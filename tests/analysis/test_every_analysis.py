@@ -348,6 +348,7 @@ OTHERS = {
     *("heatmap", "slanted_ticks", "stacked_bars", "method_panels"),
     *("formatted", "differences", "all_differences", "table", "with_classes"),
     *("class_legend", "overlay", "show", "strips", "step_strips", "iou_bars", "loss_curve", "token_angles"),
+    "log_table",
     *("conflict_bars", "conflict_figure", "confusion_bars", "drift_heatmap", "gradient_bars"),
     *("trace_panels", "picture_row", "projection", "relabel_bars"),
     *("tuning_table", "best_so_far", "importance_bars", "slice_panels"),  # of trials

@@ -150,7 +150,7 @@ def test_gradients_are_averaged_over_stretches():
         "gradient/step1": np.array([NAN, 0.8, NAN, NAN, 0.5, 0.7]),
         "compensated/step0": np.full(6, 0.5),
     }
-    ends = {"e": [result(0, AFTER_0), result(1, AFTER_1, trace=trace, log=[{"epoch": 1}, {"epoch": 3}])]}
+    ends = {"e": [result(0, AFTER_0), result(1, AFTER_1, trace=trace, log=[{"epoch": number} for number in (1, 2, 3)])]}
     table = gradient_table(ends, points=3).set_index(["kind", "group"])
     assert table.loc[("gradient", "background"), "value"].tolist() == pytest.approx([0.2, 0.2, 0.5])
     assert table.loc[("gradient", "background"), "epochs"].tolist() == [1, 2, 3]

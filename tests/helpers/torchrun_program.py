@@ -11,22 +11,21 @@ from ciss.labels.entropy import EntropyMedians
 from ciss.labels.prototypes import ClassPrototypes
 from ciss.methods import GSC, Batch
 from ciss.models import Output
-from ciss.runs import run as runs_run
 from ciss.runs.run import Run, resolve
 from ciss.training import loop
 from ciss.training.log import LossLog
 
 
 def note_methods(made: dict, replace=setattr) -> None:
-    """Keeps the method of every run by its name."""
-    build = Run.build_method
+    """Keeps the method that trains each run, by the run's name."""
+    prepare = loop.prepare_training
 
-    def built(run):
-        method = build(run)
-        made.setdefault(run.name, method)  # the one that trains; networks ask another what it reads
-        return method
+    def prepared(run, index):
+        setup = prepare(run, index)
+        made[run.name] = setup.method
+        return setup
 
-    replace(runs_run.Run, "build_method", built)
+    replace(loop, "prepare_training", prepared)
 
 
 def note_images(images: list, replace=setattr) -> None:

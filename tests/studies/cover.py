@@ -126,7 +126,8 @@ class Case:
 
     def runs(self) -> int:
         joint = self.joint != "absent"
-        return self.orders * len(self.seeds) * (1 + joint + self.increments() * len(self.methods))
+        bases = len({own_base(method) for method in self.methods} or {None})
+        return self.orders * len(self.seeds) * (bases + joint + self.increments() * len(self.methods))
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,13 @@ def suited(method: str, setting: str, decoder: str) -> bool:
     code, _, variant = method.partition("-")
     problem = METHODS[code](**METHODS[code].presets.get(variant, {})).unsuited(benchmark)
     return problem is None or problem[0] not in ("model.decoder", "setting")
+
+
+@cache
+def own_base(method: str) -> str | None:
+    """The section under `methods` of a method's own base step; None: it shares that of fine-tuning."""
+    code, _, variant = method.partition("-")
+    return METHODS[code](**METHODS[code].presets.get(variant, {})).own_base
 
 
 def candidates() -> Iterator[Case]:
