@@ -157,13 +157,16 @@ def legal(case: Case) -> bool:
 
 @cache
 def suited(method: str, setting: str, decoder: str) -> bool:
-    """Whether a method can be used in a setting and with a decoder at all, whatever its coefficients."""
+    """Whether a method can be used in a setting and with a decoder at all, whatever its coefficients.
+
+    In the domain setting with its own coefficients: a plan does not change them.
+    """
     phase = Phase(epochs=1, lr=0.01, norm="frozen")
     train = Train(crop=32, batch=4, base=phase, increment=phase)
     benchmark = Benchmark(dataset="shapes", protocol="4-2", setting=setting, model=Model(decoder=decoder), train=train)
     code, _, variant = method.partition("-")
     problem = METHODS[code](**METHODS[code].presets.get(variant, {})).unsuited(benchmark)
-    return problem is None or problem[0] not in ("model.decoder", "setting")
+    return problem is None or (setting != "domain" and problem[0] not in ("model.decoder", "setting"))
 
 
 @cache
