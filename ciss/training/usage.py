@@ -35,10 +35,11 @@ def own_seconds() -> float:
 
 def busy_seconds() -> float | None:
     """Processor seconds of all programs since the start of the machine."""
-    if not hasattr(os, "sysconf"):
+    rate = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else None  # ticks a second
+    if rate is None:
         return None
     try:
         ticks = [int(word) for word in SYSTEM.read_text(encoding="utf-8").split("\n", 1)[0].split()[1:9]]
     except (OSError, ValueError):
         return None
-    return sum(tick for column, tick in enumerate(ticks) if column not in IDLE) / os.sysconf("SC_CLK_TCK")
+    return sum(tick for column, tick in enumerate(ticks) if column not in IDLE) / rate

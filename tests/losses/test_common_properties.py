@@ -58,6 +58,7 @@ LOSSES = {
     "decomposed_distillation": [
         ((FEATURES.abs() / 100, PROTOTYPES / 100, TEACHER_FEATURES.abs() / 100, PROTOTYPES / 90), {})
     ],
+    "context_hinge": [((large(D), large(3, D)), {"margin": 1e4})],
     "gradient_magnitude": [((LOGITS, GIVEN), {"exponent": e, "logarithm": e != 1}) for e in (0.5, 1.0, 2.0)],
     "label_guided_distillation": [((LOGITS, TEACHER, GIVEN), {"where": where}) for where in (None, GIVEN != 255)],
     "local_pod": [((FEATURES, TEACHER_FEATURES), {})],

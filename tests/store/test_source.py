@@ -422,8 +422,13 @@ def test_a_comment_a_function_beside_and_a_figure_change_nothing(root):
     [
         ("training/log.py", "CHECK_EVERY = 50", "CHECK_EVERY = 51", trainings()),
         ("methods/mib.py", "10.0", "11.0", trainings("mib")),
-        ("methods/mbs.py", "= 0.7", "= 0.8", trainings("mbs", "gsc_mbs")),
-        ("methods/finetune.py", "over_strips(", "normalisers(", trainings("finetune", "joint")),
+        ("methods/mbs.py", "= 0.7", "= 0.8", trainings("mbs", "gsc_mbs", "select")),
+        (
+            "methods/finetune.py",
+            "over_strips(",
+            "normalisers(",
+            trainings("finetune", "joint", "ncm", "ridge"),
+        ),
         ("methods/gsc.py", "0.3", "0.4", trainings("gsc")),
         ("study/report/markup.py", 'format="svg"', 'format="png"', {"report"}),
         ("inspection/probe.py", "BINS = 10", "BINS = 11", {"probe"}),
