@@ -244,7 +244,7 @@ shape | no data set 'shape'. Did you mean 'shapes'?
 kitti | no data set 'kitti'. There are: ade20k, camvid, cityscapes, shapes, voc, voc8. A folder
 shapes --preset vooc | --preset: no preset 'vooc' for shapes. Did you mean 'voc'?
 voc --preset mps | --preset: no preset 'mps' for voc. Did you mean 'mbs'?
-voc --preset nothing | --preset: no preset 'nothing' for voc. There are: ade20k, camvid, cityscapes, dkd, ewf, fixbc, gsc, mbs, own,
+voc --preset nothing | --preset: no preset 'nothing' for voc. There are: ade20k, camvid, cityscapes, dkd, ewf, fixbc,
 shapes --set model.encoder=resnet51 | params.yaml: benchmarks.shapes.model.encoder: timm has no
 shapes --set model.encoder=vgg16 | params.yaml: benchmarks.shapes.model.encoder: timm cannot make
 shapes --set holdout=5000 | params.yaml: benchmarks.shapes.holdout: 5000, but there are only 1200 training images. Make
