@@ -281,7 +281,7 @@ def _mistakes(errors: list[dict], kind: type, section: list[str]) -> list[str]:
         elif error["type"] in ("missing", "missing_argument"):
             lines[key] = "this key is missing. Add it."
         else:
-            expected = error["msg"].partition("should ")[2]
+            expected = error["msg"].partition("should ")[2] or "be a smaller number"  # int_parsing_size
             for word, yaml_word in JSON_WORDS.items():
                 expected = expected.replace(word, yaml_word)
             name = "the name " if is_name else ""

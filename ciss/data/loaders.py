@@ -108,10 +108,10 @@ class Images(Dataset):
         """The saliency map (H,W) of an image, kept where images are. None: maps are not used."""
         if self.maps is None or number in self.maps:
             return self.maps and self.maps[number]
-        found = torch.from_numpy(saliency.read_map(self.pairs[number], self._read_decoded(number)[1].shape))
+        salient = torch.from_numpy(saliency.read_map(self.pairs[number], self._read_decoded(number)[1].shape))
         if self.cache is not None:
-            self.maps[number] = found
-        return found
+            self.maps[number] = salient
+        return salient
 
     def _labels(self, mask: Tensor) -> Tensor:
         """Positions of raw ids (H,W) on the CPU."""

@@ -36,10 +36,10 @@ def sigmoid_cross_entropy(
     known = (own_channel >= 0) & (own_channel < z.shape[1]) & (labels != ignore_index)
     own = z.gather(1, torch.where(known, own_channel, 0)[:, None])[:, 0]
     # sum_c BCE(z_c, [y = c]) = sum_c softplus(z_c) + [(p - 1) softplus(z_y) - p z_y],   softplus(-z) = softplus(z) - z
-    found = -positive * own
+    own_terms = -positive * own
     if positive != 1:
-        found = found + (positive - 1) * F.softplus(own)
-    losses = F.softplus(z).sum(dim=1) + torch.where(known, found, 0)
+        own_terms = own_terms + (positive - 1) * F.softplus(own)
+    losses = F.softplus(z).sum(dim=1) + torch.where(known, own_terms, 0)
     if ignored == "negative":
         return losses.sum() / labels.numel()
     valid = labels != ignore_index
@@ -72,11 +72,11 @@ def decomposed_distillation(
     w, old_w = at_least_float32(rows), at_least_float32(teacher_rows.detach())
     with torch.autocast(f.device.type, enabled=False):  # it would multiply in half precision
         # z+ = <max(w, 0), f>,   z- = <min(w, 0), f>
-        parts = [
+        logit_pairs = [
             (F.conv2d(f, part(w)[..., None, None]), F.conv2d(old_f, part(old_w)[..., None, None]))
             for part in (lambda values: values.clamp(min=0), lambda values: values.clamp(max=0))
         ]
-    positive, negative = (sigmoid_distillation(*pair) for pair in parts)
+    positive, negative = (sigmoid_distillation(*pair) for pair in logit_pairs)
     return positive, negative
 
 

@@ -150,8 +150,8 @@ def _scores(ax: Axes, trials: pd.DataFrame, places: pd.Series) -> None:
     complete = trials["state"] == "complete"
     published, chosen = trials["trial"] == 0, trials["chosen"]
     usual = complete & ~published
-    parts = (usual, published & complete, chosen)
-    for rows, style in zip(parts, KEYS.values(), strict=False):
+    row_masks = (usual, published & complete, chosen)
+    for rows, style in zip(row_masks, KEYS.values(), strict=False):
         ax.plot(places[rows], scores[rows], ls="", **style)
     _at_the_bottom(ax, places[_ended_early(trials)], 0.05, marker="o", mfc="none", mec=GREY)
 
