@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 PACKAGE = Path(__file__).parent
 PRESETS = sorted(file.stem for file in PACKAGE.glob("study/presets/*.yaml"))
 DATA_SETS = [name for name in PRESETS if "-" not in name and name != "own"]
-NO_METHODS = ("__init__", "base", "joint")  # joint training is planned without being named
+NO_METHODS = ("__init__", "base", "hosts", "joint")  # joint training is planned without being named
 METHODS = sorted(file.stem for file in PACKAGE.glob("methods/*.py") if file.stem not in NO_METHODS)
 
 

@@ -65,44 +65,46 @@ class Model:
     input_statistics: Literal["encoder", "imagenet"] = "encoder"
     image_size: Pixels | None = None  # pixels a transformer's positions are made for; null: timm's. Others are resized
     output_stride: Literal[4, 8, 14, 16, 32] = 4  # a transformer's patch
-    decoder: Literal["deeplabv3", "mask_transformer"] = "deeplabv3"
+    decoder: Literal["deeplabv3", "mask_transformer"] = "deeplabv3"  # what makes logits from the encoder's features
     width: Width = 64  # channels of the dense features before the classifier
-    # deeplabv3
+    # deeplabv3: dilation of each parallel convolution, in cells of the feature map
     atrous_rates: Annotated[tuple[Few, ...], Field(max_length=64)] = (2, 4, 6)
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    # mask_transformer
-    layers: Few = 2
-    heads: Width | None = None  # null: one for 64 channels
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1  # of the last layer
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # deeplabv3: share of the dense features that are set to 0
+    layers: Few = 2  # mask_transformer: number of transformer blocks
+    heads: Width | None = None  # mask_transformer: number of attention heads; null: one for 64 channels
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1  # mask_transformer: share of skipped paths in the last layer
 
 
 @section
 class Phase:
-    epochs: Count
-    lr: Positive
+    epochs: Count  # passes over the images of the step
+    lr: Positive  # learning rate at the first update
+    # batch normalisation: statistics of the batch, of all processes together; or the running ones, which stay
     norm: Literal["batch", "sync", "frozen"] = "batch"
 
 
 @section
 class Train:
-    base: Phase
-    increment: Phase
-    crop: Pixels
+    base: Phase  # schedule of the base step, and of joint training
+    increment: Phase  # schedule of each later step
+    crop: Pixels  # side of the square training images, in pixels
     batch: Count  # images of a forward pass, those of all processes together
     accumulate: Count = 1  # forward passes per update
     resize: Pixels | None = None  # of the shorter side, before anything else; null: as it is
+    # of random crops: at the image's size; of a random area and shape, resized; or of the image resized at random
     augmentation: Literal["none", "resized_crop", "scaled_crop"] = "none"
+    # least and largest: share of the area (resized_crop), or factor of the sides (scaled_crop)
     scale: Annotated[tuple[Scale, Scale], AfterValidator(rising)] = (0.5, 2.0)
-    flip: bool = True
-    transpose: bool = False
-    schedule: Literal["poly", "constant"] = "poly"
-    power: NotNegative = 0.9
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NotNegative = 1e-4
+    flip: bool = True  # mirror half of the images, left to right
+    transpose: bool = False  # also turn half of them upside down, and swap height and width of half
+    schedule: Literal["poly", "constant"] = "poly"  # poly: lr (1 - update / updates) ^ power
+    power: NotNegative = 0.9  # of the schedule poly
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # of stochastic gradient descent
+    weight_decay: NotNegative = 1e-4  # L2 penalty of the optimiser
     encoder_lr: NotNegative = 1.0  # the encoder's learning rate, as a multiple of the phase's
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    channels_last: bool = True
-    compile: bool = False
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of forward passes; auto: by the device
+    channels_last: bool = True  # memory format of images and convolutions
+    compile: bool = False  # whether torch.compile compiles the network
     threads: Few = 2  # CPU threads; another number changes the last digits of results
     portable: bool = False  # CPU: the same bits on every x86-64 processor with AVX2, slower on those with AVX-512
     processes: Few = 1  # of this machine, each with its own GPU and an equal share of the batch
@@ -123,7 +125,7 @@ class Evaluation:
     stride: Annotated[float, Field(gt=0, le=1)] = 0.67  # from window to window, as a share of its side
     scales: Annotated[tuple[Scale, ...], Field(min_length=1, max_length=16)] = (1.0,)  # averaged
     flip: bool = False  # averaged with the prediction for the mirrored image
-    batch: Count = 16
+    batch: Count = 16  # images of a forward pass
     samples: Natural = 4  # validation images whose predictions are kept for the figures
 
 
@@ -138,8 +140,9 @@ class Expected:
 
 @section
 class Benchmark:
-    dataset: Word
-    protocol: Word
+    dataset: Word  # voc, ade20k, ..., or the name of a folder in data/
+    protocol: Word  # number of base classes, then of classes per step: 15-1; or offline
+    # which images a step has, and which labels: docs/concepts/settings.md
     setting: Literal["overlapped", "disjoint", "sequential", "partitioned", "domain"] = "overlapped"
     order: tuple[Count, ...] | None = None  # raw class ids in order of arrival
     groups: tuple[tuple[Count, ...], ...] | None = None  # raw class ids of every step, for a protocol of your own
@@ -147,41 +150,41 @@ class Benchmark:
     holdout: Natural = 0  # training images left out of every step, scored with full labels
     limit: Natural = 0  # only the first images of each list, for quick runs; 0: all
     expects: Expected | None = None  # for notes on other data; changes no result
-    model: Model = Field(default_factory=Model)
-    train: Train
-    evaluation: Evaluation = Field(default_factory=Evaluation)
+    model: Model = Field(default_factory=Model)  # the network
+    train: Train  # the training
+    evaluation: Evaluation = Field(default_factory=Evaluation)  # how images are predicted for the scores
 
 
 @section
 class Start:
     """A run that continues nothing: the base step, or joint training on all labels."""
 
-    benchmark: Word
+    benchmark: Word  # a section under benchmarks
     method: Word  # a section under methods: a method, or a variant of it: `gsc-clamped`
-    seed: Natural
+    seed: Natural  # of weights, shuffling and augmentation
     code: Word | None = None  # the method without its variant: the pipeline's file in ciss/methods
 
 
 @section
 class Increment(Start):
-    after: Word
-    step: Count
+    after: Word  # the run that it continues
+    step: Count  # from 1
 
 
 @section
 class End:
-    run: Word
-    benchmark: Word
+    run: Word  # the last run of a chain
+    benchmark: Word  # its benchmark
 
 
 @section
 class Config:
-    benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]
-    methods: dict[Name, dict[str, Any]]
-    bases: dict[Name, Start]
-    joints: dict[Name, Start] = Field(default_factory=dict)
-    chain: dict[Name, Increment] = Field(default_factory=dict)
-    ends: dict[Name, End] = Field(default_factory=dict)
+    benchmarks: Annotated[dict[Name, Benchmark], Field(min_length=1)]  # what runs of a benchmark share
+    methods: dict[Name, dict[str, Any]]  # coefficients of each method and variant; the rest has its default
+    bases: dict[Name, Start]  # base steps
+    joints: dict[Name, Start] = Field(default_factory=dict)  # joint trainings
+    chain: dict[Name, Increment] = Field(default_factory=dict)  # incremental steps
+    ends: dict[Name, End] = Field(default_factory=dict)  # the runs that the analyses compare
     own: list[Name] = Field(default_factory=list)  # benchmarks on data of your own, whose images may change
     output: Text = "."  # where data, runs, results and reports go, relative to the project
     complete: bool = False  # notebooks train the runs they miss: for files of a few seconds

@@ -112,6 +112,13 @@ def test_every_download_is_a_choice():
     )
 
 
+def test_every_method_is_offered():
+    """By file, because the help may not import the methods."""
+    from ciss.methods import METHODS
+
+    assert set(arguments.METHODS) == set(METHODS) - {"joint"}
+
+
 def test_the_shell_completes_names():
     words = {"_CISS_COMPLETE": "complete_bash", "COMP_WORDS": "ciss plan vo", "COMP_CWORD": "2"}
     assert python("from ciss import cli; cli.main()", **words).split() == ["voc", "voc8"]

@@ -38,10 +38,10 @@ class DKD(Method):
     prediction = "zero"
     presets: ClassVar = {"released": {"ignored": "negative"}, "shared-base": {"base": "shared"}}
 
-    distillation: Annotated[NonNegativeFloat, Range(0.5, 50, log=True)] = 5.0
-    positive_part: Annotated[NonNegativeFloat, Range(0.5, 50, log=True)] = 5.0
-    negative_part: Annotated[NonNegativeFloat, Range(0.5, 50, log=True)] = 5.0
-    absence: NonNegativeFloat = 1.0
+    distillation: Annotated[NonNegativeFloat, Range(0.5, 50, log=True)] = 5.0  # weight of L_KD
+    positive_part: Annotated[NonNegativeFloat, Range(0.5, 50, log=True)] = 5.0  # weight of L_+
+    negative_part: Annotated[NonNegativeFloat, Range(0.5, 50, log=True)] = 5.0  # weight of L_-
+    absence: NonNegativeFloat = 1.0  # weight of L_AC
     positive: PositiveFloat = 2.0  # weight of positives in L_BCE in the base step
     positive_later: Annotated[PositiveFloat, Range(1, 35, log=True)] = 1.0  # in increments
     ignored: Literal["left_out", "negative"] = "left_out"  # pixels given as 255 in L_BCE; negative: published code

@@ -30,8 +30,8 @@ class Frozen(BalancedInitialisation):
         "random-start": {"initialisation": "default"},
     }
 
-    cross_entropy: Annotated[Literal["plain", "unbiased"], Choices()] = "plain"
-    rows: Annotated[Literal["all", "new"], Choices()] = "all"
+    cross_entropy: Annotated[Literal["plain", "unbiased"], Choices()] = "plain"  # unbiased: MiB's
+    rows: Annotated[Literal["all", "new"], Choices()] = "all"  # which rows of the classifier learn
     distillation: Annotated[NonNegativeFloat, Range(0, 20)] = 0.0  # weight of MiB's
 
     @property

@@ -87,7 +87,7 @@ class GSC(PLOPHost):
     }
 
     # --- step-aware gradient compensation
-    compensation: bool = True
+    compensation: bool = True  # whether pixels are weighted by their gradients
     probability: Probability = "softmax"  # GLFC, KBK; sigmoid: FISS's code
     exponent: Annotated[PositiveFloat | Literal["old_share"], Range(0.25, 2)] = (
         1.0  # GLFC, KBK; old_share, K / C: FISS, HFC
@@ -122,7 +122,7 @@ class GSC(PLOPHost):
     gate: Literal["none", "two_stage", "entropy"] = "none"  # RDP; two_stage: uncertain pixels only; entropy: the others
     threshold: Annotated[float, Field(ge=0, lt=1), Range(0, 0.9)] = 0.0  # of the normalised product; ProDA
     bins: Annotated[int, Field(ge=1, le=10_000)] = 100  # of PLOP's medians, for what needs them
-    least: NonNegativeFloat = 0.001
+    least: NonNegativeFloat = 0.001  # floor of PLOP's thresholds
     statistics_from: Statistics = "images"  # of prototypes and medians: every image once; epoch: RDP's and PLOP's code
 
     def notice(self, benchmark: Benchmark) -> str | None:

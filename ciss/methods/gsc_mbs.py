@@ -53,7 +53,8 @@ class GSCMBS(MBS):
     }
 
     # --- GSC's step-aware gradient compensation, of the cross-entropy of the labels made here
-    compensation: bool = True
+    compensation: bool = True  # whether pixels are weighted by their gradients
+    # least and largest weight; null: no bounds
     clamp: Annotated[
         Annotated[tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(rising)] | None,
         Choices(None, (0.5, 5.0)),
@@ -67,11 +68,11 @@ class GSCMBS(MBS):
     background_weight: Annotated[Literal["one", "mean"], Choices()] = "one"
 
     # --- GSC's prototypes decide what is neither given, nor confident, nor background to the teacher
-    doubtful: Literal["prototypes", "ignored"] = "prototypes"
+    doubtful: Literal["prototypes", "ignored"] = "prototypes"  # what decides such pixels
     # least normalised product of probability and nearness
     agreement: Annotated[float, Field(ge=0, lt=1), Range(0, 0.9)] = 0.5
-    scaling: Annotated[Scaling, Choices()] = "none"
-    distance_scale: Annotated[PositiveFloat, Range(0.1, 10, log=True)] = 1.0
+    scaling: Annotated[Scaling, Choices()] = "none"  # of features and prototypes
+    distance_scale: Annotated[PositiveFloat, Range(0.1, 10, log=True)] = 1.0  # nearness is exp(-scale x distance)
     statistics_from: Statistics = "images"  # of the prototypes: every image of the step once, or a training epoch
 
     # --- GSC's soft-sharp relations

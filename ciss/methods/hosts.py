@@ -40,6 +40,7 @@ def copy_to_new_rows(network: Network, weight: Tensor, bias: Tensor) -> None:
 class BalancedInitialisation(Method):
     """A method whose new classes start from the background (MiB, section 3.3), or at random (`default`)."""
 
+    # of the rows of new classes: from the row of the background (MiB), or at random
     initialisation: Annotated[Literal["balanced", "default"], Choices()] = "balanced"
 
     def initialise(self, network: Network, classes: int) -> None:
@@ -62,7 +63,7 @@ class WeightFusion(BalancedInitialisation):
 
     unlisted: ClassVar = ("fusion", "count_background", "old_rows", "fused_share")
 
-    fusion: Literal["none", "classes"] = "none"
+    fusion: Literal["none", "classes"] = "none"  # classes: weights are averaged with those before the step
     count_background: bool = True  # whether K counts the background, as in the published code
     # frozen: rows of the classifier (tokens) from earlier steps do not learn, that of the background neither
     old_rows: Literal["learn", "frozen"] = "learn"
@@ -113,9 +114,10 @@ class PLOPHost(WeightFusion):
     does. Stages that end without an activation (MobileNetV2, vision transformers) are the same in both.
     """
 
-    pod: Annotated[NonNegativeFloat, Range(1e-4, 0.1, log=True)] = 0.01
-    pod_outputs: Annotated[NonNegativeFloat, Range(5e-6, 5e-3, log=True)] = 0.0005
-    scales: tuple[PositiveInt, ...] = (1, 2, 4)
+    pod: Annotated[NonNegativeFloat, Range(1e-4, 0.1, log=True)] = 0.01  # weight of the POD of features
+    pod_outputs: Annotated[NonNegativeFloat, Range(5e-6, 5e-3, log=True)] = 0.0005  # weight of the POD of logits
+    scales: tuple[PositiveInt, ...] = (1, 2, 4)  # cells a side in which POD pools
+    # which maps of the encoder POD compares
     pod_stages: Literal["activated", "before_activation"] = "activated"
 
     @property

@@ -26,7 +26,7 @@ class ILT(LwF):
     two encoders cannot be compared.
     """
 
-    features: Annotated[NonNegativeFloat, Range(0.1, 1000, log=True)] = 100.0
+    features: Annotated[NonNegativeFloat, Range(0.1, 1000, log=True)] = 100.0  # weight of L_MSE
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
         losses = super().losses(student, teacher, batch)

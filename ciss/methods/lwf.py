@@ -26,7 +26,7 @@ class LwF(Method):
     usual: ClassVar[bool] = False
     presets: ClassVar = {"released": {"divisor": "all"}}
 
-    distillation: Annotated[NonNegativeFloat, Range(1, 1000, log=True)] = 100.0
+    distillation: Annotated[NonNegativeFloat, Range(1, 1000, log=True)] = 100.0  # weight of L_KD
     divisor: Literal["valid", "all"] = "valid"  # of the cross-entropy; all pixels: published code
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:

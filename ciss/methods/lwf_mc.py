@@ -28,7 +28,7 @@ class LwFMC(Method):
     softmax: ClassVar[bool] = False
     presets: ClassVar = {"released": {"divisor": "all"}, "shared-base": {"base": "shared"}}
 
-    distillation: Annotated[NonNegativeFloat, Range(0.1, 100, log=True)] = 10.0
+    distillation: Annotated[NonNegativeFloat, Range(0.1, 100, log=True)] = 10.0  # weight of L_BCE'
     divisor: Literal["valid", "all"] = "valid"  # of L_BCE; all pixels: published code
     base: Literal["own", "shared"] = "own"  # base step: trained with L_BCE, or that of the other methods
 

@@ -58,12 +58,12 @@ class MBS(WeightFusion):
     }
 
     # --- selective pseudo labels
-    labelling: Literal["confident", "none"] = "confident"
-    threshold: Annotated[float, Field(ge=0, le=1), Range(0.4, 0.95)] = 0.7
+    labelling: Literal["confident", "none"] = "confident"  # none: the background stays as given
+    threshold: Annotated[float, Field(ge=0, le=1), Range(0.4, 0.95)] = 0.7  # least probability of a pseudo-label
     selective: bool = True  # ignore what may be an object and was not labelled
 
     # --- adaptive feature distillation
-    features: Literal["adaptive", "plain", "none"] = "adaptive"
+    features: Literal["adaptive", "plain", "none"] = "adaptive"  # plain: every patch has weight 1
     patches: Annotated[NonNegativeFloat, Range(0.1, 10, log=True)] = 1.0  # weight of L_patch
     class_features: Annotated[NonNegativeFloat, Range(0.1, 10, log=True)] = 1.0  # weight of L_cls
     patch_label: Annotated[PatchRule, Choices()] = (
@@ -71,8 +71,8 @@ class MBS(WeightFusion):
     )
 
     # --- label-guided output distillation
-    outputs: Literal["label_guided", "plain", "none"] = "label_guided"
-    distillation: Annotated[NonNegativeFloat, Range(2.5, 250, log=True)] = 25.0
+    outputs: Literal["label_guided", "plain", "none"] = "label_guided"  # plain: over the old channels alone
+    distillation: Annotated[NonNegativeFloat, Range(2.5, 250, log=True)] = 25.0  # weight of L_LGKD
     ignored: Literal["distilled", "left_out"] = "distilled"  # by label_guided: pixels given as 255, padding too
 
     # --- new class tokens

@@ -29,7 +29,7 @@ class MiB(WeightFusion):
 
     presets: ClassVar = {"released": {"divisor": "all"}, **EWF}
 
-    distillation: Annotated[NonNegativeFloat, Range(1, 100, log=True)] = 10.0
+    distillation: Annotated[NonNegativeFloat, Range(1, 100, log=True)] = 10.0  # weight of L_UNKD
     alpha: Annotated[NonNegativeFloat, Range(0.25, 4, log=True)] = 1.0  # multiplies the teacher's logits
     divisor: Literal["valid", "all"] = "valid"  # of the cross-entropy; all pixels: published code
 

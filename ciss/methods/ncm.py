@@ -36,7 +36,7 @@ class NCM(Finetune):
         "running": {"background": "running"},
     }
 
-    metric: Annotated[Metric, Choices()] = "euclidean"
+    metric: Annotated[Metric, Choices()] = "euclidean"  # by which means are near
     # multiplies rows and biases: probabilities change, labels do not; width: 1 / D
     temperature: PositiveFloat | Literal["width"] = "width"
     background: Literal["base", "running"] = "base"  # its mean: of step 0, or also of what the means call background

@@ -50,8 +50,8 @@ class PLOP(PLOPHost):
     }
 
     pseudo_labels: bool = True  # off: the background stays as given
-    variant: Variant = "paper"
-    bins: Annotated[int, Field(ge=1, le=10_000)] = 100
+    variant: Variant = "paper"  # of the entropy, see above
+    bins: Annotated[int, Field(ge=1, le=10_000)] = 100  # of the histograms that give the medians
     least: Annotated[NonNegativeFloat, Range(1e-4, 0.1, log=True)] = 0.001  # floor of the thresholds
     statistics_from: Statistics = "images"  # the medians' data: every image of the step; or an epoch, as released
 

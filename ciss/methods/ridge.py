@@ -39,8 +39,8 @@ class Ridge(Finetune):
     uses_teacher: ClassVar[bool] = True
     presets: ClassVar = {"given": {"pseudo_labels": False}, "majority": {"cell_label": "majority"}}
 
-    gamma: Annotated[PositiveFloat, Range(0.01, 100, log=True)] = 1.0
-    pseudo_labels: bool = True
+    gamma: Annotated[PositiveFloat, Range(0.01, 100, log=True)] = 1.0  # of the penalty
+    pseudo_labels: bool = True  # for background pixels with a high score of an old class
     threshold: Annotated[PositiveFloat, Range(0.4, 1.0)] = 0.847298  # least score of a pseudo-label
     cell_label: PatchRule = "top_left"  # the label of a feature: of its first pixel, or of most of its pixels
     statistics_from: Statistics = "images"  # every image of the step once, or a training epoch

@@ -47,13 +47,14 @@ class Select(MBS):
     usual: ClassVar[bool] = False
 
     # --- MBS's parts, off
-    selective: bool = False
-    features: Literal["adaptive", "plain", "none"] = "plain"
-    class_features: NonNegativeFloat = 0.0
-    outputs: Literal["label_guided", "plain", "none"] = "plain"
-    orthogonality: NonNegativeFloat = 0.0
+    selective: bool = False  # ignore likely objects without a label
+    features: Literal["adaptive", "plain", "none"] = "plain"  # adaptive: patches have weights
+    class_features: NonNegativeFloat = 0.0  # weight of L_cls
+    outputs: Literal["label_guided", "plain", "none"] = "plain"  # label_guided: MBS's L_LGKD
+    orthogonality: NonNegativeFloat = 0.0  # times n / C
 
     # --- the start of new tokens
+    # a mixture of old tokens; the background's token; MiB's; at random
     initialisation: Literal["context", "background", "balanced", "default"] = "context"
     sources: Literal["attended", "average", "best"] = "attended"  # how tokens are mixed; best: one class alone
     reference: Literal["token", "unmasked"] = "token"  # what class features of masked images are compared with
@@ -65,7 +66,7 @@ class Select(MBS):
 
     # --- the hinge
     separation: Annotated[NonNegativeFloat, Range(0.08, 8, log=True)] = 0.8  # weight of L_ct
-    margin: Annotated[NonNegativeFloat, Range(0.1, 10, log=True)] = 1.0
+    margin: Annotated[NonNegativeFloat, Range(0.1, 10, log=True)] = 1.0  # M, a distance between tokens
     hinge_gradient: Literal["both", "new"] = "both"  # reaches new and old tokens, or new ones alone
     over_classes: Literal["mean", "sum"] = "mean"  # of several new classes
 

@@ -43,7 +43,7 @@ class SSUL(Method):
     prediction = "folded"
     presets: ClassVar = {"saliency": {"saliency": "maps"}, "shared-base": {"base": "shared"}}
 
-    saliency: Literal["off", "maps"] = "off"
+    saliency: Literal["off", "maps"] = "off"  # which background is unknown: all, or the salient one
     threshold: Annotated[float, Field(ge=0, le=1), Range(0.5, 0.95)] = 0.7  # of the teacher's sigmoids
     base: Literal["own", "shared"] = "own"  # shared: that of fine-tuning; the unknown row starts as the background's
 
