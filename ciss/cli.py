@@ -9,6 +9,7 @@ from typer import Argument, Option
 
 from ciss import arguments, processor
 from ciss.arguments import Command
+from ciss.inspection import options as inspection_options
 from ciss.study.watch import options
 
 app = typer.Typer(
@@ -20,7 +21,6 @@ app = typer.Typer(
 )
 data = typer.Typer(rich_markup_mode=None)
 app.add_typer(data, name="data", help="Generate, download or describe a data set.")
-app.command(cls=Command)(options.watch)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -167,31 +167,8 @@ def train(
         launch.main(runs or [], config, jobs, per_run)
 
 
-@app.command(cls=Command)
-def predict(
-    run: arguments.Run,
-    images: Annotated[list[str], Argument(metavar="IMAGE...", help="Pictures, or folders of pictures.")],
-    config: arguments.Config = "params.yaml",
-    out: Annotated[
-        str | None, Option(metavar="FOLDER", help="Folder for the files. Default: predictions/RUN of the project.")
-    ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], Option(help="auto: a GPU if there is one.")] = "auto",
-) -> None:
-    """Label pictures with a trained run.
-
-    \b
-    ciss predict shapes-s0-mib-2 photo.jpg more/photos
-
-    Each picture gives two files. NAME.png is a palette PNG with raw class ids as in params.yaml. For CamVid,
-    Cityscapes and other data where 0 is a class, the raw id is the annotation's number or train id plus 1.
-    NAME_overlay.png is the picture with the classes drawn over it and a legend.
-
-    Pictures are first rotated by their EXIF tag; mask and overlay have the rotated size. (Images of data sets are not
-    rotated.) Size, scales and flip come from `evaluation` in params.yaml.
-    """
-    from ciss.inspection import predict as inspection_predict
-
-    inspection_predict.main(run, images, config, out, device)
+for command in (options.watch, inspection_options.predict, inspection_options.export):
+    app.command(cls=Command)(command)
 
 
 @app.command(cls=Command)
