@@ -9,6 +9,8 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
+from extensions import messages, reference, results
+
 COMMENT = re.compile(r"^<!-- site: (\w+)(?: (\S+))? -->$", re.MULTILINE)
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +20,17 @@ def optional(page: str) -> str:
     return Path("..", page).as_posix() if (ROOT / f"{page}.md").exists() else ""
 
 
-PARTS: dict[str, Callable[..., str]] = {"optional": optional}
+PARTS: dict[str, Callable[..., str]] = {
+    "optional": optional,
+    "commands": reference.commands,
+    "keys": reference.keys,
+    "functions": reference.functions,
+    "class": reference.one_class,
+    "method": results.method,
+    "ours": results.ours,
+    "papers": results.papers,
+    "messages": messages.messages,
+}
 
 
 def insert_parts(app: Sphinx, page: str, source: list[str]) -> None:
