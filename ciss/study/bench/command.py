@@ -242,7 +242,7 @@ def main(request: Request) -> int:
     try:
         file = output_file(request.output) if request.output else None
         result = run(request)
-    except (BenchError, ConfigError) as error:
+    except (BenchError, ConfigError, FileNotFoundError) as error:  # outside a project, too
         sys.exit(f"error: {error}")
     if all("error" in row for row in result["rows"]):
         sys.exit("\n".join(["error: no case could be measured:", *tables.reasons(result["rows"])]))

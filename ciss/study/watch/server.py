@@ -112,7 +112,7 @@ def main(config_file: str, port: int) -> None:
         signal.signal(number, end)
     try:
         server = Watcher(config_file, port)
-    except ConfigError as error:
+    except (ConfigError, FileNotFoundError) as error:  # outside a project, too
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: port {port} of {ADDRESS}: {error.strerror}. Choose another one: --port N")
