@@ -48,3 +48,4 @@ html_js_files = ["filter.js"]
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
+html_show_search_summary = False  # it would be fetched, which browsers refuse for files

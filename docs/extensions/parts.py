@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sphinx.application import Sphinx
 
-from extensions import messages, reference, results
+from extensions import messages, presets, reference, results
 
 COMMENT = re.compile(r"^<!-- site: (\w+)(?: (\S+))? -->$", re.MULTILINE)
 ROOT = Path(__file__).parents[2]
@@ -30,6 +30,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "ours": results.ours,
     "papers": results.papers,
     "messages": messages.messages,
+    "presets": presets.overview,
 }
 
 
