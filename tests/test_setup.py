@@ -1,5 +1,6 @@
 """uv, pip and conda users get the same versions, from lists that hold versions and nothing else."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -75,7 +76,49 @@ def test_conda_installs_the_same():
     assert "pip" in ENVIRONMENT["dependencies"]
 
 
-@pytest.mark.parametrize("file", ["pyproject.toml", "constraints.txt", "environment.yml", ".ci/run"])
+def test_the_container_installs_the_same():
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert (
+        f'-c constraints.txt ${{TORCH:+--torch-backend "$TORCH"}} \\\n    -e ".[{",".join(EXTRAS)}]" --group dev'
+        in dockerfile
+    )
+    (python,) = re.findall(r"^FROM python:(3\.\d+)-slim$", dockerfile, re.MULTILINE)
+    assert python in SpecifierSet(PROJECT["project"]["requires-python"])
+    copied = [name for line in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE) for name in line.split()]
+    assert copied and all((ROOT / name).exists() for name in copied)
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
+    assert (ROOT / ".devcontainer" / container["build"]["dockerfile"]).resolve() == ROOT / "Dockerfile"
+    assert f"WORKDIR {container['workspaceFolder']}\n" in dockerfile, "the installed package is the one that is edited"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda file: file.name)
+def test_files_for_the_code_host_are_read(file):
+    """Forms of issues have an id for each field, workflows have jobs."""
+    document = YAML(typ="safe").load(file)
+    if file.parent.name == "workflows":
+        assert all(job["steps"] for job in document["jobs"].values())
+    elif file.stem != "config":
+        fields = [part["id"] for part in document["body"]]
+        assert len(set(fields)) == len(fields) and document["name"] and document["description"]
+
+
+def test_the_changelog_has_the_version():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (\d+\.\d+\.\d+)", changelog, re.MULTILINE)[0] == PROJECT["project"]["version"]
+    assert len((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "pyproject.toml",
+        "constraints.txt",
+        "environment.yml",
+        ".ci/run",
+        "Dockerfile",
+        ".devcontainer/devcontainer.json",
+    ],
+)
 def test_no_address(file):
     """An index, a local folder or a wheel's address works on one machine only."""
     text = (ROOT / file).read_text(encoding="utf-8")
