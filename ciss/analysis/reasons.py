@@ -7,6 +7,7 @@ import pandas as pd
 
 from ciss.analysis.forgetting.tables import iou_by_step
 from ciss.analysis.rows import increments
+from ciss.data.stored import BREAKS_PROTOCOL
 
 NAMES_SHOWN = 8  # class names in one sentence
 NOT_LEARNT = (
@@ -21,7 +22,7 @@ def empty_reasons(ends: dict[str, list[dict]]) -> dict[str, str]:
 
     Keys: `steps`: tables over incremental steps; `pace`: IoU within a step; `tokens`: angles of new class tokens. Show
     a sentence only where the table is empty. `base`, only if no class was learnt in the base step: a warning that the
-    findings are void.
+    findings are void. `memory`, only if a method has stored images: what its rows are.
     """
     if not ends:
         steps = "No run of this benchmark leads to a result."
@@ -39,7 +40,11 @@ def empty_reasons(ends: dict[str, list[dict]]) -> dict[str, str]:
     bases = [results[0] for results in _incremental(ends)]
     ious = np.concatenate([iou_by_step([base["confusion"]], base["classes"])[0, 1:] for base in bases])
     scored = ious[np.isfinite(ious)]
-    return {**reasons, "base": NOT_LEARNT} if len(scored) and not scored.any() else reasons
+    if len(scored) and not scored.any():
+        reasons["base"] = NOT_LEARNT
+    if any("memory" in result for _, result in increments(ends)):
+        reasons["memory"] = f"{BREAKS_PROTOCOL}."
+    return reasons
 
 
 def score_reasons(results: list[dict]) -> list[str]:

@@ -13,8 +13,8 @@ MAX_NAMES = 3  # methods or classes of equal value that a sentence lists; of mor
 
 
 def with_warning(findings: str, empty: dict[str, str]) -> str:
-    """Findings, after the warning that they are void where there is one: see `empty_reasons`."""
-    return f"{empty['base']}\n\n{findings}" if empty.get("base") else findings
+    """Findings, after the warning that they are void and the note on stored images where there are: `empty_reasons`."""
+    return "\n\n".join([*(empty[key] for key in ("base", "memory") if empty.get(key)), findings])
 
 
 def value_range(values: pd.Series, digits: int, several: str = "", one: str = "") -> str:

@@ -6,7 +6,7 @@ device, image by image, with the same random numbers (see `ciss.data.transforms`
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -23,6 +23,7 @@ from ciss.data import processes, saliency
 from ciss.data.index import Index
 from ciss.data.normalisation import IMAGENET, input_statistics
 from ciss.data.pictures import DataError, read_pair
+from ciss.data.stored import Stored
 from ciss.data.transforms import View, evaluation_view, resized_view, statistics_size, training_view
 
 Cache = dict[int, tuple[np.ndarray, np.ndarray]]  # decoded images and masks by image number
@@ -52,7 +53,7 @@ class Images(Dataset):
     """Views of images (H,W,3) uint8 and of labels (H,W) uint8 as positions, with the image's number in the index.
 
     `device`: where views are taken; None: in the loader processes. `saliency_maps`: background pixels that are not
-    salient are labelled `saliency.NOT_SALIENT`.
+    salient are labelled `saliency.NOT_SALIENT`. `stored`: larger numbers are stored images, see `Stored.replace_half`.
     """
 
     def __init__(
@@ -67,24 +68,27 @@ class Images(Dataset):
         cache: Cache | None = None,
         device: torch.device | None = None,
         saliency_maps: bool = False,
+        stored: Stored | None = None,
     ):
         self.maps: dict[int, Tensor] | None = {} if saliency_maps else None
         self.pairs, self.digests = index.pairs(split), index.digests[split]
-        self.label_table, self.view_of, self.seed, self.cache = table, view_of, seed, cache
+        self.tables = [table] if stored is None else [table, stored.table]
+        self.view_of, self.seed, self.cache = view_of, seed, cache
         self.colour, self.device = torch.tensor(colour, dtype=torch.uint8), device
 
     def __getitem__(self, epoch_and_number: tuple[int, int]) -> tuple:
         """View of the image, view of the labels, number; or image, mask, view and number for `device`."""
-        epoch, number = epoch_and_number
+        epoch, drawn = epoch_and_number
+        number = drawn % len(self.pairs)
         image, mask = map(torch.from_numpy, self._read_decoded(number))
-        generator = torch.Generator().manual_seed(stable_seed(self.seed, epoch, number))
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, epoch, drawn))
         view = self.view_of(*mask.shape, generator)
         if self.device is not None:
-            return image, mask, view, self._map(number), number
-        labels = self._labels(view.mask(mask))
+            return image, mask, view, self._map(number), drawn
+        labels = _labels(view.mask(mask), self.tables[drawn >= len(self.pairs)])
         if self.maps is not None:
             labels = saliency.mark(labels, view.mask(self._map(number)))
-        return view.image(image, self.colour), labels, number
+        return view.image(image, self.colour), labels, drawn
 
     def finish(self, batch: list) -> tuple[Tensor, Tensor, Tensor]:
         """Images (B,3,H,W), labels (B,H,W) and numbers (B,) of a batch that a loader process has put together."""
@@ -92,11 +96,12 @@ class Images(Dataset):
             images, labels, numbers = batch
             return images.permute(0, 3, 1, 2), labels, numbers
         # not blocking: the host would wait for all that the device has to do
-        constants = (self.colour, torch.from_numpy(self.label_table))
-        colour, table = (tensor.to(self.device, non_blocking=True) for tensor in constants)
+        tables = map(torch.from_numpy, self.tables)
+        colour, *tables = (tensor.to(self.device, non_blocking=True) for tensor in (self.colour, *tables))
         images, labels = [], []
-        for image, mask, view, salient, _ in batch:
+        for image, mask, view, salient, number in batch:
             images.append(view.image(image.to(self.device, non_blocking=True), colour))
+            table = tables[number >= len(self.pairs)]
             positions = table[view.mask(mask.to(self.device, non_blocking=True)).int()]
             if salient is not None:
                 positions = saliency.mark(positions, view.mask(salient.to(self.device, non_blocking=True)))
@@ -112,12 +117,6 @@ class Images(Dataset):
         if self.cache is not None:
             self.maps[number] = salient
         return salient
-
-    def _labels(self, mask: Tensor) -> Tensor:
-        """Positions of raw ids (H,W) on the CPU."""
-        # as label_table[mask], in a seventh of the time
-        positions = bytearray(mask.contiguous().numpy()).translate(self.label_table)
-        return torch.frombuffer(positions, dtype=torch.uint8).view(mask.shape)
 
     def _read_decoded(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         if self.cache is not None and number in self.cache:
@@ -135,6 +134,13 @@ class Images(Dataset):
         return image, mask
 
 
+def _labels(mask: Tensor, table: np.ndarray) -> Tensor:
+    """Labels of raw ids (H,W) on the CPU."""
+    # as table[mask], in a seventh of the time
+    labels = bytearray(mask.contiguous().numpy()).translate(table)
+    return torch.frombuffer(labels, dtype=torch.uint8).view(mask.shape)
+
+
 class ShuffledBatches(Sampler):
     """Batches of (epoch, image). The order is the same in every process; each process takes its share of every batch.
 
@@ -143,15 +149,17 @@ class ShuffledBatches(Sampler):
 
     Args:
         batch: images of a batch, those of all processes together.
+        stored: drawn in increments with `memory`. Its numbers must be known before the first epoch.
     """
 
-    def __init__(self, images: list[int], batch: int, accumulate: int, seed: int):
+    def __init__(self, images: list[int], batch: int, accumulate: int, seed: int, stored: Stored | None = None):
         self.images, self.batch, self.seed, self.epoch = torch.tensor(images), batch, seed, 0
+        self.stored = stored
         self.rank, self.world = distributed.rank(), distributed.world()
-        update = batch * accumulate
-        self.images_per_epoch = len(images) - (len(images) % update if len(images) >= update else 0)
-        if len(images) < self.world:
-            raise _too_few(len(images), self.world)
+        number, update = len(images) + (stored.memory.appended if stored else 0), batch * accumulate
+        self.images_per_epoch = number - (number % update if number >= update else 0)
+        if number < self.world:
+            raise _too_few(number, self.world)
 
     def __len__(self) -> int:
         batches = -(-self.images_per_epoch // self.batch)
@@ -163,10 +171,18 @@ class ShuffledBatches(Sampler):
         return self.images_per_epoch // len(self)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(stable_seed(self.seed, self.epoch))
-        order = self.images[torch.randperm(len(self.images), generator=generator)[: self.images_per_epoch]]
-        for batch in order.tensor_split(len(self)):  # one process has the same batches, as a whole
+        for batch in self.of_all_processes(self.epoch):  # one process has the same batches, as a whole
             yield [(self.epoch, number) for number in batch.tensor_split(self.world)[self.rank].tolist()]
+
+    def of_all_processes(self, epoch: int) -> Iterable[Tensor]:
+        """The batches of an epoch: image numbers, see `Stored.replace_half` for those of stored images."""
+        generator = torch.Generator().manual_seed(stable_seed(self.seed, epoch))
+        if self.stored is not None and not self.stored.numbers:
+            raise ValueError("the stored images are not chosen yet: see training.memory.use_stored")
+        images = self.images if self.stored is None else self.stored.appended(self.images)
+        order = images[torch.randperm(len(images), generator=generator)[: self.images_per_epoch]]
+        batches = order.tensor_split(len(self))
+        return batches if self.stored is None else self.stored.replace_half(batches, generator)
 
 
 def _too_few(images: int, processes: int) -> DataError:
@@ -193,11 +209,17 @@ def available_memory() -> int:
 
 
 def training_loader(
-    benchmark: Benchmark, index: Index, images: list[int], table: np.ndarray, seed: int, saliency_maps: bool = False
+    benchmark: Benchmark,
+    index: Index,
+    images: list[int],
+    table: np.ndarray,
+    seed: int,
+    saliency_maps: bool = False,
+    stored: Stored | None = None,
 ) -> Loader:
     """Shuffled, augmented batches of training images. Set `loader.batch_sampler.epoch` before each epoch.
 
-    `saliency_maps`: see `Images`.
+    `saliency_maps`, `stored`: see `Images` and `ShuffledBatches`.
     """
     train = benchmark.train
     on_device = train.augment_on == "device"
@@ -211,10 +233,12 @@ def training_loader(
         cache={} if train.cache else None,
         device=distributed.device() if on_device else None,
         saliency_maps=saliency_maps,
+        stored=stored,
     )
     pixels = max(height * width for height, width in index.sizes["train"]) if on_device else train.crop**2
     share = -(-train.batch // distributed.world())
-    return _loader(dataset, ShuffledBatches(images, train.batch, train.accumulate, seed), train, share * pixels)
+    batches = ShuffledBatches(images, train.batch, train.accumulate, seed, stored)
+    return _loader(dataset, batches, train, share * pixels)
 
 
 def evaluation_loader(benchmark: Benchmark, index: Index, split: str, images: list[int], table: np.ndarray) -> Loader:

@@ -2,7 +2,6 @@
 
 import importlib
 import traceback
-from dataclasses import is_dataclass
 from pathlib import Path
 
 from ciss.documents import ConfigError, choose
@@ -47,7 +46,7 @@ def _load(file: Path) -> type[Method]:
     if len(classes) != 1:
         names = ", ".join(kind.__name__ for kind in classes) or "none"
         raise ConfigError(f"{place}: needs one class derived from Method, or one named after the file; it has {names}.")
-    if not is_dataclass(classes[0]):
+    if "__dataclass_fields__" not in vars(classes[0]):
         raise ConfigError(f"{place}: {classes[0].__name__} needs the decorator @coefficients above its class line.")
     return classes[0]
 

@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from ciss.config import STRICT, Benchmark, Phase
+from ciss.data.stored import Memory
 from ciss.labels.entropy import Variant, entropy_labels
 from ciss.labels.patches import patch_labels
 from ciss.labels.prototypes import ClassPrototypes
@@ -179,26 +180,42 @@ def add_to_prototypes(
     return prototypes
 
 
+@coefficients
 class Method:
     """The hooks of a method. The defaults are those of plain training.
 
     Order in a step: initialise, start, before_step, then for every batch labels and losses, after_step.
     """
 
+    memory: Memory | None = None  # stored images that every batch of an increment draws from; the hooks need not know
+
     sees_all: ClassVar[bool] = False  # joint training: every class at once, with all labels
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # named coefficients: `name-preset` under methods
-    unlisted: ClassVar[tuple[str, ...]] = ()  # coefficients that plans write only where a preset has them
+    unlisted: ClassVar[tuple[str, ...]] = ()  # coefficients that plans write only where a preset has them; `memory` too
+    memory_recipe: ClassVar[dict[str, Any]] = {}  # published switches of stored images that differ from SSUL's
     usual: ClassVar[bool] = True  # planned when no methods are named
     # Whether the hooks read the teacher. If not, it is not run: they get None, and `labels` is not called. A method may
     # decide this by its coefficients.
     uses_teacher = True
     decoder: ClassVar[str | None] = None  # the published one; tables say "(adapted)" with another
     statistics_from = "images"  # what `before_step` reads, see there; a method may make it a coefficient
-    softmax = True  # whether the loss is a cross-entropy of softmax; if not, its gradient magnitudes are not logged
+    sigmoids = False  # whether the score of a class is its sigmoid; if not, scores are a softmax
     reads_saliency = False  # whether training batches have `Batch.salient`, see `data.saliency`
     prediction = "learnt"  # how labels follow from the rows of a network, see `models.prediction`
     # The method of a base step of its own, a section under `methods`; None: the base step that methods share.
-    own_base: str | None = None
+    own_base: ClassVar[str | None] = None
+
+    @classmethod
+    def variants(cls, stored: int = 100) -> dict[str, dict[str, Any]]:
+        """`presets`, and the defaults and each preset with `stored` images: `memory`, `released-memory`."""
+        memory = {"memory": {"images": stored, **cls.memory_recipe}}
+        named = {"memory": memory, **{f"{name}-memory": values | memory for name, values in cls.presets.items()}}
+        return {**cls.presets, **named}
+
+    @property
+    def softmax(self) -> bool:
+        """Whether the loss is a cross-entropy of softmax. If not, its gradient magnitudes are not logged."""
+        return not self.sigmoids
 
     @property
     def remarks(self) -> list[str]:

@@ -33,10 +33,11 @@ class DKD(Method):
     """
 
     usual: ClassVar[bool] = False
-    softmax: ClassVar[bool] = False
+    sigmoids: ClassVar[bool] = True
     decoder: ClassVar = "deeplabv3"
     prediction = "zero"
     presets: ClassVar = {"released": {"ignored": "negative"}, "shared-base": {"base": "shared"}}
+    memory_recipe: ClassVar = {"mix": "append", "labels": "step", "threshold": 0.9}
 
     distillation: Annotated[NonNegativeFloat, Range(0.5, 50, log=True)] = 5.0  # weight of L_KD
     positive_part: Annotated[NonNegativeFloat, Range(0.5, 50, log=True)] = 5.0  # weight of L_+

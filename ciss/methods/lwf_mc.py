@@ -25,7 +25,7 @@ class LwFMC(Method):
     """
 
     usual: ClassVar[bool] = False
-    softmax: ClassVar[bool] = False
+    sigmoids: ClassVar[bool] = True
     presets: ClassVar = {"released": {"divisor": "all"}, "shared-base": {"base": "shared"}}
 
     distillation: Annotated[NonNegativeFloat, Range(0.1, 100, log=True)] = 10.0  # weight of L_BCE'

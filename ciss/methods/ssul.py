@@ -38,7 +38,7 @@ class SSUL(Method):
     """
 
     usual: ClassVar[bool] = False
-    softmax: ClassVar[bool] = False
+    sigmoids: ClassVar[bool] = True
     decoder: ClassVar = "deeplabv3"
     prediction = "folded"
     presets: ClassVar = {"saliency": {"saliency": "maps"}, "shared-base": {"base": "shared"}}

@@ -2,16 +2,19 @@
 
 import functools
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ciss import config as configuration
-from ciss import documents
-from ciss.config import Benchmark, Config, ConfigError, Model
+from ciss import documents, paths
+from ciss.config import Benchmark, Config, ConfigError, Increment, Model
+from ciss.data import DataError, Index
+from ciss.data.stored import BREAKS_PROTOCOL
 from ciss.methods import BROKEN, METHODS, Method, code_of
 from ciss.models import WeightsError, hub, needs_two_images
 from ciss.models.encoders import check_weights, create_encoder, has_pretrained_weights, is_encoder
 from ciss.models.network import create_decoder
 from ciss.models.without_values import without_values
-from ciss.runs.run import lone_image, steps, weight_file
+from ciss.runs.run import index_folder, lone_image, name_in_tables, steps, weight_file
 
 
 def check(config: Config) -> None:
@@ -35,12 +38,14 @@ def sees_all(method: str) -> bool:
 
 
 def notices(config: Config) -> list[str]:
-    """`Method.notice` for every pair of benchmark and method of the file."""
+    """`Method.notice` and the stored images for every pair of benchmark and method of the file."""
     lines = []
     for method, name in dict.fromkeys((run.method, run.benchmark) for run in config.chain.values()):
         built = _build(config, method)
         if built and (notice := built.notice(config.benchmarks[name])):
             lines.append(f"{name}, {method}: {notice}.")
+        if built and built.memory:
+            lines.append(f"{name}, {name_in_tables(method, built.memory)}: {BREAKS_PROTOCOL}: {built.memory.words()}.")
     return lines
 
 
@@ -55,6 +60,7 @@ def _build(config: Config, name: str) -> Method | None:
 def _problems(config: Config) -> Iterator[str]:
     for name, values in config.methods.items():
         yield from _method_problems(config, name, values)
+    yield from _name_problems(config)
     counts = {}  # benchmark -> number of steps
     for name, benchmark in config.benchmarks.items():
         place = f"{config.file}: benchmarks.{name}"
@@ -80,6 +86,39 @@ def _method_problems(config: Config, name: str, values: dict) -> Iterator[str]:
         configuration.validate(METHODS[code], values, config.file, place)
     except ConfigError as error:
         yield str(error)
+
+
+def _name_problems(config: Config) -> Iterator[str]:
+    """Sections whose rows in tables could not be told apart: `-M` marks those with memory."""
+    titles: dict[str, str] = {}
+    for name in config.methods:
+        if (method := _build(config, name)) is None:
+            continue
+        place = f"{config.file}: methods.{name}"
+        title = name_in_tables(name, method.memory)
+        if name.endswith("-M") and not method.memory:
+            yield f"{place}: in tables, -M marks methods with memory, and this one has none. Rename the section."
+        elif titles.setdefault(title, name) != name:
+            yield f"{place}: its name in tables is {title}, as that of {titles[title]}. Rename one of the sections."
+
+
+def _memory_problem(config: Config, run: Increment, method: Method) -> tuple[str, str] | None:
+    """Why stored images cannot be used on a benchmark, as `Method.unsuited`."""
+    benchmark, memory = config.benchmarks[run.benchmark], method.memory
+    if memory is None:
+        return None
+    if benchmark.setting == "domain":
+        return "methods.memory", "images are stored by their classes, and a domain brings none. Remove the key"
+    if not method.epochs(benchmark.train.increment):
+        return "methods.memory", "nothing is trained after the base step, so no image would be drawn. Remove the key"
+    if memory.mix == "half" and benchmark.train.batch < 2:
+        return "methods.memory.mix", "a batch of one image has no half. Use `append`"
+    with suppress(DataError):  # the data are not prepared yet
+        index = Index.load(index_folder((paths.project() / config.output).resolve(), run.benchmark), benchmark)
+        if memory.images > (most := len(index.steps[0])):
+            problem = f"found {memory.images}, but step 0 has {most} training images. Use at most {most}"
+            return "methods.memory.images", problem
+    return None
 
 
 def _benchmark_problems(benchmark: Benchmark, phases: list[str]) -> Iterator[str]:
@@ -136,13 +175,18 @@ def _run_problems(config: Config, counts: dict[str, int]) -> Iterator[str]:
             elif part != "chain" and code_of(run.method) in METHODS and sees_all(run.method) != (part == "joints"):
                 section = "bases" if part == "joints" else "joints"
                 yield f"{place}.method: {run.method} belongs under {section}. Move it."
+            if part != "chain" and (method := _build(config, run.method)) and method.memory:
+                yield f"{place}.method: {run.method} has memory, but no step is before this run. Name one without it."
     for name, run in config.chain.items():
         if run.step >= counts.get(run.benchmark, run.step + 1):
             last = counts[run.benchmark] - 1
             yield f"{config.file}: chain.{name}.step: {run.step}, but {run.benchmark} ends with step {last}. Remove it."
         method = _build(config, run.method)
         yield from _base_problems(config, name, method)
-        if not (unsuited := method and method.unsuited(config.benchmarks[run.benchmark])):
+        if not method:
+            continue
+        unsuited = _memory_problem(config, run, method) or method.unsuited(config.benchmarks[run.benchmark])
+        if not unsuited:
             continue
         key, reason = unsuited
         if key.startswith("methods."):  # a coefficient

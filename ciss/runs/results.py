@@ -19,7 +19,7 @@ from torch import nn
 
 from ciss import distributed, documents, metrics
 from ciss.config import Config
-from ciss.data import Index
+from ciss.data import Index, stored
 from ciss.runs import timings
 from ciss.runs.run import Run, digest, resolve
 from ciss.runs.state import TrainingState
@@ -91,6 +91,8 @@ def _complete(trained: Path, scored: Path, identity: dict) -> bool:
     weights = trained / "weights.safetensors"
     try:
         result = json.loads((scored / "result.json").read_text(encoding="utf-8"))
+        if "memory" in result and not (trained / stored.FILE).is_file():
+            return False
         for name in ARRAYS:  # a missing or truncated file makes the run incomplete
             np.load(scored / name).close()
         return result["key"] == digest(identity) and weights.is_file() and result["weights"] == file_hash(weights)
@@ -142,10 +144,11 @@ def _entry(run: Run, key: str) -> Any:
 def write(run: Run, network: nn.Module, identity: dict, index: Index, state: TrainingState) -> None:
     """Writes both folders of a run. Older ones stay until the new ones are complete.
 
-    `runs/`: weights.safetensors and log.json. `results/`: result.json (scores, provenance), code.txt (the definitions
-    that the training depends on), confusion.npz (T,T), curves.npz (epochs (P,), confusions (P,T,T) on the hold-out),
-    samples.npz (predictions by image id), trace.npz (columns, values (N,columns), a row a batch), labels.npz (pseudo
-    labels against the truth), tokens.npz (epochs (Q,), cosines (Q,N,C) of the N new class tokens to all).
+    `runs/`: weights.safetensors, log.json, with memory memory.json (`stored.record`). `results/`: result.json (scores,
+    provenance), code.txt (the definitions that the training depends on), confusion.npz (T,T), curves.npz (epochs (P,),
+    confusions (P,T,T) on the hold-out), samples.npz (predictions by image id), trace.npz (columns, values (N,columns),
+    a row a batch), labels.npz (pseudo labels against the truth), tokens.npz (epochs (Q,), cosines (Q,N,C) of the N new
+    class tokens to all).
 
     The same training leaves the same bytes in both: seconds, memory and machine go to `timings/`.
     """
@@ -174,11 +177,15 @@ def write(run: Run, network: nn.Module, identity: dict, index: Index, state: Tra
         "precision": state.precision,
         "processes": distributed.world(),
     }
+    if run.memory:
+        result["memory"] = stored.record(run.memory, state.stored, state.draws)
     epochs = np.array([epoch for epoch, _ in state.curve])
     matrices = np.array([matrix.numpy() for _, matrix in state.curve], np.int64).reshape(-1, *confusion.shape)
     with _replacing(run.folder) as trained, _replacing(run.results) as scored:
         save_weights(trained / "weights.safetensors", network, run.description())
         files.write_text(trained / "log.json", json.dumps(state.log, indent=1))
+        if run.memory:
+            files.write_text(trained / stored.FILE, json.dumps(result["memory"], indent=1))
         result["weights"] = file_hash(trained / "weights.safetensors")
         timing = {name: getattr(state, name) for name in (*MEASURED, *MACHINE)}
         timings.write(run.root, run.benchmark, run.name, {"weights": result["weights"], **timing})

@@ -13,6 +13,7 @@ from ciss import data, distributed, documents, paths
 from ciss.config import Benchmark, Config, ConfigError, Increment, Phase
 from ciss.data import Index, normalisation, saliency
 from ciss.data.loaders import stable_seed
+from ciss.data.stored import Memory
 from ciss.methods import Method, code_of, method_class
 from ciss.models import Extra, Network, WeightsError, create_network, needs_two_images, packages
 from ciss.protocol import Classes
@@ -63,11 +64,18 @@ class Run:
     @property
     def title(self) -> str:
         """The method in tables: "mbs (adapted)" with another decoder than the published one, "(own base)" where it does
-        not share the base step of the others."""
+        not share the base step of the others, "mib-M (100 stored images)" with memory."""
         method = self.build_method()
         remarks = [] if method.decoder in (None, self.settings.model.decoder) else ["adapted"]
         remarks += ["own base"] * (method.own_base is not None) + method.remarks
-        return f"{self.method} ({', '.join(remarks)})" if remarks else self.method
+        remarks += [f"{self.memory.images} stored images"] if self.memory else []
+        name = name_in_tables(self.method, self.memory)
+        return f"{name} ({', '.join(remarks)})" if remarks else name
+
+    @property
+    def memory(self) -> Memory | None:
+        """The stored images that the run draws from; None: none."""
+        return self.build_method().memory if self.after and not self.joint else None
 
     @property
     def joint(self) -> bool:
@@ -138,9 +146,12 @@ class Run:
         """Numbers of this run's training images."""
         return index.joint if self.joint else index.steps[self.step]
 
-    def label_table(self, training: bool):
-        """(256,) raw id -> position, for training or for scoring."""
-        return self.classes.label_table(self.step, self.settings.setting, training=training and not self.joint)
+    def label_table(self, training: bool, stored: bool = False):
+        """(256,) raw id -> position, for training or for scoring. `stored`: for stored images."""
+        setting = self.settings.setting
+        if stored and self.memory.labels == "seen":
+            setting = "sequential"  # in which labels of earlier classes stay
+        return self.classes.label_table(self.step, setting, training=training and not self.joint)
 
     def description(self) -> dict:
         """The parameters that determine the weights, which are stored with them."""
@@ -208,6 +219,11 @@ class Run:
     def training_code(self) -> Closure:
         """The code that its results depend on, with that of its method."""
         return store_code.training_code(store_code.read(paths.project()), (self.code,), self.settings.dataset)
+
+
+def name_in_tables(method: str, memory: Memory | None) -> str:
+    """The name of a section under `methods`; with memory it ends in -M: `mib-memory` is mib-M."""
+    return f"{method.replace('-memory', '')}-M" if memory else method
 
 
 def predecessor(run: Run) -> Path | None:

@@ -180,7 +180,7 @@ def _remove_unused_variants(document: CommentedMap, fresh: bool) -> None:
     used = {run["method"] for section in ("bases", "joints", "chain") for run in document[section].values()}
     for name in set(document["methods"]) - used:
         code, _, variant = name.partition("-")
-        removable = variant and code in METHODS and (fresh or variant not in METHODS[code].presets)
+        removable = variant and code in METHODS and (fresh or variant not in METHODS[code].variants())
         if removable and _unedited(name, document["methods"][name]):
             del document["methods"][name]
 
@@ -188,7 +188,7 @@ def _remove_unused_variants(document: CommentedMap, fresh: bool) -> None:
 def _knows(preset: dict, method: str) -> bool:
     """Whether a method or variant has coefficients in the method's file or in the preset."""
     code, _, variant = method.partition("-")
-    return not variant or variant in METHODS[code].presets or method in preset.get("methods", {})
+    return not variant or variant in METHODS[code].variants() or method in preset.get("methods", {})
 
 
 def _unedited(method: str, coefficients: dict) -> bool:
@@ -212,9 +212,10 @@ def _coefficients(name: str, preset: dict) -> dict:
     if not _knows(preset, name):
         hint = f"{config.choose(variant, method.presets)} Or first write methods.{name} into the file."
         raise ConfigError(f"--methods: {code} has no preset {variant!r}. {hint}")
-    values = changes[name] if name in changes else {**changes.get(code, {}), **method.presets.get(variant, {})}
+    variants = method.variants(preset.get("runs", {}).get("memory", 100))
+    values = changes[name] if name in changes else {**changes.get(code, {}), **variants.get(variant, {})}
     defaults = json.loads(json.dumps(asdict(method())))
-    listed = defaults.keys() - set(method.unlisted)
+    listed = defaults.keys() - {"memory", *method.unlisted}
     own_first = [key for kind in method.__mro__ for key in vars(kind).get("__annotations__", {}) if key in listed]
     return {**{key: defaults[key] for key in own_first}, **values}
 

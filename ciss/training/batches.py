@@ -62,7 +62,8 @@ class BatchMaker:
             images=self.run.normalise(images, self.device),
             given=labels,
             labels=labels,
-            ids=[self.ids[split][n] for n in numbers.tolist()],  # on the host: no wait for the device
+            # on the host: no wait for the device. Stored images have larger numbers: `Stored.replace_half`
+            ids=[self.ids[split][n % len(self.ids[split])] for n in numbers.tolist()],
             step=self.step,
             old_channels=self.old_channels,
             class_steps=self.class_steps,

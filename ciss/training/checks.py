@@ -11,8 +11,9 @@ from ciss.config import ConfigError
 from ciss.data import DataError, Index
 from ciss.models import needs_two_images
 from ciss.runs import results
-from ciss.runs.run import Run, lone_image, predecessor
+from ciss.runs.run import Run, digest, lone_image, predecessor
 from ciss.store.files import CheckpointError
+from ciss.training.memory import stored_before
 
 
 class MemoryShort(Exception):
@@ -49,6 +50,13 @@ def require_current(run: Run, index: Index) -> None:
             f"{file}: {before.name} was trained with other values ({'; '.join(different)}). "
             f"Train it again first: dvc repro, or ciss train {before.name}"
         )
+
+
+def training_identity(run: Run, index: Index) -> dict:
+    """The values that a finished or stopped training must share with this one to be used: see `Run.identity`."""
+    file = predecessor(run)
+    identity = run.identity(index.fingerprint, results.file_hash(file) if file else None)
+    return {**identity, "stored": digest(stored_before(run))} if run.memory else identity
 
 
 def require_batch_statistics(run: Run, images: int, smallest: int) -> None:

@@ -42,11 +42,12 @@ from ciss.store.files import CheckpointError, Locked
 from ciss.store.weights import STATE_WEIGHTS, forget_state, load_state, save_state
 from ciss.training import checks
 from ciss.training.batches import BatchMaker, loss_weights, prepare_method, without_large_cache
-from ciss.training.checks import MemoryShort, explained_memory_errors, require_batch_statistics, require_current
+from ciss.training.checks import MemoryShort, require_current, training_identity
 from ciss.training.curves import Curves
 from ciss.training.evaluation import autocast, evaluate, judge_labels, precision_of, predict_samples, token_cosines
 from ciss.training.instructions import set_processor
 from ciss.training.log import DivergenceError, LossLog
+from ciss.training.memory import choose_stored, stored_of, use_stored
 from ciss.training.meter import Meter
 from ciss.training.optimisation import CountingSchedule, GuardedSGD, choose_trainable, make_optimiser, make_schedule
 from ciss.training.usage import Usage
@@ -80,7 +81,7 @@ def train(run: Run) -> Path:
         identity = training_identity(run, index)
         distributed.check_equal(identity, run.name)
         lock = files.exclusive(run.resume / "lock", run.name) if distributed.is_main() else nullcontext()
-        with lock, explained_memory_errors(run):
+        with lock, checks.explained_memory_errors(run):
             if distributed.broadcast_result(lambda: finished(run, identity) or recover(run, identity)):
                 distributed.log(f"{run.name}: trained already with these parameters, code and data; nothing to do.")
             else:
@@ -179,8 +180,9 @@ def prepare_training(run: Run, index: Index) -> Setup:
     run = without_large_cache(run, index)
     seed = stable_seed("data", run.seed, run.step)
     table = run.label_table(training=True)
-    loader = training_loader(run.settings, index, run.images(index), table, seed, method.reads_saliency)
-    require_batch_statistics(run, len(run.images(index)), loader.batch_sampler.smallest)
+    stored = stored_of(run, index)
+    loader = training_loader(run.settings, index, run.images(index), table, seed, method.reads_saliency, stored)
+    checks.require_batch_statistics(run, len(run.images(index)), loader.batch_sampler.smallest)
 
     # If an epoch has fewer batches than `accumulate`, it is one update.
     per_update = min(options.accumulate, len(loader))
@@ -226,7 +228,9 @@ def resume(setup: Setup, file: Path, shared: dict) -> TrainingState:
     distributed.check_equal(values["epoch"] if values else 0, "epochs to continue after")
     if values:
         distributed.log(f"{run.name}: continuing after epoch {values['epoch']} of {run.epochs}.")
-        return TrainingState(**values)
+        state = TrainingState(**values)
+        use_stored(setup.loader.batch_sampler, setup.index, state, run.epochs)
+        return state
     state = TrainingState()
     if run.after:
         prepare_step(setup, state)
@@ -235,12 +239,14 @@ def resume(setup: Setup, file: Path, shared: dict) -> TrainingState:
 
 
 def prepare_step(setup: Setup, state: TrainingState) -> None:
-    """Calls the method's `start` and `before_step`, and scores its pseudo-labels on the hold-out set."""
+    """Chooses stored images, calls `start` and `before_step`, and scores pseudo-labels on the hold-out set."""
     clock = time.perf_counter()
     # Only loaders in this process can share the decoded images with the training.
     cache = None if setup.loader.num_workers else setup.loader.dataset.cache
     with torch.no_grad(), setup.autocast():
+        choose_stored(setup.method, setup.run, setup.index, setup.teacher, setup.batches, state)
         prepare_method(setup.method, setup.run, setup.index, setup.teacher, setup.batches, cache, setup.student)
+    use_stored(setup.loader.batch_sampler, setup.index, state, setup.run.epochs)
     state.training_seconds = state.preparation_seconds = time.perf_counter() - clock
     if state.preparation_seconds > 0.1:  # a pass over the data
         distributed.log(f"{setup.run.name}: prepared from the step's images; {state.preparation_seconds:.1f} s")
@@ -343,12 +349,6 @@ def finish(setup: Setup, state: TrainingState) -> None:
     state.confusion = evaluate(run, setup.student, loader)
     state.samples = predict_samples(run, setup.student, setup.index)
     state.precision = str(setup.precision).removeprefix("torch.")
-
-
-def training_identity(run: Run, index: Index) -> dict:
-    """The values that a finished or stopped training must share with this one to be used: see `Run.identity`."""
-    file = predecessor(run)
-    return run.identity(index.fingerprint, runs_results.file_hash(file) if file else None)
 
 
 # --- Several runs, and the command.

@@ -161,7 +161,7 @@ def test_presets_are_right(project, name, monkeypatch):
         ("methods.mib", {"alpha": True}, "methods.mib.alpha: found True, but it should be a valid number."),
         ("methods.mib", {"alpha": float("nan")}, "methods.mib.alpha: found nan, but it should be a finite number."),
         ("methods.mib", {"alpha": -1}, "methods.mib.alpha: found -1, but it should be greater than or equal to 0."),
-        ("methods.finetune", {"x": 1}, "methods.finetune.x: unknown key. There are: none."),
+        ("methods.finetune", {"x": 1}, "methods.finetune.x: unknown key. There are: memory."),
         ("bases.base.method", "joint", "bases.base.method: joint belongs under joints. Move it."),
         ("joints.all.method", "mib", "joints.all.method: mib belongs under bases. Move it."),
         ("chain.mib-1.method", "joint", "chain.mib-1.method: joint sees all classes at once. Name it under joints."),

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from ciss import config, paths
 from ciss.config import ConfigError
+from ciss.data.stored import BREAKS_PROTOCOL
 from ciss.methods import METHODS, Method
 from ciss.methods.base import coefficients
 from ciss.runs import check as runs_check
@@ -612,6 +613,22 @@ def test_fusion_is_listed_only_where_a_variant_has_it(planned):
     methods = planned.config.methods
     assert list(methods["mib"]) == ["distillation", "alpha", "divisor", "initialisation"]
     assert methods["mib-ewf"] == {**methods["mib"], "fusion": "classes", "old_rows": "frozen"}
+
+
+def test_variants_with_stored_images(planned):
+    """Beside the methods without, in one table; with the published recipes, and more images on ADE20K."""
+    said = planned("shapes", "--methods", "mib", "mib-memory", "mib-released-memory", "dkd-memory", "--no-joint")
+    methods = planned.config.methods
+    assert "memory" not in methods["mib"] and methods["mib-memory"] == {**methods["mib"], "memory": {"images": 100}}
+    assert methods["mib-released-memory"] == {**methods["mib-memory"], "divisor": "all"}
+    recipe = {"mix": "append", "labels": "step", "threshold": 0.9}
+    assert methods["dkd-memory"]["memory"] == {"images": 100, **recipe}
+    assert planned.config.chain["shapes-s0-dkd-memory-1"].after == "shapes-s0-dkd"
+    titles = [resolve(planned.config, f"shapes-s0-{name}-1").title for name in ("mib", "mib-memory", "dkd-memory")]
+    assert titles == ["mib", "mib-M (100 stored images)", "dkd-M (own base, 100 stored images)"]
+    assert said.count(f"{BREAKS_PROTOCOL}: 100 stored images of earlier steps (") == 3
+    planned("ade20k", "--methods", "mib-memory", "--no-joint")
+    assert planned.config.methods["mib-memory"]["memory"] == {"images": 300}
 
 
 def test_methods_with_a_base_step_of_their_own(planned):

@@ -27,7 +27,10 @@ from ciss.analysis.compare.tables import conventions_table, curves_table, runs_t
 from ciss.analysis.figures.masks import class_legend
 from ciss.analysis.figures.style import note, note_in, style
 from ciss.analysis.figures.style import save as style_save
+from ciss.analysis.reasons import empty_reasons
 from ciss.analysis.rows import by_benchmark
+from ciss.analysis.words import with_warning
+from ciss.data.stored import BREAKS_PROTOCOL
 from ciss.protocol import Classes
 from ciss.study.report import markup as report_markup
 from ciss.study.report import page as report_page
@@ -469,6 +472,27 @@ def test_variants_of_joint_training_stand_apart(tmp_path, ends):
     assert "joint-long (upper bound)" in [text.get_text() for text in ax.get_legend().get_texts()]
     text = render(tmp_path)
     assert text.count('<tr class="line-above"') >= 2
+
+
+def test_rows_with_stored_images_stand_apart(tmp_path, ends):
+    """In a block above joint training, none bold, and the broken protocol is stated."""
+    titled = {"method": "mib-memory", "title": "mib-M (100 stored images)"}
+    ends["b"]["s"] = [{**result, "memory": {}} for result in scored(0.8, **titled)]
+    made = save(tmp_path, ends)
+    assert best_methods(made["methods"].set_index("method"), "all") == {"mib"}
+    text = latex_tables(made)
+    rows = [line.split(" &")[0] for line in text.partition(r"\bottomrule")[0].splitlines()]
+    start = rows.index("finetune")
+    assert rows[start:] == [
+        "finetune", "plop", "mib", r"\midrule", "mib-M (100 stored images)", r"\midrule", r"joint",
+    ]  # fmt: skip
+    assert text.count(BREAKS_PROTOCOL) == text.count(r"\caption")
+    (tmp_path / "page.html").write_text(page := render(tmp_path))
+    assert page.count(BREAKS_PROTOCOL) == 2, "above everything, and below the scores"
+    assert re.search(r'class="line-above"><td>mib-M \(100 stored images\)</td>', page)
+    assert re.search(r'class="line-above"><td>joint</td>', page)
+    assert empty_reasons(ends["b"])["memory"] == f"{BREAKS_PROTOCOL}."
+    assert with_warning("Findings.", empty_reasons(ends["b"])) == f"{BREAKS_PROTOCOL}.\n\nFindings."
 
 
 def test_findings_are_plain():

@@ -1,11 +1,13 @@
 """Numbers of tables as text."""
 
 import math
+from collections.abc import Iterable
 
 import pandas as pd
 
-from ciss.analysis.figures.style import is_joint
+from ciss.analysis.figures.style import block, has_memory
 from ciss.analysis.words import rounded
+from ciss.data.stored import BREAKS_PROTOCOL
 
 LOWER_IS_BETTER = {"forgetting"}
 DEFINITIONS = {  # of columns, in addition to the sentence on the convention
@@ -43,8 +45,9 @@ def formatted(table: pd.DataFrame, columns: list[str], digits: int = 3) -> pd.Da
 
 
 def best_methods(table: pd.DataFrame, column: str) -> set[str]:
-    """Methods with the best printed mean of a column; none if all are equal. Joint training does not count."""
-    values = table.loc[[not is_joint(method) for method in table.index], column].dropna().round(3)
+    """Methods with the best printed mean of a column; none if all are equal. Joint training and methods with stored
+    images do not count."""
+    values = table.loc[[block(method) == 0 for method in table.index], column].dropna().round(3)
     if values.nunique() < 2:
         return set()
     best = values.min() if column in LOWER_IS_BETTER else values.max()
@@ -94,6 +97,13 @@ def describe_runs(table: pd.DataFrame) -> str:
         return "one run each (one seed, one order of classes)"
     several = f"{seeds} seed{'s' * (seeds > 1)}, {orders} order{'s' * (orders > 1)} of classes"
     return f"mean ± sample standard deviation over {runs} runs ({several})"
+
+
+def memory_note(methods: Iterable[str]) -> list[str]:
+    """What rows with stored images are; nothing without such rows."""
+    if not any(map(has_memory, methods)):
+        return []
+    return [f"{BREAKS_PROTOCOL}: compare them with each other. They are in a block of their own, and none is bold."]
 
 
 def undefined_scores(runs: pd.DataFrame) -> list[str]:

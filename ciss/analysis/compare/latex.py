@@ -4,9 +4,18 @@ import math
 
 import pandas as pd
 
-from ciss.analysis.compare.cells import DEFINITIONS, best_methods, describe_runs, differences, heading, score, sentence
+from ciss.analysis.compare.cells import (
+    DEFINITIONS,
+    best_methods,
+    describe_runs,
+    differences,
+    heading,
+    memory_note,
+    score,
+    sentence,
+)
 from ciss.analysis.compare.figures import REFERENCES
-from ciss.analysis.figures.style import is_joint
+from ciss.analysis.figures.style import block
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -35,7 +44,7 @@ def escape(text: str) -> str:
 
 def tables(methods: pd.DataFrame, paired: pd.DataFrame, conventions: pd.DataFrame, sentences: dict[str, str]) -> str:
     """Tables for each benchmark: methods, differences to REFERENCES if there are several pairs, conventions. The best
-    incremental method of a column is bold. Joint training is in a block of its own.
+    incremental method of a column is bold. Stored images and joint training are blocks of their own.
 
     Args:
         methods: `methods_table` of all benchmarks, see `by_benchmark`.
@@ -115,9 +124,10 @@ def _numbers(rows: pd.DataFrame, column: str, digits: int) -> pd.Series:
 
 
 def _table(benchmark: str, kind: str, caption: str, texts: pd.DataFrame) -> str:
-    """A table of texts by method, a line above joint training."""
-    texts = texts.loc[sorted(texts.index, key=is_joint)]
-    joint = sum(map(is_joint, texts.index))
+    """A table of texts by method. Methods with stored images and joint training are blocks with a line above them."""
+    texts = texts.loc[sorted(texts.index, key=block)]
+    blocks = [block(method) for method in texts.index]
+    caption = " ".join([caption, *memory_note(texts.index)])
     texts = texts.rename(index=escape, columns=escape).rename_axis("method").reset_index()
     layout = {
         "column_format": f"l{'r' * (len(texts.columns) - 1)}",
@@ -127,6 +137,8 @@ def _table(benchmark: str, kind: str, caption: str, texts: pd.DataFrame) -> str:
     lines = texts.to_latex(index=False, escape=False, caption=caption, **layout).splitlines()
     lines.insert(2, r"\medskip")
     lines.insert(1, r"\centering\footnotesize\setlength{\tabcolsep}{4pt}")
-    if 0 < joint < len(texts):
-        lines.insert(-3 - joint, r"\midrule")  # before the three lines of the end
+    first = len(lines) - 3 - len(blocks)  # three lines of the end
+    for row in range(len(blocks) - 1, 0, -1):
+        if blocks[row] != blocks[row - 1]:
+            lines.insert(first + row, r"\midrule")
     return "\n".join(lines)

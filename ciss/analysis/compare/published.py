@@ -227,7 +227,8 @@ def published_table(
     study (`ours_`) are NaN unless it ran the method, it has the published convention, and both were scored on centre
     crops or both at full resolution. `differs`: all other differences, and what is not known.
     """
-    titles = {title.partition(" (")[0]: title for title in sorted(scores, reverse=True)}  # the exact one wins
+    # the exact one wins; published methods with stored images end in -m
+    titles = {title.partition(" (")[0].lower(): title for title in sorted(scores, reverse=True)}
     rows = []
     for result in find(results, benchmark.dataset, benchmark.protocol, benchmark.setting):
         title = titles.get(result.method)
@@ -256,6 +257,7 @@ def _differences(result: Result, benchmark: ComparedBenchmark, title: str | None
     candidates = [
         (title is None, "not run here"),
         (title is not None and "adapted" in title, f"ours is adapted to {benchmark.decoder}"),
+        (title is not None and "stored" in title, f"ours: {(title or '').partition('(')[2].rstrip(')')}"),
         (not known, "convention unknown"),
         (known and title and not scored, f"ours was not scored in the convention {result.convention}"),
         (result.resolution is None, "resolution unknown"),

@@ -68,6 +68,16 @@ def is_joint(method: str) -> bool:
     return method.partition(" ")[0].partition("-")[0] == JOINT
 
 
+def has_memory(method: str) -> bool:
+    """Whether the title of a method in a table is of runs with stored images, such as `mib-M (100 stored images)`."""
+    return method.partition(" ")[0].endswith("-M")
+
+
+def block(method: str) -> int:
+    """The block of a method's row in tables: 0, with stored images 1, joint training 2."""
+    return 2 if is_joint(method) else int(has_memory(method))
+
+
 def mark(k: int) -> dict[str, str]:
     """Colour and marker of the k-th line or class. The first 64 pairs are different."""
     return {"color": COLOURS[k % 8], "marker": MARKERS[(k + k // 8) % 8]}

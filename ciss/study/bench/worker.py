@@ -82,7 +82,8 @@ def document(case: dict) -> dict:
         METHODS[method] = Bare
     values = parameters["methods"].get(method)
     if values is None:
-        values = {} if method == code_of(method) else method_class(method).presets[method.partition("-")[2]]
+        values = {} if method == code_of(method) else method_class(method).variants()[method.partition("-")[2]]
+    values = {key: value for key, value in values.items() if key != "memory"}  # an update takes as long without it
     shared = {"benchmark": DATASET, "seed": 0}
     chain, after = {}, "base"
     for step in range(1, len(steps)):

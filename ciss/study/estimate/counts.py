@@ -89,7 +89,7 @@ def work_of(run: Run, images: Images) -> Work:
     """
     train = run.settings.train
     number = images.joint if run.joint else images.steps[run.step]
-    updates, batches = updates_of(train, number)
+    updates, batches = updates_of(train, number + (run.memory.appended if run.memory else 0))
     return Work(
         run=run.name,
         benchmark=run.benchmark,

@@ -20,6 +20,7 @@ from ciss import config
 from ciss.config import Benchmark
 from ciss.data import DataError, Index, prepare
 from ciss.data.loaders import cache_size
+from ciss.data.stored import FILE
 from ciss.methods import Batch
 from ciss.runs import results
 from ciss.runs.run import Run, classes_of, index_folder, predecessor, resolve
@@ -81,7 +82,16 @@ def opened(case: dict, folder: Path) -> tuple[Run, Index, bool]:
     train = benchmark.train
     phases = {name: replace(getattr(train, name), epochs=EPOCHS) for name in ("base", "increment")}
     benchmark = replace(benchmark, model=model, train=replace(train, processes=1, **phases))
-    return moved(run, benchmark, folder), index, drawn
+    return with_few_stored(moved(run, benchmark, folder)), index, drawn
+
+
+def with_few_stored(run: Run) -> Run:
+    """The run with at most as many stored images as there are images to measure with."""
+    if run.memory is None:
+        return run
+    train = run.settings.train
+    images = min(run.memory.images, (UPDATES + 2) * train.batch * train.accumulate)
+    return replace(run, coefficients={**run.coefficients, "memory": {**run.coefficients["memory"], "images": images}})
 
 
 def moved(run: Run, benchmark: Benchmark, folder: Path) -> Run:
@@ -174,6 +184,7 @@ def measure(case: dict, folder: Path, report: Callable[[str], None] = ignore) ->
         torch.manual_seed(0)
         predecessor(run).parent.mkdir(parents=True, exist_ok=True)
         save_weights(predecessor(run), run.before.build_network(starting_weights=False), run.before.description())
+        predecessor(run).with_name(FILE).write_text('{"stored": []}', encoding="utf-8")
     clock.seconds()
     setup = prepare_training(run, index)
     build = clock.seconds()

@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from ciss.analysis.figures.style import is_joint, only_note
+from ciss.analysis.figures.style import block, only_note
 
 MARKDOWN = mistune.create_markdown(escape=True)
 LARGEST_WIDTH = 2000  # pixels at 160 per inch; wider pictures are not legible at the page's width
@@ -31,13 +31,12 @@ def render(template: str, **values: object) -> str:
     )
     environment.globals |= {"markdown": markdown, "picture": picture}
     environment.filters["by_method"] = by_method
-    environment.tests["joint"] = is_joint
     return environment.get_template(template).render(values)
 
 
-def by_method(texts: pd.DataFrame) -> list[tuple[str, dict[str, str]]]:
-    """The rows of a table with their method, joint training last."""
-    return [(method, texts.loc[method].to_dict()) for method in sorted(texts.index, key=is_joint)]
+def by_method(texts: pd.DataFrame) -> list[tuple[str, int, dict[str, str]]]:
+    """The rows of a table with their method and its block: methods with stored images and joint training are last."""
+    return [(method, block(method), texts.loc[method].to_dict()) for method in sorted(texts.index, key=block)]
 
 
 def markdown(text: str) -> Markup:

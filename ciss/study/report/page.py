@@ -48,6 +48,7 @@ def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
         names=list(families.index),
         analyses=_analyses(folder, members),
         without_letters=without_letters(folder, members),
+        memory_note=" ".join(cells.memory_note(methods["method"])),
         overview=overview.loc[methods["method"].unique(), list(families.index)],
         # a generator: only the figures of one benchmark are open at a time
         benchmarks=(_benchmark(folder, name, names, tables, benchmarks[name]) for name, names in families.items()),
@@ -154,6 +155,7 @@ def _methods(methods: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
     notes = [
         f"{cells.sentence(cells.describe_runs(methods))} Bold: the best method, without joint training.",
         " ".join(cells.sentence(cells.DEFINITIONS[name]) for name in scores if name in cells.DEFINITIONS),
+        *cells.memory_note(methods.index),
         *(f"Scores of {text}" for text in cells.undefined_scores(runs)),
     ]
     return {

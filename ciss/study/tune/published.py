@@ -20,8 +20,8 @@ def search_space(method: str, benchmark: Benchmark) -> dict[str, Any]:
     """
     kind = method_class(method)
     variant = method.partition("-")[2]
-    if variant and variant not in kind.presets:
-        hint = config.choose(variant, kind.presets)
+    if variant and variant not in kind.variants():
+        hint = config.choose(variant, kind.variants())
         raise ConfigError(f"{method}: {code_of(method)} has no preset {variant!r}. {hint}")
     values = coefficients(method, benchmark)
     published = {name: values[name] for name, entry in declared(kind).items() if values[name] in entry}
@@ -36,7 +36,9 @@ def coefficients(method: str, benchmark: Benchmark, changes: dict[str, Any] | No
     Published are the defaults of the class, changed by the paper's preset of the data set and by that of a variant.
     """
     kind = method_class(method)
-    values = {**asdict(kind()), **_of_preset(method, benchmark), **kind.presets.get(method.partition("-")[2], {})}
+    values = {**asdict(kind()), **_of_preset(method, benchmark), **kind.variants().get(method.partition("-")[2], {})}
+    if values["memory"] is None:
+        del values["memory"]
     return {**{name: plain(value) for name, value in values.items()}, **(changes or {})}
 
 
