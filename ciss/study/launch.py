@@ -13,14 +13,14 @@ from ciss.data import prepare
 from ciss.processor import available_cores
 from ciss.runs import results as runs_results
 from ciss.runs.check import check
-from ciss.runs.results import file_hash, keep, recover
+from ciss.runs.results import keep, recover
 from ciss.runs.run import Run, index_folder, resolve, steps
 from ciss.store import files
 from ciss.study.crew import Crew
 from ciss.study.estimate.command import print_comparison
 from ciss.study.process import command
 from ciss.study.watch.terminal import Terminal
-from ciss.training.loop import USER_ERRORS, predecessor
+from ciss.training.loop import USER_ERRORS, training_identity
 
 # Signals of a scheduler or a closed terminal. Windows lacks the last two.
 STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
@@ -47,8 +47,7 @@ def finished(run: Run) -> bool:
     A finished run is also kept where no pipeline removes it; one that a pipeline removed is put back. Raises OSError,
     DataError, CheckpointError, and Locked while another process trains the run.
     """
-    before = predecessor(run)
-    identity = run.identity(run.index().fingerprint, file_hash(before) if before else None)
+    identity = training_identity(run, run.index())
     with files.exclusive(run.resume / "lock", run.name):
         complete = runs_results.finished(run, identity) or recover(run, identity)
         if complete:

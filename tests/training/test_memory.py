@@ -15,6 +15,7 @@ from ciss.methods import METHODS
 from ciss.runs import check as runs_check
 from ciss.runs import results as runs_results
 from ciss.store.files import CheckpointError
+from ciss.study import launch
 from ciss.training import loop
 from ciss.training.memory import stored_before
 from tests.helpers.training import left_by, stopped
@@ -295,3 +296,8 @@ def test_domains_store_no_images(garden, tmp_path, monkeypatch):
 def test_the_plan_says_that_the_protocol_is_broken(project):
     (line,) = runs_check.notices(chain(project).config)
     assert line == f"tiny, mib-M: {BREAKS_PROTOCOL}: {Memory(images=6).words()}."
+
+
+def test_the_command_knows_a_finished_run_with_memory(two_steps):
+    os.chdir(two_steps.folder)
+    assert all(launch.finished(two_steps.run(name)) for name in ("own", "stored-1", "stored-2"))
