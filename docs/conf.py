@@ -18,6 +18,7 @@ version = release = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="
 html_title = "ciss"
 root_doc = "docs/index"
 language = "en"
+smartquotes = False  # they make a dash of the two of an option
 
 # Folders are named one by one: data sets and runs hold millions of files.
 PAGES = {"docs", "reports", "notebooks", "data", "README.md", "REPRODUCIBILITY.md", "CHANGELOG.md", "CONTRIBUTING.md"}

@@ -102,28 +102,36 @@ def functions(module: str) -> str:
 
 
 def _entry(module: str, name: str, thing: Any) -> str:
-    if inspect.isclass(thing):
-        members = [
-            _described("method", member, value)
-            for member, value in vars(thing).items()
-            if not member.startswith("_") and inspect.isfunction(value)
-        ]
-        return _described("class", f"{module}.{name}", thing, "\n".join(members))
-    return _described("function", f"{module}.{name}", thing)
+    if not inspect.isclass(thing):
+        return _described("function", f"{module}.{name}", thing)
+    members = [
+        _described("method", member, value)
+        for member, value in vars(thing).items()
+        if not member.startswith("_") and inspect.isfunction(value)
+    ]
+    rows = _fields(thing) if is_dataclass(thing) else []
+    attributes = table(["attribute", "type", "meaning"], rows) if rows else ""
+    return _described("class", f"{module}.{name}", thing, "\n".join([attributes, *members]))
+
+
+def _fields(thing: type) -> list[tuple[str, str, str]]:
+    rows = [(entry.name, _short(inspect.formatannotation(hint)), text) for entry, hint, text in described_fields(thing)]
+    return [(f"`{name}`", f"`{hint}`", escaped(text)) for name, hint, text in rows]
+
+
+def _short(signature: str) -> str:
+    """Types without their modules."""
+    return re.sub(r"\b(?:torch|numpy|collections\.abc|typing|pathlib|ciss(?:\.\w+)+)\.", "", signature)
 
 
 def _described(role: str, name: str, thing: Any, inner: str = "") -> str:
     """A directive of Sphinx's Python domain. Its fence is longer than those inside."""
     fence = ":::" if role == "method" else "::::"
-    try:
-        signature = re.sub(
-            r"\b(?:torch|numpy|collections\.abc|typing|ciss(?:\.\w+)+)\.", "", str(inspect.signature(thing))
-        )
-    except ValueError:
-        signature = ""
+    listed = inspect.isclass(thing) and (is_dataclass(thing) or issubclass(thing, Exception))
+    signature = "" if listed else _short(str(inspect.signature(thing)))
+    signature = signature.replace("(self, ", "(").replace("(self)", "()")
     own = inspect.getdoc(thing) or ""
     text = "" if own.startswith(f"{name.rpartition('.')[2]}(") else docstring(thing)
-    signature = signature.replace("(self, ", "(").replace("(self)", "()")
     return f"{fence}{{py:{role}}} {name}{signature}\n\n{text}\n\n{inner}\n{fence}\n"
 
 

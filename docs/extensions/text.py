@@ -127,7 +127,7 @@ def docstring(thing: Callable | type) -> str:
             entry = lines[position][4:]
             position += 1
             name, colon, rest = entry.partition(": ")
-            if colon and re.fullmatch(r"[\w, ]+", name):
+            if colon and re.fullmatch(r"\w+(, \w+)*", name):
                 result += ["", f"`{name}`", f": {escaped(rest)}"]
             elif entry:
                 result.append(f"  {escaped(entry.strip())}")
