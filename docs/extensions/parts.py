@@ -12,16 +12,9 @@ from sphinx.application import Sphinx
 from extensions import messages, presets, reference, results
 
 COMMENT = re.compile(r"^<!-- site: (\w+)(?: (\S+))? -->$", re.MULTILINE)
-ROOT = Path(__file__).parents[2]
-
-
-def optional(page: str) -> str:
-    """An entry of the table of contents in docs/index.md, if the project has this page."""
-    return Path("..", page).as_posix() if (ROOT / f"{page}.md").exists() else ""
 
 
 PARTS: dict[str, Callable[..., str]] = {
-    "optional": optional,
     "commands": reference.commands,
     "keys": reference.keys,
     "functions": reference.functions,
