@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 from ciss.inspection.exported import ExportedNetwork
 from ciss.models.prediction import fold
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 OPSET = 20
 CLOSE = 1e-4  # difference of the two best scores, below which another order of sums may give another class
@@ -45,6 +49,7 @@ class PictureLabels(nn.Module):
                 "windows would be fixed in the ONNX file. Set evaluation.size to full, or use --no-onnx."
             )
         self.network, self.evaluation, self.window = exported.network, settings.evaluation, settings.window
+        self.stride = settings.model.output_stride
         self.register_buffer("raw", torch.tensor([row.id for row in settings.classes], dtype=torch.uint8))
         self.register_buffer("mean", torch.tensor(settings.input.mean).view(1, 3, 1, 1))
         self.register_buffer("deviation", torch.tensor(settings.input.deviation).view(1, 3, 1, 1))
@@ -110,8 +115,10 @@ def onnx_graph(labels: PictureLabels) -> bytes:
 
     Raises ExportError with the reason for a network that torch cannot export.
     """
-    side = labels.window if labels.evaluation.size == "window" else 4 * labels.network.encoder.patch
-    example = torch.zeros(2 * side + 3, 3 * side + 1, 3, dtype=torch.uint8)  # sizes that torch takes for no constants
+    side = max(
+        labels.window, 4 * labels.stride
+    )  # more than one pixel or window anywhere: torch makes constants of ones
+    example = torch.zeros(2 * side + 3, 3 * side + 1, 3, dtype=torch.uint8)
     sizes = {"image": {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}}
     names = {"input_names": ["image"], "output_names": ["labels"]}
     try:
@@ -156,7 +163,10 @@ class Comparison:
 
 @torch.no_grad()
 def compare(exported: ExportedNetwork, graph: bytes, pictures: list[np.ndarray]) -> Comparison:
-    """Labels of an ONNX graph in onnxruntime, on the CPU, against those of the network. Pictures (H,W,3) uint8."""
+    """Labels of an ONNX graph in onnxruntime, on the CPU, against those of the network. Pictures (H,W,3) uint8.
+
+    Raises ExportError for a picture that onnxruntime cannot label.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -166,13 +176,22 @@ def compare(exported: ExportedNetwork, graph: bytes, pictures: list[np.ndarray])
     scores = PictureLabels(exported).eval().scores
     result = Comparison()
     for picture in pictures:
-        different = session.run(None, {"image": picture})[0] != exported(picture)
+        different = _run(session, picture) != exported(picture)
         result.pixels += different.size
         if different.any():
             best, second = scores(torch.from_numpy(picture))[0].topk(2, dim=0).values
             result.different += int(different.sum())
             result.close += int((different & (best - second < CLOSE).numpy()).sum())
     return result
+
+
+def _run(session: "InferenceSession", picture: np.ndarray) -> np.ndarray:
+    """Labels (H,W) uint8 of a picture. Raises ExportError."""
+    try:
+        return session.run(None, {"image": picture})[0]
+    except Exception as error:  # of onnxruntime, which raises a kind for each of its states
+        size = f"{picture.shape[1]}x{picture.shape[0]}"
+        raise ExportError(f"onnxruntime cannot label a picture of {size} pixels ({error}). Use --no-onnx.") from error
 
 
 def drawn_pictures(window: int) -> list[np.ndarray]:

@@ -39,7 +39,11 @@ def photo(height=40, width=60, seed=0) -> np.ndarray:
 @torch.no_grad()
 def save(project, method: str = "finetune", decoder: str = "deeplabv3", **evaluation) -> Run:
     """A run after step 1 with a random network, whose classes all occur on `photo()`."""
-    choose_decoder(project, decoder)
+    if decoder == "mobilenet":
+        options = {"encoder": "mobilenetv2_035", "output_stride": 16, "width": 8, "atrous_rates": [6]}
+        decoder, project.document["benchmarks"]["tiny"]["model"] = "deeplabv3", options
+    else:
+        choose_decoder(project, decoder)
     project.document["benchmarks"]["tiny"]["order"] = ORDER
     project.document["benchmarks"]["tiny"]["evaluation"] |= evaluation
     project.document["methods"].setdefault(method, {})
@@ -251,6 +255,7 @@ SIZES = [(1 + 13 * number % 71, 2 + 29 * number % 83) for number in range(1, 21)
         pytest.param("deeplabv3", "dkd", marks=pytest.mark.slow),
         pytest.param("mask_transformer", "finetune", marks=pytest.mark.slow),
         pytest.param("test_vit", "finetune", marks=pytest.mark.slow),
+        pytest.param("mobilenet", "finetune", marks=pytest.mark.slow),
     ],
 )
 def test_labels_in_onnxruntime_are_those_of_ciss_predict(project, tmp_path, decoder, method, capsys):
@@ -332,6 +337,15 @@ def test_a_graph_with_other_labels_is_not_written(project, tmp_path, monkeypatch
     monkeypatch.setattr(export_onnx, "compare", lambda *_: export_onnx.Comparison(1000, 3, 2))
     assert "model.onnx: not written, because 0.3000 %" in failing("export", "tune-1", "--out", tmp_path / "folder")
     assert not (tmp_path / "folder/model.onnx").exists()
+
+
+def test_a_size_that_onnxruntime_refuses_is_named(project, tmp_path):
+    class Refusing:
+        def run(self, *_):
+            raise RuntimeError("Concat: dimensions must match")
+
+    with pytest.raises(ExportError, match="cannot label a picture of 60x40 pixels .*must match"):
+        export_onnx._run(Refusing(), photo())
 
 
 @pytest.mark.parametrize(("different", "close", "equal"), [(0, 0, True), (9, 9, True), (10, 10, False), (1, 0, False)])
