@@ -84,6 +84,17 @@ def test_nothing_is_loaded_from_elsewhere(site):
 
 
 @pytest.mark.slow
+def test_the_font_has_every_sign_of_the_formulas(site):
+    from fontTools.ttLib import TTFont
+
+    font = TTFont(ROOT / "docs/_static/formulas.woff")
+    used = {sign for file in pages(site) for formula in page(file).find_all("math") for sign in formula.get_text()}
+    assert len(used) > 60
+    assert not [sign for sign in used if not sign.isspace() and ord(sign) not in font.getBestCmap()]
+    assert "MATH" in font  # heights of roots, braces and sums
+
+
+@pytest.mark.slow
 def test_the_address_of_the_site_shows_the_front_page(site):
     assert "docs/index.html" in (site / "index.html").read_text(encoding="utf-8")
 

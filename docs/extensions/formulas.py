@@ -1,6 +1,12 @@
 """Formulas as MathML, which browsers draw themselves: the site needs no script for them.
 
-`docs/_static/formulas.woff` has the signs: those that formulas use, of STIX Two Math 2.11, made by `pyftsubset`.
+`docs/_static/formulas.woff` has the signs that formulas use, of STIX Two Math 2.11. To make it again with fontTools:
+
+    pyftsubset STIXTwoMath-Regular.ttf --flavor=woff --no-hinting --desubroutinize --layout-features=ssty,dtls,flac
+        --output-file=formulas.woff --unicodes=U+20-7E,U+A0,U+AC,U+B1,U+B7,U+D7,U+131,U+2C6,U+2C9,U+2DC,U+302-304,
+        U+391-3C9,U+3D1,U+3D5,U+3F5,U+2003,U+2009,U+2016,U+2026,U+2032,U+2061,U+210E,U+2113,U+2190-2192,U+21A6,
+        U+2200-221E,U+2223,U+2225,U+2227-222A,U+2236,U+2248,U+2260,U+2264,U+2265,U+2282,U+2286,U+2295,U+22A4,U+22C5,
+        U+2308-230B,U+27E8,U+27E9,U+1D400-1D467,U+1D49C-1D4CF,U+1D6A8-1D71B,U+1D7D8,U+1D7D9
 """
 
 import xml.etree.ElementTree as ET
