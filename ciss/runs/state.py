@@ -20,12 +20,12 @@ class TrainingState:
     cosines: list[tuple[float, Tensor]] = field(default_factory=list)  # epochs, (N,C) of `evaluation.token_cosines`
     label_counts: dict[str, np.ndarray] = field(default_factory=dict)  # (T,K+1) each, of `evaluation.judge_labels`
     stored: list[dict] = field(default_factory=list)  # stored images: `id`, and `classes` as positions
-    draws: list[int] = field(default_factory=lambda: [0, 0])  # images that the training draws: stored ones, and all
     preparation_seconds: float = 0.0  # of `before_step`
     training_seconds: float = 0.0  # of `before_step` and all epochs, without scoring
     peak_memory_bytes: int | None = None  # of the epochs, without scoring; None: not measured on this system
 
     # --- known after the last epoch
+    draws: list[int] = field(default_factory=list)  # images that the training has drawn: stored ones, and all
     confusion: Tensor | None = None  # (T,T) on the validation images
     samples: dict[str, np.ndarray] = field(default_factory=dict)  # predictions (H,W) uint8 by image id
     wall_seconds: float = 0.0  # of the process that finished the training

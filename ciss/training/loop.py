@@ -47,7 +47,7 @@ from ciss.training.curves import Curves
 from ciss.training.evaluation import autocast, evaluate, judge_labels, precision_of, predict_samples, token_cosines
 from ciss.training.instructions import set_processor
 from ciss.training.log import DivergenceError, LossLog
-from ciss.training.memory import choose_stored, stored_of, use_stored
+from ciss.training.memory import choose_stored, count_draws, stored_of, use_stored
 from ciss.training.meter import Meter
 from ciss.training.optimisation import CountingSchedule, GuardedSGD, choose_trainable, make_optimiser, make_schedule
 from ciss.training.usage import Usage
@@ -228,9 +228,7 @@ def resume(setup: Setup, file: Path, shared: dict) -> TrainingState:
     distributed.check_equal(values["epoch"] if values else 0, "epochs to continue after")
     if values:
         distributed.log(f"{run.name}: continuing after epoch {values['epoch']} of {run.epochs}.")
-        state = TrainingState(**values)
-        use_stored(setup.loader.batch_sampler, setup.index, state, run.epochs)
-        return state
+        return use_stored(setup.loader.batch_sampler, setup.index, TrainingState(**values))
     state = TrainingState()
     if run.after:
         prepare_step(setup, state)
@@ -246,7 +244,7 @@ def prepare_step(setup: Setup, state: TrainingState) -> None:
     with torch.no_grad(), setup.autocast():
         choose_stored(setup.method, setup.run, setup.index, setup.teacher, setup.batches, state)
         prepare_method(setup.method, setup.run, setup.index, setup.teacher, setup.batches, cache, setup.student)
-    use_stored(setup.loader.batch_sampler, setup.index, state, setup.run.epochs)
+    use_stored(setup.loader.batch_sampler, setup.index, state)
     state.training_seconds = state.preparation_seconds = time.perf_counter() - clock
     if state.preparation_seconds > 0.1:  # a pass over the data
         distributed.log(f"{setup.run.name}: prepared from the step's images; {state.preparation_seconds:.1f} s")
@@ -348,6 +346,7 @@ def finish(setup: Setup, state: TrainingState) -> None:
     loader = evaluation_loader(run.settings, setup.index, "val", images, run.label_table(training=False))
     state.confusion = evaluate(run, setup.student, loader)
     state.samples = predict_samples(run, setup.student, setup.index)
+    state.draws = count_draws(setup.loader.batch_sampler, state.epoch)
     state.precision = str(setup.precision).removeprefix("torch.")
 
 

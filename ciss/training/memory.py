@@ -83,11 +83,18 @@ def stored_before(run: Run) -> list[dict]:
         raise CheckpointError(f"{problem}. Train it again: ciss train {run.after}") from None
 
 
-def use_stored(batches: ShuffledBatches, index: Index, state: TrainingState, epochs: int) -> None:
-    """Makes the training draw `state.stored`, and counts in `state.draws` how often it will."""
-    if (stored := batches.stored) is None:
-        return
-    numbers = {image: number for number, image in enumerate(index.ids["train"])}
-    stored.numbers = [numbers[image["id"]] for image in state.stored]
-    drawn = [torch.cat(list(batches.of_all_processes(epoch))) for epoch in range(epochs)]
-    state.draws = [sum(int((part >= stored.total).sum()) for part in drawn), sum(map(len, drawn))]
+def use_stored(batches: ShuffledBatches, index: Index, state: TrainingState) -> TrainingState:
+    """Makes the training draw `state.stored`. Returns the state."""
+    if batches.stored is not None:
+        numbers = {image: number for number, image in enumerate(index.ids["train"])}
+        batches.stored.numbers = [numbers[image["id"]] for image in state.stored]
+    return state
+
+
+def count_draws(batches: ShuffledBatches, epochs: int) -> list[int]:
+    """How many stored images, and how many images in all, a training has drawn in its epochs; without memory zeros."""
+    draws = [0, 0]
+    for epoch in range(epochs if batches.stored else 0):
+        drawn = torch.cat(list(batches.of_all_processes(epoch)))
+        draws = [draws[0] + int((drawn >= batches.stored.total).sum()), draws[1] + len(drawn)]
+    return draws
