@@ -187,7 +187,7 @@ class Method:
     Order in a step: initialise, start, before_step, then for every batch labels and losses, after_step.
     """
 
-    memory: Memory | None = None  # stored images of earlier steps that increments draw again; its keys: docs/methods.md
+    memory: Memory | None = None  # stored images that increments draw again; its keys: docs/methods/memory.md
 
     sees_all: ClassVar[bool] = False  # joint training: every class at once, with all labels
     presets: ClassVar[dict[str, dict[str, Any]]] = {}  # named coefficients: `name-preset` under methods

@@ -30,6 +30,7 @@ VARIANTS = {
     "gsc-gated": {"pod": 0.001, "gate": "two_stage", "prototypes": "previous", "statistics": "global"},
     "gsc-entropy": {"pod": 0.001, "relabelling": "entropy", "sharp_where": "certain", "statistics": "global"},
     "mbs": {"threshold": 0.3},
+    "mib-memory": {"memory": {"images": 4}},
 }
 DECODERS = {"deep": {}, "masks": {"decoder": "mask_transformer", "heads": 2, "layers": 1, "drop_path": 0.0}}
 PACE = {"deep": 0.003, "masks": 0.05}
