@@ -17,15 +17,18 @@ def with_warning(findings: str, empty: dict[str, str]) -> str:
     return "\n\n".join([*(empty[key] for key in ("base", "memory") if empty.get(key)), findings])
 
 
-def value_range(values: pd.Series, digits: int, several: str = "", one: str = "") -> str:
-    """The lowest and highest of sorted values by method, after the word `several`; after `one` if they are equal."""
-    low, high = (rounded(values.iloc[end], digits) for end in (0, -1))
+def value_range(values: pd.Series, digits: int, unit: str = "", of: str = "method") -> str:
+    """The lowest and highest of sorted values by method: "from 4.8 % (plop) to 9.9 % (mib)", "4.8 % in every method".
+
+    `unit`: after each number. `of`: what the values are of.
+    """
+    low, high = (f"{rounded(values.iloc[end], digits)}{unit}" for end in (0, -1))
     if len(values) == 1:
-        return f"{one} {low} ({values.index[0]})".lstrip()
+        return f"{low} ({values.index[0]})"
     if low == high:
-        return f"{one} {low} in every method".lstrip()
+        return f"{low} in every {of}"
     lowest, highest = (extreme_names(values, end, digits) for end in (0, -1))
-    return f"{several} {low} ({lowest}) to {high} ({highest})".lstrip()
+    return f"from {low} ({lowest}) to {high} ({highest})"
 
 
 def tied_names(values: pd.Series, end: int, digits: int = 3) -> list[str]:
@@ -57,7 +60,8 @@ def seeds_text(table: pd.DataFrame) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    """A share or score in percent, such as "57.4 %"; zero has no sign."""
+    return f"{rounded(100 * share, 1)} %"
 
 
 def join_names(names: Iterable[str]) -> str:

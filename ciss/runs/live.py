@@ -49,6 +49,12 @@ class Curve:
         """The newest score of the hold-out set or of the given labels; empty without one."""
         return next((row["score"] for row in reversed(self.epochs) if row.get("score")), {})
 
+    @property
+    def update_seconds(self) -> list[float]:
+        """Mean seconds of an update in each finished epoch, without scoring and saving."""
+        rows = [row for row in self.trained if "seconds" in row and row.get("updates")]
+        return [row["seconds"] * row["epoch"] / row["updates"] for row in rows]  # `updates`: since the first epoch
+
 
 def folder(root: Path, benchmark: str, run: str) -> Path:
     """Where the curve of a run lies. `root`: the folder that holds `runs/` and `results/`."""

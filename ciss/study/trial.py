@@ -1,7 +1,6 @@
 """`ciss train RUN --try`: two updates, every score and every figure of the run's notebook, in a temporary folder."""
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,9 +98,6 @@ def draw_figures(run: Run, index: Index) -> list[Figure]:
     names = run.classes.names
     known = sum(run.channel_groups)
 
-    def colour(labels: list) -> list:
-        return [masks.colour(positions, run.classes.colours) for positions in labels]
-
     scores, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
     training.log_table(result["log"])
     training.loss_curve(left, result["log"])
@@ -111,23 +107,27 @@ def draw_figures(run: Run, index: Index) -> list[Figure]:
 
     table = run.label_table(training=False)
     pairs = [picture(run.settings, index, "val", index.ids["val"].index(i), table) for i in result["samples"]]
-    rows = [("image", [image for image, _ in pairs]), ("truth", colour([labels for _, labels in pairs]))]
-    rows += [("before", colour(before["samples"].values()))] if before else []
-    samples = masks.strips([*rows, ("prediction", colour(result["samples"].values()))])
-    masks.class_legend(samples, run.classes)
-    return [scores, samples, *_explained(run, index, result["trace"], colour)]
+    images, truths = zip(*pairs, strict=True)
+    rows = [("image", list(images)), ("ground truth", masks.all_painted(truths, run.classes, images))]
+    predictions = {"before": before["samples"]} if before else {}
+    for name, samples in {**predictions, "prediction": result["samples"]}.items():
+        rows.append((name, masks.all_painted(samples.values(), run.classes, images, truths)))
+    samples = masks.strips(rows)
+    masks.class_legend(samples, run.classes, errors=True)
+    return [scores, samples, *_explained(run, index, result["trace"])]
 
 
-def _explained(run: Run, index: Index, trace: dict, colour: Callable) -> list[Figure]:
+def _explained(run: Run, index: Index, trace: dict) -> list[Figure]:
     """Training images as the step sees them; of an increment also the method's maps, its logs and its class tokens."""
     images = images_with_most_classes(run, SAMPLES) if run.after else run.images(index)[:SAMPLES]
     given = [picture(run.settings, index, "train", i, run.label_table(training=True)) for i in images]
-    rows = [("image", [image for image, _ in given]), ("labels", colour([labels for _, labels in given]))]
+    pictures, labels = ([pair[k] for pair in given] for k in (0, 1))
+    rows = [("image", pictures), ("labels", masks.all_painted(labels, run.classes, pictures))]
     if not run.after:
         return [masks.strips(rows)]
     explained = explain(run, images)
-    labels = [("learnt", explained.labels), ("truth", explained.truth)]
-    rows += [(name, colour(positions)) for name, positions in labels]
+    for name, positions in (("learnt", explained.labels), ("ground truth", explained.truth)):
+        rows.append((name, masks.all_painted(positions, run.classes, pictures)))
     known = sum(run.channel_groups)
     angles, ax = plt.subplots()
     training.token_angles(ax, explained.tokens, run.classes.names[:known], known - run.old_channels or known)

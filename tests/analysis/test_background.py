@@ -169,18 +169,15 @@ def test_words_name_who_loses_most():
     wrong = rows("error_truth", a=0.3, b=0.05)
     rules = rows("precision", by="rule", argmax=0.5, mbs=0.9).assign(recall=[0.8, 0.3])
     text = background_findings("x", rates, errors, belief, wrong, rules, EMPTY)
-    assert "a predicts background for 90.0 % of the pixels of old classes (highest); b for 10.0 % (lowest)." in text
-    assert "The largest share of background pixels predicted as new classes is 20.0 % (b)." in text
+    assert "old classes that is predicted as background is from 10.0 % (b) to 90.0 % (a)." in text
+    assert "background pixels that is predicted as new classes is from 1.0 % (a) to 20.0 % (b)." in text
     error = "80.0 % are pixels of old classes predicted as background."
     assert f"Of the errors of a that involve the background, {error}" in text
-    assert (
-        "from 0.20 (b) to 0.70 (a)" in text
-        and "calibration error of that probability is from 0.050 (b) to 0.300 (a)" in text
-    )
-    assert (
-        "the labels of mbs have the highest precision (0.90, recall 0.30), those of argmax the highest recall (0.80"
-        in text
-    )
+    assert "from 20.0 % (b) to 70.0 % (a)" in text
+    assert "calibration error of that probability (percentage points) is from 5.0 (b) to 30.0 (a)" in text
+    assert "the precision of the pseudo-labels is from 50.0 % (argmax) to 90.0 % (mbs)." in text
+    assert "Their recall is from 30.0 % (mbs) to 80.0 % (argmax)." in text
+    assert "most" not in text and "highest" not in text and "largest" not in text, "one seed"
 
 
 def test_words_name_all_that_share_an_extreme():
@@ -191,11 +188,10 @@ def test_words_name_all_that_share_an_extreme():
     wrong = rows("error_truth", a=0.1, b=0.1, c=0.1, d=0.3)
     rules = rows("precision", by="rule", argmax=0.0, plop=float("nan"), gsc=0.0, mbs=float("nan")).assign(recall=0.0)
     text = background_findings("x", rates, errors, belief, wrong, rules, EMPTY)
-    assert "a and c predict background for 90.0 % of the pixels of old classes (highest)" in text
-    assert "; b and d for 10.0 % (lowest)." in text
-    assert "The largest share of background pixels predicted as new classes is 100.0 % (a and b)." in text
-    assert "from 0.20 (a and c) to 0.70 (b)" in text and "0.100 (a, b and c) to 0.300 (d)" in text
-    assert "the labels of argmax and gsc are equally good (precision 0.00, recall 0.00). plop and mbs label no" in text
+    assert "predicted as background is from 10.0 % (b and d) to 90.0 % (a and c)." in text
+    assert "predicted as new classes is from 50.0 % (c and d) to 100.0 % (a and b)." in text
+    assert "from 20.0 % (a and c) to 70.0 % (b)" in text and "10.0 (a, b and c) to 30.0 (d)" in text
+    assert "is 0.0 % in every rule. Their recall is 0.0 % in every rule. plop and mbs label no pixel" in text
 
 
 def test_words_say_that_nothing_differs():
@@ -205,12 +201,11 @@ def test_words_say_that_nothing_differs():
     wrong = rows("error_truth", a=0.0501, b=0.0502)
     rules = rows("precision", by="rule", argmax=0.0, mbs=0.001).assign(recall=[0.0, 0.0])
     text = background_findings("x", rates, errors, belief, wrong, rules, EMPTY)
-    assert "after the last step every method predicts background for 0.0 % of the pixels of old classes." in text
-    assert "In every method, 0.0 % of the background pixels are predicted as new classes." in text
-    assert "the mean probability of the background is 0.00 in every method." in text
-    assert "The expected calibration error of that probability is 0.050 in every method." in text
-    assert "the labels of every rule are equally good (precision 0.00, recall 0.00)." in text
-    assert "largest" not in text and "highest" not in text and "errors of" not in text, "no method is the worst"
+    assert "old classes that is predicted as background is 0.0 % in every method." in text
+    assert "background pixels that is predicted as new classes is 0.0 % in every method." in text
+    assert "the mean probability of the background is from 0.1 % (a) to 0.2 % (b)." in text
+    assert "The expected calibration error of that probability (percentage points) is 5.0 in every method." in text
+    assert "errors of" not in text, "no method is the worst"
     text = background_findings("x", rates, errors, belief, wrong, rules, {**EMPTY, "base": "No class."})
     assert text.startswith("No class.\n\n**x**")
 
@@ -218,8 +213,8 @@ def test_words_say_that_nothing_differs():
 @pytest.mark.parametrize(
     ("precision", "recall", "words"),
     [
-        ([0.5, 0.5], [0.1, 0.2], "of every rule have a precision of 0.50, those of mbs the highest recall (0.20)."),
-        ([0.5, 0.6], [0.2, 0.2], "labels of mbs have the highest precision (0.60); the recall of every rule is 0.20."),
+        ([0.5, 0.5], [0.1, 0.2], "is 50.0 % in every rule. Their recall is from 10.0 % (argmax) to 20.0 % (mbs)."),
+        ([0.5, 0.6], [0.2, 0.2], "is from 50.0 % (argmax) to 60.0 % (mbs). Their recall is 20.0 % in every rule."),
     ],
 )
 def test_words_on_rules_that_differ_in_one_number(precision, recall, words):
@@ -227,8 +222,8 @@ def test_words_on_rules_that_differ_in_one_number(precision, recall, words):
     rules = rows("precision", by="rule", argmax=precision[0], mbs=precision[1]).assign(recall=recall)
     nothing = rows("probability", a=0.7).assign(kind="old", error_truth=0.3, error="x", share=NAN)
     text = background_findings("x", rates, nothing, nothing, nothing, rules, EMPTY)
-    assert words in text and "In a, 20.0 % of the background pixels are predicted as new classes." in text
-    assert "the background is 0.70 (a)." in text and "that probability is 0.300 (a)." in text
+    assert words in text and "that is predicted as new classes is 20.0 % (a)." in text
+    assert "the background is 70.0 % (a)." in text and "that probability (percentage points) is 30.0 (a)." in text
 
 
 def test_words_without_old_pixels():

@@ -1,7 +1,6 @@
 """Means over seeds and class orders, cost, and which pictures are shown: by hand."""
 
 import re
-from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -10,17 +9,16 @@ import pandas as pd
 import pytest
 
 from ciss import paths
-from ciss.analysis.compare.cost import cost_table, timings_table
-from ciss.analysis.compare.figures import cost_bars, score_curves, stability_scatter, step_strips
+from ciss.analysis.compare.cost import cost_table, timings_table, was_busy
+from ciss.analysis.compare.figures import convention_slopes, cost_bars, score_curves, stability_scatter, step_strips
 from ciss.analysis.compare.paired import paired_table
 from ciss.analysis.compare.published import COLUMNS
 from ciss.analysis.compare.samples import Pictures, mask_future, most_steps, sample_pictures, shown_steps
 from ciss.analysis.compare.summary import convention_means, families, family_tables, methods_table, metrics_document
 from ciss.analysis.compare.tables import ProvenanceError, conventions_table, curves_table, runs_table
-from ciss.analysis.figures.masks import VOID
-from ciss.analysis.figures.style import method_styles
+from ciss.analysis.figures.masks import painted
 from ciss.analysis.rows import by_benchmark
-from tests.helpers.figures import strings
+from tests.helpers.figures import draw, strings
 from tests.helpers.results import AFTER_0, AFTER_2, CLASSES, OTHER, path, result, scored
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -137,7 +135,7 @@ def test_an_end_with_a_run_that_was_trained_elsewhere_has_no_seconds():
     table = timings_table(runs_table("b", ends), timings).set_index("end")
     assert table.loc["m0", ["preparation_seconds", "training_seconds", "peak_memory_mib"]].isna().all()
     assert (table.loc["m0", "base_seconds"], table.loc["m1", "training_seconds"]) == (2, 6)
-    assert np.isnan(table.loc["m1", "base_seconds"]) and table.loc["p"].isna().sum() == 4
+    assert np.isnan(table.loc["m1", "base_seconds"]) and table.loc["p"].isna().sum() == 7
     assert table["device"].tolist() == ["a processor, 2 threads"] * 2 + [""]
     costs = cost_table(table.reset_index())
     assert costs.loc["mib", ["runs", "measured", "devices", "training_seconds"]].tolist() == [2, 1, 1, 6]
@@ -222,17 +220,20 @@ def test_pictures_of_every_step():
             changed["samples"] = {"i": np.full((2, 3), changed["reached"], np.uint8)}
     image = np.zeros((2, 3, 3), np.uint8)
     paths_ = {"mib": ends["e"], "joint": ends["j"]}
-    classes = replace(CLASSES, colours=np.array([[k, k, k] for k in range(4)], np.uint8))
+    classes = CLASSES
     shown = Pictures(classes, paths_, {"i": (image, np.full((2, 3), 3, np.uint8))})
     assert (shown.last_step, shown.steps) == (2, [0, 1, 2])
-    assert [(name, row[0][0, 0, 0].item()) for name, row in shown.after_last()] == [
-        ("image", 0), ("truth", 3), ("mib", 2), ("joint", 2),
-    ]  # fmt: skip
+    mask = {k: np.full((2, 3), k, np.uint8) for k in (0, 1, 2, 3, 255)}
+    rows = dict(shown.after_last())
+    assert list(rows) == ["image", "ground truth", "mib", "joint"] and rows["image"] == [image]
+    np.testing.assert_array_equal(rows["ground truth"][0], painted(mask[3], classes, image))
+    np.testing.assert_array_equal(rows["mib"][0], painted(mask[2], classes, image, mask[3]), "wrong, so outlined")
     (block,) = shown.after_steps()
-    pixels = {name: {step: p[0, 0].tolist() for step, p in row.items()} for name, row in block["rows"].items()}
-    assert pixels["mib"] == {0: [0] * 3, 1: [1] * 3, 2: [2] * 3}
-    assert pixels["joint"] == {2: [2] * 3}, "it was never at an earlier step"
-    assert pixels["truth"][1] == list(VOID) and pixels["truth"][2] == [3] * 3
+    assert {name: list(row) for name, row in block["rows"].items()} == {
+        "ground truth": [0, 1, 2], "mib": [0, 1, 2], "joint": [2],
+    }  # fmt: skip
+    np.testing.assert_array_equal(block["rows"]["ground truth"][1], painted(mask[255], classes, image))
+    np.testing.assert_array_equal(block["rows"]["mib"][1], painted(mask[1], classes, image), "nothing is scored yet")
 
 
 def test_pictures_are_of_the_first_seed(monkeypatch):
@@ -262,11 +263,11 @@ def test_scatter_shows_means_and_runs():
     runs = pd.DataFrame({"method": ["a", "a", "joint"], "old": [0.2, 0.4, 0.8], "new": [0.1, 0.3, 0.7]})
     ax = scatter(runs)
     marks = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in ax.lines if line.get_ls() == "None"]
-    assert marks == [([0.2, 0.4], [0.1, 0.3]), ([pytest.approx(0.3)], [pytest.approx(0.2)]), ([0.8], [0.7])]
+    assert marks == [([20, 40], [10, 30]), ([pytest.approx(30)], [pytest.approx(20)]), ([80], [70])]
     assert names(ax) == ["a", "joint (upper bound)"]
     line = next(line for line in ax.lines if line.get_ls() == "--")  # of harmonic mean 0.1
     old, new = line.get_data()
-    np.testing.assert_allclose(2 * old * new / (old + new), 0.1)
+    np.testing.assert_allclose(2 * old * new / (old + new), 10)
 
 
 @pytest.mark.parametrize(
@@ -293,9 +294,10 @@ def test_curves_of_one_step_and_absent_scores():
     )
     score_curves(axes, table, "b")
     figure.canvas.draw()
-    assert [line.get_ydata()[0] for line in axes[0].lines if line.get_ls() == ":"] == [0.5]
-    assert not [line for line in axes[2].lines if line.get_ls() == ":"]
-    assert axes[0].get_ylim() == (0, pytest.approx(0.6)), "the next tenth with room"
+    assert [line.get_ydata()[0] for line in axes[0].lines if line.get_ls() == "--"] == [50]
+    assert not [line for line in axes[2].lines if line.get_ls() == "--"]
+    assert axes[0].get_ylim() == (0, pytest.approx(60)), "the next ten with room"
+    assert [text for text in strings(axes[0].texts) if text] == ["a", "joint"], "named at the ends of the lines"
 
 
 def test_curves_of_many_steps_and_runs():
@@ -304,25 +306,52 @@ def test_curves_of_many_steps_and_runs():
     table.loc[20:, "all"] = 0.7
     score_curves(axes, table)
     figure.canvas.draw()
-    assert axes[0].containers[0].lines[0].get_ydata() == pytest.approx([0.6] * 20)
+    assert axes[0].containers[0].lines[0].get_ydata() == pytest.approx([60] * 20)
     assert len(axes[0].get_xticks()) <= 8
-    assert strings(axes[2].get_legend().get_texts()) == ["a"]
+    assert strings(axes[2].texts) == ["a"]
+
+
+def test_curves_of_ten_methods_name_eight():
+    figure, axes = plt.subplots(1, 3)
+    rows = [{"method": f"gsc-{k}", "step": step, "all": 0.05 * k} for k in range(10) for step in (0, 1)]
+    score_curves(axes, pd.DataFrame(rows).assign(old=0.1, new=0.2))
+    draw(figure)
+    assert len(strings(axes[1].texts)) == 8 and "Grey: 2 other methods." in strings(axes[0].texts)
+
+
+def test_slopes_between_conventions():
+    index = pd.MultiIndex.from_product([["a", "joint"], ["ciss", "mbs"]], names=["method", "convention"])
+    means = pd.DataFrame({"all": [0.2, 0.4, 0.8, np.nan]}, index=index)
+    figure, ax = plt.subplots()
+    convention_slopes(ax, means, "b")
+    draw(figure)
+    assert ax.lines[0].get_ydata().tolist() == [20, 40]
+    assert strings(ax.get_xticklabels()) == ["ciss", "mbs"]
+    assert [text for text in strings(ax.texts) if text] == ["a", "joint"]
+    _, empty = plt.subplots()
+    convention_slopes(empty, means * np.nan)
+    assert strings(empty.texts) == ["No score is defined."]
 
 
 def test_cost_bars():
-    ends = {"f": path(method="finetune", training_seconds=5.0), "m": path(training_seconds=10.0, preparation_seconds=0)}
+    ends = {"f": path(method="finetune", update_seconds=[0.01]), "m": path(update_seconds=[0.02, 0.01, 0.02, 0.04])}
+    table = took(ends)
     figure, axes = plt.subplots(1, 3)
-    cost_bars(axes, cost_table(took(ends)), "b")
+    cost_bars(axes, cost_table(table), "b")
     figure.canvas.draw()
-    assert [patch.get_width() for patch in axes[0].patches[:2]] == [10, 20]
+    assert [patch.get_width() for patch in axes[0].patches[:2]] == pytest.approx([10, 20]), "the median, ms"
     assert strings(axes[0].texts) == ["10  (×1.00)", "20  (×2.00)"]
     assert [ax.get_title(loc="left") for ax in axes] == ["b", "", ""]
-    assert [patch.get_width() for patch in axes[0].patches[2:]] == [1, 0], "preparation"
+    quartiles = [segment[:, 0].tolist() for segment in axes[0].collections[0].get_segments()]
+    assert quartiles == [pytest.approx([10, 10]), pytest.approx([17.5, 25])]
+    assert strings(axes[2].texts)[0].replace("\n", " ") == "All methods have 7e-06 million parameters."
+    assert not was_busy(table)
+    assert was_busy(table.assign(update_high=2 * table["update_low"])), "the machine did other work"
 
 
 def test_cost_bars_without_finetune_or_numbers():
     table = cost_table(took({"m": path()}))
-    table.loc["mib", ["training_seconds", "parameters"]] = [np.nan, 0]
+    table.loc["mib", ["update_seconds", "parameters"]] = [np.nan, 0]
     figure, axes = plt.subplots(1, 3)
     cost_bars(axes, table)
     figure.canvas.draw()
@@ -346,11 +375,3 @@ def test_step_strips_leave_gaps(shape):
     alone = step_strips([{"image": picture, "rows": {"truth": {0: picture}}}], [0])
     alone.canvas.draw()
     assert sum(bool(ax.images) for ax in alone.axes) == 2, "an image and its truth"
-
-
-def test_styles_differ():
-    styles = method_styles([f"m{k}" for k in range(40)])
-    assert len({(s["color"], s["marker"]) for s in styles.values()}) == 41
-    assert len({s["color"] for s in list(styles.values())[:8]} | {styles["joint"]["color"]}) == 9, "the study's methods"
-    assert styles["joint"]["marker"] == "*"
-    assert method_styles(["joint", "m0"])["m0"] == styles["m0"], "whoever else is there"

@@ -22,8 +22,10 @@ from matplotlib.figure import Figure
 from ciss.analysis.background.figures import (
     angle_panels,
     belief_map,
-    class_rate_map,
-    error_bars,
+    calibration_figure,
+    class_rate_maps,
+    error_panels,
+    flow_bars,
     flow_panels,
     rate_panels,
     reliability,
@@ -42,7 +44,7 @@ from ciss.analysis.background.tables import (
 from ciss.analysis.background.words import background_findings
 from ciss.analysis.compare.cells import undefined_scores
 from ciss.analysis.compare.cost import cost_table, timings_table
-from ciss.analysis.compare.figures import cost_bars, paired_points, score_curves, stability_scatter
+from ciss.analysis.compare.figures import convention_slopes, cost_bars, paired_points, score_curves, stability_scatter
 from ciss.analysis.compare.paired import paired_table
 from ciss.analysis.compare.published import ComparedBenchmark, published_table
 from ciss.analysis.compare.summary import convention_means, families, family_tables, methods_table
@@ -53,14 +55,13 @@ from ciss.analysis.compare.tables import (
     runs_table,
     scores_by_convention,
 )
-from ciss.analysis.figures.style import panels
 from ciss.analysis.forgetting.figures import (
-    forgetting_bars,
+    correlation_forest,
+    forgetting_dots,
     gradient_panels,
     group_panels,
     iou_heatmaps,
     pace_panels,
-    pace_scatter,
 )
 from ciss.analysis.forgetting.pace import pace_factors, rank_correlations
 from ciss.analysis.forgetting.tables import forgetting_summary, forgetting_table, group_table, pace_table
@@ -311,26 +312,32 @@ def on_axes(draw: Callable, *arguments, count: int = 1) -> Figure:
     return figure
 
 
-def rate_map(study: Study) -> Figure:
+def rate_maps(study: Study) -> Figure:
     rates = study.at_end(class_rates(study.ends))
-    figure, (ax,) = panels(1, (3.8, 0.24 * rates["class"].nunique() + 1.3))  # as in notebook 5
-    class_rate_map(ax, rates, "background", "title")
-    return figure
+    return class_rate_maps(rates[rates["kind"].isin(["old", "new"])], study.empty["steps"])
+
+
+def forest(study: Study) -> Figure:
+    tables = [rank_correlations(study.factors, value) for value in ("pace", "relative_pace")]
+    return correlation_forest(pd.concat(tables), study.methods, study.empty["pace"])
 
 
 FIGURES: dict[str, Callable[[Study], Figure]] = {
     "angle_panels": lambda s: angle_panels(token_angles_table(s.ends), s.methods, s.empty["tokens"]),
     "belief_map": lambda s: on_axes(belief_map, s.at_end(s.belief)),
-    "class_rate_map": lambda s: rate_map(s),
+    "calibration_figure": lambda s: calibration_figure(s.calibration, s.belief, s.methods, s.step, s.empty["steps"]),
+    "class_rate_maps": lambda s: rate_maps(s),
+    "convention_slopes": lambda s: on_axes(convention_slopes, convention_means(s.counted, [s.name])),
+    "correlation_forest": lambda s: forest(s),
     "cost_bars": lambda s: on_axes(cost_bars, cost_table(s.timings), count=3),
-    "error_bars": lambda s: on_axes(error_bars, s.at_end(s.errors)),
+    "error_panels": lambda s: error_panels(s.at_end(s.errors), s.empty["steps"]),
+    "flow_bars": lambda s: flow_bars(mean_flows(s.ends), s.empty["steps"]),
     "flow_panels": lambda s: flow_panels(mean_flows(s.ends), s.empty["steps"]),
-    "forgetting_bars": lambda s: on_axes(forgetting_bars, s.old),
+    "forgetting_dots": lambda s: forgetting_dots(s.old, s.empty["steps"]),
     "gradient_panels": lambda s: gradient_panels(s.gradients, s.methods, s.step, s.empty["steps"]),
     "group_panels": lambda s: group_panels(group_table(s.forgotten), s.methods, s.empty["steps"]),
     "iou_heatmaps": lambda s: iou_heatmaps(s.forgotten, s.methods, s.empty["steps"]),
     "pace_panels": lambda s: pace_panels(s.pace[s.pace["step"] == 1], s.methods, s.empty["pace"]),
-    "pace_scatter": lambda s: pace_scatter(s.factors, s.correlations, s.methods, s.empty["pace"]),
     "paired_points": lambda s: on_axes(paired_points, s.runs, s.paired[s.paired["benchmark"] == s.name], count=2),
     "rate_panels": lambda s: rate_panels(s.rates, s.empty["steps"]),
     "reliability": lambda s: on_axes(reliability, s.at_end(s.calibration), s.methods),
@@ -345,7 +352,8 @@ OTHERS = {
     *("term_cosines", "drift_table", "nearest_confusions", "projection_table", "relabel_table", "family_tables"),
     *("flow_ribbons", "method_lines", "legend_below", "lowest", "note", "note_in", "only_note", "panels"),
     *("step_ticks", "class_label", "class_labels", "table_labels", "class_patches", "save", "text_in"),
-    *("heatmap", "slanted_ticks", "stacked_bars", "method_panels"),
+    *("heatmap", "slanted_ticks", "stacked_bars", "method_panels", "chosen_panels", "class_lines", "diverging_map"),
+    *("label_ends", "grey_note"),
     *("formatted", "differences", "all_differences", "table", "with_classes"),
     *("class_legend", "overlay", "show", "strips", "step_strips", "iou_bars", "loss_curve", "token_angles"),
     "log_table",

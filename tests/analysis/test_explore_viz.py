@@ -21,7 +21,7 @@ from ciss.analysis.exploring.figures import (
     relabel_bars,
 )
 from ciss.analysis.exploring.prototypes import OUTCOMES, drift_table, relabel_table
-from ciss.analysis.figures.masks import VOID
+from ciss.analysis.figures.masks import painted
 from ciss.analysis.figures.style import mark
 from ciss.protocol import Classes
 from tests.helpers.figures import draw, strings, words
@@ -53,12 +53,14 @@ def clean(figure) -> None:
 
 def test_panels_of_a_picture_a_mask_and_a_map():
     mask, values = np.array([[0, 1], [255, 1]], np.uint8), np.array([[0.0, 0.5], [1.0, 4.0]])
-    parts = [("image", np.zeros((2, 2, 3), np.uint8)), ("truth", mask), ("weight", values, "weight", 2.0)]
+    image, coarse = np.full((2, 2, 3), 90, np.uint8), np.array([[1]])
+    parts = [("image", image), ("prediction", mask, mask[::-1]), ("nearest", coarse), ("weight", values, "weight", 2.0)]
     known = Classes([[1]], ["background", "a"], COLOURS)
     figure = picture_row(parts, known, handles=outcome_handles(OUTCOMES))
     clean(figure)
-    truth, weight = (ax.images[0] for ax in figure.axes[1:3])
-    assert truth.get_array()[0, 1].tolist() == [128, 0, 0] and truth.get_array()[1, 0].tolist() == list(VOID)
+    prediction, nearest, weight = (ax.images[0] for ax in figure.axes[1:4])
+    np.testing.assert_array_equal(prediction.get_array(), painted(mask, known, image, mask[::-1]))
+    np.testing.assert_array_equal(nearest.get_array(), painted(coarse, known), "too coarse for the image")
     assert weight.get_clim() == (0, 2)
     classes, fates = figure.legends
     assert strings(classes.texts) == ["background", "a"]
@@ -104,8 +106,7 @@ def test_bars_of_present_classes():
     clean(figure)
     assert strings(figure.axes[0].get_yticklabels()) == ["class 2", "class 0"]
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.5, 0.5]
-    looks = {(bar.get_facecolor(), bar.get_hatch()) for bar in figure.axes[0].patches}
-    assert len(looks) == 2, "steps have a colour and a hatch"
+    assert len({bar.get_facecolor() for bar in figure.axes[0].patches}) == 2, "steps have a colour"
     assert figure.axes[2].get_xlim()[1] > 0.4, "no mark is cut off"
 
 
@@ -177,8 +178,8 @@ def test_confusions_name_the_other_class():
     figure, ax = plt.subplots(layout="constrained")
     confusion_bars(ax, pd.DataFrame({**table, "confused with": ["b", "", ""]}))
     clean(figure)
-    assert strings(ax.texts) == ["b 0.50"]
-    assert [round(bar.get_width(), 2) for bar in ax.patches] == [1, 0.25, 0, 0.5, 0, 0.25]
+    assert strings(ax.texts) == ["b 50.0 %"]
+    assert [round(bar.get_width(), 2) for bar in ax.patches] == [100, 25, 0, 50, 0, 25]
     _, empty = plt.subplots()
     confusion_bars(empty, pd.DataFrame({**table, "confused with": [""] * 3}).assign(pixels=0))
     assert strings(empty.texts)[0].replace("\n", " ") == "No pixel has a class." and not empty.patches
@@ -204,7 +205,7 @@ def test_relabel_bars_add_up_and_may_be_empty():
     figure, ax = plt.subplots(figsize=(7, 2.5), layout="constrained")
     relabel_bars(ax, table)
     clean(figure)
-    assert sum(bar.get_width() for bar in ax.patches) == 2
+    assert sum(bar.get_width() for bar in ax.patches) == 200
     _, empty = plt.subplots()
     relabel_bars(empty, table[:0])
     assert [text.replace("\n", " ") for text in strings(empty.texts)] == [

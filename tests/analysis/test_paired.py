@@ -10,7 +10,7 @@ from ciss.analysis.compare.cells import all_differences, differences
 from ciss.analysis.compare.figures import paired_points
 from ciss.analysis.compare.paired import paired_table
 from ciss.analysis.compare.summary import family_tables
-from ciss.analysis.figures.style import method_styles
+from ciss.analysis.figures.families import method_styles
 from tests.helpers.figures import draw, strings
 from tests.helpers.results import scored
 
@@ -134,12 +134,12 @@ def test_differences_as_text():
     pairs = paired_table({"b": THREE})
     texts = differences(pairs, "finetune")
     # 0.1, 0.2, 0.3: 0.2 +- 4.302653 * 0.1 / sqrt(3)
-    half = "+0.100 [-0.024, +0.224] 3/3"
-    assert texts.loc["mib"].to_dict() == {"all": "+0.200 [-0.048, +0.448] 3/3", "old": half, "new": half}
+    half = "+10.0 [-2.4, +22.4] 3/3"
+    assert texts.loc["mib"].to_dict() == {"all": "+20.0 [-4.8, +44.8] 3/3", "old": half, "new": half}
     assert list(texts.index) == ["mib", "gsc"]
     assert texts.loc["gsc", "all"].endswith("2/3")
     one = differences(paired_table({"b": THREE[THREE["seed"] == 0]}), "mib")
-    assert one["all"].to_dict() == {"finetune": "-0.100", "gsc": "-0.100"}
+    assert one["all"].to_dict() == {"finetune": "-10.0", "gsc": "-10.0"}
     assert differences(pairs, "plop").empty
 
 
@@ -147,8 +147,8 @@ def test_every_difference_as_text():
     table = seeds(finetune=[0.1, 0.1, 0.1], mib=[0.3, 0.31, 0.3], gsc=[0.3, 0.3, 0.31])
     texts = all_differences(paired_table({"b": table}))
     assert list(texts.index) == list(texts.columns) == ["finetune", "mib", "gsc"]
-    assert texts.loc["mib"].tolist() == ["+0.203*", "", "+0.000"], "a star where 0 is outside"
-    assert texts.loc["gsc", "mib"] == "+0.000" and texts.loc["finetune", "mib"] == "-0.203*"
+    assert texts.loc["mib"].tolist() == ["+20.3*", "", "+0.0"], "a star where 0 is outside"
+    assert texts.loc["gsc", "mib"] == "+0.0" and texts.loc["finetune", "mib"] == "-20.3*"
 
 
 # --- the figure
@@ -173,17 +173,17 @@ def dots(ax: plt.Axes) -> list[list[float]]:
 
 def test_a_dot_a_seed_and_a_bar_for_the_interval(figure):
     left, right = figure(THREE)
-    assert dots(left) == [pytest.approx([0.1, 0.2, 0.3]), pytest.approx([0, 0.2, 0.25])]
+    assert dots(left) == [pytest.approx([10, 20, 30]), pytest.approx([0, 20, 25])]
     assert strings(left.get_yticklabels()) == ["finetune", "mib", "gsc"]
-    assert strings(left.texts) == ["the reference", "+0.200  3/3", "+0.150  2/3"]
-    assert strings(right.texts) == ["-0.200  0/3", "the reference", "-0.050  0/3"]
-    bar, half = left.patches[0], 4.302653 * 0.1 / 3**0.5
-    assert (bar.get_x(), bar.get_x() + bar.get_width()) == pytest.approx((0.2 - half, 0.2 + half))
-    assert [line.get_xdata()[0] for line in left.lines if line.get_marker() == "|"] == pytest.approx([0.2, 0.15])
+    assert strings(left.texts) == ["the reference", "+20.0  3/3", "+15.0  2/3"]
+    assert strings(right.texts) == ["-20.0  0/3", "the reference", "-5.0  0/3"]
+    bar, half = left.patches[0], 4.302653 * 10 / 3**0.5
+    assert (bar.get_x(), bar.get_x() + bar.get_width()) == pytest.approx((20 - half, 20 + half))
+    assert [line.get_xdata()[0] for line in left.lines if line.get_marker() == "|"] == pytest.approx([20, 15])
     styles = method_styles(["finetune", "mib", "gsc"])
     assert mpl.colors.to_hex(bar.get_facecolor()).upper() == styles["mib"]["color"]
     assert [0, 0] in [list(line.get_xdata()) for line in left.lines], "a line at zero"
-    assert left.get_xlabel() == "difference in mIoU, same seed"
+    assert left.get_xlabel() == "difference in mIoU (percentage points), same seed"
     assert (left.get_title(loc="left"), right.get_title(loc="left")) == ("b: all, against finetune", "all, against mib")
 
 
@@ -191,23 +191,23 @@ def test_orders_are_said_and_joint_training_is_left_out(figure):
     values = {("joint", 0, FIRST): 0.9, ("finetune", 0, FIRST): 0.1, ("mib", 0, FIRST): 0.3}
     values |= {(method, 0, SECOND): value + 0.01 for (method, _, _), value in values.items()}
     left, _ = figure(runs(values))
-    assert left.get_xlabel() == "difference in mIoU, same seed and order"
-    assert strings(left.get_yticklabels()) == ["finetune", "mib"] and left.get_xlim()[1] < 0.3
+    assert left.get_xlabel() == "difference in mIoU (percentage points), same seed and order"
+    assert strings(left.get_yticklabels()) == ["finetune", "mib"] and left.get_xlim()[1] < 30
 
 
 def test_an_interval_broader_than_the_axis_ends_in_arrows(figure):
     left, _ = figure(seeds(finetune=[0.1, 0.1], mib=[0.2, 0.3]))  # 0.15 +- 12.7 * 0.05
     assert [line.get_marker() for line in left.lines if line.get_marker() in "<>"] == ["<", ">"]
     low, high = left.get_xlim()
-    assert low < 0 and high > 0.2 and high - low < 0.5, "made for the dots"
+    assert low < 0 and high > 20 and high - low < 50, "made for the dots"
     narrow, _ = figure(seeds(finetune=[0.1, 0.1], mib=[0.2, 0.201]))
     assert not [line for line in narrow.lines if line.get_marker() in "<>"]
 
 
 def test_one_seed_is_dots_alone(figure):
     left, right = figure(seeds(finetune=[0.1], mib=[0.3], plop=[0.2]))
-    assert dots(left) == [pytest.approx([0.2]), pytest.approx([0.1])] and not left.patches
-    assert strings(right.texts) == ["-0.200", "the reference", "-0.100"]
+    assert dots(left) == [pytest.approx([20]), pytest.approx([10])] and not left.patches
+    assert strings(right.texts) == ["-20.0", "the reference", "-10.0"]
 
 
 ALONE = "No other method has a score\nand a seed that {} has."
@@ -225,7 +225,7 @@ ALONE = "No other method has a score\nand a seed that {} has."
         ),
         (
             seeds(finetune=[0.2, 0.2], mib=[0.2, 0.2 - 1e-5]),
-            ["the reference", "+0.000  0/2", "+0.000  1/2", "the reference"],
+            ["the reference", "+0.0  0/2", "+0.0  1/2", "the reference"],
         ),
     ],
     ids=["no reference", "one method", "joint alone", "no score", "hardly apart"],

@@ -455,9 +455,10 @@ DRAWN = {  # figure of a benchmark -> table and the columns that it draws
     "forgetting_groups": ("forgetting", ["iou"]),
     "forgetting_classes": ("forgetting", ["forgetting"]),
     "pace": ("pace", ["iou"]),
-    "pace_factors": ("pace_factors", ["pace"]),
+    "pace_factors": ("pace_correlations", ["correlation"]),
     "gradients": ("gradients", ["value"]),
     "background": ("background", []),
+    "background_shares": ("background_classes", ["right"]),
     "background_rates": ("background", []),
     "background_classes": ("background_classes", ["right"]),
     "background_errors": ("background_errors", ["share"]),
@@ -472,9 +473,12 @@ def figures(project: Path, facts: dict[str, Facts]) -> Iterator[str]:
     figures of several benchmarks, stands in them."""
     reports = project / "reports"
     methods = {method for each in facts.values() for method in each.ends.values()}
-    grey = {"cost.png", "curves.png", "stability.png"} if methods == {"joint"} else set()  # joint training is grey
+    grey = (
+        {"cost.png", "curves.png", "stability.png", "conventions.png"} if methods == {"joint"} else set()
+    )  # joint training is grey
     grey |= set() if methods & set(REFERENCES) and len(methods) > 1 else {"paired.png"}
     grey |= {"stability.png"} if has_nothing(reports / "compare" / "methods.csv", ["old", "new"]) else set()
+    grey |= {"conventions.png"} if has_nothing(reports / "compare" / "convention_means.csv", ["all"]) else set()
     empty = set()
     for each in facts.values():
         for figure, (table, drawn) in DRAWN.items():

@@ -16,7 +16,7 @@ import pytest
 
 from ciss import cli, config, paths
 from ciss.analysis.compare import latex as compare_latex
-from ciss.analysis.compare.cells import best_methods, describe_runs, formatted, score
+from ciss.analysis.compare.cells import best_methods, describe_runs, formatted, number
 from ciss.analysis.compare.cost import timings_table
 from ciss.analysis.compare.figures import stability_scatter
 from ciss.analysis.compare.latex import escape
@@ -109,10 +109,10 @@ def saved(tmp_path, ends) -> Path:
 
 
 def test_scores_as_text():
-    assert score(0.5) == "0.500"
-    assert score(0.5, 0.0125) == "0.500 ± 0.013"
-    assert score(float("nan"), 0.1) == "" and score(0.5, float("nan")) == "0.500"
-    assert score(-0.0001) == "0.000" and score(-0.02) == "-0.020" and score(1055.94, digits=0) == "1056"
+    assert number(50) == "50.0"
+    assert number(50, 1.26) == "50.0 ± 1.3"
+    assert number(float("nan"), 0.1) == "" and number(50, float("nan")) == "50.0"
+    assert number(-0.01) == "0.0" and number(-2) == "-2.0" and number(1055.94, digits=0) == "1056"
 
 
 def test_a_table_as_text():
@@ -120,25 +120,27 @@ def test_a_table_as_text():
         {"seeds": [1, 3], "all": [0.1, 0.2], "all_std": [np.nan, 0.05], "mean_over_steps": [np.nan, 0.3]}
     )
     text = formatted(table, ["seeds", "all", "mean_over_steps"])
+    assert formatted(table, ["all"], 2, unit=1)["all"].tolist() == ["0.10", "0.20 ± 0.05"]
     assert text.to_dict("list") == {
-        "seeds": ["1", "3"], "all": ["0.100", "0.200 ± 0.050"], "mean over steps": ["", "0.300"],
+        "seeds": ["1", "3"], "all": ["10.0", "20.0 ± 5.0"], "mean over steps": ["", "30.0"],
     }  # fmt: skip
 
 
 def test_the_best_of_a_column():
     table = pd.DataFrame({"all": [0.5, 0.50004, 0.9, 0.4], "forgetting": [0.1, 0.2, np.nan, np.nan]})
-    table.index = ["a", "b", "joint", "c"]
+    table.index, table["runs"] = ["a", "b", "joint", "c"], [2, 1, 1, 1]
     assert best_methods(table, "all") == {"a", "b"}, "as printed"
     assert best_methods(table, "forgetting") == {"a"}, "the lowest"
     assert not best_methods(table.loc[["joint"]], "all") and not best_methods(table.loc[["a", "joint"]], "all")
     assert best_methods(table.assign(all=0.5), "all") == set(), "nobody stands out"
+    assert best_methods(table.assign(runs=1), "all") == set(), "one run may be chance"
 
 
 def test_what_a_mean_is_over():
     def words(*rows: tuple[int, int, int]) -> str:
         return describe_runs(pd.DataFrame(rows, columns=["runs", "seeds", "orders"]))
 
-    assert words((1, 1, 1)) == "one run each (one seed, one order of classes)"
+    assert words((1, 1, 1)).startswith("one run each (one seed, one order of classes): small")
     assert words((6, 3, 2), (6, 3, 2)).endswith("over 6 runs (3 seeds, 2 orders of classes)")
     assert words((3, 3, 1)).endswith("over 3 runs (3 seeds, 1 order of classes)")
     assert words((3, 3, 1), (1, 1, 1)).endswith("over the runs that each row counts")
@@ -148,7 +150,7 @@ def test_what_a_mean_is_over():
 
 
 def latex_tables(made: dict[str, pd.DataFrame]) -> str:
-    sentences = dict.fromkeys(made["methods"]["benchmark"], "mIoU in 0..1, 100 % of `all` & nothing_else")
+    sentences = dict.fromkeys(made["methods"]["benchmark"], "mIoU in 0..1; `all` & nothing_else: 100 %")
     return compare_latex.tables(made["methods"], made["paired"], made["convention_means"], sentences)
 
 
@@ -156,12 +158,12 @@ def test_tables_for_a_paper(tmp_path, ends):
     text = latex_tables(save(tmp_path, ends))
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
     first = text.split(r"\end{table}")[0]
-    assert r"100 \% of all \& nothing\_else One run each" in first
+    assert r"mIoU in percent; all \& nothing\_else: 100 \% One run each" in first
     rows = [line.split(" & ")[0] for line in first.splitlines() if " & " in line]
     assert rows == ["method", "finetune", "plop", "mib", "joint"], "best last, joint apart"
     lines = first.splitlines()
     assert lines[lines.index(next(line for line in lines if line.startswith("joint"))) - 1] == r"\midrule"
-    assert r"mib & $\mathbf{0.500}$" in first and r"joint & $0.900$" in first and "joint & $\\mathbf" not in text
+    assert "mib & $50.0$" in first and "joint & $90.0$" in first and "mathbf" not in text, "one seed: nothing is bold"
     assert r"-- & -- \\" in first, "no forgetting of joint training"
     for line in text.splitlines():
         if line.endswith(r"\\"):
@@ -172,7 +174,7 @@ def test_tables_for_a_paper(tmp_path, ends):
 def test_tables_of_several_runs(tmp_path):
     orders = {"b_1": {"a": scored(0.2), "c": scored(0.4, seed=1)}, "b-2": {"o": scored(0.6, order=OTHER)}}
     text = latex_tables(save(tmp_path, orders))
-    assert r"$0.400_{\pm 0.200}$" in text and r"\caption{b\_1: methods" in text and r"\label{tab:b-1-methods}" in text
+    assert r"$40.0_{\pm 20.0}$" in text and r"\caption{b\_1: methods" in text and r"\label{tab:b-1-methods}" in text
     assert "over 3 runs (2 seeds, 2 orders of classes)" in text
 
 
@@ -191,7 +193,8 @@ def test_differences_of_several_seeds_in_a_paper(tmp_path, seeds):
     assert [row[0] for row in rows] == ["method", "finetune", "plop", "mib", "joint"]
     assert rows[0][1:] == ["minus finetune", r"minus mib \\"]
     # 0.45 +- 12.7062 * 0.05
-    assert rows[3][1:] == [r"$+0.450\ [-0.185,\ +1.085]\ 2/2$", r"-- \\"] and rows[2][1] == "$+0.300$"
+    assert rows[3][1:] == [r"$+45.0\ [-18.5,\ +108.5]\ 2/2$", r"-- \\"] and rows[2][1] == "$+30.0$"
+    assert "mathbf{60.0}" in text and "joint & $\\mathbf" not in text, "the best mean"
     plain = {"m": scored(0.1, method="gsc"), "m1": scored(0.2, method="gsc", seed=1)}
     plain |= {"p": scored(0.1, method="plop"), "p1": scored(0.2, method="plop", seed=1)}
     assert "tab:b-paired" not in latex_tables(save(tmp_path, {"b": plain})), "neither reference is there"
@@ -297,10 +300,11 @@ def test_the_page_holds_everything(saved):
     (folder / "forgetting/forgetting.md").write_text("**plain disc** fades & [why](https://example.org) <i>x</i> `y`\n")
     text = render(saved)
     page = parsed(text)
-    assert len(page.sources) == 6 + 2, "files, and the figures drawn from the tables"
+    assert len(page.sources) == 6 + 3, "files, and the figures drawn from the tables"
     assert "<strong>plain disc</strong> fades &amp; why &lt;i&gt;x&lt;/i&gt; <code>y</code>" in text
     assert text.index(base64.b64encode(PIXEL + b"more").decode()) < text.index("Background shift"), "with forgetting"
-    assert "<strong>0.500</strong>" in text and "<strong>0.900</strong>" not in text
+    assert "<td>50.0</td>" in text and "<strong>50.0" not in text, "one seed: nothing is bold"
+    assert "mIoU in percent from one confusion matrix" in text and "0..1" not in text
     assert "future classes&#39; pixels ignored" in text or "future classes' pixels ignored" in text
     for words in ("1 | 2 | 3", "torch 2.15.0", "One run each", "train.batch", "float32"):
         assert words in text, words
@@ -313,12 +317,13 @@ def test_differences_of_several_seeds_on_the_page(tmp_path, seeds):
     save(tmp_path, seeds)
     text = render(tmp_path)
     page = parsed(text)
-    assert len(page.sources) == 3, "one figure more"
-    assert "<td>mib</td><td>+0.450 [-0.185, +1.085] 2/2</td>" in text and "<td>plop</td><td>+0.300</td>" in text
+    assert len(page.sources) == 4, "one figure more"
+    assert "<td>mib</td><td>+45.0 [-18.5, +108.5] 2/2</td>" in text and "<td>plop</td><td>+30.0</td>" in text
+    assert "<strong>60.0 ± 14.1</strong>" in text and "<strong>90.0</strong>" not in text
     assert "<h4>Minus finetune</h4>" in text and "<h4>Minus mib</h4>" in text
     every = text[text.index("<summary>All pairs of methods") :]
     assert '<th scope="col">method</th><th scope="col">finetune</th><th scope="col">mib</th>' in every
-    assert "<td>mib</td><td>+0.450</td><td></td>" in every, "no star: 0 is inside"
+    assert "<td>mib</td><td>+45.0</td><td></td>" in every, "no star: 0 is inside"
     assert text == render(tmp_path), "the same bytes each time"
 
 
@@ -339,7 +344,7 @@ def test_the_page_of_orders_and_benchmarks(tmp_path, ends):
     text = render(tmp_path, "b", "b-2", "c")
     page = parsed(text)
     assert {"b", "c", "b-methods", "c-methods"} <= set(page.ids) and "b-2" not in page.ids
-    assert "0.600 ± 0.141" in text and "1 | 2 | 3 (b); 3 | 1 | 2 (b-2)" in text
+    assert "60.0 ± 14.1" in text and "1 | 2 | 3 (b); 3 | 1 | 2 (b-2)" in text
     assert "<dt>seeds</dt><dd>0</dd>" in text and "<dt>seeds</dt><dd>7</dd>" in text, "each its own runs"
     assert "All benchmarks" in text and "This part is missing, because its stage has not run yet." in text
 
@@ -379,7 +384,7 @@ def test_figures_without_a_plot_become_a_sentence(saved):
     text = render(saved)
     assert "How fast" not in text and "And why" not in text and "Whether it can be believed." in text
     assert text.count("No hold-out set: nothing is measured. Not shown for this reason: pace, pace factors.") == 1
-    assert len(Page(text).sources) == 1 + 2, "the half-empty figure, and those drawn from the tables"
+    assert len(Page(text).sources) == 1 + 3, "the half-empty figure, and those drawn from the tables"
 
 
 def test_a_drawn_figure_without_a_plot_becomes_a_sentence():
@@ -526,13 +531,24 @@ def test_what_methods_take_is_a_section_of_its_own(tmp_path, ends):
     text = render(tmp_path)
     assert "a processor" not in text and "seconds" not in text.lower(), "they would change its hash"
     (section,) = cost_sections(ends["b"])
-    assert "Measured on: a processor, 2 threads." in section and "<td>mib</td><td>4.0</td><td>1.0</td>" in section
+    assert "Measured on: a processor, 2 threads." in section
+    assert "<td>mib</td><td></td><td></td><td>4.0</td><td>1.0</td>" in section, "no curve has the updates"
     assert "not measured" not in section.lower()
     whole = report_page.with_costs(text, [section])
     page = parsed(whole)
     assert len(page.sources) == len(Page(text).sources) + 1 and section in whole
     assert whole.index('id="b-cost"') < whole.index(section) < whole.index('id="b-forgetting"')
     assert cost_sections(ends["b"]) == [section], "the same bytes of the same times"
+
+
+def test_an_update_has_a_median_and_a_busy_machine_is_said():
+    def section(*seconds: float) -> str:
+        results = {"b": path(update_seconds=list(seconds))}
+        return cost_sections(results)[0]
+
+    assert "<td>mib</td><td>20</td><td>17 to 23</td>" in section(0.016, 0.02, 0.024)
+    assert "The machine was busy" not in section(0.016, 0.02, 0.024)
+    assert "The machine was busy" in section(0.01, 0.02, 0.09)
 
 
 @pytest.mark.filterwarnings("error")
@@ -550,10 +566,10 @@ def test_what_was_not_measured_here_is_said(ends):
 def test_cost_for_a_paper(ends):
     table = timings_table(runs_table("b", ends["b"]), ends["b"])
     text = compare_latex.cost_tables({"b_1": cost_table(table)})
-    assert text.count(r"\begin{table}") == 1 and r"\label{tab:b-1-cost}" in text and "$\\times$ time" in text
-    assert r"mib & $4.0$ & $1.0$ & $1024$ & 7 & $1.00$ & $1.00$ \\" in text
+    assert text.count(r"\begin{table}") == 1 and r"\label{tab:b-1-cost}" in text and "$\\times$ update" in text
+    assert r"mib & -- & $4.0$ & $1.0$ & $1024$ & 7 & -- & $1.00$ \\" in text
     missing = compare_latex.cost_tables({"b": cost_table(timings_table(runs_table("b", ends["b"]), {}))})
-    assert "mib & -- & -- & -- & 7 & -- & -- " in missing and "nan" not in missing
+    assert "mib & -- & -- & -- & -- & 7 & -- & -- " in missing and "nan" not in missing
 
 
 # --- the command

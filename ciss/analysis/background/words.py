@@ -4,12 +4,9 @@ import pandas as pd
 
 from ciss.analysis.words import (
     all_equal,
-    extreme_names,
     join_names,
     percent,
-    rounded,
     seeds_text,
-    tied_names,
     value_range,
     with_warning,
 )
@@ -19,6 +16,43 @@ ERRORS = {  # of `background_errors`
     "new called background": "pixels of new classes predicted as background",
     "background called old": "background pixels predicted as old classes",
     "background called new": "background pixels predicted as new classes",
+}
+
+CAPTIONS = {
+    "background": (
+        "Predictions of one method on the pixels of background, old, new and future classes: ground truth left, all "
+        "groups equally high; prediction right. Numbers: percent of the group, from 10 on. Grey ribbons from old "
+        "classes are background shift."
+    ),
+    "background_shares": (
+        "Predictions of all methods on the pixels of each group after the last step, in percent. Grey in the middle: "
+        "old pixels predicted as background. Brown: pixels predicted as a wrong new class."
+    ),
+    "background_rates": (
+        "Rates of background shift after every step, in percent of the pixels of the first group. The scales of the "
+        "panels differ."
+    ),
+    "background_classes": (
+        "Pixels of each class that are predicted as background or as a wrong new class, after the last step, in "
+        "percent of the class's pixels."
+    ),
+    "background_errors": (
+        "Errors that involve the background, after the last step: number of validation pixels (left) and shares "
+        "(right). Brown: pixels of classes predicted as background; green: background pixels predicted as classes."
+    ),
+    "calibration": (
+        "Probability of the background after the last step, hold-out set. Left: of the pixels with a probability, how "
+        "many are background; below the dotted line the probability is too high. Future classes count as background, "
+        "as in training. Right: mean probability by ground truth, ideally 100 for background and 0 elsewhere."
+    ),
+    "label_rules": (
+        "Pseudo-labels of the background by four rules with the same teachers, hold-out set. Small marks: one teacher; "
+        "large marks: means. Dashed: equal F1 score. A rule has the colour of its method."
+    ),
+    "token_angles": (
+        "Mean angle of the classifier weights (class tokens) of new classes to those of the background and of the "
+        "nearest old class, during each step, in degrees. 90: nothing in common."
+    ),
 }
 
 
@@ -31,7 +65,7 @@ def background_findings(
     rules: pd.DataFrame,
     empty: dict[str, str],
 ) -> str:
-    """Which method predicts most old pixels as background, and what its errors are; Markdown.
+    """Shares of pixels that are predicted as background or as new classes, as ranges, and kinds of errors; Markdown.
 
     Args, after the last step: `background_table`, `background_errors`, `background_belief`, `calibration_errors`; of
     all steps: `label_rules`; `empty_reasons`.
@@ -39,16 +73,22 @@ def background_findings(
     if rates.empty:
         return f"**{name}**: there is no background shift. {empty['steps']}"
     sentences = _errors(name, rates, errors)
-    old = _means(belief[belief["kind"] == "old"], "probability")
+    old = 100 * _means(belief[belief["kind"] == "old"], "probability")
     if len(old):
-        sentences.append(f"On old classes the mean probability of the background is {value_range(old, 2, 'from')}.")
-    wrong = _means(calibration, "error_truth")
+        sentences.append(f"On old classes the mean probability of the background is {value_range(old, 1, ' %')}.")
+    wrong = 100 * _means(calibration, "error_truth")
     if len(wrong):
-        sentences.append(f"The expected calibration error of that probability is {value_range(wrong, 3, 'from')}.")
-    means = rules.groupby("rule", sort=False)[["precision", "recall"]].mean()
+        error = value_range(wrong, 1)
+        sentences.append(f"The expected calibration error of that probability (percentage points) is {error}.")
+    means = 100 * rules.groupby("rule", sort=False)[["precision", "recall"]].mean()
     scores, unused = means.dropna(), list(means.index[means["precision"].isna()])
     if len(scores) > 1:
-        sentences.append(f"With the same teachers, {_rules(scores, join_names(scores.index) if unused else '')}.")
+        precision, recall = (
+            value_range(scores[score].sort_values(kind="stable"), 1, " %", of="rule") for score in scores
+        )
+        sentences.append(
+            f"With the same teachers, the precision of the pseudo-labels is {precision}. Their recall is {recall}."
+        )
         if unused:
             label = "label" if len(unused) > 1 else "labels"
             sentences.append(f"{join_names(unused)} {label} no pixel as an old class.")
@@ -65,55 +105,18 @@ def _errors(name: str, rates: pd.DataFrame, errors: pd.DataFrame) -> list[str]:
     lost = 100 * _means(rates, "old_to_background")  # percent
     if lost.empty:
         return [f"**{name}** ({seeds_text(rates)}): no pixel of an old class was scored."]
-    head, most = f"**{name}** ({seeds_text(rates)}): after the last step", rounded(lost.iloc[-1], 1)
-    if same := all_equal(lost, 1):
-        sentences = [f"{head} every method predicts background for {most} % of the pixels of old classes."]
-    else:
-        predict = "predict" if tied_names(lost, -1, 1) else "predicts"
-        highest, lowest = "", ""
-        if len(lost) > 1:
-            highest = " (highest)"
-            lowest = f"; {extreme_names(lost, 0, 1)} for {rounded(lost.iloc[0], 1)} % (lowest)"
-        sentences = [
-            f"{head} {extreme_names(lost, -1, 1)} {predict} background for {most} % of the pixels of old "
-            f"classes{highest}{lowest}."
-        ]
+    head = f"**{name}** ({seeds_text(rates)}): after the last step"
+    share = value_range(lost, 1, " %")
+    sentences = [f"{head} the share of pixels of old classes that is predicted as background is {share}."]
     taken = 100 * _means(rates, "background_to_new")
     if len(taken):
-        share = rounded(taken.iloc[-1], 1)
-        if len(taken) == 1 or all_equal(taken, 1):
-            method = taken.index[0] if len(taken) == 1 else "every method"
-            sentences.append(f"In {method}, {share} % of the background pixels are predicted as new classes.")
-        else:
-            methods = extreme_names(taken, -1, 1)
-            sentences.append(
-                f"The largest share of background pixels predicted as new classes is {share} % ({methods})."
-            )
+        share = value_range(taken, 1, " %")
+        sentences.append(f"The share of background pixels that is predicted as new classes is {share}.")
     worst = lost.index[-1]
     shares = errors[errors["method"] == worst].groupby("error")["share"].mean().dropna()
-    if len(shares) and not same:
+    if len(shares) and not all_equal(lost, 1):
         share = percent(shares.max())
         sentences.append(
             f"Of the errors of {worst} that involve the background, {share} are {ERRORS[shares.idxmax()]}."
         )
     return sentences
-
-
-def _rules(scores: pd.DataFrame, names: str = "") -> str:
-    """Which rule's labels are best. `scores`: precision and recall by rule; `names`: their names, if not all."""
-    names = names or "every rule"
-    precision, recall = (rounded(scores[score].max(), 2) for score in ("precision", "recall"))
-    precise, complete = scores["precision"].idxmax(), scores["recall"].idxmax()
-    same_precision, same_recall = (all_equal(scores[score], 2) for score in ("precision", "recall"))
-    if same_precision and same_recall:
-        return f"the labels of {names} are equally good (precision {precision}, recall {recall})"
-    first = f"the labels of {precise} have the highest precision ({precision}"
-    if same_recall:
-        return f"{first}); the recall of {names} is {recall}"
-    best = f"those of {complete} the highest recall ({recall}"
-    if same_precision:
-        return f"the labels of {names} have a precision of {precision}, {best})"
-    return (
-        f"{first}, recall {rounded(scores.loc[precise, 'recall'], 2)}), {best}, precision "
-        f"{rounded(scores.loc[complete, 'precision'], 2)})"
-    )

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from ciss.analysis.figures.style import block, has_memory
+from ciss.analysis.figures.families import block, has_memory
 from ciss.analysis.words import rounded
 from ciss.data.stored import BREAKS_PROTOCOL
 
+PERCENT = 0.01  # tables hold scores from 0 to 1
 LOWER_IS_BETTER = {"forgetting"}
 DEFINITIONS = {  # of columns, in addition to the sentence on the convention
     "harmonic": "harmonic: 2 old new / (old + new)",
@@ -23,7 +24,12 @@ def heading(column: str) -> str:
     return column.replace("_", " ")
 
 
-def score(mean: float, deviation: float = math.nan, digits: int = 3) -> str:
+def in_percent(convention: str) -> str:
+    """The sentence of a convention, for scores that are shown in percent."""
+    return convention.replace("in 0..1", "in percent")
+
+
+def number(mean: float, deviation: float = math.nan, digits: int = 1) -> str:
     """A mean and, of several runs, its standard deviation; empty for a mean that is undefined."""
     if not math.isfinite(mean):
         return ""
@@ -31,22 +37,25 @@ def score(mean: float, deviation: float = math.nan, digits: int = 3) -> str:
     return f"{text} ± {rounded(deviation, digits)}" if math.isfinite(deviation) else text
 
 
-def formatted(table: pd.DataFrame, columns: list[str], digits: int = 3) -> pd.DataFrame:
-    """Some columns of a table as text. A mean has its deviation (column `<name>_std`, if there is one). Whole numbers
-    stay."""
+def formatted(table: pd.DataFrame, columns: list[str], digits: int = 1, unit: float = PERCENT) -> pd.DataFrame:
+    """Some columns of a table as text, in a unit. A mean has its deviation (column `<name>_std`, if there is one).
+    Whole numbers stay."""
     texts = {}
     for name in columns:
         deviations = table.get(f"{name}_std", pd.Series(math.nan, index=table.index))
         if pd.api.types.is_integer_dtype(table[name]):
             texts[name] = table[name].astype(str)
         else:
-            texts[name] = [score(*values, digits) for values in zip(table[name], deviations, strict=True)]
+            pairs = zip(table[name] / unit, deviations / unit, strict=True)
+            texts[name] = [number(*pair, digits) for pair in pairs]
     return pd.DataFrame(texts, index=table.index).rename(columns=heading)
 
 
 def best_methods(table: pd.DataFrame, column: str) -> set[str]:
-    """Methods with the best printed mean of a column; none if all are equal. Joint training and methods with stored
-    images do not count."""
+    """Methods with the best printed mean of a column over several runs; none if all are equal, and none from one run,
+    where small differences may be chance. Joint training and methods with stored images do not count."""
+    if table["runs"].max() < 2:
+        return set()
     values = table.loc[[block(method) == 0 for method in table.index], column].dropna().round(3)
     if values.nunique() < 2:
         return set()
@@ -78,7 +87,8 @@ def all_differences(pairs: pd.DataFrame, metric: str = "all") -> pd.DataFrame:
 
 
 def signed(value: float) -> str:
-    return f"{round(value, 3) + 0.0:+.3f}"
+    """A difference of scores in percentage points."""
+    return f"{round(value / PERCENT, 1) + 0.0:+.1f}"
 
 
 def _pivot(rows: pd.DataFrame, column: str, texts: list[str]) -> pd.DataFrame:
@@ -94,7 +104,7 @@ def describe_runs(table: pd.DataFrame) -> str:
         return "mean ± sample standard deviation over the runs that each row counts"
     runs, seeds, orders = (int(number) for number in counts.iloc[0])
     if runs == 1:
-        return "one run each (one seed, one order of classes)"
+        return "one run each (one seed, one order of classes): small differences may be chance"
     several = f"{seeds} seed{'s' * (seeds > 1)}, {orders} order{'s' * (orders > 1)} of classes"
     return f"mean ± sample standard deviation over {runs} runs ({several})"
 

@@ -10,31 +10,45 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ciss.analysis.compare.cells import signed
-from ciss.analysis.figures.style import is_joint, method_styles, note_in, step_ticks
+from ciss.analysis.figures.charts import grey_note, label_ends
+from ciss.analysis.figures.families import bar_styles, chosen, is_joint, method_styles
+from ciss.analysis.figures.style import note_in, step_ticks
 
 REFERENCES = ("finetune", "mib")  # differences are to these methods
 
 
-def method_lines(ax: Axes, table: pd.DataFrame, x: str, y: str, methods: list[str] | None = None) -> None:
-    """A line for each method: mean over seeds and orders, with whiskers of one standard deviation if there are
-    several."""
+def method_lines(
+    ax: Axes, table: pd.DataFrame, x: str, y: str, methods: list[str] | None = None
+) -> dict[str, tuple[float, float]]:
+    """A line for each method, in percent: mean over seeds and orders, with whiskers of one standard deviation if there
+    are several. Of many methods, those that are not `chosen` are grey.
+
+    Returns: the last point of the lines that are not grey, for `label_ends`.
+    """
     methods = methods or list(dict.fromkeys(table["method"]))
-    styles = method_styles(methods)
+    styles, named = method_styles(methods), chosen(methods)
+    ends = {}
     for k, method in enumerate(methods):
-        groups = table[table["method"] == method].groupby(x)[y]
-        mean, deviation = groups.mean(), groups.std().fillna(0)
+        groups = 100 * table[table["method"] == method].groupby(x)[y].agg(["mean", "std"])
+        mean, deviation = groups["mean"], groups["std"].fillna(0)
         several = bool(deviation.any())
         shift = 0.03 * (k - (len(methods) - 1) / 2) if several else 0  # so that whiskers do not overlap
-        options = {"label": method, "ms": 5, "mew": 0.5, "capsize": 2, **styles[method]}
-        ax.errorbar(mean.index + shift, mean, yerr=deviation if several else None, **options)
+        label = method if method in named else "_"
+        options = {"label": label, "ms": 5, "mew": 0.6, "capsize": 2, **styles[method]}
+        ax.errorbar(mean.index + shift, mean, yerr=deviation if several and method in named else None, **options)
+        if method in named and len(mean := mean.dropna()):
+            ends[method] = (mean.index[-1] + shift, mean.iloc[-1])
     ax.set(xlabel=x, ylabel=y)
+    return ends
 
 
 def score_curves(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> None:
-    """Three axes of one scale: mIoU of all, old and new classes after every step. Joint training is a dotted line.
+    """Three axes of one scale: mIoU of all, old and new classes after every step, in percent, named at their ends.
+    Joint training is a dashed line.
 
     `table`: columns method, step, all, old, new; a row for each run and step.
     """
+    axes = list(axes)
     names = {"all": "all: every class so far", "old": "old: base classes", "new": "new: later classes"}
     if table[list(names)].isna().all(axis=None):
         for ax in axes:
@@ -44,53 +58,85 @@ def score_curves(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> 
     joint = {name: rows for name, rows in table.groupby("method", sort=False) if is_joint(name)}
     steps = sorted(int(step) for step in table["step"].unique())
     limits = {"ylim": (0, _largest_tick(table[list(names)])), "xlim": (steps[0] - 0.3, steps[-1] + 0.3)}
-    handles = {}
+    styles = method_styles(methods) | method_styles(joint)
     for ax, (score, name) in zip(axes, names.items(), strict=True):
-        method_lines(ax, table[table["method"].isin(methods)], "step", score, methods)
-        for (method, rows), dash in zip(joint.items(), cycle((":", "-.", "--")), strict=False):
+        ends = method_lines(ax, table[table["method"].isin(methods)], "step", score, methods)
+        for (method, rows), dash in zip(joint.items(), cycle(("--", ":", "-.")), strict=False):
             if np.isfinite(rows[score]).any():
-                ax.axhline(rows[score].mean(), color="black", ls=dash, lw=1.2, label=f"{method} (all at once)")
+                ends[method] = (steps[-1] + 0.3, 100 * rows[score].mean())
+                ax.axhline(ends[method][1], color="black", ls=dash, lw=1.2)
         if table[score].isna().all():
             _centred(ax, f"no {score} classes")
         first = score == "all"
-        ax.set(xlabel="after step", ylabel="mIoU" if first else "", **limits)
+        ax.set(xlabel="after step", ylabel="mIoU (%)" if first else "", **limits)
         step_ticks(ax, steps)
         ax.set_title(f"{title}: {name}" if title and first else name, fontsize=9, loc="left")
-        handles |= {handle.get_label(): handle for handle in ax.get_legend_handles_labels()[0]}
-    ordered = sorted(handles.values(), key=lambda handle: handle.get_label().endswith("(all at once)"))
-    ax.legend(handles=ordered, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+        label_ends(ax, ends, styles)
+    grey_note(axes[0], methods)
 
 
 def stability_scatter(ax: Axes, runs: pd.DataFrame, title: str = "") -> None:
-    """Stability against plasticity: a large mark for the mean of each method, small marks for its runs if there are
-    several. Grey lines have equal harmonic means.
+    """Stability against plasticity, in percent: a large mark for the mean of each method, small marks for its runs if
+    there are several. Grey lines have equal harmonic means.
 
     `runs`: columns method, old, new: mIoU after the last step. Runs without one of the scores are left out.
     """
     runs = runs[np.isfinite(runs["old"]) & np.isfinite(runs["new"])]
     top = _largest_tick(runs[["old", "new"]])
-    ticks = np.arange(0, top + 0.01, 0.2 if top > 0.5 else 0.1 if top > 0.2 else 0.05)
+    ticks = np.arange(0, top + 1, 20 if top > 50 else 10 if top > 20 else 5)
     ax.set(xlim=(0, top), ylim=(0, top), xticks=ticks, yticks=ticks, aspect="equal", title=title)
-    ax.set_xlabel("stability: mIoU of the base classes (old)")
-    ax.set_ylabel("plasticity: mIoU of the later classes (new)")
+    ax.set_xlabel("stability: mIoU of the base classes (old), %")
+    ax.set_ylabel("plasticity: mIoU of the later classes (new), %")
     _harmonic_lines(ax, top)
     if runs.empty:
         _centred(ax, "No method has a score of old and one of new classes.")
         return
-    styles = method_styles(runs["method"])
+    arrow = {"arrowstyle": "<-", "color": "#666666"}
+    corner = {"xycoords": "axes fraction", "textcoords": "axes fraction", "arrowprops": arrow}
+    ax.annotate("better", (0.995, 0.995), (0.9, 0.9), ha="right", va="top", fontsize=8, color="#666666", **corner)
+    methods = list(dict.fromkeys(runs["method"]))
+    styles = method_styles(methods)
+    grey = {"marker": ".", "zorder": 1}
     for method, rows in runs.groupby("method", sort=False):
-        joint = is_joint(method)
+        joint, named = is_joint(method), bool(styles[method]["marker"])
+        point = {**styles[method], **({} if named else grey), "ls": "", "clip_on": False}
         if len(rows) > 1:
-            small = {**styles[method], "markeredgecolor": "none", "ms": 7 if joint else 5}
-            ax.plot(rows["old"], rows["new"], ls="", alpha=0.7, clip_on=False, **small)
-        large = {**styles[method], "ms": 14 if joint else 10, "label": f"{method} (upper bound)" if joint else method}
-        ax.plot(rows["old"].mean(), rows["new"].mean(), ls="", clip_on=False, zorder=3, **large)
+            small = {**point, "mec": "none", "ms": 7 if joint else 5}
+            ax.plot(100 * rows["old"], 100 * rows["new"], alpha=0.7, **small)
+        label = f"{method} (upper bound)" if joint else method if named else "_"
+        large = {"zorder": 3, **point, "ms": 14 if joint else 10, "label": label}
+        ax.plot(100 * rows["old"].mean(), 100 * rows["new"].mean(), **large)
+    grey_note(ax, methods)
     ax.legend(frameon=False, fontsize=8, markerscale=0.7, loc="upper left", bbox_to_anchor=(1.12, 1))
+
+
+def convention_slopes(ax: Axes, means: pd.DataFrame, title: str = "") -> None:
+    """`all` of the same predictions under each convention, in percent: a line for each method, named at its end.
+
+    `means`: `convention_means`, indexed by method and convention. A missing point: no class counts.
+    """
+    scores = 100 * means["all"].unstack("convention", sort=False)
+    ax.set_title(title, fontsize=9, loc="left")
+    if scores.isna().all(axis=None):
+        note_in(ax, "No score is defined." if len(scores) else "No run has a score.")
+        return
+    styles, named = method_styles(scores.index), chosen(scores.index)
+    places = np.arange(len(scores.columns))
+    for method, row in scores.iterrows():
+        ax.plot(places, row, **{"ms": 5, "mew": 0.6, "lw": 1.4, **styles[method]})
+    ax.set_xticks(places, scores.columns)
+    ax.set(ylabel="mIoU of all classes (%)", ylim=(0, _largest_tick(scores / 100)), xlim=(-0.2, places[-1] + 0.2))
+    ax.set_xlabel("rule by which the same predictions are scored")
+    ax.grid(axis="x", color="#E5E5E5", lw=0.8)
+    last = {method: row.dropna() for method, row in scores.loc[named].iterrows()}
+    ends = {method: (scores.columns.get_loc(row.index[-1]), row.iloc[-1]) for method, row in last.items() if len(row)}
+    label_ends(ax, ends, styles)
+    grey_note(ax, scores.index)
 
 
 def _harmonic_lines(ax: Axes, top: float) -> None:
     """Lines of equal 2 old new / (old + new), with their values at the right edge."""
-    for value in np.arange(1, 10) / 10 if top > 0.5 else np.arange(1, 20) / 20:
+    for value in np.arange(10, 100, 10 if top > 50 else 5):
         if value < 0.98 * top:  # the line meets the edges of the axes
             # new = h old / (2 old - h): at old = top, and at new = top for the same old
             edge = value * top / (2 * top - value)
@@ -101,8 +147,11 @@ def _harmonic_lines(ax: Axes, top: float) -> None:
 
 
 def cost_bars(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> None:
-    """Three axes: training seconds, peak memory and parameters of each method. Bars are means; whiskers are one
-    standard deviation, if there are several runs. Numbers: the mean, and as a multiple of finetune's.
+    """Three axes: milliseconds an update, peak memory and parameters of each method. Numbers: the value, and as a
+    multiple of finetune's.
+
+    An update's bar is the median over epochs, its whisker the quartiles. Other bars are means; their whiskers are one
+    standard deviation, if there are several runs. Where all methods have as many parameters, a sentence says it.
 
     `table`: `cost_table`.
     """
@@ -110,38 +159,47 @@ def cost_bars(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> Non
         for ax in axes:
             note_in(ax, "No run has a cost.")
         return
-    styles = method_styles(table.index)
     panels = (
-        ("training_seconds", "time", 1, "training, own steps, seconds\n(hatched: preparation)"),
+        ("update_seconds", "update", 1e-3, "one update, ms (median; quartiles)"),
         ("peak_memory_mib", "memory", 1024, "peak memory, GiB"),
         ("parameters", "parameters", 1e6, "parameters, millions"),
     )
-    rows = np.arange(len(table))
     for k, (ax, (name, short, unit, label)) in enumerate(zip(axes, panels, strict=True)):
-        values, deviations = table[name] / unit, table[f"{name}_std"].fillna(0) / unit
-        ends = values.fillna(0) + deviations
-        if values.isna().all():
-            _centred(ax, "not measured")
-        ax.barh(rows, values, 0.62, color=[styles[method]["color"] for method in table.index], edgecolor="white")
-        if deviations.any():
-            ax.errorbar(values, rows, xerr=deviations, ls="", color="#333333", capsize=2, lw=1)
-        if name == "training_seconds":
-            hatched = {"color": "none", "edgecolor": "#222222", "hatch": "////", "lw": 0.6}
-            ax.barh(rows, table["preparation_seconds"], 0.62, **hatched)
-        for row, (value, end, multiple) in enumerate(zip(values, ends, table[f"relative_{short}"], strict=True)):
-            text = f"{value:.3g}" + (f"  (×{multiple:.2f})" if np.isfinite(multiple) else "")
-            if np.isfinite(value):
-                ax.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=7.5)
-        ax.set_yticks(rows if k == 0 else [], table.index if k == 0 else [])
-        ax.set(xlim=(0, 1.5 * (ends.max() or 1)), ylim=(len(table) - 0.4, -0.6))
-        ax.set_xlabel(label, fontsize=9)
         ax.set_title(title if k == 0 else "", fontsize=9, loc="left")
-        ax.locator_params(axis="x", nbins=5)
-        ax.tick_params(axis="x", labelsize=8)
+        if name == "parameters" and len(table) > 1 and table[name].nunique() == 1:
+            note_in(ax, f"All methods have {table[name].iloc[0] / unit:.3g} million parameters.")
+            continue
+        if name == "update_seconds":
+            spread = np.abs(table[["update_low", "update_high"]].sub(table[name], axis=0).to_numpy().T) / unit
+        else:
+            spread = np.tile(table[f"{name}_std"], (2, 1)) / unit
+        _cost_rows(ax, table[name] / unit, np.nan_to_num(spread), table[f"relative_{short}"])
+        ax.set_yticks(range(len(table)) if k == 0 else [], table.index if k == 0 else [])
+        ax.set_xlabel(label, fontsize=9)
+
+
+def _cost_rows(ax: Axes, values: pd.Series, spread: np.ndarray, multiples: pd.Series) -> None:
+    """A bar for each method with its numbers. `spread`: lengths (2,N) of the whiskers to both sides."""
+    rows, styles = np.arange(len(values)), bar_styles(values.index)
+    ends = values.fillna(0) + spread[1]
+    if values.isna().all():
+        _centred(ax, "not measured")
+    for row, (method, value) in enumerate(values.items()):
+        ax.barh(row, value, 0.62, **styles[method])
+    if spread.any():
+        ax.errorbar(values, rows, xerr=spread, ls="", color="#333333", capsize=2, lw=1)
+    for row, (value, end, multiple) in enumerate(zip(values, ends, multiples, strict=True)):
+        text = f"{value:.3g}" + (f"  (×{multiple:.2f})" if np.isfinite(multiple) else "")
+        if np.isfinite(value):
+            ax.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=7.5)
+    ax.set(xlim=(0, 1.5 * (ends.max() or 1)), ylim=(len(values) - 0.4, -0.6))
+    ax.locator_params(axis="x", nbins=5)
+    ax.tick_params(axis="x", labelsize=8)
 
 
 def paired_points(axes: Iterable[Axes], runs: pd.DataFrame, pairs: pd.DataFrame, title: str = "") -> None:
-    """Differences in `all`: one of the axes for each of REFERENCES, with a row for each method but joint training.
+    """Differences in `all` in percentage points, one of the axes for each of REFERENCES: a row for each method without
+    joint training.
 
     A dot is a seed (and order of classes). If there are several, a bar is the 95 % interval of their mean, which is the
     line in it. An arrow: the interval is wider than the axis, which is made for the dots. Right of the axes: the mean,
@@ -153,14 +211,15 @@ def paired_points(axes: Iterable[Axes], runs: pd.DataFrame, pairs: pd.DataFrame,
         pairs: `paired_table` of the same runs.
     """
     methods = [method for method in dict.fromkeys(runs["method"]) if not is_joint(method)]
-    styles = method_styles(methods)
-    scores = runs.pivot(index=["order", "seed"], columns="method", values="all")
+    styles = method_styles(methods, most=None)
+    scores = 100 * runs.pivot(index=["order", "seed"], columns="method", values="all")
     same = "same seed and order" if runs["order"].nunique() > 1 else "same seed"
     for k, (ax, against) in enumerate(zip(axes, REFERENCES, strict=True)):
         rows = pairs[(pairs["metric"] == "all") & (pairs["against"] == against)].set_index("method")
+        rows[["mean", "low", "high"]] *= 100
         dots = {m: (scores[m] - scores[against]).dropna().to_numpy() for m in methods if m in rows.index}
         ax.set_xlim(*_limits(np.concatenate([[0.0], *dots.values()]), rows.loc[list(dots), ["low", "high"]]))
-        ax.set(ylim=(len(methods) - 0.4, -0.6), xlabel=f"difference in mIoU, {same}")
+        ax.set(ylim=(len(methods) - 0.4, -0.6), xlabel=f"difference in mIoU (percentage points), {same}")
         ax.set_yticks(range(len(methods)), methods if k == 0 else [])
         ax.set_title(f"{title}: all, against {against}" if title and k == 0 else f"all, against {against}", loc="left")
         ax.locator_params(axis="x", nbins=5)
@@ -181,7 +240,7 @@ def paired_points(axes: Iterable[Axes], runs: pd.DataFrame, pairs: pd.DataFrame,
 
 def _limits(dots: np.ndarray, intervals: pd.DataFrame) -> tuple[float, float]:
     """Limits of an axis that holds all dots. Intervals may take at most half of its width."""
-    width = float(np.ptp(dots)) or 0.1
+    width = float(np.ptp(dots)) or 10
     low = max(np.nanmin([dots.min(), *intervals["low"]]), dots.min() - width / 2)
     high = min(np.nanmax([dots.max(), *intervals["high"]]), dots.max() + width / 2)
     return low - 0.05 * width, high + 0.05 * width
@@ -190,7 +249,7 @@ def _limits(dots: np.ndarray, intervals: pd.DataFrame) -> tuple[float, float]:
 def _difference_row(ax: Axes, y: int, dots: np.ndarray, row: pd.Series, style: dict) -> None:
     """A row of `paired_points`."""
     several = len(dots) > 1
-    ax.plot(dots, np.full(len(dots), y + 0.27 * several), ls="", ms=4.5, mew=0.5, zorder=3, **style)
+    ax.plot(dots, np.full(len(dots), y + 0.27 * several), **{**style, "ls": "", "ms": 4.5, "mew": 0.5, "zorder": 3})
     if several:
         left, right = ax.get_xlim()
         dark = {"color": "#222222", "ls": "", "zorder": 3}
@@ -201,7 +260,7 @@ def _difference_row(ax: Axes, y: int, dots: np.ndarray, row: pd.Series, style: d
             ax.plot(left, y, marker="<", ms=6, clip_on=False, **dark)
         if row["high"] > right:
             ax.plot(right, y, marker=">", ms=6, clip_on=False, **dark)
-    _right_of(ax, y, signed(row["mean"]) + (f"  {row['above']}/{row['pairs']}" if several else ""))
+    _right_of(ax, y, signed(row["mean"] / 100) + (f"  {row['above']}/{row['pairs']}" if several else ""))
 
 
 def step_strips(blocks: list[dict], steps: list[int], size: float = 1.0) -> Figure:
@@ -227,22 +286,22 @@ def step_strips(blocks: list[dict], steps: list[int], size: float = 1.0) -> Figu
         axes = grid.subplots(squeeze=False)
         for ax in axes.flat:
             ax.set_axis_off()
-        axes[0, len(steps) // 2].imshow(block["image"], interpolation="nearest")
+        axes[0, len(steps) // 2].imshow(block["image"])
         axes[0, len(steps) // 2].set_anchor("N")
         for column, step in enumerate(steps):
             axes[1, column].set_title(f"after step {step}", fontsize=8, pad=2)
             for ax, name in zip(axes[1:, column], names[1:], strict=True):
                 if (picture := block["rows"].get(name, {}).get(step)) is not None:
-                    ax.imshow(picture, interpolation="nearest")
+                    ax.imshow(picture)
         for ax, name in zip(axes[:, 0], () if number else names, strict=False):
             ax.text(-0.08, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=9)
     return figure
 
 
 def _largest_tick(scores: pd.DataFrame) -> float:
-    """The end of an axis of mIoU: the next tenth above the largest score, with some room."""
+    """The end of an axis of mIoU in percent: the next ten above the largest of scores from 0 to 1, with some room."""
     largest = np.nanmax(scores.to_numpy(float), initial=0)
-    return float(min(1.0, max(0.1, np.ceil(10.6 * largest) / 10)))
+    return float(min(100, max(10, 10 * np.ceil(10.6 * largest))))
 
 
 def _centred(ax: Axes, text: str) -> None:

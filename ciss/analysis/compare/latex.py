@@ -6,16 +6,18 @@ import pandas as pd
 
 from ciss.analysis.compare.cells import (
     DEFINITIONS,
+    PERCENT,
     best_methods,
     describe_runs,
     differences,
     heading,
+    in_percent,
     memory_note,
-    score,
+    number,
     sentence,
 )
 from ciss.analysis.compare.figures import REFERENCES
-from ciss.analysis.figures.style import block
+from ciss.analysis.figures.families import block
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -25,14 +27,16 @@ SPECIAL = {
 SCORES = ("all", "old", "new", "harmonic", "forgetting", "mean_over_steps")
 NEEDS = "% Needs \\usepackage{booktabs}."
 PAIRED = (
-    "differences in \\emph{all} on the same seed and order of classes: mean, its 95\\,\\% interval by Student's t, and "
-    "pairs above zero. Each interval is for itself."
+    "differences in \\emph{all} on the same seed and order of classes, in percentage points: mean, its 95\\,\\% "
+    "interval by Student's t, and pairs above zero. Each interval is for itself."
 )
-CONVENTIONS = "\\emph{all} of the same predictions after the last step, under the counting rules of published papers."
+CONVENTIONS = (
+    "\\emph{all} in percent, of the same predictions after the last step, under the counting rules of published papers."
+)
 COST = (
-    "cost. Training: seconds of the method's own steps, without the base step; preparation: of passes over the data "
-    "before the steps, part of them; peak memory in MiB; parameters after the last step; $\\times$: as a multiple of "
-    "fine-tuning."
+    "cost. Update: median milliseconds of one update over the epochs. Training: seconds of the method's own steps, "
+    "without the base step; preparation: of passes over the data before the steps, part of them; peak memory in MiB; "
+    "parameters after the last step; $\\times$: as a multiple of fine-tuning."
 )
 
 
@@ -43,8 +47,10 @@ def escape(text: str) -> str:
 
 
 def tables(methods: pd.DataFrame, paired: pd.DataFrame, conventions: pd.DataFrame, sentences: dict[str, str]) -> str:
-    """Tables for each benchmark: methods, differences to REFERENCES if there are several pairs, conventions. The best
-    incremental method of a column is bold. Stored images and joint training are blocks of their own.
+    """Tables for each benchmark, in percent: methods, differences to REFERENCES (of several pairs), conventions.
+
+    Of several runs, the best incremental method of a column is bold. Stored images and joint training are blocks of
+    their own.
 
     Args:
         methods: `methods_table` of all benchmarks, see `by_benchmark`.
@@ -56,7 +62,7 @@ def tables(methods: pd.DataFrame, paired: pd.DataFrame, conventions: pd.DataFram
     for name, rows in methods.groupby("benchmark", sort=False):
         rows = rows.set_index("method")
         explained = [sentence(text) for column, text in DEFINITIONS.items() if column in SCORES]
-        caption = escape(" ".join([sentences[name], sentence(describe_runs(rows)), *explained]))
+        caption = escape(" ".join([in_percent(sentences[name]), sentence(describe_runs(rows)), *explained]))
         blocks.append(_table(name, "methods", f"methods after the last step. {caption}", _methods(rows)))
         pairs = paired[(paired["benchmark"] == name) & paired["against"].isin(REFERENCES)]
         if pairs["pairs"].max() > 1:
@@ -95,11 +101,12 @@ def _math(text: str) -> str:
 def _cost(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
+            "update": _numbers(rows, "update_seconds", 0, 1e-3),
             "training": _numbers(rows, "training_seconds", 1),
             "preparation": _numbers(rows, "preparation_seconds", 1),
             "memory": _numbers(rows, "peak_memory_mib", 0),
             "parameters": [f"{count:,.0f}".replace(",", r"\,") for count in rows["parameters"]],
-            "× time": _numbers(rows, "relative_time", 2),
+            "× update": _numbers(rows, "relative_update", 2),
             "× memory": _numbers(rows, "relative_memory", 2),
         }
     )
@@ -108,17 +115,17 @@ def _cost(rows: pd.DataFrame) -> pd.DataFrame:
 def _scores(rows: pd.DataFrame, column: str) -> pd.Series:
     """A column of scores as text, the best methods in bold."""
     best = best_methods(rows, column)
-    texts = _numbers(rows, column, 3)
+    texts = _numbers(rows, column, 1, PERCENT)
     bold = texts.str.replace(r"^\$([^_$]*)", r"$\\mathbf{\1}", regex=True)
     return texts.where([method not in best for method in rows.index], bold)
 
 
-def _numbers(rows: pd.DataFrame, column: str, digits: int) -> pd.Series:
-    """A column of means as text, with the deviations if there are any."""
+def _numbers(rows: pd.DataFrame, column: str, digits: int, unit: float = 1) -> pd.Series:
+    """A column of means as text in a unit, with the deviations if there are any."""
     deviations = rows.get(f"{column}_std", pd.Series(math.nan, index=rows.index))
     texts = []
     for mean, deviation in zip(rows[column], deviations, strict=True):
-        value, _, spread = score(mean, deviation, digits).partition(" ± ")
+        value, _, spread = number(mean / unit, deviation / unit, digits).partition(" ± ")
         texts.append(f"${value}_{{\\pm {spread}}}$" if spread else f"${value}$" if value else "--")
     return pd.Series(texts, index=rows.index)
 

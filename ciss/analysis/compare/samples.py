@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ciss.analysis.figures.masks import colour
+from ciss.analysis.figures.masks import all_painted, painted
 from ciss.data.loaders import picture
 from ciss.protocol import VOID, Classes
 from ciss.runs.run import Run
@@ -35,29 +35,31 @@ class Pictures:
         return shown_steps(self.last_step)
 
     def after_last(self) -> list[tuple[str, list[np.ndarray]]]:
-        """Rows for `strips`: all images, their ground truth, and the predictions of each method after the last step."""
-        predictions = {method: path[-1]["samples"] for method, path in self.results.items()}
-        masks = {"truth": {image: labels for image, (_, labels) in self.images.items()}, **predictions}
-        rows = [("image", [image for image, _ in self.images.values()])]
-        return rows + [
-            (name, [colour(row[i], self.classes.colours) for i in self.images]) for name, row in masks.items()
-        ]
+        """Rows for `strips`: all images, their ground truth, and the predictions of each method after the last step.
+        Wrong pixels have an outline."""
+        images, truths = ([pair[k] for pair in self.images.values()] for k in (0, 1))
+        rows = [("image", images), ("ground truth", all_painted(truths, self.classes, images))]
+        for method, path in self.results.items():
+            predictions = [path[-1]["samples"][name] for name in self.images]
+            rows.append((method, all_painted(predictions, self.classes, images, truths)))
+        return rows
 
     def after_steps(self) -> list[dict]:
-        """Blocks for `step_strips`: the images with classes of the most steps; two if there is room."""
+        """Blocks for `step_strips`: the images with classes of the most steps; two if there is room. Wrong pixels have
+        an outline."""
         count = 1 if len(self.steps) > COLUMNS // 2 else 2
         blocks = []
         for image in most_steps({name: labels for name, (_, labels) in self.images.items()}, self.classes, count):
             photograph, labels = self.images[image]
-            masks = {"truth": {step: mask_future(labels, self.classes, step) for step in self.steps}}
+            truths = {step: mask_future(labels, self.classes, step) for step in range(self.last_step + 1)}
+            rows = {"ground truth": {s: painted(truths[s], self.classes, photograph) for s in self.steps}}
             for method, path in self.results.items():
                 # Joint training knows all classes: its prediction is in the column of the last step.
                 steps = (self.last_step if result["joint"] else result["reached"] for result in path)
-                masks[method] = {step: result["samples"][image] for step, result in zip(steps, path, strict=True)}
-            rows = {
-                name: {step: colour(mask, self.classes.colours) for step, mask in row.items()}
-                for name, row in masks.items()
-            }
+                rows[method] = {
+                    step: painted(result["samples"][image], self.classes, photograph, truths[step])
+                    for step, result in zip(steps, path, strict=True)
+                }
             blocks.append({"image": photograph, "rows": rows})
         return blocks
 

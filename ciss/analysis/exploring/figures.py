@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ciss.analysis.figures import charts, style
-from ciss.analysis.figures.masks import class_patches, colour, show
+from ciss.analysis.figures.families import GROUPS, class_style, step_styles
+from ciss.analysis.figures.masks import class_patches, painted, show
 from ciss.protocol import Classes
 
 MAX_CLASSES = 24  # classes in one figure
@@ -27,8 +28,10 @@ def picture_row(
     """Pictures, masks and maps of one image beside each other, at most four in a row.
 
     Args:
-        parts: (title, RGB picture (H,W,3)); (title, mask (H,W) of integer positions, 255 void); or (title, map (h,w) of
-            floats, unit, largest value or None for the 99th percentile[, region (H,W) bool, which gets a frame]).
+        parts: (title, RGB picture (H,W,3)); (title, mask (H,W) of integer positions, 255 void[, ground
+            truth (H,W), from which wrong pixels get an outline]); or (title, map (h,w) of
+            floats, unit, largest value or None for the 99th percentile[, region (H,W) bool, which gets a frame]). Masks
+            are laid over the first RGB picture.
         classes: of the masks; those in the masks are in the legend.
         handles: a second legend.
         size: width of a picture in inches.
@@ -46,18 +49,20 @@ def picture_row(
         left=0.02, right=1 - 0.7 / width, top=1 - 0.26 / height, bottom=(sum(lines) + 0.15) / height,
         wspace=0.7 / size, hspace=0.3 / (size * tall),
     )  # fmt: skip
-    patches = class_patches(figure, classes, positions)
+    patches = class_patches(figure, classes, positions) if positions else []
     for entries, top in ((patches, (sum(lines) + 0.1) / height), (handles, (lines[1] + 0.03) / height)):
         options = {"loc": "upper center", "bbox_to_anchor": (0.5, top), "borderaxespad": 0, "borderpad": 0}
         if entries:
             figure.legend(handles=entries, ncols=min(across, len(entries)), frameon=False, fontsize=8, **options)
+    image = next((part[1] for part in parts if part[1].ndim == 3), None)
     for ax in axes.flat:
         ax.set_axis_off()
     for ax, (title, picture, *rest) in zip(axes.flat, parts, strict=False):
         if picture.ndim == 2 and not np.issubdtype(picture.dtype, np.integer):
             _map(ax, title, picture, *rest)
         else:
-            show(ax, picture if picture.ndim == 3 else colour(picture, classes.colours), title)
+            under = image if image is not None and image.shape[:2] == picture.shape else None
+            show(ax, picture if picture.ndim == 3 else painted(picture, classes, under, *rest), title)
     return figure
 
 
@@ -95,8 +100,8 @@ def gradient_bars(table: pd.DataFrame) -> Figure:
     rows = np.arange(len(table))
     labels = {"gradient": "mean gradient |∂CE/∂z|", "weight": "mean weight", "share": "share of all gradients"}
     handles = []
-    for k, step in enumerate(sorted(set(table["introduced"]))):
-        bars = {"facecolor": style.COLOURS[k % 8], "hatch": style.HATCHES[k % len(style.HATCHES)], "edgecolor": "white"}
+    for step, look in step_styles(table["introduced"]).items():
+        bars = {"facecolor": look["color"], "edgecolor": "white"}
         own = table["introduced"] == step
         for ax, column in zip(axes, labels, strict=True):
             ax.barh(rows[own], np.nan_to_num(table[column][own]), **bars)
@@ -121,7 +126,7 @@ def conflict_bars(ax: Axes, table: pd.DataFrame, title: str = "") -> None:
         if np.isnan(value):
             ax.text(0, row, " no gradient", va="center", fontsize=7)
             continue
-        colour, hatch = (style.COLOURS[4], "//") if value < 0 else (style.COLOURS[5], "")
+        colour, hatch = ("#B35806", "//") if value < 0 else ("#8073AC", "")
         ax.barh(row, value, color=colour, hatch=hatch, edgecolor="white")
         ax.text(1.04, row, f"{value:+.2f}", va="center", fontsize=7)
     ax.set_yticks(table.index, table["layer"], fontsize=7)
@@ -142,9 +147,7 @@ def conflict_figure(table: pd.DataFrame, cosines: pd.DataFrame, titles: tuple[st
     bars = figure.add_axes((left / width, rows[0], 3.0 / width, rows[1]))
     cells = figure.add_axes(((left + 3.0 + gap) / width, rows[0], 3.6 / width, rows[1]))
     conflict_bars(bars, table, titles[0])
-    scale = cells.inset_axes((1.03, 0, 0.04, 1))
-    options = {"vmin": -1, "cbar_ax": scale, "cbar_kws": {"label": "cosine", "ticks": [-1, 0, 1]}}
-    charts.heatmap(cells, cosines, "cosine", **options)
+    charts.diverging_map(cells, cosines, "cosine", 1, cbar_ax=cells.inset_axes((1.03, 0, 0.04, 1)))
     charts.slanted_ticks(cells, cosines.columns, rotation=40)
     cells.tick_params(labelsize=8)
     cells.set_title(titles[1], fontsize=9)
@@ -162,7 +165,7 @@ def projection(ax: Axes, table: pd.DataFrame, names: Sequence[str], shares: Sequ
     """
     handles = []
     for position, rows in table.groupby("position"):
-        marker = style.mark(position)
+        marker = {key: value for key, value in class_style(position).items() if key != "mec"}
         pixels = rows[rows["step"] < 0]
         ax.scatter(pixels["x"], pixels["y"], s=12, **marker, alpha=0.5, linewidths=0)
         path = rows[rows["step"] >= 0].sort_values("step")
@@ -189,7 +192,10 @@ def drift_heatmap(ax: Axes, table: pd.DataFrame, column: str = "relative") -> No
         return
     drift.index = style.table_labels(ax.figure, table, drift.index)
     unit = {"relative": "drift / spread of the class", "drift": "drift (feature units)", "cosine": "cosine"}[column]
-    charts.heatmap(ax, drift, unit, vmax=None)
+    if column == "cosine":
+        charts.diverging_map(ax, drift, unit, 1)
+    else:
+        charts.heatmap(ax, drift, unit, vmax=None, fmt=".2f")
     ax.set_xlabel("in step")
 
 
@@ -205,13 +211,13 @@ def confusion_bars(ax: Axes, table: pd.DataFrame) -> None:
     shares = pd.DataFrame({"its own": table["own"], "the one named": table["confused"]})
     shares["others"] = (1 - shares.sum(axis=1)).clip(lower=0)
     shares.index = style.table_labels(ax.figure, table, table["class"])
-    styles = {"its own": (style.COLOURS[2], ""), "the one named": (style.COLOURS[4], "xx"), "others": ("#BBBBBB", "")}
+    styles = {"its own": GROUPS["right"], "the one named": GROUPS["new"], "others": GROUPS["background"]}
     charts.stacked_bars(ax, shares, styles)
     for row, (name, share) in enumerate(zip(table["confused with"][::-1], table["confused"][::-1], strict=True)):
         if name:
             (label,) = style.table_labels(ax.figure, table, [name])
-            ax.text(1.02, row, f"{label} {share:.2f}", va="center", fontsize=8)
-    ax.set_xlabel("share of pixels nearest to the prototype of ...")
+            ax.text(102, row, f"{label} {100 * share:.1f} %", va="center", fontsize=8)
+    ax.set_xlabel("pixels nearest to the prototype of ... (%)")
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
 
 
@@ -235,5 +241,5 @@ def relabel_bars(ax: Axes, table: pd.DataFrame) -> None:
     styles = dict(zip(table.columns[2:], list(zip(OUTCOME_COLOURS, OUTCOME_HATCHES, strict=True))[1:], strict=True))
     shares = table[list(styles)].set_axis(style.table_labels(ax.figure, table, table["class"]), axis=0)
     charts.stacked_bars(ax, shares, styles)
-    ax.set_xlabel("share of the true class's pixels with the given label background")
+    ax.set_xlabel("pixels of the true class with the given label background (%)")
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, fontsize=8)

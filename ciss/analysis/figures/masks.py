@@ -1,33 +1,87 @@
 """Figures of images, masks and maps."""
 
 from collections.abc import Iterable
+from itertools import repeat
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
+from numpy.lib.stride_tricks import sliding_window_view
 
+from ciss.analysis.figures.families import BACKGROUND, CLASS_COLOURS
 from ciss.analysis.figures.style import class_label
 from ciss.protocol import Classes
 
-VOID = (224, 224, 192)
+STRIPES = 110  # grey of the hatching of void
+OPACITY = 0.65  # of classes over an image
+PALENESS = 0.7  # of the grey values of an image under its classes; 1: as dark as the image
+LEAST = 256  # longer side of a painted mask in pixels, so that lines are fine
 DPI = 128  # a power of two, so that sizes in pixels are whole numbers
 OVERLAY = (480, 4096)  # smallest and largest longer side of an overlay in pixels
 
 
-def colour(mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """A mask (H,W) of positions as RGB. `colours`: (T,3) by position; other values have the colour VOID."""
-    table = np.full((256, 3), VOID, np.uint8)
-    table[: len(colours)] = colours
-    return table[mask]
+def class_colours(classes: Classes) -> np.ndarray:
+    """(C,3) uint8 RGB by position: a bright palette, or the data set's own for more classes than it has."""
+    if len(classes) - 1 > len(CLASS_COLOURS):
+        return classes.colours
+    table = [BACKGROUND, *CLASS_COLOURS][: len(classes)]
+    return (np.array([to_rgb(colour) for colour in table]) * 255).round().astype(np.uint8)
+
+
+def painted(
+    mask: np.ndarray, classes: Classes, image: np.ndarray | None = None, truth: np.ndarray | None = None
+) -> np.ndarray:
+    """A mask as an RGB picture, enlarged by a whole factor to at least LEAST pixels. Void is hatched.
+
+    Args:
+        mask: positions (H,W); from the number of classes on: void.
+        classes: give the colours.
+        image: RGB (H,W,3); classes are laid over its grey values. None: the background is light grey.
+        truth: positions (H,W); pixels whose class in `mask` differs from it get an outline, without void ones.
+    """
+    void = mask >= len(classes)
+    table = np.full((256, 3), 255, np.uint8)
+    table[: len(classes)] = class_colours(classes)
+    picture = table[mask].astype(float)
+    if image is not None:
+        pale = 255 - PALENESS * (255 - image.mean(axis=2, keepdims=True))
+        cover = np.where((mask > 0) & ~void, OPACITY, 0.0)[..., None]
+        picture = cover * picture + (1 - cover) * pale
+    zoom = max(1, -(-LEAST // max(mask.shape)))
+    picture, void = (array.repeat(zoom, 0).repeat(zoom, 1) for array in (picture, void))
+    rows, columns = np.indices(void.shape)
+    width = max(2, max(void.shape) // 100)  # of lines
+    picture[void & ((rows + columns) % (4 * width) < width)] = STRIPES
+    if truth is not None:
+        wrong = ((mask != truth) & (truth < len(classes))).repeat(zoom, 0).repeat(zoom, 1)
+        inner = wrong & ~_shrunk(wrong, width)
+        picture[inner] = 255
+        picture[wrong & ~_shrunk(wrong, max(1, width // 2))] = 0
+    return picture.round().astype(np.uint8)
+
+
+def _shrunk(region: np.ndarray, width: int) -> np.ndarray:
+    """The pixels of a region (H,W) bool whose neighbours within `width` are all in it. Its edge at the picture's edge
+    stays."""
+    framed = np.pad(region, width, mode="edge")
+    rows = sliding_window_view(framed, 2 * width + 1, axis=0).all(axis=-1)
+    return sliding_window_view(rows, 2 * width + 1, axis=1).all(axis=-1)
+
+
+def all_painted(masks: Iterable, classes: Classes, images: Iterable, truths: Iterable | None = None) -> list:
+    """`painted` for each mask, with its image and ground truth. An image without a mask (None) stays None."""
+    parts = zip(masks, images, truths or repeat(None), strict=False)
+    return [None if mask is None else painted(mask, classes, image, truth) for mask, image, truth in parts]
 
 
 def show(ax: Axes, picture: np.ndarray, title: str = "") -> None:
     """An RGB picture (H,W,3) without axes."""
-    ax.imshow(picture, interpolation="nearest")
+    ax.imshow(picture)
     ax.set_title(title, fontsize=9)
     ax.set_axis_off()
 
@@ -36,13 +90,14 @@ def strips(rows: list[tuple[str, list[np.ndarray]]], size: float = 1.25) -> Figu
     """Pictures in named rows, one column for each image.
 
     Args:
-        rows: name, and RGB pictures (H,W,3) or maps (H,W). Maps of a row share a colour bar, from 0 to 1 or to their
-            99th percentile if that is larger.
+        rows: name, and RGB pictures (H,W,3), maps (H,W) or None for an empty cell. Maps of a row share a colour bar,
+            from 0 to 1 or to their 99th percentile if that is larger.
         size: width of a cell in inches.
     """
     columns = max(len(pictures) for _, pictures in rows)
-    tallest = max(picture.shape[0] / picture.shape[1] for _, pictures in rows for picture in pictures)
-    bars = 0.6 if any(picture.ndim == 2 for _, pictures in rows for picture in pictures) else 0.0
+    drawn = [picture for _, pictures in rows for picture in pictures if picture is not None]
+    tallest = max(picture.shape[0] / picture.shape[1] for picture in drawn)
+    bars = 0.6 if any(picture.ndim == 2 for picture in drawn) else 0.0
     width, height = size * columns + 1.2 + bars, size * len(rows) * min(tallest, 1.5)
     figure, axes = plt.subplots(len(rows), columns, figsize=(width, height), squeeze=False)
     margins = {"left": 1.1 / width, "right": 1 - (0.1 + bars) / width, "bottom": 0, "top": 1}
@@ -50,10 +105,11 @@ def strips(rows: list[tuple[str, list[np.ndarray]]], size: float = 1.25) -> Figu
     for ax in axes.flat:
         ax.set_axis_off()
     for line, (name, pictures) in zip(axes, rows, strict=True):
-        values = [picture.ravel() for picture in pictures if picture.ndim == 2]
+        values = [picture.ravel() for picture in pictures if picture is not None and picture.ndim == 2]
         top = max(1.0, float(np.nanpercentile(np.concatenate(values), 99))) if values else 1.0
-        for ax, picture in zip(line, pictures, strict=False):  # of RGB pictures, matplotlib ignores the scale
-            image = ax.imshow(picture, interpolation="nearest", cmap="cividis", vmin=0, vmax=top)
+        for ax, picture in zip(line, pictures, strict=False):
+            if picture is not None:  # of RGB pictures, matplotlib ignores the scale
+                image = ax.imshow(picture, cmap="cividis", vmin=0, vmax=top)
         if values:
             bar = line[-1].inset_axes((1.06, 0.05, 0.08, 0.9))
             figure.colorbar(image, cax=bar, extend="max" if top > 1 else "neither")
@@ -64,16 +120,16 @@ def strips(rows: list[tuple[str, list[np.ndarray]]], size: float = 1.25) -> Figu
 
 def class_patches(figure: Figure, classes: Classes, positions: Iterable[int]) -> list[Patch]:
     """Entries of a legend: names of classes with their colours."""
-    return [
-        Patch(fc=classes.colours[k] / 255, ec="#444444", label=class_label(figure, classes.names[k], k))
-        for k in positions
-    ]
+    colours = class_colours(classes) / 255
+    return [Patch(fc=colours[k], ec="#444444", label=class_label(figure, classes.names[k], k)) for k in positions]
 
 
-def class_legend(figure: Figure, classes: Classes) -> None:
-    """A legend of all classes and void under a figure of masks."""
-    patches = class_patches(figure, classes, range(len(classes)))
-    patches.append(Patch(fc=np.array(VOID) / 255, ec="#444444", label="void (ignored)"))
+def class_legend(figure: Figure, classes: Classes, errors: bool = False) -> None:
+    """A legend of all classes and void under a figure of masks. `errors`: wrong pixels have an outline."""
+    patches = class_patches(figure, classes, range(1, len(classes)))
+    patches.append(Patch(fc="white", ec="#6E6E6E", hatch="////", label="void: not scored"))
+    if errors:
+        patches.append(Patch(fc="white", ec="black", lw=1.6, label="outline: wrong pixels"))
     figure.legend(handles=patches, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=5, fontsize=8, frameon=False)
 
 

@@ -1,6 +1,7 @@
 """Settings and layout that all figures share.
 
-Colours come with markers, hatches or numbers, so that a figure can be read in grey and with colour blindness.
+Colours come with markers, hatches or numbers, so that a figure can be read in grey and with colour blindness. Those of
+methods, steps and classes are in `families.py`.
 """
 
 import json
@@ -23,10 +24,7 @@ from ciss.analysis.figures.light_seaborn import sns
 
 # palette of Okabe and Ito, dark and light alternating
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
-GREY = "#8C8C8C"
 MARKERS = "osD^vP*X"
-HATCHES = ("", "//", "xx", "..", "\\\\", "++", "oo", "--")
-JOINT = "joint"
 FONTS = (  # used after the default font if installed: for class names in other scripts
     "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "PingFang SC", "Hiragino Sans", "Microsoft YaHei",
     "Malgun Gothic", "Noto Sans Arabic", "Noto Sans Devanagari",
@@ -60,44 +58,9 @@ def style() -> None:
     )
 
 
-def is_joint(method: str) -> bool:
-    """Whether the title of a method in a table is joint training or a variant, such as `joint-long`.
-
-    Runs and results have the property `joint` instead.
-    """
-    return method.partition(" ")[0].partition("-")[0] == JOINT
-
-
-def has_memory(method: str) -> bool:
-    """Whether the title of a method in a table is of runs with stored images, such as `mib-M (100 stored images)`."""
-    return method.partition(" ")[0].endswith("-M")
-
-
-def block(method: str) -> int:
-    """The block of a method's row in tables: 0, with stored images 1, joint training 2."""
-    return 2 if is_joint(method) else int(has_memory(method))
-
-
 def mark(k: int) -> dict[str, str]:
-    """Colour and marker of the k-th line or class. The first 64 pairs are different."""
+    """Colour and marker of the k-th line. The first 64 pairs are different."""
     return {"color": COLOURS[k % 8], "marker": MARKERS[(k + k // 8) % 8]}
-
-
-def method_styles(methods: Iterable[str]) -> dict[str, dict]:
-    """Colour and marker by method, the same in every figure of the same methods.
-
-    Joint training, the upper bound, is a black star. Its variants are grey stars.
-    """
-    methods = list(dict.fromkeys(methods))
-    colours = [colour for colour in COLOURS if colour != "#000000"] + [GREY]
-    markers = MARKERS.replace("*", "") + "<"
-    styles = {}
-    for k, method in enumerate(method for method in methods if not is_joint(method)):
-        styles[method] = {"color": colours[k % 8], "marker": markers[(k + k // 8) % 8], "markeredgecolor": "#333333"}
-    shades = ("#000000", "#777777", "#BBBBBB")
-    for k, method in enumerate(dict.fromkeys([JOINT, *filter(is_joint, methods)])):
-        styles[method] = {"color": shades[k % 3], "marker": "*", "markeredgecolor": "#000000"}
-    return styles
 
 
 def panels(count: int, size: tuple[float, float] = (2.3, 2.1), columns: int = 3, **shared) -> tuple[Figure, list[Axes]]:

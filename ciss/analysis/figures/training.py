@@ -1,12 +1,15 @@
 """Figures of one run: losses, logged values of the method, scores and class tokens."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ciss.analysis.figures.charts import heatmap, slanted_ticks
+from ciss.analysis.figures.charts import diverging_map, slanted_ticks
+from ciss.analysis.figures.families import step_styles
 from ciss.analysis.figures.style import COLOURS, class_labels, mark, note, short
 
 TRACES = {
@@ -19,6 +22,7 @@ TRACES = {
     "patch/": "weight of patches",
     "cosine/": "cosine of new tokens",
 }
+STEP = re.compile(r"step(\d+)")  # names of traces by step
 MAX_NAMES = 40  # class names under one axis
 
 
@@ -50,9 +54,13 @@ def trace_panels(trace: dict[str, np.ndarray], window: int = 10) -> Figure:
         return note("this method logs nothing but its losses")
     figure, axes = plt.subplots(1, len(kinds), figsize=(3.6 * len(kinds), 3), squeeze=False)
     for ax, kind in zip(axes[0], kinds, strict=True):
-        for k, name in enumerate(name for name in trace if name.startswith(kind)):
+        names = [name for name in trace if name.startswith(kind)]
+        steps = step_styles(int(step[1]) for name in names if (step := STEP.fullmatch(name.removeprefix(kind))))
+        for k, name in enumerate(names):
             means = pd.Series(trace[name]).rolling(window, min_periods=1).mean()
             line = {"color": COLOURS[k % 8], "ls": ("-", "--", ":", "-.")[k % 4]}
+            if step := STEP.fullmatch(name.removeprefix(kind)):
+                line["color"] = steps[int(step[1])]["color"]
             ax.plot(np.arange(1, len(means) + 1), means, label=name.removeprefix(kind), **line)
         ax.set(xlabel="batch", ylabel=TRACES[kind])
         low, high = (np.nan_to_num(bound, posinf=0, neginf=0) for bound in (ax.dataLim.ymin, ax.dataLim.ymax))
@@ -64,18 +72,18 @@ def trace_panels(trace: dict[str, np.ndarray], window: int = 10) -> Figure:
 
 
 def iou_bars(ax: Axes, ious: np.ndarray, names: list[str], before: np.ndarray | None = None) -> None:
-    """IoU of each class as bars. `before`: IoU of the (fewer) classes before the step, as marks."""
-    ious = np.asarray(ious, float)
-    ax.bar(range(len(ious)), np.nan_to_num(ious), color=COLOURS[5], edgecolor="white", label="after")
+    """IoU of each class in percent as bars. `before`: IoU of the (fewer) classes before the step, as marks."""
+    ious = 100 * np.asarray(ious, float)
+    ax.bar(range(len(ious)), np.nan_to_num(ious), color="#9EBCDA", edgecolor="white", label="after")
     if before is not None:
-        ax.plot(range(len(before)), np.asarray(before, float), "D", color=COLOURS[4], ms=5, label="before")
+        ax.plot(range(len(before)), 100 * np.asarray(before, float), "D", color="#4D004B", ms=5, label="before")
         ax.legend(frameon=False)
     stride = -(-len(ious) // MAX_NAMES)
     labels = [short(label) for label in class_labels(ax.figure, names, names)]
     ax.set_xticks(range(0, len(ious), stride), labels[: len(ious) : stride], rotation=35, ha="right")
     if stride > 1:
         ax.set_xlabel(f"one class in {stride} is named")
-    ax.set(ylabel="IoU, validation", ylim=(0, 1))
+    ax.set(ylabel="IoU (%), validation", ylim=(0, 100))
 
 
 def token_angles(ax: Axes, tokens: np.ndarray, names: list[str], new: int) -> None:
@@ -85,7 +93,6 @@ def token_angles(ax: Axes, tokens: np.ndarray, names: list[str], new: int) -> No
     names = class_labels(ax.figure, names, names)
     same = np.eye(new, len(tokens), len(tokens) - new, dtype=bool)
     table = pd.DataFrame(angles, index=names[-new:], columns=names)
-    scale = {"label": "angle (degrees)", "ticks": [0, 90, 180]}
-    heatmap(ax, table, "angle", vmax=180, fmt=".0f", mask=same, cbar_kws=scale)
+    diverging_map(ax, table, "angle (degrees)", 180, 90, fmt=".0f", mask=same)
     slanted_ticks(ax, names, rotation=35)
-    ax.set_title("new class tokens against all")
+    ax.set_title("angle of new class tokens to all, degrees")

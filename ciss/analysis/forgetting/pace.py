@@ -16,10 +16,11 @@ def pace_factors(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.nda
     """Pace and possible factors of each end, incremental step and old class, without the background.
 
     Columns: end, method, seed, step, class, introduced; `before` and `after`: IoU on the hold-out set right after the
-    new channels and at the end of the step; `pace`: lost IoU per epoch; `first_epoch`: lost IoU in the first epoch;
-    `pixel_share`: of the labelled training pixels; `similarity`: largest cosine of the class's prototype to that of a
-    new class (`nearest`), in the features of the teacher; `gradient`: mean gradient magnitude of its pixels in the
-    teacher. Empty without a hold-out set. `probes`: by run, see `ciss probe`.
+    new channels and at the end of the step; `pace`: lost IoU per epoch; `relative_pace`: pace over `before`, NaN where
+    that is 0 (a class of a low IoU cannot lose much); `first_epoch`: lost IoU in the first epoch; `pixel_share`: of the
+    labelled training pixels; `similarity`: largest cosine of the class's prototype to that of a new class (`nearest`),
+    in the features of the teacher; `gradient`: mean gradient magnitude of its pixels in the teacher. Empty without a
+    hold-out set. `probes`: by run, see `ciss probe`.
     """
     rows = []
     for (end, step), curve in pace_table(ends).groupby(["end", "step"], sort=False):
@@ -43,7 +44,8 @@ def pace_factors(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.nda
                     **points.iloc[0][["end", "method", "seed", "step", "class", "introduced"]],
                     "before": iou.iloc[0],
                     "after": iou.iloc[-1],
-                    "pace": (iou.iloc[0] - iou.iloc[-1]) / iou.index[-1],
+                    "pace": (pace := (iou.iloc[0] - iou.iloc[-1]) / iou.index[-1]),
+                    "relative_pace": pace / (iou.iloc[0] or np.nan),
                     "first_epoch": iou.iloc[0] - iou.get(1.0, np.nan),
                     "pixel_share": shares[position],
                     "similarity": similarity,
@@ -51,7 +53,9 @@ def pace_factors(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.nda
                     "gradient": probe["gradients"][position],
                 }
             )
-    paces = dict.fromkeys(("before", "after", "pace", "first_epoch", "pixel_share", "similarity"), float)
+    paces = dict.fromkeys(
+        ("before", "after", "pace", "relative_pace", "first_epoch", "pixel_share", "similarity"), float
+    )
     return table(rows, {**STEP_COLUMNS, "class": str, "introduced": int, **paces, "nearest": str, "gradient": float})
 
 
@@ -65,8 +69,9 @@ def prototype_cosines(prototypes: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def rank_correlations(paces: pd.DataFrame, value: str = "pace", factors: Iterable[str] = FACTORS) -> pd.DataFrame:
     """Spearman's rank correlation of a value with each factor, over the old classes of a step, by method.
 
-    Columns: method, factor; correlation: mean over ends of the mean over steps, weighted by their classes; low, high:
-    95 % interval by Student's t over ends, NaN for one end; ends; classes: of all steps of an end, mean over ends.
+    Columns: value, method, factor; correlation: mean over ends of the mean over steps, weighted by their classes; low,
+    high: 95 % interval by Student's t over ends, NaN for one end; ends; classes: of all steps of an end, mean over
+    ends.
     Steps with fewer than three classes, or with equal values, are left out.
     """
     rows = []
@@ -83,13 +88,13 @@ def rank_correlations(paces: pd.DataFrame, value: str = "pace", factors: Iterabl
                     correlations.append(np.average(rho, weights=sizes))
                     counts.append(sum(sizes))
             low, high = interval(correlations)
-            row = {"method": method, "factor": factor, "correlation": np.nan, "low": low, "high": high}
+            row = {"value": value, "method": method, "factor": factor, "correlation": np.nan, "low": low, "high": high}
             row |= {"ends": len(correlations), "classes": 0.0}
             if correlations:
                 row |= {"correlation": np.mean(correlations), "classes": np.mean(counts)}
             rows.append(row)
     numbers = {"correlation": float, "low": float, "high": float, "ends": int, "classes": float}
-    return table(rows, {"method": str, "factor": str, **numbers})
+    return table(rows, {"value": str, "method": str, "factor": str, **numbers})
 
 
 def interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float]:

@@ -40,7 +40,7 @@ def forgetting_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
     """IoU of each end, class and step, and its distance to the best earlier IoU of the class. Joint runs are left out.
 
     Columns: end, method, seed, class, introduced (step), step, iou, forgetting (NaN at the step that brings the class),
-    pixel_share (of labelled training pixels).
+    relative (forgetting over that best IoU; NaN where it is 0), pixel_share (of labelled training pixels).
     """
     rows = []
     for end, results in ends.items():
@@ -53,12 +53,13 @@ def forgetting_table(ends: dict[str, list[dict]]) -> pd.DataFrame:
             introduced = int(classes.steps[position])
             if introduced > step or (position == 0 and np.isnan(ious[:, 0]).all()):
                 continue
-            forgetting = best[step - 1, position] - ious[step, position] if step > introduced else np.nan
+            before = best[step - 1, position] if step > introduced else np.nan
             row = {"class": classes.names[position], "introduced": introduced, "step": step}
-            row |= {"iou": ious[step, position], "forgetting": forgetting, "pixel_share": shares[position]}
+            row |= {"iou": ious[step, position], "forgetting": before - ious[step, position]}
+            row |= {"relative": row["forgetting"] / (before or np.nan), "pixel_share": shares[position]}
             rows.append({**end_values(end, results[-1]), **row})
     columns = {"class": str, "introduced": int, "step": int}
-    columns |= dict.fromkeys(("iou", "forgetting", "pixel_share"), float)
+    columns |= dict.fromkeys(("iou", "forgetting", "relative", "pixel_share"), float)
     return with_classes(table(rows, {**END_COLUMNS, **columns}), class_names(ends))
 
 

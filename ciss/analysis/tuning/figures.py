@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ciss.analysis.figures.style import COLOURS, GREY, legend_below, method_styles, note, note_in, panels
+from ciss.analysis.figures.families import GREY, method_styles
+from ciss.analysis.figures.style import COLOURS, legend_below, note, note_in, panels
 from ciss.analysis.tuning import words
 from ciss.analysis.tuning.tables import UNFINISHED, finished_trials
 from ciss.ranges import Choices, Range, plain
@@ -35,14 +36,18 @@ def best_so_far(ax: Axes, trials: pd.DataFrame) -> None:
     if not (trials["state"] == "complete").any():
         note_in(ax, NONE)
         return
-    styles, counts = method_styles(trials["method"]), finished_trials(trials)
+    styles, counts = method_styles(trials["method"], most=None), finished_trials(trials)
     for number, (method, rows) in enumerate(trials.groupby("method", sort=False)):
         style = styles[method]
         complete = rows["state"] == "complete"
         best = (100 * rows["mean"].where(complete)).cummax().ffill()
         ax.step(rows["trial"], best, where="post", color=style["color"], lw=1.4)
         label = f"{method}, {words.count(counts[method], 'trial')}"
-        ax.plot(rows["trial"][complete], 100 * rows["mean"][complete], ls="", ms=4.5, mew=0.7, label=label, **style)
+        ax.plot(
+            rows["trial"][complete],
+            100 * rows["mean"][complete],
+            **{**style, "ls": "", "ms": 4.5, "mew": 0.7, "label": label},
+        )
         hollow = {"marker": style["marker"], "mfc": "none", "mec": style["color"]}
         _at_the_bottom(ax, rows["trial"][_ended_early(rows)], 0.03 + 0.05 * number, **hollow)
     _free_the_bottom([ax], 0.03 + 0.05 * len(counts))

@@ -6,12 +6,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ciss.analysis.compare import cells
-from ciss.analysis.compare.cost import cost_table, timings_table
+from ciss.analysis.compare.cost import cost_table, timings_table, was_busy
 from ciss.analysis.compare.figures import cost_bars
 from ciss.analysis.compare.latex import cost_tables
 from ciss.analysis.rows import by_benchmark
 from ciss.config import Config
-from ciss.runs import timings
+from ciss.runs import live, timings
 from ciss.store import files
 from ciss.study.report.markup import render
 from ciss.study.report.page import read_table
@@ -19,6 +19,11 @@ from ciss.study.report.page import read_table
 NOT_MEASURED = (
     "Seconds and memory: not measured here. They are known where the runs were trained, and come with no commit, clone "
     "or cache of DVC."
+)
+
+BUSY = (
+    "The machine was busy: the upper quartile of an update is more than 1.5 times the lower one in some run, so other "
+    "programs were at work. Do not compare these seconds."
 )
 
 
@@ -33,12 +38,19 @@ def measure(root: Path, settings: Config) -> tuple[dict[str, pd.DataFrame], dict
     """
     runs, methods = (read_table(root / "reports" / "compare" / f"{name}.csv") for name in ("runs", "methods"))
     measured = {
-        end: [timings.read(root, value.benchmark, run) for run in settings.path(end)]
+        end: [_measured(root, value.benchmark, run) for run in settings.path(end)]
         for end, value in settings.ends.items()
     }
     ends = timings_table(runs, measured)
     members = methods.groupby("benchmark", sort=False)["benchmarks"].first().str.split().to_dict()
     return {name: ends[ends["benchmark"].isin(own)] for name, own in members.items()}, members
+
+
+def _measured(root: Path, benchmark: str, run: str) -> dict | None:
+    """What a training took, with the seconds of its updates; None where it was not measured here."""
+    timing = timings.read(root, benchmark, run)
+    curve = live.read(live.folder(root, benchmark, run))
+    return timing and {**timing, "update_seconds": curve.update_seconds if curve and curve.result else []}
 
 
 def write(folder: Path, ends: dict[str, pd.DataFrame], members: dict[str, list[str]]) -> None:
@@ -66,12 +78,17 @@ def sections(ends: dict[str, pd.DataFrame]) -> list[str]:
 def _section(ends: pd.DataFrame) -> str:
     costs = cost_table(ends)
     columns = {"training": "training_seconds", "preparation": "preparation_seconds", "base": "base_seconds"}
-    texts = cells.formatted(costs, list(columns.values()), 1)
-    texts.columns = [f"{head}, s" for head in columns]
-    texts["memory, MiB"] = cells.formatted(costs, ["peak_memory_mib"], 0)
+    texts = cells.formatted(costs, ["update_seconds"], 0, unit=1e-3).set_axis(["one update, ms"], axis=1)
+    low, high = (
+        cells.formatted(costs[[name]], [name], 0, unit=1e-3).iloc[:, 0] for name in ("update_low", "update_high")
+    )
+    texts["quartiles, ms"] = [f"{a} to {b}" if a else "" for a, b in zip(low, high, strict=True)]
+    for head, column in columns.items():
+        texts[f"{head}, s"] = cells.formatted(costs, [column], 1, unit=1)
+    texts["memory, MiB"] = cells.formatted(costs, ["peak_memory_mib"], 0, unit=1)
     texts["parameters"] = [f"{count:,.0f}" for count in costs["parameters"]]
-    for head, column in {"time": "time", "memory": "memory", "param.": "parameters"}.items():
-        texts[f"× {head}"] = [cells.score(value, digits=2) for value in costs[f"relative_{column}"]]
+    for head, column in {"update": "update", "memory": "memory", "param.": "parameters"}.items():
+        texts[f"× {head}"] = [cells.number(value, digits=2) for value in costs[f"relative_{column}"]]
     return render("cost.html", texts=texts, notes=_notes(ends, costs), bars=_bars(costs))
 
 
@@ -79,13 +96,17 @@ def _notes(ends: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
     """What the columns are, where the numbers were measured, and what is missing."""
     absent = "" if "finetune" in costs.index else ", which was not run here"
     notes = [
-        "Training: seconds of the method's own steps, preparation (what passes over the data before them) among them, "
-        "without the base step that they share (base). Memory: the peak, of the GPU, or of the process on a CPU. ×: as "
-        f"a multiple of finetune{absent}. Seconds of different devices cannot be compared."
+        "One update: the median over the epochs of the method's own steps, and its quartiles; each epoch counts with "
+        "the mean of its updates, without scoring and saving. Training: seconds of the own steps, preparation (what "
+        "passes over the data before them) among them, without the base step that they share (base). Memory: the "
+        f"peak, of the GPU, or of the process on a CPU. ×: as a multiple of finetune{absent}. Seconds of different "
+        "devices cannot be compared."
     ]
     devices = ends["device"][ends["device"] != ""]
     if len(devices):
         notes.append(f"Measured on: {cells.distinct_values(devices)}.")
+    if was_busy(ends):
+        notes.append(BUSY)
     if not costs["measured"].any():
         return [*notes, NOT_MEASURED]
     if (costs["measured"] < costs["runs"]).any():

@@ -14,7 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from ciss.analysis.figures.style import block, only_note
+from ciss.analysis.figures.families import block
+from ciss.analysis.figures.style import only_note
 
 MARKDOWN = mistune.create_markdown(escape=True)
 LARGEST_WIDTH = 2000  # pixels at 160 per inch; wider pictures are not legible at the page's width

@@ -10,7 +10,13 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from ciss.analysis.compare import cells
-from ciss.analysis.compare.figures import REFERENCES, paired_points, score_curves, stability_scatter
+from ciss.analysis.compare.figures import (
+    REFERENCES,
+    convention_slopes,
+    paired_points,
+    score_curves,
+    stability_scatter,
+)
 from ciss.analysis.figures.style import only_note, saved
 from ciss.config import Benchmark
 from ciss.documents import ConfigError
@@ -97,7 +103,8 @@ def _benchmark(
         "paired": _paired(runs, pairs) if pairs["pairs"].max() > 1 else None,
         "conventions": pd.DataFrame({key: cells.formatted(rows, ["all"])["all"] for key, rows in conventions.items()}),
         "best_by_convention": {key: cells.best_methods(rows, "all") for key, rows in conventions.items()},
-        "sentences": {key: rows["sentence"].iloc[0] for key, rows in conventions.items()},
+        "slopes": _slopes(means),
+        "sentences": {key: cells.in_percent(rows["sentence"].iloc[0]) for key, rows in conventions.items()},
         "without_class": means["all"].isna().any(),
         "published": published.dropna(axis="columns", how="all").map(_one_digit).rename(columns=cells.heading),
         "why_none_published": why_none_published(benchmark),
@@ -152,8 +159,9 @@ def _methods(methods: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
     if (methods["runs"] != methods["seeds"] * methods["orders"]).any():
         counts.append("runs")
     scores = [name for name in SCORES if methods[name].notna().any()]
+    bold = " Bold: the best mean, without joint training." if methods["runs"].max() > 1 else ""
     notes = [
-        f"{cells.sentence(cells.describe_runs(methods))} Bold: the best method, without joint training.",
+        f"In percent. {cells.sentence(cells.describe_runs(methods))}{bold}",
         " ".join(cells.sentence(cells.DEFINITIONS[name]) for name in scores if name in cells.DEFINITIONS),
         *cells.memory_note(methods.index),
         *(f"Scores of {text}" for text in cells.undefined_scores(runs)),
@@ -188,9 +196,16 @@ def _one_digit(value: object) -> str:
 
 
 def _curves(curves: pd.DataFrame) -> plt.Figure:
-    figure, axes = plt.subplots(1, 3, figsize=(9.4, 2.7), sharey=True)
-    figure.subplots_adjust(left=0.07, right=0.83, bottom=0.2, top=0.9, wspace=0.15)
+    figure, axes = plt.subplots(1, 3, figsize=(9.4, 2.9), sharey=True)
+    figure.subplots_adjust(left=0.07, right=0.9, bottom=0.2, top=0.9, wspace=0.55)
     score_curves(axes, curves)
+    return figure
+
+
+def _slopes(means: pd.DataFrame) -> plt.Figure:
+    figure, ax = plt.subplots(figsize=(6, 3.2))
+    figure.subplots_adjust(left=0.1, right=0.8, bottom=0.16, top=0.97)
+    convention_slopes(ax, means.set_index("convention", append=True))
     return figure
 
 
