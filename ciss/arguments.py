@@ -52,6 +52,25 @@ def run_names() -> list[str]:
         return []
 
 
+def chosen_runs(runs: list[str] | None, benchmark: str | None, file: str) -> list[str] | None:
+    """Names of the runs that a command is for: those that it names, or those of a benchmark. Raises BadParameter, and
+    SystemExit with the message of a wrong file."""
+    if benchmark is None:
+        return runs
+    if runs:
+        raise typer.BadParameter("not allowed with names of runs", param_hint="--benchmark")
+    from ciss import config
+
+    try:
+        settings = config.load(file)
+    except (config.ConfigError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    if names := [name for name, run in settings.runs().items() if run.benchmark == benchmark]:
+        return names
+    known = config.choose(benchmark, settings.benchmarks)
+    raise SystemExit(f"error: {file}: no run is of a benchmark {benchmark!r}. {known}")
+
+
 # Arguments and options of `ciss plan`, then those that several commands share.
 KNOWN = f"Name of the data set: {', '.join(DATA_SETS)}, or a folder in data/."
 Dataset = Annotated[str | None, Argument(metavar="DATASET", help=KNOWN, autocompletion=lambda: DATA_SETS)]
@@ -61,7 +80,8 @@ Setting = Annotated[str | None, Option(metavar="SETTING", help=KINDS)]
 USUAL = f"{', '.join(METHODS)}, or a variant: plop-released. Default: the preset's, else finetune, mib, plop, gsc, mbs."
 Methods = Annotated[list[str] | None, Option(metavar="METHOD ...", help=USUAL, autocompletion=lambda: METHODS)]
 Seeds = Annotated[list[int] | None, Option(metavar="SEED ...", min=0, max=10**9, help="One chain per seed.")]
-Orders = Annotated[int, Option(metavar="N", min=1, max=999, help="Number of class orders: default and N-1 random.")]
+ORDERS = "Number of class orders: default and N-1 random. Default: the preset's, else 1."
+Orders = Annotated[int | None, Option(metavar="N", min=1, max=999, help=ORDERS)]
 Order = Annotated[list[int] | None, Option(metavar="ID ...", help="One class order, as raw ids.")]
 Joint = Annotated[bool | None, Option("--joint/--no-joint", help="Whether to plan joint training.")]
 Preset = Annotated[str | None, Option(metavar="NAME", help="Start from this preset.", autocompletion=lambda: PRESETS)]
@@ -119,6 +139,8 @@ Gpu = Annotated[bool, Option("--gpu", help="Tests on the GPU, repeated trainings
 Minutes = Annotated[float, Option(metavar="N", min=0.1, max=600, help="With --gpu: time for everything.")]
 
 # Options of `ciss train`.
+OF_BENCHMARK = "All runs of this benchmark, instead of RUN ...: a part of a study."
+OfBenchmark = Annotated[str | None, Option("--benchmark", metavar="NAME", help=OF_BENCHMARK)]
 Jobs = Annotated[int | None, Option(metavar="N", min=1, help="Runs at a time. Default: as many as GPUs, or 1.")]
 GROUP = "GPUs of each run, a process for each. Default: train.processes in params.yaml."
 PerRun = Annotated[int | None, Option(metavar="N", min=1, help=GROUP)]

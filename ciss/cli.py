@@ -10,7 +10,8 @@ from typer import Argument, Option
 from ciss import arguments, processor
 from ciss.arguments import Command
 from ciss.inspection import options as inspection_options
-from ciss.study.watch import options
+from ciss.study.report import options as report_options
+from ciss.study.watch import options as watch_options
 
 app = typer.Typer(
     help="A reproducible laboratory for class-incremental semantic segmentation.",
@@ -56,7 +57,7 @@ def plan(
     setting: arguments.Setting = None,
     methods: arguments.Methods = None,
     seeds: arguments.Seeds = None,
-    orders: arguments.Orders = 1,
+    orders: arguments.Orders = None,
     order: arguments.Order = None,
     joint: arguments.Joint = None,
     preset: arguments.Preset = None,
@@ -92,7 +93,7 @@ def plan(
         return
     if dataset is None and not estimate and cluster is None:
         raise typer.BadParameter("name a data set, or use --check or --clean, or --estimate", param_hint="DATASET")
-    arguments.exclusive(order=bool(order), orders=orders > 1)
+    arguments.exclusive(order=bool(order), orders=(orders or 1) > 1)
     from ciss.study.estimate import command
 
     cluster_file = command.checked_files(output, cluster)
@@ -109,6 +110,7 @@ def plan(
 @app.command(cls=Command)
 def train(
     runs: arguments.Runs = None,
+    benchmark: arguments.OfBenchmark = None,
     config: arguments.Config = "params.yaml",
     jobs: arguments.Jobs = None,
     per_run: arguments.PerRun = None,
@@ -125,7 +127,7 @@ def train(
     ciss train shapes-s0-mib-1        # one run
     ciss train shapes-s0-mib-1 --try  # quick test in a temporary folder
     ciss train --jobs 2               # all runs, two at a time; then: dvc repro
-    ciss train --per-run 4            # all runs, each on four GPUs
+    ciss train --benchmark shapes --per-run 4    # those of a benchmark, each on four GPUs
     ciss train --slurm --write        # for a cluster: write cluster.yaml. Then: ciss train --slurm
     ciss train --status               # the state of each run; --cancel removes runs from the queue
 
@@ -135,6 +137,7 @@ def train(
     on one CPU, plan with --set train.threads=1. docs/cluster.md explains GPUs and Slurm.
     """
     arguments.switch_tensorboard(tensorboard)
+    runs = arguments.chosen_runs(runs, benchmark, config)
     chosen = arguments.exclusive(**{"try": trial, "slurm": slurm is not None, "status": status, "cancel": cancel})
     here = jobs is not None or per_run is not None
     one = len(runs or []) == 1 and not here
@@ -167,7 +170,7 @@ def train(
         launch.main(runs or [], config, jobs, per_run)
 
 
-for command in (options.watch, inspection_options.predict, inspection_options.export):
+for command in (watch_options.watch, inspection_options.predict, inspection_options.export, report_options.report):
     app.command(cls=Command)(command)
 
 
@@ -191,31 +194,6 @@ def tune(
     from ciss.study.tune import command
 
     command.main(command.Request(methods or [], trials, benchmark, seed, jobs, write, config))
-
-
-@app.command(cls=Command)
-def report(
-    config: arguments.Config = "params.yaml",
-    against: Annotated[
-        str | None, Option(metavar="REVISION", help="Write nothing: compare the scores with those of a git revision.")
-    ] = None,
-) -> int | None:
-    """Write reports/report.html from the results of the analyses.
-
-    \b
-    ciss report
-    ciss report --against HEAD    # list the scores that differ; exit status 1 if some do
-
-    Run time and memory of the runs trained on this machine are written to timings/.
-    """
-    if against is not None:
-        from ciss.study.report import against as comparison
-
-        return comparison.main(config, against)
-    from ciss.study.report import command
-
-    command.main(config)
-    return None
 
 
 @app.command(cls=Command)

@@ -21,6 +21,7 @@ from ciss.losses import gradient_magnitude
 from ciss.methods import METHODS
 from ciss.models import Output
 from ciss.protocol import VOID
+from ciss.runs import results as runs_results
 from ciss.runs.results import file_hash, save_arrays
 from ciss.runs.run import Run, digest, predecessor, resolve
 from ciss.store import code as store_code
@@ -127,6 +128,8 @@ class Sums:
 def read(settings: Config, names: Iterable[str]) -> dict[str, Probe]:
     """Probes of the increments among `names`, by run. With `complete: true` in the file, missing probes are made.
 
+    Those of a study's parts belong to the results beside them; there are no weights, no data and perhaps other code.
+
     Raises CheckpointError for a probe that is missing, damaged, or made of other weights, data or coefficients.
     """
     probes, judged = {}, {}
@@ -134,8 +137,8 @@ def read(settings: Config, names: Iterable[str]) -> dict[str, Probe]:
         run = resolve(settings, name)
         if run.after is None:
             continue
-        key = _key(settings, run)
-        kept = _kept(run, key)
+        kept = _kept(run, part_key(runs_results.weights_of(run), runs_results.weights_of(run.before)))
+        kept = _kept(run, key := _key(settings, run)) if kept is None else kept
         if kept is None and settings.complete:
             kept = probe(settings, name, judged)
             save_arrays(_file(run), **kept, key=np.array(key))
@@ -179,6 +182,11 @@ def _key(settings: Config, run: Run) -> str:
     code = store_code.probe_code(store_code.read(paths.project()), RULES, run.settings.dataset).digest
     weights = [file_hash(file) for file in files]
     return digest([weights, run.description(), rules, code, run.index().fingerprint])
+
+
+def part_key(weights: str | None, teacher: str | None) -> str:
+    """The key of a probe in a study's parts: of results with these hashes of weights, see `ciss.study.report.parts`."""
+    return digest(["part", weights, teacher])
 
 
 def _kept(run: Run, key: str) -> Probe | None:

@@ -49,7 +49,7 @@ class Request:
     setting: str | None = None
     methods: list[str] | None = None
     seeds: list[int] | None = None
-    orders: int = 1  # class orders: the data set's own or `order`, and shuffled ones
+    orders: int | None = None  # number of class orders: the data set's own or `order`, and shuffled ones
     order: list[int] | None = None  # raw class ids
     joint: bool | None = None
     preset: str | None = None
@@ -226,6 +226,8 @@ def _complete(request: Request) -> str:
     request.setting = request.setting or _preset(request)["setting"]  # the protocol may select another preset
     runs = _preset(request).get("runs", {})
     request.seeds = list(runs.get("seeds", [0])) if request.seeds is None else request.seeds
+    if request.orders is None:
+        request.orders = 1 if request.order else runs.get("orders", 1)
     request.joint = runs.get("joint", True) if request.joint is None else request.joint
     request.methods = present_names(_usual(request) if request.methods is None else request.methods)
     for method in request.methods:
@@ -278,11 +280,12 @@ def _orders(request: Request) -> list[list[int] | None]:
 
     In any two of them, the classes of some step differ. Raises ConfigError if there are too few, or domains.
     """
-    if request.setting == "domain" and (request.orders > 1 or request.order):
+    wanted = request.orders or 1
+    if request.setting == "domain" and (wanted > 1 or request.order):
         option = "--order" if request.order else "--orders"
         raise ConfigError(f"{option}: in the domain setting no step has new classes. Leave it out.")
     orders = [request.order]
-    if request.orders == 1:
+    if wanted == 1:
         return orders
     classes = list(protocol.DATASETS.get(request.dataset) or data_set(request.dataset).order())
 
@@ -296,10 +299,10 @@ def _orders(request: Request) -> list[list[int] | None]:
         if (steps := classes_of_steps(order)) not in known:
             orders.append(order)
             known.append(steps)
-        if len(orders) == request.orders:
+        if len(orders) == wanted:
             return orders
     problem = f"{request.dataset} {request.protocol} has only {len(orders)} orders whose steps differ"
-    raise ConfigError(f"--orders: {request.orders}, but {problem}. Ask for at most {len(orders)}.")
+    raise ConfigError(f"--orders: {wanted}, but {problem}. Ask for at most {len(orders)}.")
 
 
 def _assign(settings: CommentedMap, key: str, value) -> None:

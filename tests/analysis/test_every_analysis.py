@@ -354,7 +354,7 @@ OTHERS = {
     *("step_ticks", "class_label", "class_labels", "table_labels", "class_patches", "save", "text_in"),
     *("heatmap", "slanted_ticks", "stacked_bars", "method_panels", "chosen_panels", "class_lines", "diverging_map"),
     *("label_ends", "grey_note"),
-    *("formatted", "differences", "all_differences", "table", "with_classes"),
+    *("formatted", "differences", "all_differences", "evidence", "table", "with_classes"),
     *("class_legend", "overlay", "show", "strips", "step_strips", "iou_bars", "loss_curve", "token_angles"),
     "log_table",
     *("conflict_bars", "conflict_figure", "confusion_bars", "drift_heatmap", "gradient_bars"),

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ciss.analysis.compare.cells import all_differences, differences
+from ciss.analysis.compare.cells import about_pairs, all_differences, differences, evidence
 from ciss.analysis.compare.figures import paired_points
-from ciss.analysis.compare.paired import paired_table
+from ciss.analysis.compare.paired import OVER_ORDERS, holm, paired_table
 from ciss.analysis.compare.summary import family_tables
 from ciss.analysis.figures.families import method_styles
 from tests.helpers.figures import draw, strings
@@ -91,6 +91,83 @@ def test_results_of_a_family():
     assert table[table["metric"] == "forgetting"]["mean"].tolist() == [0, 0], "the same confusions"
 
 
+# --- over orders of classes
+
+
+def orders(**values: list[float]) -> pd.DataFrame:
+    """`all` of methods by order of classes, with one seed each."""
+    return runs({(m, 0, f"order {k}"): value for m, found in values.items() for k, value in enumerate(found)})
+
+
+def test_two_orders_by_hand():
+    """Student's t with one degree of freedom is the Cauchy distribution: its quantile is a tangent."""
+    table = paired(orders(a=[0.3, 0.6], b=[0.2, 0.3], c=[0.0, 0.0]))
+    row = table.loc[("a", "b", "all")]  # 0.1 and 0.3: mean 0.2, standard error 0.1, statistic 2
+    assert (row["over"], row["pairs"], row["above"]) == ("orders", 2, 2)
+    assert row[["mean", "deviation"]].tolist() == pytest.approx([0.2, 0.2 / 2**0.5])
+    assert row[["low", "high"]].tolist() == pytest.approx([0.2 - 1.270620, 0.2 + 1.270620])
+    assert row[["boot_low", "boot_high"]].tolist() == pytest.approx([0.1, 0.3]), "a quarter of the resamples each"
+    wide = 0.1 / np.tan(np.pi * 0.05 / 3 / 2)  # three pairs of methods
+    assert row[["together_low", "together_high"]].tolist() == pytest.approx([0.2 - wide, 0.2 + wide])
+    assert row["p"] == pytest.approx(1 - 2 / np.pi * np.arctan(2))
+    back = table.loc[("b", "a", "all")]
+    assert back[["p", "p_holm", "visible"]].tolist() == row[["p", "p_holm", "visible"]].tolist()
+    assert back[["boot_low", "together_high"]].tolist() == pytest.approx((-row[["boot_high", "together_low"]]).tolist())
+
+
+def test_the_smallest_visible_difference():
+    """Tables of power: six pairs show 1.4345 deviations with probability 0.8 at 5 %, ten show 0.9960."""
+    for count, deviations in ((6, 1.4345), (10, 0.9960)):
+        row = paired(orders(a=[0.01 * k**2 for k in range(count)], b=[0.0] * count)).loc[("a", "b", "all")]
+        assert row["visible"] / row["deviation"] == pytest.approx(deviations, abs=1e-4)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06]), "0.04 may not be below 0.03 times 2"
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_all_pairs_of_methods_are_corrected_together():
+    table = paired(orders(a=[0.3, 0.31, 0.3, 0.32], b=[0.2, 0.22, 0.2, 0.2], c=[0.1, 0.3, 0.2, 0.4]))
+    rows = [table.loc[(*pair, "all")] for pair in (("a", "b"), ("a", "c"), ("b", "c"))]
+    smallest = min(rows, key=lambda row: row["p"])
+    assert smallest["p_holm"] == pytest.approx(3 * smallest["p"])
+    assert [row["p_holm"] for row in rows] == pytest.approx(holm([row["p"] for row in rows]))
+
+
+def test_seeds_of_an_order_are_averaged():
+    """Six runs of two orders are two differences: 0.1 and 0.3."""
+    values = {("a", k, FIRST): value for k, value in enumerate((0.2, 0.3, 0.4))} | {("a", 0, SECOND): 0.5}
+    row = paired(runs({**values, **{("b", seed, order): 0.2 for _, seed, order in values}})).loc[("a", "b", "all")]
+    assert (row["over"], row["pairs"]) == ("orders", 2) and row["mean"] == pytest.approx((0.1 + 0.3) / 2)
+    assert row["deviation"] == pytest.approx(0.2 / 2**0.5)
+
+
+def test_nothing_is_told_from_one_order():
+    table = paired_table({"b": seeds(finetune=[0.1, 0.1, 0.1], mib=[0.3, 0.31, 0.3])})
+    assert set(table["over"]) == {"seeds"} and table[list(OVER_ORDERS)].isna().all(axis=None)
+    assert not all_differences(table).map(lambda text: "*" in text).any(axis=None)
+    assert evidence(table, "finetune").empty and "no p-value" in about_pairs(table)
+    values = {(method, seed, FIRST): 0.1 * seed for method in "ab" for seed in (0, 1)}
+    one = paired(runs({**values, ("c", 0, SECOND): 0.5}))
+    assert one.loc[("a", "b", "all"), "pairs"] == 1, "two seeds, but one order that both have"
+
+
+def test_equal_orders_are_no_evidence():
+    row = paired(orders(a=[0.25, 0.5], b=[0.25, 0.5])).loc[("a", "b", "all")]
+    assert row[["p", "p_holm", "visible", "together_low"]].tolist() == [1, 1, 0, 0]
+    assert paired(orders(a=[0.5, 0.75], b=[0.25, 0.5])).loc[("a", "b", "all"), "p"] == 0, "the same difference twice"
+
+
+def test_evidence_as_text():
+    table = paired_table({"b": orders(finetune=[0.2, 0.3], mib=[0.3, 0.6])})
+    assert evidence(table, "finetune").loc["mib"].to_dict() == {
+        "orders": "2", "difference": "+20.0", "95 % by t": "[-107.1, +147.1]", "by bootstrap": "[+10.0, +30.0]",
+        "of all pairs together": "[-107.1, +147.1]", "p (Holm)": "0.295", "smallest visible": "163.3",
+    }  # fmt: skip
+    assert "averaged" in about_pairs(table)
+
+
 def test_order_of_rows_does_not_matter():
     table = seeds(a=[0.1, 0.5, 0.3], b=[0.2, 0.2, 0.7], c=[0.3, NAN, 0.6])
     pd.testing.assert_frame_equal(
@@ -144,10 +221,10 @@ def test_differences_as_text():
 
 
 def test_every_difference_as_text():
-    table = seeds(finetune=[0.1, 0.1, 0.1], mib=[0.3, 0.31, 0.3], gsc=[0.3, 0.3, 0.31])
+    table = orders(finetune=[0.1, 0.1, 0.1], mib=[0.3, 0.31, 0.3], gsc=[0.3, 0.3, 0.31])
     texts = all_differences(paired_table({"b": table}))
     assert list(texts.index) == list(texts.columns) == ["finetune", "mib", "gsc"]
-    assert texts.loc["mib"].tolist() == ["+20.3*", "", "+0.0"], "a star where 0 is outside"
+    assert texts.loc["mib"].tolist() == ["+20.3*", "", "+0.0"], "a star where all pairs together leave 0 out"
     assert texts.loc["gsc", "mib"] == "+0.0" and texts.loc["finetune", "mib"] == "-20.3*"
 
 

@@ -262,6 +262,10 @@ MAY_BE_NAN: list[tuple[str, str, Condition, str]] = [  # table, column, conditio
     ("runs", "patch_weight", NAN_ALWAYS, "a value of MBS with its patch term"),
     ("paired", "deviation|low|high", lambda row, facts: row["pairs"] == 1, "one pair has no interval"),
     (
+        "paired", "(boot|together)_(low|high)|p|p_holm|visible",
+        lambda row, facts: row["pairs"] == 1 or row["over"] == "seeds", "nothing is told from one order",
+    ),
+    (
         "cost", "relative_(time|memory|parameters)",
         lambda row, facts: "finetune" not in facts.ends.values(), "a multiple of finetune, which is absent",
     ),

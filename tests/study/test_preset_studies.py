@@ -73,6 +73,22 @@ def test_what_terms_are_worth_is_asked_of_the_chosen_coefficients(planned, datas
         assert 1 <= len(differs) <= 3, f"{name}: {differs}"
 
 
+def test_a_study_of_orders_is_planned_in_parts(planned):
+    """Each order is a benchmark of its own, complete in itself: no run continues one of another."""
+    planned("voc8", "--preset", "orders")
+    settings = planned.config
+    assert list(settings.benchmarks) == ["voc8-orders", *(f"voc8-orders-order{k}" for k in range(1, 6))]
+    assert len({benchmark.order for benchmark in settings.benchmarks.values()}) == 6
+    for name in settings.benchmarks:
+        runs = {run: entry for run, entry in settings.runs().items() if entry.benchmark == name}
+        assert len(runs) == 1 + 9 * 4 + 1 and {entry.seed for entry in runs.values()} == {0}
+        assert all(entry.after in runs for run, entry in settings.chain.items() if run in runs)
+    planned("voc8", "--preset", "orders", "--orders", "2", "--fresh")
+    assert len(planned.config.benchmarks) == 2, "what is named goes before the preset's"
+    planned("voc8", "--preset", "orders", "--order", *"13 17 10 18 8 12 15 9".split(), "--fresh")
+    assert len(planned.config.benchmarks) == 1
+
+
 def test_named_methods_and_seeds_go_before_the_presets(planned):
     planned("voc8", "--preset", "tuning", "--methods", "mib", "--seeds", "3")
     assert list(planned.config.ends) == ["voc8-tuning-s3-mib"]

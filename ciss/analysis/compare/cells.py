@@ -78,12 +78,33 @@ def differences(pairs: pd.DataFrame, against: str) -> pd.DataFrame:
 
 
 def all_differences(pairs: pd.DataFrame, metric: str = "all") -> pd.DataFrame:
-    """A benchmark's mean differences in one metric as text: the method of the row minus that of the column. A star: the
-    95 % interval is on one side of 0. `pairs`: `paired_table`."""
+    """A benchmark's mean differences in one metric as text: the method of the row minus that of the column. A star:
+    the p-value of all pairs together (`p_holm`) is below 0.05. `pairs`: `paired_table`."""
     pairs = pairs[pairs["metric"] == metric]
-    texts = [signed(row["mean"]) + "*" * (row["low"] > 0 or row["high"] < 0) for _, row in pairs.iterrows()]
+    texts = [signed(row["mean"]) + "*" * (row["p_holm"] < 0.05) for _, row in pairs.iterrows()]
     table = _pivot(pairs, "against", texts)
     return table[table.index]
+
+
+def evidence(pairs: pd.DataFrame, against: str, metric: str = "all") -> pd.DataFrame:
+    """What several orders of classes say of a benchmark's differences to one method, as text: a row for each method,
+    in percentage points. `pairs`: `paired_table`. No rows without a pair of two orders."""
+    rows = pairs[(pairs["against"] == against) & (pairs["metric"] == metric) & pairs["p"].notna()].set_index("method")
+    intervals = {"95 % by t": "", "by bootstrap": "boot_", "of all pairs together": "together_"}
+    texts = {"orders": rows["pairs"].astype(str), "difference": rows["mean"].map(signed)}
+    for head, name in intervals.items():
+        bounds = zip(rows[f"{name}low"], rows[f"{name}high"], strict=True)
+        texts[head] = [f"[{signed(low)}, {signed(high)}]" for low, high in bounds]
+    texts["p (Holm)"] = ["<0.001" if p < 0.001 else f"{p:.3f}" for p in rows["p_holm"]]
+    texts["smallest visible"] = [f"{value / PERCENT:.1f}" for value in rows["visible"]]
+    return pd.DataFrame(texts, index=rows.index)
+
+
+def about_pairs(pairs: pd.DataFrame) -> str:
+    """What the differences of a benchmark are over, in a sentence or two. `pairs`: `paired_table`."""
+    if (pairs["over"] == "orders").any():
+        return "A pair is an order of classes: seeds of an order are averaged."
+    return "A pair is a seed. All are of one order of classes, so nothing is said of other orders: no p-value, no star."
 
 
 def signed(value: float) -> str:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ciss.analysis.compare.cells import signed
+from ciss.analysis.compare.paired import paired_differences
 from ciss.analysis.figures.charts import grey_note, label_ends
 from ciss.analysis.figures.families import bar_styles, chosen, is_joint, method_styles
 from ciss.analysis.figures.style import note_in, step_ticks
@@ -201,9 +202,9 @@ def paired_points(axes: Iterable[Axes], runs: pd.DataFrame, pairs: pd.DataFrame,
     """Differences in `all` in percentage points, one of the axes for each of REFERENCES: a row for each method without
     joint training.
 
-    A dot is a seed (and order of classes). If there are several, a bar is the 95 % interval of their mean, which is the
-    line in it. An arrow: the interval is wider than the axis, which is made for the dots. Right of the axes: the mean,
-    and how many pairs are above 0.
+    A dot is a seed, or an order of classes (mean over its seeds) if there are several. If there are several dots, a bar
+    is the 95 % interval of their mean, which is the line in it. An arrow: the interval is wider than the axis, which is
+    made for the dots. Right of the axes: the mean, and how many pairs are above 0.
 
     Args:
         axes: two.
@@ -212,12 +213,12 @@ def paired_points(axes: Iterable[Axes], runs: pd.DataFrame, pairs: pd.DataFrame,
     """
     methods = [method for method in dict.fromkeys(runs["method"]) if not is_joint(method)]
     styles = method_styles(methods, most=None)
-    scores = 100 * runs.pivot(index=["order", "seed"], columns="method", values="all")
+    differences = paired_differences(runs, "all")
     same = "same seed and order" if runs["order"].nunique() > 1 else "same seed"
     for k, (ax, against) in enumerate(zip(axes, REFERENCES, strict=True)):
         rows = pairs[(pairs["metric"] == "all") & (pairs["against"] == against)].set_index("method")
         rows[["mean", "low", "high"]] *= 100
-        dots = {m: (scores[m] - scores[against]).dropna().to_numpy() for m in methods if m in rows.index}
+        dots = {m: 100 * differences[m, against] for m in methods if m in rows.index}
         ax.set_xlim(*_limits(np.concatenate([[0.0], *dots.values()]), rows.loc[list(dots), ["low", "high"]]))
         ax.set(ylim=(len(methods) - 0.4, -0.6), xlabel=f"difference in mIoU (percentage points), {same}")
         ax.set_yticks(range(len(methods)), methods if k == 0 else [])

@@ -7,6 +7,7 @@ import pandas as pd
 from ciss.analysis.compare.cells import (
     DEFINITIONS,
     PERCENT,
+    about_pairs,
     best_methods,
     describe_runs,
     differences,
@@ -28,7 +29,7 @@ SCORES = ("all", "old", "new", "harmonic", "forgetting", "mean_over_steps")
 NEEDS = "% Needs \\usepackage{booktabs}."
 PAIRED = (
     "differences in \\emph{all} on the same seed and order of classes, in percentage points: mean, its 95\\,\\% "
-    "interval by Student's t, and pairs above zero. Each interval is for itself."
+    "interval by Student's t, and pairs above zero. Each interval is for itself. "
 )
 CONVENTIONS = (
     "\\emph{all} in percent, of the same predictions after the last step, under the counting rules of published papers."
@@ -66,7 +67,7 @@ def tables(methods: pd.DataFrame, paired: pd.DataFrame, conventions: pd.DataFram
         blocks.append(_table(name, "methods", f"methods after the last step. {caption}", _methods(rows)))
         pairs = paired[(paired["benchmark"] == name) & paired["against"].isin(REFERENCES)]
         if pairs["pairs"].max() > 1:
-            blocks.append(_table(name, "paired", PAIRED, _paired(pairs, rows.index)))
+            blocks.append(_table(name, "paired", PAIRED + about_pairs(pairs), _paired(pairs, rows.index)))
         scores = conventions[conventions["benchmark"] == name].groupby("convention", sort=False)
         columns = {convention: _scores(group.set_index("method"), "all") for convention, group in scores}
         blocks.append(_table(name, "conventions", CONVENTIONS, pd.DataFrame(columns).loc[rows.index]))

@@ -70,8 +70,11 @@ def sample_pictures(run: Run, ends: dict[str, list[dict]]) -> Pictures:
     results: dict[str, list[dict]] = {}
     for path in ends.values():
         results.setdefault(path[-1]["title"], path)
+    shown = next(iter(results.values()))[-1]["samples"]
+    if not shown:  # of a study's parts; they have no data either
+        return Pictures(classes=run.classes, results=results, images={})
     index, table = run.index(), run.label_table(training=False)
-    numbers = {image: index.ids["val"].index(image) for image in next(iter(results.values()))[-1]["samples"]}
+    numbers = {image: index.ids["val"].index(image) for image in shown}
     images = {image: picture(run.settings, index, "val", number, table) for image, number in numbers.items()}
     return Pictures(classes=run.classes, results=results, images=images)
 

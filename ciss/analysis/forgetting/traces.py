@@ -6,9 +6,20 @@ import pandas as pd
 from ciss.analysis.rows import STEP_COLUMNS, increments, step_values, table
 
 KINDS = ("gradient", "compensated")
+POINTS = 40  # of a step
 
 
-def gradient_table(ends: dict[str, list[dict]], points: int = 40) -> pd.DataFrame:
+def stretches(values: np.ndarray, points: int = POINTS) -> list[tuple[int, float]]:
+    """Ends and means of at most `points` equal stretches of values (N,). NaN: a stretch without a finite value."""
+    means, stop = [], 0
+    for stretch in np.array_split(np.asarray(values, float), min(points, len(values))) if len(values) else ():
+        stop += len(stretch)
+        finite = stretch[np.isfinite(stretch)]
+        means.append((stop, finite.mean() if len(finite) else np.nan))
+    return means
+
+
+def gradient_table(ends: dict[str, list[dict]], points: int = POINTS) -> pd.DataFrame:
     """Mean gradient magnitudes within every incremental step, in `points` equal stretches of its batches.
 
     Columns: end, method, seed, step, epochs (into the step, at the end of the stretch), group (`background`: learnt as
@@ -20,14 +31,11 @@ def gradient_table(ends: dict[str, list[dict]], points: int = 40) -> pd.DataFram
         epochs = len(result["log"])
         for name, values in result["trace"].items():
             kind, _, group = name.partition("/")
-            if kind not in KINDS or not len(values):
+            if kind not in KINDS:
                 continue
-            stop = 0
-            for stretch in np.array_split(np.asarray(values, float), min(points, len(values))):
-                stop += len(stretch)
-                finite = stretch[np.isfinite(stretch)]
+            for stop, mean in stretches(values, points):
                 row = {"epochs": stop * epochs / len(values), "group": group, "kind": kind}
-                rows.append({**step_values(end, result), **row, "value": finite.mean() if len(finite) else np.nan})
+                rows.append({**step_values(end, result), **row, "value": mean})
     return table(rows, {**STEP_COLUMNS, "epochs": float, "group": str, "kind": str, "value": float})
 
 

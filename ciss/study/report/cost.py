@@ -37,20 +37,21 @@ def measure(root: Path, settings: Config) -> tuple[dict[str, pd.DataFrame], dict
     Raises: FileNotFoundError naming a table of `reports/compare` that is missing.
     """
     runs, methods = (read_table(root / "reports" / "compare" / f"{name}.csv") for name in ("runs", "methods"))
-    measured = {
-        end: [_measured(root, value.benchmark, run) for run in settings.path(end)]
+    times = {
+        end: [measured(root, value.benchmark, run) for run in settings.path(end)]
         for end, value in settings.ends.items()
     }
-    ends = timings_table(runs, measured)
+    ends = timings_table(runs, times)
     members = methods.groupby("benchmark", sort=False)["benchmarks"].first().str.split().to_dict()
     return {name: ends[ends["benchmark"].isin(own)] for name, own in members.items()}, members
 
 
-def _measured(root: Path, benchmark: str, run: str) -> dict | None:
+def measured(root: Path, benchmark: str, run: str) -> dict | None:
     """What a training took, with the seconds of its updates; None where it was not measured here."""
     timing = timings.read(root, benchmark, run)
     curve = live.read(live.folder(root, benchmark, run))
-    return timing and {**timing, "update_seconds": curve.update_seconds if curve and curve.result else []}
+    # a study's parts have them in `timing`
+    return timing and {"update_seconds": curve.update_seconds if curve and curve.result else [], **timing}
 
 
 def write(folder: Path, ends: dict[str, pd.DataFrame], members: dict[str, list[str]]) -> None:

@@ -26,7 +26,18 @@ from ciss.study.report.notes import classes_of_steps, why_none_published, withou
 SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]
 TABLES = ("runs", "curves", "methods", "paired", "convention_means", "beside_published")
 # columns of text, also for names such as 007 and NA
-TEXT_COLUMNS = ("benchmark", "benchmarks", "end", "method", "against", "convention", "order", "arithmetic", "undefined")
+TEXT_COLUMNS = (
+    "benchmark",
+    "benchmarks",
+    "end",
+    "method",
+    "against",
+    "convention",
+    "order",
+    "arithmetic",
+    "undefined",
+    "over",
+)
 COST = "<!-- cost of benchmark {} -->"  # in the template; `with_costs` puts a section here
 
 
@@ -186,7 +197,9 @@ def _paired(runs: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
     present = [against for against in REFERENCES if against in set(pairs["against"])]
     return {
         "figure": figure,
+        "about": cells.about_pairs(pairs),
         "to_references": {against: cells.differences(pairs, against) for against in present},
+        "evidence": {against: cells.evidence(pairs, against) for against in present if pairs["p"].notna().any()},
         "all_pairs": cells.all_differences(pairs),
     }
 
