@@ -24,8 +24,9 @@ from ruamel.yaml import YAML
 
 from ciss import protocol
 from ciss.analysis.compare.figures import REFERENCES
+from ciss.config import Phase
 from ciss.data import data_set
-from ciss.methods import METHODS, code_of
+from ciss.methods import METHODS, Method, code_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "undefined benchmark benchmarks end method against convention order class teacher worst".split()
@@ -35,6 +36,7 @@ EXPECTED_WARNINGS = (  # lines that a sound study prints
     # DVC, of the folder of a benchmark without an increment: there is nothing to look into
     re.compile(r"WARNING: 'probes/[\w-]+' is empty\."),
 )
+PHASE = Phase(epochs=1, lr=1.0)  # asked of methods: do they train at all?
 # A sentence that says why something is empty or not measured.
 REASON = re.compile(
     r"\b(no|without an?|one|too few)\b[^.]{0,40}\b(hold-out|increment\w*|step|old class\w*|new class\w*|method\w*|"
@@ -62,6 +64,7 @@ class Facts:
     held: set[str]  # names of the classes that hold-out images show
     introduced: dict[str, int]  # class -> the step that brings it
     ends: dict[str, str]  # end -> method as the tables call it
+    gradients: set[str]  # ends whose trainings log the gradient magnitudes of a softmax
     coefficients: dict[str, dict]
 
     @property
@@ -94,6 +97,7 @@ def read_facts(project: Path) -> dict[str, Facts]:
         groups = index["groups"]
         ends = {end: value["run"] for end, value in plan["ends"].items() if value["benchmark"] == name}
         decoder = benchmark.get("model", {}).get("decoder", "deeplabv3")
+        methods = {end: method_of(runs[run]["method"], plan["methods"]) for end, run in ends.items()}
         found[name] = Facts(
             name=name,
             dataset=benchmark["dataset"],
@@ -107,7 +111,12 @@ def read_facts(project: Path) -> dict[str, Facts]:
             ],
             held=shown(index, names[0], "train", index["holdout"], benchmark["setting"]),
             introduced={names[0][raw]: step for step, group in enumerate(groups) for raw in group},
-            ends={end: title(runs[run]["method"], decoder) for end, run in ends.items()},
+            ends={end: title(method, decoder) for end, method in methods.items()},
+            gradients={
+                end
+                for end, method in methods.items()
+                if method[1].softmax and method[1].epochs(Phase(epochs=1, lr=1.0, norm="batch"))
+            },
             coefficients=plan["methods"],
         )
     return found
@@ -136,10 +145,22 @@ def shown(index: dict, names: dict[int, str], split: str, images: list[int], set
     return {names[raw] for number in images for raw in present[number] if raw in names}
 
 
-def title(method: str, decoder: str) -> str:
-    """A method as tables call it: "(adapted)" on a network that it was not published on."""
-    home = METHODS[code_of(method)].decoder
-    return method if home in (None, decoder) else f"{method} (adapted)"
+def method_of(name: str, coefficients: dict[str, dict]) -> tuple[str, Method]:
+    """The name of a method or variant, and the method with its coefficients."""
+    return name, METHODS[code_of(name)](**coefficients.get(name) or {})
+
+
+def title(named: tuple[str, Method], decoder: str) -> str:
+    """A method as tables call it, remarks in brackets: "mbs (adapted)" on another network than it was published on."""
+    name, method = named
+    remarks = ["adapted"] * (method.decoder not in (None, decoder)) + ["own base"] * (method.own_base is not None)
+    remarks += method.remarks
+    return f"{name} ({', '.join(remarks)})" if remarks else name
+
+
+def code_in(title: str) -> str:
+    """The method's code from its name in tables: "mbs" from "mbs-off (adapted)"."""
+    return code_of(title.partition(" (")[0])
 
 
 # --- tables
@@ -223,13 +244,13 @@ def _flow_has_no_pixels(row: Row, facts: Facts, column: str) -> bool:
 
 
 def _labels_not_made(row: Row, facts: Facts) -> bool:
-    code = code_of(row["method"].removesuffix(" (adapted)"))
+    code = code_in(row["method"])
     makes = METHODS[code].labels is not METHODS["finetune"].labels
     return not facts.holdout or not makes or row.get("relabelled", math.nan) == 0
 
 
 def _logs_not(code: str) -> Condition:
-    return lambda row, facts: code_of(row["method"].removesuffix(" (adapted)")) not in (code, f"gsc_{code}")
+    return lambda row, facts: code_in(row["method"]) not in (code, f"gsc_{code}")
 
 
 NAN_ALWAYS = lambda row, facts: True  # noqa: E731
@@ -323,6 +344,8 @@ def may_be_empty(name: str, facts: Facts) -> str:
         return "no incremental method"
     if name in HELD and not facts.holdout:
         return "no hold-out set"
+    if name == "gradients" and not facts.gradients & set(facts.increments):
+        return "no method with a softmax"
     if name == "token_angles" and facts.domain:
         return "no class is new"
     if name in ("pace_factors", "pace_correlations") and not _old(facts) & facts.held:
@@ -391,7 +414,10 @@ def benchmark_tables(reports: Path, facts: Facts) -> Iterator[str]:
                 yield f"{place}: no rows ({why}), and the notebook does not say why"
             continue
         if stem in PER_END:
-            owners, known = ("end", facts.increments) if "end" in table else ("method", facts.increments.values())
+            ends = {
+                end: name for end, name in facts.increments.items() if stem != "gradients" or end in facts.gradients
+            }
+            owners, known = ("end", ends) if "end" in table else ("method", ends.values())
             if lacking := set(known) - set(table[owners]):
                 yield f"{place}: no row for {sorted(lacking)}"
         if stem == "label_rules" and (rest := set(range(1, facts.steps)) - set(table["step"])):

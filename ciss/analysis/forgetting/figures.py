@@ -185,7 +185,10 @@ def _interval(ax: Axes, height: float, rows: pd.DataFrame, look: dict, hollow: b
 
 
 def gradient_panels(
-    table: pd.DataFrame, methods: list[str], step: int, empty: str = "No incremental step: no gradient was logged."
+    table: pd.DataFrame,
+    methods: list[str],
+    step: int,
+    empty: str = "No gradient was logged: there is no incremental step, or no method with a softmax.",
 ) -> Figure:
     """Mean gradient magnitude of the labels of each step within one step (`gradient_table`).
 
