@@ -65,6 +65,7 @@ class Facts:
     introduced: dict[str, int]  # class -> the step that brings it
     ends: dict[str, str]  # end -> method as the tables call it
     gradients: set[str]  # ends whose trainings log the gradient magnitudes of a softmax
+    trained: set[str]  # ends whose increments have epochs
     coefficients: dict[str, dict]
 
     @property
@@ -249,6 +250,11 @@ def _labels_not_made(row: Row, facts: Facts) -> bool:
     return not facts.holdout or not makes or row.get("relabelled", math.nan) == 0
 
 
+def _not_trained(row: Row, facts: Facts) -> bool:
+    """The increments of the method have no epochs, so there is no memory or curve of a training."""
+    return METHODS[code_in(row["method"])]().epochs(PHASE) == 0
+
+
 def _logs_not(code: str) -> Condition:
     return lambda row, facts: code_in(row["method"]) not in (code, f"gsc_{code}")
 
@@ -290,6 +296,7 @@ MAY_BE_NAN: list[tuple[str, str, Condition, str]] = [  # table, column, conditio
         "cost", "relative_(time|memory|parameters)",
         lambda row, facts: "finetune" not in facts.ends.values(), "a multiple of finetune, which is absent",
     ),
+    ("ends|cost", "(peak|relative)_memory(_mib)?", _not_trained, "no epoch was trained"),
     ("beside_published", r"published_\w+|ours_\w+|spread|differs|resolution|backbone|source", NAN_ALWAYS, "as printed"),
     ("forgetting", "iou|forgetting", _class_not_scored, "no validation image shows the class"),
     ("forgetting", "forgetting", _class_never_scored_before, "no earlier validation image shows the class"),
@@ -304,6 +311,7 @@ MAY_BE_NAN: list[tuple[str, str, Condition, str]] = [  # table, column, conditio
         "pace_factors", "similarity|nearest",
         lambda row, facts: facts.domain or _kind_not_seen(row, facts, "new"), "no new class with features",
     ),
+    ("pace_factors", "gradient", lambda row, facts: row["end"] not in facts.gradients, "no softmax"),
     ("pace_correlations", "correlation", lambda row, facts: row["classes"] == 0, "fewer than three old classes"),
     ("pace_correlations", "low|high", lambda row, facts: row["ends"] < 2, "one run has no interval"),
     ("gradients", "value", NAN_ALWAYS, "a group without pixels in a stretch; `whole_steps` checks the rest"),
@@ -344,6 +352,8 @@ def may_be_empty(name: str, facts: Facts) -> str:
         return "no incremental method"
     if name in HELD and not facts.holdout:
         return "no hold-out set"
+    if name in HELD and not facts.trained & set(facts.increments):
+        return "no method with epochs"
     if name == "gradients" and not facts.gradients & set(facts.increments):
         return "no method with a softmax"
     if name == "token_angles" and facts.domain:
