@@ -9,8 +9,18 @@ import numpy as np
 import pytest
 
 from ciss.analysis.compare import tables as compare_tables
-from ciss.analysis.compare.published import COLUMNS, ComparedBenchmark, find, load, problem, published_table, recompute
+from ciss.analysis.compare.published import (
+    COLUMNS,
+    OURS,
+    ComparedBenchmark,
+    find,
+    load,
+    problem,
+    published_table,
+    recompute,
+)
 from ciss.documents import ConfigError
+from ciss.methods import METHODS
 
 RESULTS = load()
 VOC = ComparedBenchmark("voc", "15-1", "overlapped", "resnet101.a1_in1k", "deeplabv3", "512-pixel centre crops")
@@ -354,6 +364,15 @@ def test_adapted_methods_and_other_differences():
     both = {"mbs": {"mbs": {"all": 0.8, "old": 0.8, "new": 0.8}}, **scores}
     mbs = row_of(published_table(RESULTS, ours, both), "mbs", "mbs")
     assert mbs["ours_all"] == 80 and mbs["differs"] == ""
+
+
+def test_methods_that_papers_call_by_another_name():
+    assert set(OURS.values()) <= {*METHODS, "mib-ewf"} and not set(OURS) & set(METHODS)
+    assert set(OURS) <= {result.method for result in RESULTS}
+    scores = {"ridge": {"plop": {"all": 0.5, "old": 0.6, "new": 0.2}}}
+    (row,) = [replace(result, method="cfsseg", convention="plop") for result in RESULTS if result.method == "mbs"][:1]
+    (differs,) = published_table([row], replace(VOC, protocol=row.protocol), scores)["differs"]
+    assert "not run here" not in differs
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ BACKBONES = {
     "Swin-B": "swin_base_patch4",
     "SegFormer-B2": "mit_b2",
 }
+# Names of methods in papers -> in this project. EWF's paper does not name the host of its table; its scripts use MiB.
+OURS = {"cfsseg": "ridge", "dft": "fixbc", "ewf": "mib-ewf", "lwf-mc": "lwf_mc"}
 WITHOUT_GROUPS = ("joint", "custom", "unknown")  # protocols without a known number of base classes
 
 
@@ -221,7 +223,7 @@ def published_table(
         results: see `load`.
         benchmark: of this study.
         scores: {all, old, new} in 0..1 by method and convention. Methods have the names of the tables: "mbs (adapted)"
-            is compared with mbs.
+            is compared with mbs, ridge with cfsseg (`OURS`).
 
     Returns: one row for each published result; none without one, or if the benchmark is not comparable. Scores of this
     study (`ours_`) are NaN unless it ran the method, it has the published convention, and both were scored on centre
@@ -231,7 +233,7 @@ def published_table(
     titles = {title.partition(" (")[0].lower(): title for title in sorted(scores, reverse=True)}
     rows = []
     for result in find(results, benchmark.dataset, benchmark.protocol, benchmark.setting):
-        title = titles.get(result.method)
+        title = titles.get(OURS.get(result.method, result.method))
         scored = scores[title].get(result.convention) if title else None
         size = _resolution_kind(result.resolution)
         ours = (scored or {}) if size and size == _resolution_kind(benchmark.resolution) else {}
