@@ -50,7 +50,7 @@ class NCM(Finetune):
     def extras(self, sizes: list[int], step: int) -> dict[str, Extra]:
         if self.background == "base":
             return {}
-        return {"background": Extra(buffers=lambda width: {"sums": (width,), "count": ()})}
+        return {"background": Extra(buffers=lambda widths: {"sums": (widths[0],), "count": ()})}
 
     def trainable(self, network: Network) -> Iterable[nn.Parameter]:
         return []

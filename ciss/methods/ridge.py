@@ -38,6 +38,7 @@ class Ridge(Finetune):
     usual: ClassVar[bool] = False
     uses_teacher: ClassVar[bool] = True
     presets: ClassVar = {"given": {"pseudo_labels": False}, "majority": {"cell_label": "majority"}}
+    stages: ClassVar[int] = 0  # of the encoder, whose maps are part of x
 
     gamma: Annotated[PositiveFloat, Range(0.01, 100, log=True)] = 1.0  # of the penalty
     pseudo_labels: bool = True  # for background pixels with a high score of an old class
@@ -51,8 +52,9 @@ class Ridge(Finetune):
     def extras(self, sizes: list[int], step: int) -> dict[str, Extra]:
         channels = 1 + sum(sizes[: step + 1])
 
-        def shapes(width: int) -> dict[str, tuple[int, ...]]:
-            return {"gram": (width + 1, width + 1), "moment": (width + 1, channels)}
+        def shapes(widths: list[int]) -> dict[str, tuple[int, ...]]:
+            size = sum(widths[: 1 + self.stages]) + 1
+            return {"gram": (size, size), "moment": (size, channels)}
 
         return {"moments": Extra(buffers=shapes)}
 
@@ -69,26 +71,38 @@ class Ridge(Finetune):
 
     def start(self, student: Network, teacher: nn.Module, batches: Iterable[Batch], previous: Iterable[Batch]) -> None:
         moments, groups = student.decoder.extras["moments"], student.decoder.classifier.groups
-        self.base = None  # (D+1,K) the solution for the classes of step 0, in step 1
+        self.base = None  # (M,K) the solution for the classes of step 0, in step 1
         if len(groups) == 2:
             old = groups[0].out_channels
             self._add(moments, previous, teacher, old, pseudo_labels=False)
-            self.base = ridge_solution(moments.gram, moments.moment[:, :old], gamma=self.gamma)
+            self.base = self.solve(moments.gram, moments.moment[:, :old])
         self._add(moments, batches, teacher, student.channels, pseudo_labels=self.pseudo_labels)
-        solution = ridge_solution(moments.gram, moments.moment, gamma=self.gamma)
+        solution = self.solve(moments.gram, moments.moment)
         seen = moments.moment[-1] > 0  # the sums of the ones: numbers of features
-        biases = torch.where(seen, solution[-1], UNSEEN)
+        self.write(student, solution[:-1].T, torch.where(seen, solution[-1], UNSEEN))
+
+    def solve(self, gram: Tensor, moment: Tensor) -> Tensor:
+        """Shapes: G (M,M), Q (M,C) -> W (M,C)."""
+        return ridge_solution(gram, moment, gamma=self.gamma)
+
+    def write(self, network: Network, weights: Tensor, biases: Tensor) -> None:
+        """Writes the rows of all classes. Shapes: weights (C,M) without the bias, biases (C,)."""
+        groups = network.decoder.classifier.groups
         sizes = [group.out_channels for group in groups]
-        for group, weight, bias in zip(groups, solution[:-1].T.split(sizes), biases.split(sizes), strict=True):
+        for group, weight, bias in zip(groups, weights.split(sizes), biases.split(sizes), strict=True):
             group.weight.copy_(weight[:, :, None, None])
             group.bias.copy_(bias)
+
+    def inputs(self, output: Output) -> Tensor:
+        """The maps (B,M-1,h,w) of which x is made."""
+        return output.features
 
     def labels(self, batch: Batch, teacher: Output) -> Tensor:
         """The teacher's class where its score is high enough. In step 1 the scores are those of the new base rows."""
         if not self.pseudo_labels:
             return batch.given
         if getattr(self, "base", None) is not None:
-            scores = torch.einsum("bdhw,dk->bkhw", teacher.features.double(), self.base[:-1])
+            scores = torch.einsum("bdhw,dk->bkhw", self.inputs(teacher).double(), self.base[:-1])
             teacher = replace(teacher, logits=(scores + self.base[-1][:, None, None]).float()).without_cache()
         return batch.by_strips(self.strip_labels, teacher)
 
@@ -105,7 +119,7 @@ class Ridge(Finetune):
             labels = self.labels(batch, output) if pseudo_labels else batch.given
             grid, covered = output.features.shape[-2:], output.covered_by(batch.size)
             cells = patch_labels(labels, grid, covered=covered, rule=self.cell_label).flatten()
-            x = F.pad(output.features.permute(0, 2, 3, 1).flatten(0, 2).double(), (0, 1), value=1.0)
+            x = F.pad(self.inputs(output).permute(0, 2, 3, 1).flatten(0, 2).double(), (0, 1), value=1.0)
             sums = second_moments(x, cells, classes)
             gram += sums[0]
             moment += sums[1]

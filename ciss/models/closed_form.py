@@ -45,6 +45,27 @@ def ridge_solution(gram: Tensor, moment: Tensor, *, gamma: float = 1.0) -> Tenso
     return torch.cholesky_solve(moment.double(), factor)
 
 
+def balanced_ridge_solution(gram: Tensor, moment: Tensor, *, balance: float, gamma: float = 1.0) -> Tensor:
+    """Ridge regression with the weight n_c^-balance for each feature of class c, from the sums of `ridge_solution`.
+
+    The weighted sums would need a matrix for each class. Instead, all classes share their covariance within a class, as
+    in linear discriminant analysis:
+
+        m_c = Q_c / n_c,   S = (G - sum_c n_c m_c m_c^T) / N,   v_c = n_c^(1 - balance), scaled to the sum N
+        W = (sum_c v_c m_c m_c^T + N S + gamma I)^-1 V,   V_c = v_c m_c
+
+    Shapes: G (M,M), Q (M,C), of features whose last value is 1 -> W (M,C). n_c is the last row of Q. `balance` 0: the
+    solution without weights; 1: every class has the same weight. Columns of classes without a feature are 0.
+    """
+    gram, moment = gram.double(), moment.double()
+    counts = moment[-1]
+    means = moment / counts.clamp(min=1)
+    within = gram - (means * counts) @ means.T  # N S
+    shares = torch.where(counts > 0, counts.clamp(min=1) ** (1 - balance), 0)
+    weights = shares * (counts.sum() / shares.sum().clamp(min=1))
+    return ridge_solution((means * weights) @ means.T + within, means * weights, gamma=gamma)
+
+
 def expand(features: Tensor, expansion: Tensor) -> Tensor:
     """Random features x = relu(f E). Shapes: features (N,D), expansion (D,M) -> (N,M)."""
     return (features @ expansion).relu()

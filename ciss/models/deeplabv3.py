@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from ciss.models.classifier import Classifier, newest
-from ciss.models.extras import Extra, Rows, make_extras
+from ciss.models.extras import Extra, Rows, StageRows, make_extras
 
 
 class DeepLabV3(nn.Module):
     """Chen et al., Rethinking atrous convolution (2017), without the extra 3x3 convolution, as in MiB and PLOP.
 
     Args:
-        in_width: channels of the encoder's last stage.
+        stage_widths: channels of the encoder's stages, the deepest last.
         width: channels D of the dense features.
         groups: channels of each group of classes, the first with the background.
         extras: rows and buffers that belong to no class, by name.
@@ -21,7 +21,7 @@ class DeepLabV3(nn.Module):
 
     def __init__(
         self,
-        in_width: int,
+        stage_widths: list[int],
         width: int,
         groups: list[int],
         *,
@@ -32,18 +32,22 @@ class DeepLabV3(nn.Module):
         from torchvision.models.segmentation.deeplabv3 import ASPP  # here, because it takes seconds to import
 
         super().__init__()
-        self.pyramid = ASPP(in_width, list(atrous_rates), width)
+        self.pyramid = ASPP(stage_widths[-1], list(atrous_rates), width)
         for module in self.pyramid.modules():
             if isinstance(module, nn.Dropout):
                 module.p = dropout  # torchvision's is 0.5, which distillation would see as noise
         self.classifier = Classifier(width, groups)
-        self.extras = make_extras(extras or {}, width)
+        self.widths = [width, *reversed(stage_widths)]
+        self.extras = make_extras(extras or {}, self.widths)
 
     def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """stages -> logits (B,C,h,w), features (B,D,h,w), class features (B,C,D), class tokens (C,D)."""
         features = self.pyramid(stages[-1])
-        tokens = self.tokens
-        return self.classifier(features), features, tokens.expand(features.shape[0], -1, -1), tokens
+        tokens, logits = self.tokens, self.classifier(features)
+        for module in self.extras.values():
+            if isinstance(module, StageRows):
+                logits = logits + module(stages, features.shape[-2:])
+        return logits, features, tokens.expand(features.shape[0], -1, -1), tokens
 
     def extra_logits(self, features: Tensor) -> dict[str, Tensor]:
         """features (B,D,h,w) -> logits (B,e,h,w) of the extra rows by name."""
@@ -58,7 +62,7 @@ class DeepLabV3(nn.Module):
         """Adds the extras that a predecessor of another method lacks: rows are copies of the background's."""
         background = self.classifier.groups[0]
         missing = {name: extra for name, extra in extras.items() if name not in self.extras}
-        for name, module in make_extras(missing, background.in_channels).items():
+        for name, module in make_extras(missing, self.widths).items():
             if isinstance(module, Rows):
                 module.weight.copy_(background.weight[:1].expand_as(module.weight))
                 module.bias.fill_(background.bias[0])

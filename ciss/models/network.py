@@ -182,21 +182,22 @@ def create_network(
         extras: rows and buffers that belong to no class, by name, see `Method.extras`.
     """
     encoder = create_encoder(model.encoder, model.output_stride, weights, model.pretrained, model.image_size)
-    return Network(encoder, create_decoder(model, encoder.widths[-1], groups, extras))
+    return Network(encoder, create_decoder(model, encoder.widths, groups, extras))
 
 
 def create_decoder(
-    model: Model, in_width: int, groups: list[int], extras: Mapping[str, Extra] | None = None
+    model: Model, stage_widths: list[int], groups: list[int], extras: Mapping[str, Extra] | None = None
 ) -> DeepLabV3 | MaskTransformer:
-    """A decoder by the `model` section over `in_width` channels. Raises ValueError for sizes that do not fit, and for
-    extras on a mask transformer, where another token would attend to the patches and shift the class norm."""
+    """A decoder by the `model` section over an encoder's stages, the deepest last. Raises ValueError for sizes that do
+    not fit, and for extras on a mask transformer, where another token would attend to the patches and shift the class
+    norm."""
     if model.decoder == "deeplabv3":
         options = {"atrous_rates": model.atrous_rates, "dropout": model.dropout, "extras": extras}
-        return DeepLabV3(in_width, model.width, groups, **options)
+        return DeepLabV3(stage_widths, model.width, groups, **options)
     if extras:
         raise ValueError(f"a mask transformer has no rows beside its classes: {', '.join(extras)}. Use deeplabv3.")
     options = {"layers": model.layers, "heads": model.heads, "drop_path": model.drop_path}
-    return MaskTransformer(in_width, model.width, groups, **options)
+    return MaskTransformer(stage_widths[-1], model.width, groups, **options)
 
 
 def needs_two_images(model: Model, crop: int) -> str | None:

@@ -151,7 +151,7 @@ def _network_problems(model: Model) -> list[str]:
     problems = []
     try:
         with without_values():
-            create_decoder(model, encoder.widths[-1], [2])
+            create_decoder(model, encoder.widths, [2])
     except ValueError as error:
         problems.append(f"width: {error}")
     if model.pretrained and model.weights:

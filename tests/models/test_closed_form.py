@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ciss.labels.scores import labels_above
-from ciss.models.closed_form import expand, nearest_mean_rows, ridge_solution, second_moments
+from ciss.models.closed_form import balanced_ridge_solution, expand, nearest_mean_rows, ridge_solution, second_moments
 from tests.helpers.golden import case
 
 
@@ -137,3 +137,54 @@ def test_pseudo_labels_of_scores():
     assert torch.tensor([0.0, 1, 0.405465, 0.847298, 2.197225]).sigmoid().tolist() == pytest.approx(
         [0.5, 0.731059, 0.6, 0.7, 0.9], abs=1e-6
     )
+
+
+# --- balanced classes
+
+
+def labelled(
+    counts: list[int], means: list[list[float]], spread: list[list[float]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features with a one at the end and their labels: every class has the same deviations from its mean."""
+    points = [
+        float64(mean) + float64(spread).repeat(n // len(spread), 1) for n, mean in zip(counts, means, strict=True)
+    ]
+    features = torch.nn.functional.pad(torch.cat(points), (0, 1), value=1.0)
+    return features, torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+
+
+SPREAD = [[0.5, 0], [-0.5, 0], [0, 0.25], [0, -0.25]]
+
+
+def test_without_balance_the_solution_is_that_of_ridge():
+    features, labels = labelled([40, 4, 8], [[0, 0], [1, 0], [0, 2]])
+    sums = second_moments(features, labels, 3)
+    close(balanced_ridge_solution(*sums, balance=0.0), ridge_solution(*sums))
+
+
+@pytest.mark.parametrize("balance", [0.5, 1.0])
+def test_balance_weighs_each_feature_by_its_class(balance):
+    """The classes share their covariance here, so that the solution is exact: least squares with weights."""
+    counts = torch.tensor([40, 4, 8])
+    features, labels = labelled(counts.tolist(), [[0, 0], [1, 0], [0, 2]])
+    weights = counts[labels].double() ** -balance
+    weights *= len(labels) / weights.sum()
+    gram = features.T @ (weights[:, None] * features) + torch.eye(3)
+    moment = features.T @ (weights[:, None] * torch.nn.functional.one_hot(labels).double())
+    sums = second_moments(features, labels, 3)
+    close(balanced_ridge_solution(*sums, balance=balance), torch.linalg.solve(gram, moment))
+
+
+def test_a_rare_class_is_found_with_balance_alone():
+    features, labels = labelled([4000, 8], [[0, 0], [1, 0]])
+    sums = second_moments(features, labels, 2)
+    middle = float64([[0.8, 0, 1]])
+    assert (middle @ balanced_ridge_solution(*sums, balance=0.0)).argmax() == 0
+    assert (middle @ balanced_ridge_solution(*sums, balance=1.0)).argmax() == 1
+
+
+def test_classes_without_features_have_no_row():
+    features, labels = labelled([8, 0, 4], [[0, 0], [1, 0], [0, 2]])
+    assert (balanced_ridge_solution(*second_moments(features, labels, 3), balance=0.5)[:, 1] == 0).all()
+    nothing = torch.zeros(3, 3), torch.zeros(3, 2)
+    assert (balanced_ridge_solution(*nothing, balance=0.5) == 0).all()

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ciss.config import Model
@@ -17,7 +18,7 @@ EXTRAS = {
     "auxiliary": Extra(1, detached=True),
     "future": Extra(3),
     "none": Extra(0),
-    "sums": Extra(buffers=lambda width: {"gram": (width, width), "count": ()}),
+    "sums": Extra(buffers=lambda widths: {"gram": (widths[0], widths[0]), "count": ()}),
 }
 
 
@@ -40,6 +41,26 @@ def test_extras_are_apart_from_the_classes():
     assert {name: rows.shape[1] for name, rows in output.extras.items()} == {"auxiliary": 1, "future": 3}
     assert plain.extras == {} and with_extras.decoder.extras["sums"].gram.dtype == torch.float64
     assert [len(with_extras.decoder.extra_rows(n)) for n in ("auxiliary", "none", "sums")] == [2, 0, 0]
+
+
+def test_rows_over_stages_are_added_to_the_logits():
+    """The logits are those of one linear layer over the features and the maps of the stages."""
+    made = network({"stages": Extra(rows=3, stages=2)}).eval()
+    rows = made.decoder.extras["stages"]
+    images, plain = random(2, 3, 16, 16), made(random(2, 3, 16, 16)).logits
+    assert plain.equal(network(extras=None).eval()(images).logits), "rows start at 0"
+    for weight in rows.weights:
+        torch.nn.init.normal_(weight)
+    output = made(images)
+    grid = output.features.shape[-2:]
+    maps = [F.interpolate(stage, grid, mode="bilinear") for stage in (output.stages[-1], output.stages[-2])]
+    expected = plain + sum(torch.einsum("bdhw,cd->bchw", m, w) for m, w in zip(maps, rows.weights, strict=True))
+    torch.testing.assert_close(output.logits, expected, rtol=1e-4, atol=1e-5)
+    assert output.extras == {}, "they are no rows of their own"
+    rows.grow(2)
+    made.grow(2)
+    longer = made(images).logits
+    assert longer.shape[1] == 5 and longer[:, :3].equal(output.logits)
 
 
 def test_detached_rows_send_no_gradient_to_the_features():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ciss.analysis.compare.tables import runs_table
 from ciss.analysis.figures.training import NO_EPOCHS, log_table
@@ -12,6 +13,7 @@ from ciss.data.loaders import evaluation_loader
 from ciss.inspection.trained import OpenedRun, explain
 from ciss.labels.patches import patch_labels
 from ciss.methods import METHODS, Select
+from ciss.models.closed_form import balanced_ridge_solution
 from ciss.runs import results as runs_results
 from ciss.training import loop
 from tests.helpers.project import choose_decoder
@@ -61,6 +63,27 @@ def test_a_step_without_gradients(project, name, monkeypatch):
     result = runs_results.read(project.run(f"{name}-2"))
     assert result["log"] == [] and result["trace"] == {} and result["curve_epochs"].tolist() == [0.0]
     assert log_table(result["log"]) == NO_EPOCHS
+
+
+def test_the_rows_of_stage_ridge_are_the_balanced_solution(project):
+    """Logits of the saved network are x W with x of the features and stages, and old rows follow the new sums."""
+    _, first, second = chain(project, "stage_ridge")
+    opened = OpenedRun(project.run("stage_ridge-2"))
+    moments = opened.student.decoder.extras["moments"]
+    solution = balanced_ridge_solution(moments.gram, moments.moment, balance=0.5)
+    run = project.run("stage_ridge-2")
+    index, table = run.index(), run.label_table(training=True)
+    images, *_ = next(iter(evaluation_loader(run.settings, index, "train", index.steps[2], table)))
+    with torch.no_grad():
+        output = opened.student(run.normalise(images, opened.device))
+    maps = [F.interpolate(s, output.features.shape[-2:], mode="bilinear") for s in reversed(output.stages[-2:])]
+    x = torch.cat([output.features, *maps], dim=1).double()
+    expected = torch.einsum("bdhw,dc->bchw", x, solution[:-1]) + solution[-1][:, None, None]
+    seen = moments.moment[-1] > 0
+    torch.testing.assert_close(output.logits[:, seen].double(), expected[:, seen], rtol=1e-3, atol=1e-3)
+    assert not first["decoder.classifier.groups.0.weight"].equal(second["decoder.classifier.groups.0.weight"])
+    encoder = [name for name in first if name.startswith("encoder.")]
+    assert encoder and all(first[name].equal(second[name]) for name in encoder)
 
 
 def test_the_nearest_means_are_those_of_the_features(project):
