@@ -142,13 +142,9 @@ def test_pseudo_labels_of_scores():
 # --- balanced classes
 
 
-def labelled(
-    counts: list[int], means: list[list[float]], spread: list[list[float]]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def labelled(counts: list[int], means: list[list[float]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Features with a one at the end and their labels: every class has the same deviations from its mean."""
-    points = [
-        float64(mean) + float64(spread).repeat(n // len(spread), 1) for n, mean in zip(counts, means, strict=True)
-    ]
+    points = [float64(mean) + float64(SPREAD).repeat(n // 4, 1) for n, mean in zip(counts, means, strict=True)]
     features = torch.nn.functional.pad(torch.cat(points), (0, 1), value=1.0)
     return features, torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
