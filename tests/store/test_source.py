@@ -427,7 +427,7 @@ def test_a_comment_a_function_beside_and_a_figure_change_nothing(root):
             "methods/finetune.py",
             "over_strips(",
             "normalisers(",
-            trainings("finetune", "joint", "ncm", "ridge"),
+            trainings("finetune", "joint", "ncm", "ridge", "stage_ridge"),
         ),
         ("methods/gsc.py", "0.3", "0.4", trainings("gsc")),
         ("study/report/markup.py", 'format="svg"', 'format="png"', {"report"}),

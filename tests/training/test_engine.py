@@ -624,6 +624,7 @@ ACCUMULATED = {
     "fixbc": {},
     "ncm": {},
     "ridge": {},
+    "stage_ridge": {},
     "select": {"statistics_from": "images"},
 }
 

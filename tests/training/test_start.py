@@ -131,7 +131,7 @@ def test_select_continues_with_its_sources(make_project, decoder):
     assert {"loss/separation"} <= runs_results.read(run)["log"][-1].keys()
 
 
-@pytest.mark.parametrize("name", ["ncm", "ridge", "select"])
+@pytest.mark.parametrize("name", ["ncm", "ridge", "stage_ridge", "select"])
 def test_a_finished_run_is_opened_again(project, name):
     """Figures see the labels and losses that the training had, from a `start` into another network."""
     chain(project, name)
@@ -157,7 +157,7 @@ def test_analyses_know_a_step_without_epochs(project):
     assert set(paces["end"]) == {"select"}
 
 
-@pytest.mark.parametrize("name", ["ncm", "ridge", "select"])
+@pytest.mark.parametrize("name", ["ncm", "ridge", "stage_ridge", "select"])
 def test_what_they_do_not_suit(name, project):
     plan(project, name)
     project.set("benchmarks.tiny.setting", "domain")
