@@ -21,7 +21,10 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
     "distilled features": ("#009E73", {"plop": "^"}),
     "compensated gradients": ("#CC79A7", {"gsc": "D"}),
     "background shift": ("#E69F00", {"mbs": "v", "gsc_mbs": "P", "select": "<"}),
-    "frozen features": ("#56B4E9", {"frozen": "X", "ssul": "d", "ncm": "8", "ridge": "P", "fixbc": "o"}),
+    "frozen features": (
+        "#56B4E9",
+        {"frozen": "X", "ssul": "d", "ncm": "8", "ridge": "P", "fixbc": "o", "stage_ridge": "<"},
+    ),
 }
 OTHER = "#882255"  # methods without a family
 GREY = "#8C8C8C"
