@@ -362,6 +362,7 @@ def rewrite_imports(root: Path, pairs: dict[str, str]) -> None:
 
 NOTEBOOKS = {path.stem for path in (paths.project() / "notebooks").glob("[0-9]_*.ipynb")} - {"2_base", "3_increment"}
 COARSE = {"check", "probe", *NOTEBOOKS}  # stages that read whole folders
+PAGE = {"report"}  # its figures give a new method the colour of the method that it is derived from
 
 
 def trainings(*methods: str) -> set[str]:
@@ -421,15 +422,15 @@ def test_a_comment_a_function_beside_and_a_figure_change_nothing(root):
     ("name", "old", "new", "wanted"),
     [
         ("training/log.py", "CHECK_EVERY = 50", "CHECK_EVERY = 51", trainings()),
-        ("methods/mib.py", "10.0", "11.0", trainings("mib")),
-        ("methods/mbs.py", "= 0.7", "= 0.8", trainings("mbs", "gsc_mbs", "select")),
+        ("methods/mib.py", "10.0", "11.0", trainings("mib") | PAGE),
+        ("methods/mbs.py", "= 0.7", "= 0.8", trainings("mbs", "gsc_mbs", "select") | PAGE),
         (
             "methods/finetune.py",
             "over_strips(",
             "normalisers(",
-            trainings("finetune", "joint", "ncm", "ridge", "stage_ridge"),
+            trainings("finetune", "joint", "ncm", "ridge", "stage_ridge") | PAGE,
         ),
-        ("methods/gsc.py", "0.3", "0.4", trainings("gsc")),
+        ("methods/gsc.py", "0.3", "0.4", trainings("gsc") | PAGE),
         ("study/report/markup.py", 'format="svg"', 'format="png"', {"report"}),
         ("inspection/probe.py", "BINS = 10", "BINS = 11", {"probe"}),
     ],
@@ -447,7 +448,7 @@ def test_edits_that_train_nothing_again(root):
     edit(root, "training/progress.py", "unit=", "initial=0, unit=")
     edit(root, "data/sets/ade20k.py", "wall, building", "building, wall")
     edit(root, "doctor.py", "import warnings", "import os\nimport warnings")
-    assert changed(root) <= COARSE
+    assert changed(root) <= COARSE | PAGE
 
 
 def test_another_function_of_the_same_name(root):
