@@ -99,6 +99,7 @@ def read_facts(project: Path) -> dict[str, Facts]:
         ends = {end: value["run"] for end, value in plan["ends"].items() if value["benchmark"] == name}
         decoder = benchmark.get("model", {}).get("decoder", "deeplabv3")
         methods = {end: method_of(runs[run]["method"], plan["methods"]) for end, run in ends.items()}
+        trained = {end for end, (_, method) in methods.items() if method.epochs(PHASE)}
         found[name] = Facts(
             name=name,
             dataset=benchmark["dataset"],
@@ -113,11 +114,8 @@ def read_facts(project: Path) -> dict[str, Facts]:
             held=shown(index, names[0], "train", index["holdout"], benchmark["setting"]),
             introduced={names[0][raw]: step for step, group in enumerate(groups) for raw in group},
             ends={end: title(method, decoder) for end, method in methods.items()},
-            gradients={
-                end
-                for end, method in methods.items()
-                if method[1].softmax and method[1].epochs(Phase(epochs=1, lr=1.0, norm="batch"))
-            },
+            gradients={end for end in trained if methods[end][1].softmax},
+            trained=trained,
             coefficients=plan["methods"],
         )
     return found
