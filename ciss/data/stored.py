@@ -47,8 +47,8 @@ class Memory:
             "step": "labelled with the new classes of the step alone",
         }
         selected = {"balanced": "chosen class by class", "random": "chosen at random"}
-        parts = [selected[self.selection], drawn[self.mix], labelled[self.labels]]
-        return f"{self.images} stored images of earlier steps ({'; '.join(parts)})"
+        phrases = [selected[self.selection], drawn[self.mix], labelled[self.labels]]
+        return f"{self.images} stored images of earlier steps ({'; '.join(phrases)})"
 
 
 @dataclass

@@ -8,7 +8,15 @@ from matplotlib.text import Text
 
 from ciss.analysis.compare.figures import method_lines
 from ciss.analysis.figures.charts import label_ends
-from ciss.analysis.figures.masks import STRIPES, all_painted, class_colours, class_legend, painted, strips
+from ciss.analysis.figures.masks import (
+    STRIPES,
+    all_painted,
+    class_colours,
+    class_legend,
+    draw_picture,
+    painted,
+    strips,
+)
 from ciss.analysis.figures.training import iou_bars, loss_curve, trace_panels
 from ciss.protocol import Classes
 from tests.helpers.figures import draw, strings, words
@@ -29,7 +37,7 @@ def quarters(picture: np.ndarray) -> list[set]:
 def test_masks_are_bright_and_void_is_hatched():
     background, one = (tuple(colour) for colour in class_colours(TWO).tolist())
     picture = painted(np.array([[0, 1], [255, 1]]), TWO)
-    assert picture.shape == (256, 256, 3)
+    assert picture.shape == (128, 128, 3)
     assert quarters(picture) == [{background}, {one}, {(255, 255, 255), (STRIPES,) * 3}, {one}]
     assert max(one) > 200, "not the dark red of the data set"
 
@@ -58,6 +66,17 @@ def test_strips_of_uneven_rows_and_one_class_legend():
     class_legend(figure, Classes([], ["background"], np.zeros((1, 3), np.uint8)))
     draw(figure)
     assert len(figure.axes) == 4
+
+
+def test_drawn_pictures_make_small_files():
+    """Noise is rounded and not blended: otherwise executed notebooks in git have megabytes."""
+    _, (left, right) = plt.subplots(1, 2)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    drawn = draw_picture(left, noise)
+    assert drawn.get_interpolation() == "nearest"
+    assert set(np.unique(drawn.get_array())) == {*range(0, 256, 8), 255}
+    assert np.abs(drawn.get_array().astype(int) - noise).max() <= 4
+    assert draw_picture(right, noise.repeat(4, 0).repeat(4, 1)).get_interpolation() != "nearest", "reduced: blended"
 
 
 def test_method_lines_with_one_seed_and_several():

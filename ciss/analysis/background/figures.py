@@ -74,11 +74,11 @@ def _predicted_legend(figure: Figure) -> None:
 
 
 def _name_steps(figure: Figure, steps: list[int], all_steps: list[int], title: str = "") -> None:
-    parts = [title] if title else []
+    phrases = [title] if title else []
     if len(steps) < len(all_steps):
-        parts.append(f"{len(steps)} of {len(all_steps)} incremental steps: {', '.join(map(str, steps))}")
-    if parts:
-        figure.suptitle("; ".join(parts), fontsize=9)
+        phrases.append(f"{len(steps)} of {len(all_steps)} incremental steps: {', '.join(map(str, steps))}")
+    if phrases:
+        figure.suptitle("; ".join(phrases), fontsize=9)
 
 
 def flow_ribbons(ax: Axes, table: pd.DataFrame, title: str = "") -> None:

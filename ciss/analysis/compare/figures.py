@@ -13,6 +13,7 @@ from ciss.analysis.compare.cells import signed
 from ciss.analysis.compare.paired import paired_differences
 from ciss.analysis.figures.charts import grey_note, label_ends
 from ciss.analysis.figures.families import bar_styles, chosen, is_joint, method_styles
+from ciss.analysis.figures.masks import draw_picture
 from ciss.analysis.figures.style import note_in, step_ticks
 
 REFERENCES = ("finetune", "mib")  # differences are to these methods
@@ -92,9 +93,8 @@ def stability_scatter(ax: Axes, runs: pd.DataFrame, title: str = "") -> None:
     if runs.empty:
         _centred(ax, "No method has a score of old and one of new classes.")
         return
-    arrow = {"arrowstyle": "<-", "color": "#666666"}
-    corner = {"xycoords": "axes fraction", "textcoords": "axes fraction", "arrowprops": arrow}
-    ax.annotate("better", (0.995, 0.995), (0.9, 0.9), ha="right", va="top", fontsize=8, color="#666666", **corner)
+    above = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right", "fontsize": 8}
+    ax.annotate("both better ↗", (1, 1), (0, 5), color="#666666", **above)  # above the axes: no mark is there
     methods = list(dict.fromkeys(runs["method"]))
     styles = method_styles(methods)
     grey = {"marker": ".", "zorder": 1}
@@ -287,13 +287,13 @@ def step_strips(blocks: list[dict], steps: list[int], size: float = 1.0) -> Figu
         axes = grid.subplots(squeeze=False)
         for ax in axes.flat:
             ax.set_axis_off()
-        axes[0, len(steps) // 2].imshow(block["image"])
+        draw_picture(axes[0, len(steps) // 2], block["image"])
         axes[0, len(steps) // 2].set_anchor("N")
         for column, step in enumerate(steps):
             axes[1, column].set_title(f"after step {step}", fontsize=8, pad=2)
             for ax, name in zip(axes[1:, column], names[1:], strict=True):
                 if (picture := block["rows"].get(name, {}).get(step)) is not None:
-                    ax.imshow(picture)
+                    draw_picture(ax, picture)
         for ax, name in zip(axes[:, 0], () if number else names, strict=False):
             ax.text(-0.08, 0.5, name, transform=ax.transAxes, ha="right", va="center", fontsize=9)
     return figure

@@ -55,14 +55,14 @@ def paired_differences(runs: pd.DataFrame, metric: str) -> dict[tuple[str, str],
     """
     scores = runs.pivot(index=["order", "seed"], columns="method", values=metric)
     several = runs["order"].nunique() > 1
-    found = {}
+    by_pair = {}
     for method, against in permutations(dict.fromkeys(runs["method"]), 2):
         differences = (scores[method] - scores[against]).dropna()
         if several:
             differences = differences.groupby("order").mean()
         if len(differences):
-            found[method, against] = differences.to_numpy()
-    return found
+            by_pair[method, against] = differences.to_numpy()
+    return by_pair
 
 
 def _compared(runs: pd.DataFrame, metric: str) -> dict[tuple[str, str], dict]:

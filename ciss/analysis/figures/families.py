@@ -13,7 +13,7 @@ import matplotlib as mpl
 from matplotlib.colors import to_hex
 
 JOINT = "joint"
-# Family: its colour, and the marker of each method. The line style of a method is its place here: append only.
+# Family: its colour, and the marker of each method. The line style of a method is its number here: append only.
 FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
     "all classes at once": ("#000000", {JOINT: "*"}),
     "fine-tuning": ("#D55E00", {"finetune": "o"}),
@@ -139,9 +139,9 @@ def step_styles(steps: Iterable[int]) -> dict[int, dict[str, str]]:
 
 def class_style(position: int) -> dict[str, str]:
     """Colour and marker of the class at a position, the colour as in masks. The first 14 * 24 pairs are different."""
-    rounds, place = divmod(position - 1, len(CLASS_COLOURS))
-    colour = CLASS_COLOURS[place] if position else BACKGROUND
-    return {"color": colour, "marker": MARKERS[(position + rounds) % len(MARKERS)], "mec": "#333333"}
+    repetition, number = divmod(position - 1, len(CLASS_COLOURS))
+    colour = CLASS_COLOURS[number] if position else BACKGROUND
+    return {"color": colour, "marker": MARKERS[(position + repetition) % len(MARKERS)], "mec": "#333333"}
 
 
 def _code(method: str) -> str:
@@ -152,30 +152,30 @@ def _variant(method: str) -> bool:
     return "-" in method.partition(" ")[0]
 
 
-def _places() -> dict[str, tuple[int, int, str, str]]:
-    """Place in its family, place of the family, colour and marker by method."""
+def _family_members() -> dict[str, tuple[int, int, str, str]]:
+    """Number within its family, number of the family, colour and marker by method."""
     return {
-        method: (place, number, colour, marker)
-        for number, (colour, markers) in enumerate(FAMILIES.values())
-        for place, (method, marker) in enumerate(markers.items())
+        method: (number, family, colour, marker)
+        for family, (colour, markers) in enumerate(FAMILIES.values())
+        for number, (method, marker) in enumerate(markers.items())
     }
 
 
 def _rank(method: str) -> tuple:
     """The order in which methods are singled out."""
-    place, number, _, _ = _places().get(_code(method), (len(LINES), len(FAMILIES), "", ""))
-    return _variant(method), place, number, method
+    number, family, _, _ = _family_members().get(_code(method), (len(LINES), len(FAMILIES), "", ""))
+    return _variant(method), number, family, method
 
 
 def _looks(method: str) -> Iterable[tuple]:
     """Colour, marker and line style of a method, the one of the table first; then others, where that one is taken."""
-    places, code = _places(), _code(method)
+    members, code = _family_members(), _code(method)
     markers: Sequence[str] = MARKERS
     lines: Sequence = LINES
-    if code in places:
-        place, _, colour, marker = places[code]
-        yield colour, marker, LINES[place]
-        markers, lines = [marker, *MARKERS], LINES[place:] + LINES[:place]
+    if code in members:
+        number, _, colour, marker = members[code]
+        yield colour, marker, LINES[number]
+        markers, lines = [marker, *MARKERS], LINES[number:] + LINES[:number]
     else:
         colour = _base_colour(code)
         start = zlib.crc32(method.encode()) % len(MARKERS)
@@ -187,7 +187,6 @@ def _base_colour(code: str) -> str:
     """The colour of the family of the method that a new one is derived from; OTHER without one."""
     from ciss.methods import METHODS  # here, because it imports torch, and only new methods need it
 
-    places = _places()
-    classes = {METHODS[name]: place[2] for name, place in places.items() if name in METHODS}
+    colours = {METHODS[name]: colour for name, (_, _, colour, _) in _family_members().items() if name in METHODS}
     bases = METHODS[code].__mro__ if code in METHODS else ()
-    return next((classes[base] for base in bases if base in classes), OTHER)
+    return next((colours[base] for base in bases if base in colours), OTHER)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 from numpy.lib.stride_tricks import sliding_window_view
@@ -20,7 +21,8 @@ from ciss.protocol import Classes
 STRIPES = 110  # grey of the hatching of void
 OPACITY = 0.65  # of classes over an image
 PALENESS = 0.7  # of the grey values of an image under its classes; 1: as dark as the image
-LEAST = 256  # longer side of a painted mask in pixels, so that lines are fine
+LEAST = 128  # longer side of a painted mask in pixels, so that lines are fine
+LEVEL = 8  # colours of drawn pictures are multiples of it, so that PNG files of noisy photographs are small
 DPI = 128  # a power of two, so that sizes in pixels are whole numbers
 OVERLAY = (480, 4096)  # smallest and largest longer side of an overlay in pixels
 
@@ -75,13 +77,23 @@ def _shrunk(region: np.ndarray, width: int) -> np.ndarray:
 
 def all_painted(masks: Iterable, classes: Classes, images: Iterable, truths: Iterable | None = None) -> list:
     """`painted` for each mask, with its image and ground truth. An image without a mask (None) stays None."""
-    parts = zip(masks, images, truths or repeat(None), strict=False)
-    return [None if mask is None else painted(mask, classes, image, truth) for mask, image, truth in parts]
+    triples = zip(masks, images, truths or repeat(None), strict=False)
+    return [None if mask is None else painted(mask, classes, image, truth) for mask, image, truth in triples]
+
+
+def draw_picture(ax: Axes, picture: np.ndarray, **options) -> AxesImage:
+    """An RGB picture (H,W,3) uint8 or a map (H,W), drawn so that the PNG file is small. `options`: of `imshow`.
+
+    Colours are rounded to multiples of LEVEL. Small pictures are not interpolated: blended noise does not compress.
+    """
+    if picture.ndim == 3:
+        picture = np.minimum((picture.astype(np.uint16) + LEVEL // 2) // LEVEL * LEVEL, 255).astype(np.uint8)
+    return ax.imshow(picture, interpolation="nearest" if max(picture.shape[:2]) <= LEAST else None, **options)
 
 
 def show(ax: Axes, picture: np.ndarray, title: str = "") -> None:
     """An RGB picture (H,W,3) without axes."""
-    ax.imshow(picture)
+    draw_picture(ax, picture)
     ax.set_title(title, fontsize=9)
     ax.set_axis_off()
 
@@ -109,7 +121,7 @@ def strips(rows: list[tuple[str, list[np.ndarray]]], size: float = 1.25) -> Figu
         top = max(1.0, float(np.nanpercentile(np.concatenate(values), 99))) if values else 1.0
         for ax, picture in zip(line, pictures, strict=False):
             if picture is not None:  # of RGB pictures, matplotlib ignores the scale
-                image = ax.imshow(picture, cmap="cividis", vmin=0, vmax=top)
+                image = draw_picture(ax, picture, cmap="cividis", vmin=0, vmax=top)
         if values:
             bar = line[-1].inset_axes((1.06, 0.05, 0.08, 0.9))
             figure.colorbar(image, cax=bar, extend="max" if top > 1 else "neither")
