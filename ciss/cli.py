@@ -150,16 +150,20 @@ def train(
     if one:
         processor.choose_instructions(config, runs[0])  # before torch is imported
     if trial:
+        from ciss.study import launch
         from ciss.study import trial as study_trial
 
+        launch.prepare_missing(runs[0], config)
         study_trial.main(runs[0], config)
     elif chosen:
         from ciss.study.slurm import commands
 
         commands.main(chosen, runs or [], config, slurm, write)
     elif one:
+        from ciss.study import launch
         from ciss.training import loop
 
+        launch.prepare_missing(runs[0], config)
         loop.main(runs[0], config)
         from ciss.study.estimate import command
 

@@ -3,18 +3,19 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from functools import partial
 
 import torch
 
-from ciss import config, paths, updates
+from ciss import config, distributed, paths, updates
 from ciss.config import Config, ConfigError
-from ciss.data import prepare
+from ciss.data import DataError, prepare
 from ciss.processor import available_cores
 from ciss.runs import results as runs_results
 from ciss.runs.check import check
 from ciss.runs.results import keep, recover
-from ciss.runs.run import Run, index_folder, resolve, steps
+from ciss.runs.run import Run, index_folder, predecessor, resolve, steps
 from ciss.store import files
 from ciss.study.crew import Crew
 from ciss.study.estimate.command import print_comparison
@@ -97,6 +98,7 @@ def main(runs: list[str], config_file: str, jobs: int | None, per_run: int | Non
     handle_signals()
     try:
         settings, names = prepared(runs, config_file)
+        require_predecessors(settings, names)
         processes = gpus_per_run(settings, per_run)
         devices = gpus(processes)
         jobs = jobs or max(1, len(devices))
@@ -131,6 +133,37 @@ def prepared(runs: list[str], config_file: str) -> tuple[Config, list[str]]:
     for name in dict.fromkeys(settings.runs()[name].benchmark for name in names):
         prepare(settings.benchmarks[name], index_folder(root, name), progress=False)
     return settings, names
+
+
+def prepare_missing(name: str, config_file: str) -> None:
+    """Prepares the data of one run if their index is missing, damaged or made for other settings. Exits with a message
+    if that fails.
+
+    Under torchrun it does nothing: the processes of several nodes would write the same files.
+    """
+    if distributed.under_torchrun():
+        return
+    try:
+        run = resolve(config.load(config_file), name)
+        with suppress(DataError):
+            run.index()
+            return
+        prepared([name], config_file)
+    except USER_ERRORS as error:
+        sys.exit(f"error: {error}")
+
+
+def require_predecessors(settings: Config, names: list[str]) -> None:
+    """Raises ConfigError for runs that continue a run which is neither among them nor trained."""
+    lines = []
+    for name in names:
+        run = resolve(settings, name)
+        if not run.before or run.after in names:
+            continue
+        if not predecessor(run).is_file() and not trained(settings, run.after):
+            lines.append(f"{name} continues {run.after}, which is not trained. Name both, or none for all runs.")
+    if lines:
+        raise ConfigError("\n".join(lines))
 
 
 def gpus_per_run(settings: Config, wanted: int | None) -> int:

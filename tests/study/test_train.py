@@ -11,6 +11,7 @@ from contextlib import nullcontext
 import pytest
 
 from ciss import cli, config
+from ciss.runs.run import index_folder
 from ciss.store import files
 from ciss.study import launch, process
 from ciss.study.slurm import commands, queue
@@ -265,6 +266,45 @@ def test_the_command_says_what_is_wrong(project, monkeypatch):
     project.write()
     with pytest.raises(SystemExit, match="^error: .*/other.yaml: there is no such file."):
         cli.main(["train", "--config", "other.yaml"])
+
+
+@pytest.mark.parametrize("options", [[], ["--jobs", "1"], ["--try"]])
+def test_one_run_prepares_its_data_as_all_runs_do(project, monkeypatch, options):
+    """Data that were never prepared, a changed hold-out set, and a damaged index."""
+    monkeypatch.setattr(launch, "handle_signals", lambda: None)
+    folder = index_folder(project.folder, "tiny")
+    shutil.rmtree(folder)
+    for holdout in (4, 3):
+        project.set("benchmarks.tiny.holdout", holdout)
+        project.write()
+        cli.main(["train", "base", *options])
+        assert len(project.run().index().holdout) == holdout
+    (folder / "index.json").write_text("{")
+    cli.main(["train", "base", *options])
+    project.run().index()
+
+
+def test_one_run_without_a_data_set(project, monkeypatch, tmp_path):
+    shutil.rmtree(index_folder(project.folder, "tiny"))
+    monkeypatch.setenv("CISS_DATA", str(tmp_path))
+    project.set("benchmarks.tiny.dataset", "voc")
+    project.set("benchmarks.tiny.protocol", "15-1")
+    project.write()
+    with pytest.raises(SystemExit, match="^error: no VOCdevkit in .*set CISS_DATA"):
+        cli.main(["train", "base"])
+
+
+def test_a_predecessor_that_is_not_trained_is_named_once(project, monkeypatch, capsys):
+    monkeypatch.setattr(launch, "handle_signals", lambda: None)
+    project.write()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", "tune-2", "mib-1", "--jobs", "2"])
+    messages = [
+        f"{name} continues {after}, which is not trained. Name both, or none for all runs."
+        for name, after in (("tune-2", "tune-1"), ("mib-1", "base"))
+    ]
+    assert sorted(stopped.value.code.removeprefix("error: ").splitlines()) == sorted(messages)
+    assert capsys.readouterr().out == ""
 
 
 def test_the_command_when_it_is_stopped(project, monkeypatch, capsys):
