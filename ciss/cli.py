@@ -147,23 +147,19 @@ def train(
         raise typer.BadParameter(f"not allowed with {chosen}", param_hint="--per-run" if jobs is None else "--jobs")
     if write and slurm is None:
         raise typer.BadParameter("only allowed with --slurm", param_hint="--write")
-    if one:
-        processor.choose_instructions(config, runs[0])  # before torch is imported
+    if one and chosen in (None, "--try"):
+        _prepare(config, runs[0])
     if trial:
-        from ciss.study import launch
         from ciss.study import trial as study_trial
 
-        launch.prepare_missing(runs[0], config)
         study_trial.main(runs[0], config)
     elif chosen:
         from ciss.study.slurm import commands
 
         commands.main(chosen, runs or [], config, slurm, write)
     elif one:
-        from ciss.study import launch
         from ciss.training import loop
 
-        launch.prepare_missing(runs[0], config)
         loop.main(runs[0], config)
         from ciss.study.estimate import command
 
@@ -172,6 +168,14 @@ def train(
         from ciss.study import launch
 
         launch.main(runs or [], config, jobs, per_run)
+
+
+def _prepare(config: str, run: str) -> None:
+    """What a run that is trained in this process needs: the processor's instructions, and the data."""
+    processor.choose_instructions(config, run)  # before torch is imported
+    from ciss.study.preparation import prepare_missing
+
+    prepare_missing(run, config)
 
 
 for command in (watch_options.watch, inspection_options.predict, inspection_options.export, report_options.report):

@@ -3,14 +3,13 @@
 import os
 import signal
 import sys
-from contextlib import suppress
 from functools import partial
 
 import torch
 
-from ciss import config, distributed, paths, updates
+from ciss import config, paths, updates
 from ciss.config import Config, ConfigError
-from ciss.data import DataError, prepare
+from ciss.data import prepare
 from ciss.processor import available_cores
 from ciss.runs import results as runs_results
 from ciss.runs.check import check
@@ -133,24 +132,6 @@ def prepared(runs: list[str], config_file: str) -> tuple[Config, list[str]]:
     for name in dict.fromkeys(settings.runs()[name].benchmark for name in names):
         prepare(settings.benchmarks[name], index_folder(root, name), progress=False)
     return settings, names
-
-
-def prepare_missing(name: str, config_file: str) -> None:
-    """Prepares the data of one run if their index is missing, damaged or made for other settings. Exits with a message
-    if that fails.
-
-    Under torchrun it does nothing: the processes of several nodes would write the same files.
-    """
-    if distributed.under_torchrun():
-        return
-    try:
-        run = resolve(config.load(config_file), name)
-        with suppress(DataError):
-            run.index()
-            return
-        prepared([name], config_file)
-    except USER_ERRORS as error:
-        sys.exit(f"error: {error}")
 
 
 def require_predecessors(settings: Config, names: list[str]) -> None:
