@@ -199,13 +199,15 @@ def wanted() -> set[Pair]:
 
 
 def preset_case(name: str, missing: set[Pair]) -> Case:
-    """A preset with two of its methods, its steps cut to the first, the second and the last."""
+    """A preset with two of its methods and orders. Its steps are cut to the first, second and last where possible."""
     document = load_preset(name)
     runs, data = document.get("runs", {}), document["dataset"]
     if data == "own":
         data = "sizes"
     steps, groups = document["protocol"], document.get("groups")
-    if document["setting"] != "domain" and data in protocol.DATASETS and groups is None and name != UNCUT:
+    orders = min(2, runs.get("orders", 1))
+    whole = name == UNCUT or orders > 1 or document["setting"] == "domain"  # an order of classes excludes `groups`
+    if data in protocol.DATASETS and groups is None and not whole:
         found = protocol.class_groups(data, steps)
         if len(found) > 3 and document.get("order") is None:
             groups = [found[0], found[1], found[-1]]
@@ -220,6 +222,7 @@ def preset_case(name: str, missing: set[Pair]) -> Case:
         preset="own" if document["dataset"] == "own" else name,
         groups=groups,
         encoder=ENCODERS.get(name, "ciss_tiny"),
+        orders=orders,
         changes=("train.resize=32",) if "resize" in document["train"] else (),
     )
     methods = tuple(runs.get("methods", METHOD_NAMES))

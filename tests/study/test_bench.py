@@ -299,10 +299,11 @@ def test_repeated_trainings(tmp_path, monkeypatch):
     """On the CPU one seed gives one result, also after a kill. The tables show it."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     parts = [
-        gpu.module("repeated", "ciss.study.bench.repeat", gpu.OUTPUT, limit=300),
-        gpu.module("two processes", "ciss.study.bench.repeat", gpu.OUTPUT, "--processes", "2", limit=300),
+        gpu.module("repeated", "ciss.study.bench.repeat", gpu.OUTPUT, limit=600),
+        gpu.module("two processes", "ciss.study.bench.repeat", gpu.OUTPUT, "--processes", "2", limit=600),
     ]
-    found = gpu.run_all(parts, 600, tmp_path / "gpu", {"device": "none"})
+    found = gpu.run_all(parts, 1200, tmp_path / "gpu", {"device": "none"})
+    assert [part["status"] for part in found["parts"]] == ["ok", "ok"], found["parts"]
     once, several = (part["result"] for part in found["parts"])
     assert once["second run of the seed"] == {"same_bytes": True, "largest_difference": 0}
     assert once["killed and continued"] == {"killed": True, "same_bytes": True, "largest_difference": 0}
