@@ -195,7 +195,7 @@ def stages(root: Path) -> dict[str, Closure]:
     closures = {}
     for name, entry in STAGES.items():
         closures[name] = Closure([_definition(package, entry)], boundaries=boundaries - {makers.get(name)})
-    for file in sorted((root / "notebooks").glob("[0-9]*.ipynb")):
+    for file in sorted((root / "notebooks").glob("[1-9]*.ipynb")):
         cells = _cells(package, file)
         if not any(train in cell.uses for cell in cells):
             closures[file.stem] = Closure(cells, boundaries=boundaries)
