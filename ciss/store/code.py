@@ -17,6 +17,7 @@ Standard library only: importing this takes a fraction of importing torch.
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
@@ -37,6 +38,7 @@ STAGES: dict[str, Entry] = {  # those that run no notebook
     "probe": ("ciss.inspection.probe", "write"),
     "report": ("ciss.study.report.command", "main"),
 }
+_FOLLOWING = threading.RLock()  # threads share a package, which is read and resolved as far as one of them needs it
 TOTAL_LINE = "(together)"  # the first line of a listing
 
 
@@ -135,7 +137,8 @@ def _remembered(package: Package, entry: Entry, methods: tuple[str, ...], datase
         closure = Closure([])
         closure.digest, closure._locations = json.loads(file.read_bytes())
         return closure
-    closure = Closure(_roots(package, entry, methods, dataset), training=True)
+    with _FOLLOWING:
+        closure = Closure(_roots(package, entry, methods, dataset), training=True)
     if temporary.is_dir():
         with suppress(OSError):  # the next process follows the names again
             file.parent.mkdir(exist_ok=True)
@@ -148,7 +151,8 @@ def _remembered(package: Package, entry: Entry, methods: tuple[str, ...], datase
 
 def dataset_code(package: Package, dataset: str) -> Closure:
     """What the file of a data set defines and uses."""
-    return Closure(_dataset(package, dataset), training=True)
+    with _FOLLOWING:
+        return Closure(_dataset(package, dataset), training=True)
 
 
 def read(root: Path) -> Package:

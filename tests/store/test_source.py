@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from ciss import paths
 from ciss.methods import METHODS
 from ciss.store import code as store_code
+from ciss.store import names
 from ciss.store.code import Closure
 from ciss.store.names import Package
 from ciss.store.syntax import _text, parse_cell, reduce
@@ -552,6 +555,25 @@ def test_it_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_threads_that_ask_at_once_get_the_same_closure(tmp_path, monkeypatch):
+    """`ciss train --jobs 2` asks for the code of two runs at once, and both threads read the same modules."""
+    shutil.copytree(ROOT / "ciss", tmp_path / "ciss", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "dvc.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    methods = ["mib", "plop", "gsc", "mbs"]
+
+    def digest(method: str) -> str:
+        return store_code.training_code(store_code.read(tmp_path), (method,), "shapes").digest
+
+    expected = [digest(method) for method in methods]
+    store_code.training_code.cache_clear()
+    store_code._package.cache_clear()
+    original = names.parse
+    monkeypatch.setattr(names, "parse", lambda *file: (time.sleep(0.01), original(*file))[1])
+    with ThreadPoolExecutor(len(methods)) as pool:
+        assert list(pool.map(digest, methods)) == expected
 
 
 def test_a_closure_is_remembered_for_the_same_code_alone(tmp_path, monkeypatch):
