@@ -13,6 +13,7 @@ from ciss.inspection.trained import images_with_most_classes
 from ciss.runs.check import check
 from ciss.runs.run import index_folder, predecessor, resolve
 from ciss.training import loop
+from ciss.training.progress import runs_by_hand
 
 IMAGES = 32
 SMALL = 2000  # training images; all steps of a smaller data set are opened at once
@@ -20,23 +21,30 @@ PIPELINE = "params.yaml"
 
 
 class Explorer:
-    """The runs that can be opened: the requested run, then the trained runs of its file and of `params.yaml`.
+    """The runs that can be opened: the one that is shown first, then the other trained runs.
 
-    Args: config: the parameter file; run: a name in it; if empty, the last increment of GSC, else the last increment,
-    else the first base step. With `complete: true` in the file, a missing run is trained. Raises ConfigError for a
-    wrong file or name.
+    A person who runs the notebook sees the trained runs of `params.yaml`, and then those of its file. An execution
+    without a person sees those of its file alone, so that its result does not depend on other runs.
+
+    Args: config: the parameter file; run: a name in it that is shown first; if empty, the last increment of GSC, else
+    the last increment, else the first base step. With `complete: true` in the file, a missing run is trained. Raises
+    ConfigError for a wrong file or name.
     """
 
     def __init__(self, config: str, run: str = ""):
         settings = load(config)
         check(settings)
-        self.first = run or _default_run(settings)
-        resolve(settings, self.first)
-        loop.complete(settings, [self.first])
-        self.runs = {self.first: settings}
-        for file in filter(None, (_pipeline(), settings)):
-            trained = [name for name in file.runs() if name not in self.runs and _trained(file, name)]
-            self.runs |= dict.fromkeys(trained, file)
+        pipeline = _pipeline() if runs_by_hand() else None
+        candidates = [] if run or pipeline is None else _trained_runs(pipeline)
+        file = pipeline if candidates else settings
+        default = _default_run(file)
+        self.first = run or (default if default in candidates or not candidates else candidates[-1])
+        if file is settings:
+            resolve(settings, self.first)
+            loop.complete(settings, [self.first])
+        self.runs = {self.first: file}
+        for other in filter(None, (pipeline, settings)):
+            self.runs |= {name: other for name in _trained_runs(other) if name not in self.runs}
         self.open = lru_cache(maxsize=2)(self._open)
 
     def names(self) -> list[str]:
@@ -116,6 +124,10 @@ def _pipeline() -> Config | None:
     except (ConfigError, OSError):
         return None
     return settings
+
+
+def _trained_runs(settings: Config) -> list[str]:
+    return [name for name in settings.runs() if _trained(settings, name)]
 
 
 def _trained(settings: Config, name: str) -> bool:

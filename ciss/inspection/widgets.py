@@ -1,4 +1,4 @@
-"""Lists of choices above a figure; without ipywidgets, the first figure alone."""
+"""Lists of choices above a figure; without ipywidgets, or without a person, the first figure alone."""
 
 import io
 from collections.abc import Callable, Iterable
@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ciss.documents import ConfigError
+from ciss.training.progress import runs_without_person
 
 INSTALL = (
     "For drop-down menus, install the widgets: pip install 'ciss[widgets]', or uv sync --extra widgets. Then run this "
@@ -32,6 +33,9 @@ def choose(
     for name, choices in options.items():
         values[name] = _pairs(choices, values)[0][1]
     figure = draw(**values)
+    if runs_without_person():  # the choices of an executed copy would do nothing
+        _show(figure)
+        return
     try:
         import ipywidgets
     except ImportError:

@@ -88,6 +88,7 @@ def execute(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
     )
     executed = nbformat.read(output, as_version=4)
     remove_changing(executed)
+    _move_links(executed, notebook.parent, output.parent)
     nbformat.write(executed, output)
 
 
@@ -108,6 +109,18 @@ def remove_changing(notebook: nbformat.NotebookNode) -> None:
                 texts = output if output.output_type == "stream" else output.get("data", {})
                 for kind in [kind for kind in texts if kind.startswith("text")]:
                     texts[kind] = _without_folders(texts[kind])
+
+
+def _move_links(notebook: nbformat.NotebookNode, source: Path, target: Path) -> None:
+    """Makes relative links of Markdown cells, from the folder `source`, work from the folder `target`."""
+    if source.resolve() == target.resolve():
+        return
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            link = re.compile(r"(?<=\]\()(?!\w+:|#)[^)\s]+(?=\))")
+            cell.source = link.sub(
+                lambda found: Path(os.path.relpath(source / found[0], target)).as_posix(), cell.source
+            )
 
 
 def _without_folders(text: str) -> str:

@@ -90,11 +90,17 @@ def runs_by_hand() -> bool:
     Jupyter, VS Code and Colab allow a cell to ask for input. papermill, nbconvert and nbval, which execute notebooks
     without a person, do not.
     """
-    ipython = sys.modules.get("IPython")
-    kernel = getattr(ipython and ipython.get_ipython(), "kernel", None)
-    if kernel is None:
-        return False
     try:
-        return bool(kernel.get_parent()["content"]["allow_stdin"])
+        return bool(_kernel().get_parent()["content"]["allow_stdin"])
     except (KeyError, TypeError, AttributeError):
         return False
+
+
+def runs_without_person() -> bool:
+    """Whether this is a notebook's kernel, and a program executes the notebook."""
+    return _kernel() is not None and not runs_by_hand()
+
+
+def _kernel() -> object | None:
+    ipython = sys.modules.get("IPython")
+    return getattr(ipython and ipython.get_ipython(), "kernel", None)

@@ -78,6 +78,23 @@ def test_unknown_run_and_broken_pipeline(explorer, finished):
         own.unlink()
 
 
+def test_a_person_sees_the_trained_runs_of_the_pipeline_first(finished, monkeypatch):
+    """And nothing is trained for that. Without a person, as in tests, only the runs of the file are offered."""
+    finished.write()
+    own, text = finished.folder / "own.yaml", (finished.folder / "params.yaml").read_text()
+    own.write_text(f"output: elsewhere\ncomplete: true\n{text}")
+    try:
+        with monkeypatch.context() as person:
+            person.setattr("ciss.inspection.chain.runs_by_hand", lambda: True)
+            person.setattr("ciss.inspection.chain.loop.complete", lambda *_: pytest.fail("trained"))
+            found = Explorer("own.yaml")
+            assert found.first == "mib-1" and set(found.names()) == set(finished.config.runs())
+        monkeypatch.setattr("ciss.inspection.chain.loop.complete", lambda *_: None)
+        assert Explorer("own.yaml").names() == ["mib-1"], "its own, which is not trained"
+    finally:
+        own.unlink()
+
+
 def test_missing_runs_are_trained_where_the_file_says_so(project):
     project.set("complete", True)
     project.set("train.base.epochs", 1)

@@ -86,6 +86,12 @@ def drawing():
     return draw
 
 
+def test_an_executed_notebook_has_the_first_figure_and_no_lists(monkeypatch, shown, lists, drawing, capsys):
+    monkeypatch.setattr(widgets, "runs_without_person", lambda: True)
+    widgets.choose(drawing, a=["x", "y"])
+    assert drawing.calls == [{"a": "x"}] and len(shown) == 1 and capsys.readouterr().out == ""
+
+
 def test_without_ipywidgets_there_is_the_first_figure(monkeypatch, shown, drawing, capsys):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     widgets.choose(drawing, a=["x", "y"], b=lambda a: [(f"{a}!", 1), ("no", 2)])

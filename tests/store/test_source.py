@@ -363,7 +363,7 @@ def rewrite_imports(root: Path, pairs: dict[str, str]) -> None:
         file.write_text(text)
 
 
-NOTEBOOKS = {path.stem for path in (paths.project() / "notebooks").glob("[0-9]_*.ipynb")} - {"2_base", "3_increment"}
+NOTEBOOKS = {path.stem for path in (paths.project() / "notebooks").glob("[1-9]_*.ipynb")} - {"2_base", "3_increment"}
 COARSE = {"check", "probe", *NOTEBOOKS}  # stages that read whole folders
 PAGE = {"report"}  # its figures give a new method the colour of the method that it is derived from
 

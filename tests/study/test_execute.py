@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import psutil
 import pytest
 from papermill.clientwrap import PapermillNotebookClient
@@ -230,3 +231,13 @@ def test_every_error_of_ours_is_explained():
     others = [loop.DivergenceError, loop.MemoryShort, files.DiskFull, ProvenanceError]
     for error in (*loop.RUN_ERRORS, *others, distributed.WorkerError):
         assert error.__name__ in execute.EXPLAINED.split() or error is ValueError
+
+
+def test_links_work_from_the_folder_of_the_copy(tmp_path):
+    text = "[a](../docs/a.md#part), [b](b.ipynb), ![c](../c.png); [d](https://d.org/e), [e](#here)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    execute._move_links(notebook, tmp_path / "notebooks", tmp_path / "reports" / "shapes")
+    moved = (
+        "[a](../../docs/a.md#part), [b](../../notebooks/b.ipynb), ![c](../../c.png); [d](https://d.org/e), [e](#here)"
+    )
+    assert notebook.cells[0].source == moved

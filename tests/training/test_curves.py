@@ -386,19 +386,19 @@ def kernel(**content) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize(
-    ("ipython", "by_hand"),
+    ("ipython", "by_hand", "by_program"),
     [
-        (kernel(allow_stdin=True), True),
-        (kernel(allow_stdin=False), False),
-        (kernel(), False),
-        (SimpleNamespace(get_ipython=lambda: SimpleNamespace()), False),  # IPython on a terminal
-        (SimpleNamespace(get_ipython=lambda: None), False),
-        (None, False),
+        (kernel(allow_stdin=True), True, False),
+        (kernel(allow_stdin=False), False, True),
+        (kernel(), False, True),
+        (SimpleNamespace(get_ipython=lambda: SimpleNamespace()), False, False),  # IPython on a terminal
+        (SimpleNamespace(get_ipython=lambda: None), False, False),
+        (None, False, False),
     ],
 )
-def test_whether_a_person_runs_the_cell(monkeypatch, ipython, by_hand):
+def test_whether_a_person_runs_the_cell(monkeypatch, ipython, by_hand, by_program):
     monkeypatch.setitem(sys.modules, "IPython", ipython)
-    assert progress.runs_by_hand() == by_hand
+    assert (progress.runs_by_hand(), progress.runs_without_person()) == (by_hand, by_program)
 
 
 CELL = """
