@@ -28,6 +28,7 @@ FURTHER = {
     "voc-select": (32, 0.001, 32, 0.0001, 16, 1.0, 512),
     "ade20k-select": (64, 0.001, 64, 0.0005, 8, 1.0, 512),
     "voc-fixbc": (30, 0.02, 30, 0.0005, 24, 1.0, 512),
+    "voc-ridge": (30, 0.01, 30, 0.001, 24, 1.0, 513),
     "ade20k-fixbc": (30, 0.02, 60, 0.1, 24, 1.0, 512),
 }
 FAMILY = [name for name in PAPERS if name not in FURTHER and not name.endswith("-mbs")]  # MiB's, PLOP's, GSC's schedule
@@ -43,6 +44,7 @@ EXPECTED = {
     "voc-mbs": ("15-1", "15-5", "19-1", "10-1", "5-3"),
     "voc-dkd": ("15-1", "15-5", "19-1"),
     "voc-ssul": ("15-1", "15-5", "19-1"),
+    "voc-ridge": ("15-1", "10-1"),
     "ade20k": ("100-50", "100-10", "50-50", "100-5"),
     "ade20k-gsc": ("100-50", "100-10", "50-50"),
     "ade20k-mbs": ("100-50", "100-10", "50-50", "100-5"),
@@ -116,7 +118,7 @@ def test_a_data_set_of_ones_own_may_have_any_number_of_classes():
 def test_papers_hold_nothing_out_and_score_a_crop(name):
     benchmark, _ = load(name)
     assert (benchmark.holdout, benchmark.evaluation.size, benchmark.evaluation.scales) == (0, "crop", (1.0,))
-    assert not benchmark.evaluation.flip and benchmark.train.crop == (513 if name.endswith("-ssul") else 512)
+    assert not benchmark.evaluation.flip and benchmark.train.crop == FURTHER.get(name, (512,))[-1]
 
 
 @pytest.mark.parametrize("name", FURTHER)
