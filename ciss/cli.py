@@ -73,7 +73,7 @@ def plan(
 ) -> None:
     """Write params.yaml: benchmark, methods and the list of runs.
 
-    For everything that you do not specify, the preset of the data set is used.
+    What you do not specify stays as the file has it. For a new benchmark, the preset of the data set is used.
 
     \b
     ciss plan shapes 4-2                                      # the default

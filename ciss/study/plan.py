@@ -23,6 +23,7 @@ from ciss.study.plan_runs import add_runs, flow, own_base
 from ciss.study.presets import load, present_names, presets
 
 ORDERS_TRIED = 1_000  # shuffles
+SHOWN = 5  # values in one message
 HEADER = (
     "The only place for numbers. Written by `ciss plan`, made to be edited: comments survive the next plan.\n"
     "Every key is checked before anything runs: ciss plan --check"
@@ -87,6 +88,8 @@ def plan(document: CommentedMap, request: Request) -> CommentedMap:
         name = first if number == 0 else f"{first}-order{number}"
         if name in old["benchmarks"] and not request.fresh:
             settings = old["benchmarks"][name]
+            if number == 0:
+                _name_kept(settings, name, request, changes)
         elif number and first in old["benchmarks"] and not request.fresh:  # all orders have the same schedule
             settings = copy.deepcopy(document["benchmarks"][first])
         else:
@@ -125,6 +128,18 @@ def _add_coefficients(sections: CommentedMap, request: Request, methods: list[st
         different = [key for key in present if present[key] != wanted.get(key)]
         if kept := ", ".join(f"{key} {present[key]} (preset: {wanted[key]})" for key in different):
             print(f"methods.{method} stays as the file has it: {kept}. Remove the section to take the preset's.")
+
+
+def _name_kept(settings: CommentedMap, name: str, request: Request, changes: list[tuple]) -> None:
+    """Prints the values of a benchmark that stay as the file has them, and differ from the preset's."""
+    present, wanted = (json.loads(json.dumps(values)) for values in (settings, _preset_settings(request)))
+    asked = ["dataset", "protocol", "setting", *["order"] * bool(request.order), *dict(changes)]
+    starts = tuple(f"{key}{end}" for key in asked for end in " .")
+    lines = [line for line in documents.differences(present, wanted, word="preset") if not line.startswith(starts)]
+    if lines:
+        more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+        kept = "; ".join([*lines[:SHOWN], *more]).replace("preset None", "not in the preset")
+        print(f"benchmarks.{name} stays as the file has it: {kept}. Take the preset's with --fresh.")
 
 
 def _preset_settings(request: Request) -> CommentedMap:

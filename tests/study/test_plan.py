@@ -101,8 +101,10 @@ def test_set_takes_yaml_and_nested_keys(planned):
         assert (train.batch, train.base.lr, train.curve, train.flip) == (8, 1e-3, (0.5, 1.0), False)
         assert (benchmark.model.weights, benchmark.evaluation.size, benchmark.limit) == (None, "crop", 60)
     assert "&" not in planned.text, "two benchmarks share no value"
-    planned("shapes")
+    said = planned("shapes", "--set", "train.base.lr=0.5", "train.curve=[1]")
     assert planned.config.benchmarks["shapes"].limit == 60, "yours until --fresh"
+    kept = "evaluation.size 'crop', preset 'full'; holdout 6, preset 120; limit 60, not in the preset; train.batch 8"
+    assert f"benchmarks.shapes stays as the file has it: {kept}, preset 16; train.flip False, preset True. Take" in said
     planned("shapes", "--fresh")
     assert planned.config.benchmarks["shapes"].limit == 0
 
