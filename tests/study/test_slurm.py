@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -155,6 +156,21 @@ def test_a_failure_takes_only_what_continues_it(cluster, stand_ins, capsys):
     ciss(capsys, "train", "--cancel")
     cluster.wait(lambda: not cluster.queue())
     assert ["begins", "a-2"] in notes() and notes().count(["begins", "a-2"]) == 1
+
+
+def test_resources_that_no_node_has(stand_ins, capsys):
+    """Slurm refuses some jobs, in one message, and lets others wait for ever, which the table says."""
+    stand_ins({})
+    resources = Path("cluster.yaml")
+    resources.write_text("tiny: {gpus: 1, cpus: 1, memory: 0.5, hours: 1}\n")
+    with pytest.raises(SystemExit, match=r"^error: base: sbatch refused the job. Correct cluster.yaml. sbatch: "):
+        cli.main(["train", "--slurm"])
+    assert capsys.readouterr().err == ""
+    resources.write_text("tiny: {gpus: 0, cpus: 99, memory: 0.5, hours: 1}\n")
+    ciss(capsys, "train", "--slurm")
+    (row, _) = ciss(capsys, "train", "--status").splitlines()
+    assert row.endswith("has what it asks for: cancel it, correct cluster.yaml, and queue it again")
+    ciss(capsys, "train", "--cancel")
 
 
 @pytest.mark.slow

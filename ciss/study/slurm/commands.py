@@ -1,9 +1,11 @@
 """`ciss train --slurm`, `--status` and `--cancel`: the runs of a parameter file as jobs of Slurm."""
 
+import io
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from filelock import FileLock
@@ -126,7 +128,8 @@ def _submit_run(run: Run, asked: Resources, after: str | None) -> str:
     work = Training(run.name, run.config, run.resume / STATE, asked.nodes, processes, limit=3600 * asked.hours)
     slurm_conf = {name: value for name, value in os.environ.items() if name == "SLURM_CONF"}
     try:
-        with clean_env():  # of a job that this command may run in
+        # clean_env: of a job that this command may run in. The error below has what submitit prints.
+        with clean_env(), redirect_stderr(io.StringIO()):
             os.environ.update(slurm_conf)
             return executor.submit(work).job_id
     except (FailedJobError, FailedSubmissionError, OSError, subprocess.SubprocessError) as error:

@@ -21,11 +21,16 @@ from ciss.training.loop import USER_ERRORS, training_identity
 EPOCH = re.compile(r": epoch (\d+/\d+):")
 BY_USER = "stopped by the user"  # see `Curves`
 STOPPED, FAILED = "stopped", "failed"
+TOO_MUCH = "cancel it, correct cluster.yaml, and queue it again"
 REASONS = {  # Slurm's words for why a job waits
     "Resources": "waits for a free node",
     "Priority": "waits for jobs of higher priority",
     "BeginTime": "starts again in a few minutes",
     "JobHeldUser": "held; release it with scontrol release",
+    "PartitionConfig": f"no node of its partition has what it asks for: {TOO_MUCH}",
+    "BadConstraints": f"no node has what it asks for: {TOO_MUCH}",
+    "PartitionTimeLimit": f"asks for more hours than its partition allows: {TOO_MUCH}",
+    "PartitionNodeLimit": f"asks for more nodes than its partition allows: {TOO_MUCH}",
 }
 
 
