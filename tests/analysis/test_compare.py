@@ -16,7 +16,7 @@ from ciss.analysis.compare.published import COLUMNS
 from ciss.analysis.compare.samples import Pictures, mask_future, most_steps, sample_pictures, shown_steps
 from ciss.analysis.compare.summary import convention_means, families, family_tables, methods_table, metrics_document
 from ciss.analysis.compare.tables import ProvenanceError, conventions_table, curves_table, runs_table
-from ciss.analysis.figures.masks import painted
+from ciss.analysis.figures.masks import painted, titled_columns
 from ciss.analysis.rows import by_benchmark
 from tests.helpers.figures import draw, strings
 from tests.helpers.results import AFTER_0, AFTER_2, CLASSES, OTHER, path, result, scored
@@ -234,6 +234,22 @@ def test_pictures_of_every_step():
     }  # fmt: skip
     np.testing.assert_array_equal(block["rows"]["ground truth"][1], painted(mask[255], classes, image))
     np.testing.assert_array_equal(block["rows"]["mib"][1], painted(mask[1], classes, image), "nothing is scored yet")
+
+
+def test_an_overview_of_few_methods():
+    paths_ = {"finetune": path(), "mib": path(), "mbs (adapted)": path()}
+    for results in paths_.values():
+        results[-1]["samples"] = {"i": np.array([[0, 1, 3]], np.uint8)}
+    image, truth = np.zeros((1, 3, 3), np.uint8), np.array([[0, 2, 3]], np.uint8)
+    columns = dict(Pictures(CLASSES, paths_, {"i": (image, truth)}).overview())
+    assert list(columns) == ["image", "labels of step 2", "ground truth", "finetune", "mbs (adapted)"]
+    new = np.array([[0, 0, 3]], np.uint8)  # the classes of the last step alone
+    np.testing.assert_array_equal(columns["labels of step 2"][0], painted(new, CLASSES, image))
+    predicted = painted(np.array([[0, 1, 3]], np.uint8), CLASSES, image, truth)
+    np.testing.assert_array_equal(columns["finetune"][0], predicted)
+    figure = titled_columns(list(columns.items()))
+    figure.canvas.draw()
+    assert [ax.get_title() for ax in figure.axes] == list(columns)
 
 
 def test_pictures_are_of_the_first_seed(monkeypatch):

@@ -10,6 +10,7 @@ from ciss.protocol import VOID, Classes
 from ciss.runs.run import Run
 
 COLUMNS = 8  # that a page has room for
+OVERVIEW = ("finetune", "mbs", "joint")  # the methods of `Pictures.overview`
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,22 @@ class Pictures:
             predictions = [path[-1]["samples"][name] for name in self.images]
             rows.append((method, all_painted(predictions, self.classes, images, truths)))
         return rows
+
+    def overview(self, count: int = 2) -> list[tuple[str, list[np.ndarray]]]:
+        """Columns for `titled_columns`: the images with classes of the most steps, the labels that the last step gives
+        them, their ground truth, and the predictions of the methods OVERVIEW. Wrong pixels have an outline."""
+        names = most_steps({name: labels for name, (_, labels) in self.images.items()}, self.classes, count)
+        images, truths = ([self.images[name][k] for name in names] for k in (0, 1))
+        old = self.classes.known(self.last_step - 1)
+        given = [np.where(truth < old, 0, truth) for truth in truths]
+        columns = [("image", images)]
+        for title, masks in ((f"labels of step {self.last_step}", given), ("ground truth", truths)):
+            columns.append((title, all_painted(masks, self.classes, images)))
+        for method, path in self.results.items():
+            if method.partition(" ")[0] in OVERVIEW:
+                predictions = [path[-1]["samples"][name] for name in names]
+                columns.append((method, all_painted(predictions, self.classes, images, truths)))
+        return columns
 
     def after_steps(self) -> list[dict]:
         """Blocks for `step_strips`: the images with classes of the most steps; two if there is room. Wrong pixels have

@@ -130,6 +130,19 @@ def strips(rows: list[tuple[str, list[np.ndarray]]], size: float = 1.25) -> Figu
     return figure
 
 
+def titled_columns(columns: list[tuple[str, list[np.ndarray]]], size: float = 1.35) -> Figure:
+    """Pictures in titled columns, a row for each image. `columns`: title and RGB pictures; `size`: cell, inches."""
+    first = columns[0][1]
+    height = size * max(picture.shape[0] / picture.shape[1] for picture in first)
+    shape = (size * len(columns), height * len(first) + 0.25)
+    figure, axes = plt.subplots(len(first), len(columns), figsize=shape, squeeze=False)
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=1 - 0.25 / shape[1], wspace=0.05, hspace=0.05)
+    for number, (title, pictures) in enumerate(columns):
+        for row, picture in enumerate(pictures):
+            show(axes[row, number], picture, "" if row else title)
+    return figure
+
+
 def class_patches(figure: Figure, classes: Classes, positions: Iterable[int]) -> list[Patch]:
     """Entries of a legend: names of classes with their colours."""
     colours = class_colours(classes) / 255
