@@ -378,14 +378,14 @@ def test_cost_bars_without_finetune_or_numbers():
 @pytest.mark.parametrize("shape", [(4, 4), (4, 9), (9, 4)])
 def test_step_strips_leave_gaps(shape):
     picture = np.zeros((*shape, 3), np.uint8)
-    one = {"image": picture, "rows": {"truth": {0: picture, 1: picture}, "joint": {1: picture + 7}}}
+    one = {"image": picture, "rows": {"truth": {0: picture, 1: picture}, "joint": {1: picture + 8}}}
     figure = step_strips([one, {"image": picture, "rows": {"truth": {0: picture}}}], [0, 1])
     figure.canvas.draw()
     shown = [ax for ax in figure.axes if ax.images]
     assert len(shown) == 6
     boxes = [ax.get_position() for ax in shown]
     assert not any(box.overlaps(other) for k, box in enumerate(boxes) for other in boxes[:k])
-    (joint,) = (ax for ax in shown if ax.images[0].get_array().max() == 7)
+    (joint,) = (ax for ax in shown if ax.images[0].get_array().max() == 8)
     truth = [ax.get_position().x0 for ax in shown if ax.get_title() == "after step 1"]
     assert joint.get_position().x0 == pytest.approx(truth[0])
     alone = step_strips([{"image": picture, "rows": {"truth": {0: picture}}}], [0])

@@ -356,7 +356,7 @@ OTHERS = {
     *("label_ends", "grey_note"),
     *("formatted", "differences", "all_differences", "evidence", "table", "with_classes"),
     *("class_legend", "overlay", "show", "strips", "step_strips", "iou_bars", "loss_curve", "token_angles"),
-    "log_table",
+    *("log_table", "pseudo_label_table", "draw_picture", "titled_columns"),
     *("conflict_bars", "conflict_figure", "confusion_bars", "drift_heatmap", "gradient_bars"),
     *("trace_panels", "picture_row", "projection", "relabel_bars"),
     *("tuning_table", "best_so_far", "importance_bars", "slice_panels"),  # of trials
