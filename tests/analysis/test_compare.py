@@ -241,7 +241,7 @@ def test_an_overview_of_few_methods():
     for results in paths_.values():
         results[-1]["samples"] = {"i": np.array([[0, 1, 3]], np.uint8)}
     image, truth = np.zeros((1, 3, 3), np.uint8), np.array([[0, 2, 3]], np.uint8)
-    columns = dict(Pictures(CLASSES, paths_, {"i": (image, truth)}).overview())
+    columns = dict(Pictures(CLASSES, paths_, {"i": (image, truth)}).overview("overlapped"))
     assert list(columns) == ["image", "labels of step 2", "ground truth", "finetune", "mbs (adapted)"]
     new = np.array([[0, 0, 3]], np.uint8)  # the classes of the last step alone
     np.testing.assert_array_equal(columns["labels of step 2"][0], painted(new, CLASSES, image))

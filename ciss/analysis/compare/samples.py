@@ -45,13 +45,16 @@ class Pictures:
             rows.append((method, all_painted(predictions, self.classes, images, truths)))
         return rows
 
-    def overview(self, count: int = 2) -> list[tuple[str, list[np.ndarray]]]:
-        """Columns for `titled_columns`: the images with classes of the most steps, the labels that the last step gives
-        them, their ground truth, and the predictions of the methods OVERVIEW. Wrong pixels have an outline."""
+    def overview(self, setting: str, count: int = 2) -> list[tuple[str, list[np.ndarray]]]:
+        """Columns for `titled_columns`: the images with classes of the most steps, the labels that the last step of a
+        setting gives them, their ground truth, and the predictions of the methods OVERVIEW. Wrong pixels have an
+        outline."""
         names = most_steps({name: labels for name, (_, labels) in self.images.items()}, self.classes, count)
         images, truths = ([self.images[name][k] for name in names] for k in (0, 1))
-        old = self.classes.known(self.last_step - 1)
-        given = [np.where(truth < old, 0, truth) for truth in truths]
+        table = np.arange(256, dtype=np.uint8)  # true position -> label that the step gives
+        raw_table = self.classes.label_table(self.last_step, setting, training=True)
+        table[: len(self.classes)] = raw_table[self.classes.raw]
+        given = [table[truth] for truth in truths]
         columns = [("image", images)]
         for title, masks in ((f"labels of step {self.last_step}", given), ("ground truth", truths)):
             columns.append((title, all_painted(masks, self.classes, images)))
