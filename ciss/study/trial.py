@@ -15,6 +15,7 @@ from ciss.inspection.trained import explain, images_with_most_classes
 from ciss.runs import results
 from ciss.runs.check import check
 from ciss.runs.run import Run, index_folder, resolve
+from ciss.store.files import CheckpointError
 from ciss.training.checks import explained_memory_errors
 from ciss.training.loop import RUN_ERRORS, run_training, training_identity
 
@@ -41,8 +42,11 @@ def attempt(run: Run) -> str:
     with tempfile.TemporaryDirectory() as folder:
         trial = shortened_run(run, Path(folder))
         index.save(index_folder(trial.root, trial.benchmark))
-        with explained_memory_errors(run):
-            run_training(trial, index, training_identity(trial, index))
+        try:
+            with explained_memory_errors(run):
+                run_training(trial, index, training_identity(trial, index))
+        except CheckpointError as error:  # of the predecessor, by its link
+            raise CheckpointError(str(error).replace(str(trial.root), str(run.root))) from None
         figures = draw_figures(trial, index)
         for number, figure in enumerate(figures):
             figure.savefig(Path(folder) / f"{number}.png")

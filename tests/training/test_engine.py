@@ -199,6 +199,18 @@ def test_a_trial_draws_the_figures_and_keeps_nothing(project, monkeypatch, name)
     assert len(drawn) == (5 if name == "mib-1" else 3) and all(figure.axes for figure in drawn)
 
 
+def test_a_trial_names_the_checkpoint_of_the_project(project):
+    """And not its link in a temporary folder, which is gone when the message is read."""
+    file = project.folder / "runs" / "tiny" / "base" / "weights.safetensors"
+    with pytest.raises(CheckpointError) as missing:
+        trial.attempt(project.run("mib-1"))
+    loop.train(project.run())
+    project.set("train.base.lr", 0.5)
+    with pytest.raises(CheckpointError) as outdated:
+        trial.attempt(project.run("mib-1"))
+    assert [str(error.value).partition(": ")[0] for error in (missing, outdated)] == [str(file)] * 2
+
+
 def test_a_trial_draws_what_the_notebooks_draw():
     """Every function of `analysis.figures` that `2_base` and `3_increment` call."""
     own = Path(trial.__file__).read_text(encoding="utf-8")
