@@ -130,7 +130,8 @@ def prepared(runs: list[str], config_file: str) -> tuple[Config, list[str]]:
     names = [name for name in order(settings) if name in wanted]
     root = (paths.project() / settings.output).resolve()
     for name in dict.fromkeys(settings.runs()[name].benchmark for name in names):
-        prepare(settings.benchmarks[name], index_folder(root, name), progress=False)
+        folder = index_folder(root, name)
+        prepare(settings.benchmarks[name], folder, progress=not folder.is_dir())  # later, few images are read
     return settings, names
 
 

@@ -25,6 +25,6 @@ def prepare_missing(name: str, config_file: str) -> None:
             run.index()
             return
         check(settings)
-        prepare(run.settings, index_folder(run.root, run.benchmark), progress=False)
+        prepare(run.settings, index_folder(run.root, run.benchmark))
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
