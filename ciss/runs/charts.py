@@ -66,8 +66,8 @@ def scores(curve: Curve) -> str:
     """The scores of the hold-out set, or the agreement with the given labels, in percent over the epochs."""
     rows = [{"epoch": row["epoch"], **row["score"]} for row in curve.epochs if row.get("score")]
     if curve.about["score"] == AGREEMENT:
-        title = f"{AGREEMENT}, {curve.about['scored_images']} fixed training images, in %"
-        names = {"agreement": "agreement"}
+        title = f"{AGREEMENT}, in %"
+        names = {"agreement": f"on {curve.about['scored_images']} fixed training images"}
     else:
         title = f"{HOLDOUT}, in %"
         names = {"all": "all", "old": "old", "new": "new"}

@@ -14,6 +14,8 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 from ciss.config import ConfigError
 from ciss.methods import Finetune
@@ -259,7 +261,7 @@ def test_the_agreement_is_named(project):
     rows = plan(project, ("base", RUNNING, 1.0))
     rows[0].curve = Curve(about, [epoch(3, score={"agreement": 0.5}, score_every=3)])
     text = page.content(rows)
-    assert "agreement with the given labels, 16 fixed training images, in %" in text
+    assert ">agreement with the given labels, in %<" in text and ">on 16 fixed training images<" in text
     assert "16 fixed training images, on the labels they are given, every 3 epochs" in text
 
 
@@ -276,6 +278,18 @@ def test_a_chart_has_points_where_they_belong():
     top = bottom - (bottom - charts.TOP) * 10 / 10.5
     assert f'd="M{left:.1f} {bottom:.1f}L{right:.1f} {top:.1f}"' in svg
     assert numbers(svg) == ["title", "0", "5", "10", "0", "2", "4", "6", "8", "10", "epoch", "a"]
+
+
+def test_titles_are_not_cut_off():
+    """In a wide font, and all kinds of scores and losses."""
+    rows = [{**epoch(1), "loss/a": 1.0, "loss/b": 0.01, "score": {"all": 0.5, "agreement": 0.5}}]
+    bold = FontProperties(family="DejaVu Sans", weight="bold", size=14)
+    for score in (HOLDOUT, AGREEMENT):
+        curve = Curve({**ABOUT, "score": score, "scored_images": 16}, rows)
+        for svg in (charts.losses(curve), charts.scores(curve)):
+            title, legend = numbers(svg)[0], numbers(svg)[-1]
+            assert charts.LEFT + TextPath((0, 0), title, prop=bold).get_extents().width <= charts.WIDTH
+            assert charts.LEFT + 42 + TextPath((0, 0), legend, prop=bold).get_extents().width <= charts.WIDTH
 
 
 def test_lines_differ_without_colours():
