@@ -291,7 +291,7 @@ MAY_BE_NAN: list[tuple[str, str, Condition, str]] = [  # table, column, conditio
         lambda row, facts: row["pairs"] == 1 or row["over"] == "seeds", "nothing is told from one order",
     ),
     (
-        "cost", "relative_(time|memory|parameters)",
+        "cost", "relative_(update|time|memory|parameters)",
         lambda row, facts: "finetune" not in facts.ends.values(), "a multiple of finetune, which is absent",
     ),
     ("ends|cost", "(peak|relative)_memory(_mib)?|update_.*", _not_trained, "no epoch was trained"),
