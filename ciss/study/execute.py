@@ -123,6 +123,13 @@ def _move_links(notebook: nbformat.NotebookNode, source: Path, target: Path) -> 
             )
 
 
+def move_links(file: Path, source: Path, target: Path) -> None:
+    """Makes relative links in an executed notebook, which work from the folder `source`, work from `target`."""
+    notebook = nbformat.read(file, as_version=4)
+    _move_links(notebook, source, target)
+    nbformat.write(notebook, file)
+
+
 def _without_folders(text: str) -> str:
     """The text with the folders of this machine by the names that they have everywhere."""
     names = {str(Path.cwd()): "."}

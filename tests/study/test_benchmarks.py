@@ -17,7 +17,7 @@ from ciss.protocol import Classes
 from tests.helpers.gardens import benchmark
 
 matplotlib.use("Agg")
-NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("[!0]*.ipynb"))
 
 
 def execute(notebook: Path, **parameters) -> dict:

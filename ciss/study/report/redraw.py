@@ -41,20 +41,25 @@ def main(folder: str, out: str | None, mixed: bool) -> None:
         mixed: whether parts may be of different code.
     """
     target = (Path(folder) / "reports" if out is None else Path(out)).absolute()
-    notebooks = paths.project() / "notebooks"
+    project = paths.project()
     package = str(Path(ciss.__file__).parents[1])
     # for the notebooks' processes, which start in another folder
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     try:
         with tempfile.TemporaryDirectory() as temporary:
             root = Path(temporary)
+            shutil.copytree(project / "notebooks", root / "notebooks")  # beside `reports`, for relative links
             settings = unpack(find(Path(folder)), root, mixed)
             with contextlib.chdir(root):
                 for name in settings.benchmarks:
                     for notebook in BY_BENCHMARK:
-                        _execute(notebooks / f"{notebook}.ipynb", Path("reports", name), benchmark=name)
-                _execute(notebooks / "6_compare.ipynb", Path("reports"))
+                        _execute(f"{notebook}.ipynb", Path("reports", name), benchmark=name)
+                _execute("6_compare.ipynb", Path("reports"))
                 command.main("params.yaml")
+            if target.is_relative_to(project):
+                for file in (root / "reports").rglob("*.ipynb"):
+                    folder = file.parent.relative_to(root / "reports")
+                    execute.move_links(file, project / "reports" / folder, target / folder)
             shutil.copytree(root / "reports", target, dirs_exist_ok=True)
             for file in (root / timings.FOLDER).glob("*.*"):
                 shutil.copy(file, target / file.name)
@@ -63,8 +68,8 @@ def main(folder: str, out: str | None, mixed: bool) -> None:
     print(f"{target}: tables, figures and report.html of {len(settings.benchmarks)} parts")
 
 
-def _execute(notebook: Path, folder: Path, **parameters: str) -> None:
-    execute.main(notebook, folder / notebook.name, {"config": "params.yaml", **parameters})
+def _execute(notebook: str, folder: Path, **parameters: str) -> None:
+    execute.main(Path("notebooks", notebook), folder / notebook, {"config": "params.yaml", **parameters})
 
 
 def find(folder: Path) -> list[Path]:
