@@ -60,7 +60,9 @@ def test_rows_over_stages_are_added_to_the_logits():
     rows.grow(2)
     made.grow(2)
     longer = made(images).logits
-    assert longer.shape[1] == 5 and longer[:, :3].equal(output.logits)
+    assert longer.shape[1] == 5
+    # Convolutions of other widths may add in another order.
+    torch.testing.assert_close(longer[:, :3], output.logits, rtol=1e-5, atol=1e-6)
 
 
 def test_detached_rows_send_no_gradient_to_the_features():
