@@ -225,7 +225,7 @@ def preset_case(name: str, missing: set[Pair]) -> Case:
         orders=orders,
         changes=("train.resize=32",) if "resize" in document["train"] else (),
     )
-    methods = tuple(runs.get("methods", METHOD_NAMES))
+    methods = tuple(runs.get("methods") or METHOD_NAMES)  # none: a preset for `ciss tune`
     named = tuple(method for method in methods if name.endswith(f"-{method}"))
     return replace(case, methods=named + best_methods(case, missing, methods, 2 - len(named), named))
 
