@@ -310,6 +310,7 @@ MAY_BE_NAN: list[tuple[str, str, Condition, str]] = [  # table, column, conditio
         "pace_factors", "similarity|nearest",
         lambda row, facts: facts.domain or _kind_not_seen(row, facts, "new"), "no new class with features",
     ),
+    ("pace_factors", "relative_pace", lambda row, facts: not row["before"] > 0, "the class had no IoU before"),
     ("pace_factors", "gradient", lambda row, facts: row["end"] not in facts.gradients, "no softmax"),
     ("pace_correlations", "correlation", lambda row, facts: row["classes"] == 0, "fewer than three old classes"),
     ("pace_correlations", "low|high", lambda row, facts: row["ends"] < 2, "one run has no interval"),
@@ -423,9 +424,8 @@ def benchmark_tables(reports: Path, facts: Facts) -> Iterator[str]:
                 yield f"{place}: no rows ({why}), and the notebook does not say why"
             continue
         if stem in PER_END:
-            ends = {
-                end: name for end, name in facts.increments.items() if stem != "gradients" or end in facts.gradients
-            }
+            having = {"gradients": facts.gradients, "pace_factors": facts.trained, "pace_correlations": facts.trained}
+            ends = {end: name for end, name in facts.increments.items() if end in having.get(stem, facts.ends)}
             owners, known = ("end", ends) if "end" in table else ("method", ends.values())
             if lacking := set(known) - set(table[owners]):
                 yield f"{place}: no row for {sorted(lacking)}"
