@@ -371,3 +371,14 @@ def test_names_that_a_font_has_stay(tmp_path):
     assert legend(figure)[:2] == names[1:]
     figure.savefig(tmp_path / "a.png")
     assert numbered_classes(tmp_path / "a.png") == {}
+
+
+def test_long_names_of_methods_leave_room_for_the_rates_of_classes():
+    names = ["fixbc (own base, number of classes known)", "ssul (own base, no saliency maps)", "finetune"]
+    rows = [
+        {"class": name, "kind": kind, "method": method, "background": 0.5, "new": 0.25}
+        for name, kind in (("leaf", "old"), ("fruit", "new"))
+        for method in names
+    ]
+    figure = draw(class_rate_maps(pd.DataFrame(rows)))
+    assert all(ax.get_window_extent().width > 60 for ax in figure.axes[:2])
