@@ -294,7 +294,7 @@ MAY_BE_NAN: list[tuple[str, str, Condition, str]] = [  # table, column, conditio
         "cost", "relative_(update|time|memory|parameters)",
         lambda row, facts: "finetune" not in facts.ends.values(), "a multiple of finetune, which is absent",
     ),
-    ("ends|cost", "(peak|relative)_memory(_mib)?|update_.*", _not_trained, "no epoch was trained"),
+    ("ends|cost", "(peak|relative)_memory(_mib)?(_std)?|(relative_)?update.*", _not_trained, "no epoch was trained"),
     ("beside_published", r"published_\w+|ours_\w+|spread|differs|resolution|backbone|source", NAN_ALWAYS, "as printed"),
     ("forgetting", "iou|forgetting", _class_not_scored, "no validation image shows the class"),
     ("forgetting", "forgetting|relative", _class_never_scored_before, "no earlier validation image shows the class"),
