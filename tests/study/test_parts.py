@@ -258,9 +258,9 @@ def test_redrawn_reports_are_those_made_beside_the_runs(trained, kept, tmp_path,
     redraw.main(str(kept), None, mixed=False)
     here, there = copied.folder / "reports", kept / "reports"
     made = {str(file.relative_to(here)) for file in here.rglob("*") if file.is_file()}
-    wanted = {name for name in made if "predictions" not in name} - {"6_compare.ipynb", "published.yaml"}
-    assert len(wanted) > 60
-    assert filecmp.cmpfiles(here, there, wanted, shallow=False)[1:] == ([], [])
+    compared = {name for name in made if "predictions" not in name} - {"6_compare.ipynb", "published.yaml"}
+    assert len(compared) > 60
+    assert filecmp.cmpfiles(here, there, compared, shallow=False)[1:] == ([], [])
     assert "Minus finetune, over orders" in (there / "report.html").read_text(encoding="utf-8")
     assert (there / "cost.csv").is_file()
 
