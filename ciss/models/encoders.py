@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ciss import documents
 from ciss.models import hub, packages
 from ciss.models.hub import WeightsError
 from ciss.models.without_values import without_values
@@ -257,8 +258,8 @@ def _check_name(name: str) -> None:
     if not is_encoder(name):
         import timm
 
-        near = difflib.get_close_matches(name, timm.list_models(), n=5)
-        raise ValueError(f"timm has no encoder {name!r}. Close ones: {', '.join(near) or 'see timm.list_models()'}.")
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5)) or "see timm.list_models()"
+        raise ValueError(f"timm has no encoder {documents.short(name)}. Close ones: {near}.")
 
 
 def is_encoder(name: str) -> bool:

@@ -116,29 +116,29 @@ def _add_coefficients(sections: CommentedMap, request: Request, methods: list[st
     """Adds the coefficients of methods. Edited ones stay, and a line names where the preset differs."""
     preset = _preset(request)
     for method in methods:
-        present = sections.get(method)
-        if present is not None and not _knows(preset, method):
+        own = sections.get(method)
+        if own is not None and not _knows(preset, method):
             continue
-        wanted = _coefficients(method, preset)
-        if present == wanted:
+        presets = _coefficients(method, preset)
+        if own == presets:
             continue
-        if present is None or (not request.add and _unedited(method, present)):
-            sections[method] = flow(wanted)
+        if own is None or (not request.add and _unedited(method, own)):
+            sections[method] = flow(presets)
             continue
-        different = [key for key in present if present[key] != wanted.get(key)]
-        if kept := ", ".join(f"{key} {present[key]} (preset: {wanted[key]})" for key in different):
+        different = [key for key in own if own[key] != presets.get(key)]
+        if kept := ", ".join(f"{key} {own[key]} (preset: {presets[key]})" for key in different):
             print(f"methods.{method} stays as the file has it: {kept}. Remove the section to take the preset's.")
 
 
 def _name_kept(settings: CommentedMap, name: str, request: Request, changes: list[tuple]) -> None:
     """Prints the values of a benchmark that stay as the file has them, and differ from the preset's."""
-    present, wanted = (json.loads(json.dumps(values)) for values in (settings, _preset_settings(request)))
+    own, presets = (json.loads(json.dumps(values)) for values in (settings, _preset_settings(request)))
     asked = ["dataset", "protocol", "setting", *["order"] * bool(request.order), *dict(changes)]
     starts = tuple(f"{key}{end}" for key in asked for end in " .")
-    lines = [line for line in documents.differences(present, wanted, word="preset") if not line.startswith(starts)]
-    if lines:
-        more = [f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-        kept = "; ".join([*lines[:SHOWN], *more]).replace("preset None", "not in the preset")
+    differences = [line for line in documents.differences(own, presets, word="preset") if not line.startswith(starts)]
+    if differences:
+        more = [f"and {len(differences) - SHOWN} more"] if len(differences) > SHOWN else []
+        kept = "; ".join([*differences[:SHOWN], *more]).replace("preset None", "not in the preset")
         print(f"benchmarks.{name} stays as the file has it: {kept}. Take the preset's with --fresh.")
 
 

@@ -372,7 +372,9 @@ def test_cost_bars_without_finetune_or_numbers():
     cost_bars(axes, table)
     figure.canvas.draw()
     assert [len(ax.texts) for ax in axes] == [1, 1, 1] and axes[1].texts[0].get_text() == "1"
-    assert axes[0].texts[0].get_text() == "not measured"
+    assert axes[0].texts[0].get_text().replace("\n", " ") == "No update was measured here."
+    assert not axes[0].axison, "a sentence takes the place of empty axes"
+    assert strings(axes[1].get_yticklabels()) == ["mib"], "the first axes with bars name the methods"
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 9), (9, 4)])

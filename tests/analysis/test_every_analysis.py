@@ -352,7 +352,7 @@ OTHERS = {
     *("term_cosines", "drift_table", "nearest_confusions", "projection_table", "relabel_table", "family_tables"),
     *("flow_ribbons", "method_lines", "legend_below", "lowest", "note", "note_in", "only_note", "panels"),
     *("step_ticks", "class_label", "class_labels", "table_labels", "class_patches", "save", "text_in"),
-    *("heatmap", "slanted_ticks", "stacked_bars", "method_panels", "chosen_panels", "class_lines", "diverging_map"),
+    *("heatmap", "column_ticks", "stacked_bars", "method_panels", "chosen_panels", "class_lines", "diverging_map"),
     *("label_ends", "grey_note"),
     *("formatted", "differences", "all_differences", "evidence", "table", "with_classes"),
     *("class_legend", "overlay", "show", "strips", "step_strips", "iou_bars", "loss_curve", "token_angles"),

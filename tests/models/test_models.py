@@ -216,6 +216,12 @@ def test_unknown_encoder(name, close, use):
         use(name)
 
 
+def test_a_long_encoder_name_is_cut():
+    with pytest.raises(ValueError, match="timm has no encoder 'x{56}[.]{3}") as caught:
+        create_encoder("x" * 4000, 16)
+    assert len(str(caught.value)) < 200
+
+
 @pytest.mark.parametrize(("name", "stride"), [("resnet18", 4), ("vgg11", 16), ("resnet18.none", 16)])
 def test_encoder_that_timm_cannot_make(name, stride):
     with pytest.raises(ValueError, match=rf"'{name}' with output stride {stride}.* Change model\.encoder or"):

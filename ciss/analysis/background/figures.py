@@ -4,8 +4,6 @@ Functions draw the table of the same room (`tables.py` and its neighbours). `met
 panels. `empty`: the sentence shown if the table has no rows.
 """
 
-import textwrap
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -162,10 +160,8 @@ def class_rate_maps(table: pd.DataFrame, empty: str = NO_STEP) -> Figure:
     if table[list(titles)].isna().all(axis=None):
         return style.note(NO_PIXEL if len(table) else empty)
     names, methods = list(dict.fromkeys(table["class"])), list(dict.fromkeys(table["method"]))
-    below = [textwrap.fill(method, 24) for method in methods]
-    longest = max(len(line) for label in below for line in label.split("\n"))
-    upright = longest > 16  # long names lie over each other where they are slanted
-    size = (max(2.2, 0.46 * len(methods)), 0.24 * len(names) + 1.0 + 0.06 * longest * upright)
+    _, below = charts.upright_names(methods)
+    size = (max(2.2, 0.46 * len(methods)), 0.24 * len(names) + 1.0 + below)
     figure, axes = style.panels(len(titles), size, sharex=False)
     kinds = table.groupby("class", sort=False)["kind"].first()
     labels = style.table_labels(figure, table, names)
@@ -177,9 +173,7 @@ def class_rate_maps(table: pd.DataFrame, empty: str = NO_STEP) -> Figure:
         ax.hlines(
             np.flatnonzero(kinds.to_numpy()[1:] != kinds.to_numpy()[:-1]) + 1, 0, len(methods), color="white", lw=4
         )
-        charts.slanted_ticks(ax, methods)
-        if upright:
-            ax.set_xticks(ax.get_xticks(), below, rotation=90, ha="center")
+        charts.column_ticks(ax, methods)
     figure.colorbar(axes[0].collections[0], ax=axes, label="% of the class's pixels", shrink=0.8, pad=0.02)
     return figure
 

@@ -17,6 +17,10 @@ from ciss.analysis.figures.masks import draw_picture
 from ciss.analysis.figures.style import note_in, step_ticks
 
 REFERENCES = ("finetune", "mib")  # differences are to these methods
+NOT_MEASURED = {
+    "update_seconds": "No update was measured here.",
+    "peak_memory_mib": "No peak memory was measured here.",
+}
 
 
 def method_lines(
@@ -152,7 +156,8 @@ def cost_bars(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> Non
     multiple of finetune's.
 
     An update's bar is the median over epochs, its whisker the quartiles. Other bars are means; their whiskers are one
-    standard deviation, if there are several runs. Where all methods have as many parameters, a sentence says it.
+    standard deviation, if there are several runs. Where all methods have as many parameters, or nothing was measured, a
+    sentence says it. The first axes with bars name the methods.
 
     `table`: `cost_table`.
     """
@@ -165,8 +170,12 @@ def cost_bars(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> Non
         ("peak_memory_mib", "memory", 1024, "peak memory, GiB"),
         ("parameters", "parameters", 1e6, "parameters, millions"),
     )
+    unnamed = True
     for k, (ax, (name, short, unit, label)) in enumerate(zip(axes, panels, strict=True)):
         ax.set_title(title if k == 0 else "", fontsize=9, loc="left")
+        if table[name].isna().all():
+            note_in(ax, NOT_MEASURED[name])
+            continue
         if name == "parameters" and len(table) > 1 and table[name].nunique() == 1:
             note_in(ax, f"All methods have {table[name].iloc[0] / unit:.3g} million parameters.")
             continue
@@ -175,16 +184,15 @@ def cost_bars(axes: Iterable[Axes], table: pd.DataFrame, title: str = "") -> Non
         else:
             spread = np.tile(table[f"{name}_std"], (2, 1)) / unit
         _cost_rows(ax, table[name] / unit, np.nan_to_num(spread), table[f"relative_{short}"])
-        ax.set_yticks(range(len(table)) if k == 0 else [], table.index if k == 0 else [])
+        ax.set_yticks(range(len(table)) if unnamed else [], table.index if unnamed else [])
         ax.set_xlabel(label, fontsize=9)
+        unnamed = False
 
 
 def _cost_rows(ax: Axes, values: pd.Series, spread: np.ndarray, multiples: pd.Series) -> None:
     """A bar for each method with its numbers. `spread`: lengths (2,N) of the whiskers to both sides."""
     rows, styles = np.arange(len(values)), bar_styles(values.index)
     ends = values.fillna(0) + spread[1]
-    if values.isna().all():
-        _centred(ax, "not measured")
     for row, (method, value) in enumerate(values.items()):
         ax.barh(row, value, 0.62, **styles[method])
     if spread.any():

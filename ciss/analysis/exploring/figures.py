@@ -148,7 +148,7 @@ def conflict_figure(table: pd.DataFrame, cosines: pd.DataFrame, titles: tuple[st
     cells = figure.add_axes(((left + 3.0 + gap) / width, rows[0], 3.6 / width, rows[1]))
     conflict_bars(bars, table, titles[0])
     charts.diverging_map(cells, cosines, "cosine", 1, cbar_ax=cells.inset_axes((1.03, 0, 0.04, 1)))
-    charts.slanted_ticks(cells, cosines.columns, rotation=40)
+    charts.column_ticks(cells, cosines.columns, rotation=40)
     cells.tick_params(labelsize=8)
     cells.set_title(titles[1], fontsize=9)
     return figure

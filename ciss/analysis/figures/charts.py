@@ -1,5 +1,6 @@
 """Kinds of charts that several analyses draw."""
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -84,9 +85,23 @@ def grey_note(ax: Axes, methods: Iterable[str]) -> None:
     ax.text(0.02, 0.02, others_note(methods), transform=ax.transAxes, fontsize=7, color="#666666")
 
 
-def slanted_ticks(ax: Axes, names: Sequence[str], rotation: int = 30, first: float = 0.5) -> None:
-    """Names under the columns of a chart. `first`: position of the first column."""
-    ax.set_xticks(np.arange(len(names)) + first, names, rotation=rotation, ha="right")
+def column_ticks(ax: Axes, names: Sequence[str], rotation: int = 30, first: float = 0.5) -> None:
+    """Names under the columns of a chart, upright in two lines where they are long: slanted, long names would lie over
+    each other. `first`: position of the first column."""
+    positions = np.arange(len(names)) + first
+    folded, height = upright_names(names)
+    if height:
+        ax.set_xticks(positions, folded, rotation=90, ha="center")
+    else:
+        ax.set_xticks(positions, names, rotation=rotation, ha="right")
+
+
+def upright_names(names: Sequence[str]) -> tuple[list[str], float]:
+    """Names folded for `column_ticks`, and the inches that they need below a chart; 0 where they are short enough to
+    be slanted."""
+    folded = [textwrap.fill(name, 24) for name in names]
+    longest = max((len(line) for name in folded for line in name.split("\n")), default=0)
+    return folded, 0.06 * longest if longest > 16 else 0.0
 
 
 def stacked_bars(ax: Axes, shares: pd.DataFrame, styles: Styles, numbers_from: float = np.inf) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ciss.analysis.figures.charts import diverging_map, slanted_ticks
+from ciss.analysis.figures.charts import column_ticks, diverging_map
 from ciss.analysis.figures.families import step_styles
 from ciss.analysis.figures.style import COLOURS, class_labels, mark, note, short
 
@@ -94,5 +94,5 @@ def token_angles(ax: Axes, tokens: np.ndarray, names: list[str], new: int) -> No
     same = np.eye(new, len(tokens), len(tokens) - new, dtype=bool)
     table = pd.DataFrame(angles, index=names[-new:], columns=names)
     diverging_map(ax, table, "angle (degrees)", 180, 90, fmt=".0f", mask=same)
-    slanted_ticks(ax, names, rotation=35)
+    column_ticks(ax, names, rotation=35)
     ax.set_title("angle of new class tokens to all, degrees")
