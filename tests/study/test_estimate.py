@@ -102,6 +102,14 @@ def test_the_cost_of_a_run():
     assert cost.disk == 800 + 300 + 10 * 40 / 4
 
 
+def test_memory_grows_over_many_updates_of_a_processor():
+    """Not over few updates (10), and not on a GPU."""
+    work = counts.Work("a-1", "a", "mib", 1, 20, 0, 2, 5, 1, 4, 3, 6, 10)
+    long = replace(work, updates=50)
+    memory = [tables.cost(one, {**MEASURED, "gpu": gpu}, 0.0).memory for gpu in (False, True) for one in (work, long)]
+    assert memory == [1024, round(1.1 * 1024), 1024, 1024]
+
+
 def test_durations_and_devices_are_for_people():
     assert tables.duration_range(18.0, 19.0) == "18 s to 19 s"
     assert tables.duration_range(18.6, 19.0) == "19 s"
@@ -358,6 +366,23 @@ def test_data_that_are_missing_are_drawn(measured_project, monkeypatch, capsys, 
     assert "The data are not here: updates were measured on drawn images" in capsys.readouterr().out
 
 
+def test_other_kinds_are_measured_after_one_that_cannot_be(project, monkeypatch, capsys):
+    project.write()
+    real = measure._measure
+
+    def fails(config, name, seconds):
+        if name == "base":
+            raise measure.EstimateError("base: no memory")
+        return real(config, name, seconds)
+
+    monkeypatch.setattr(measure, "_measure", fails)
+    with pytest.raises(SystemExit, match=r"^error: 1 of \d kinds of runs were not measured.*\nbase: no memory$"):
+        cli.main(["plan", "--estimate"])
+    out = capsys.readouterr().out
+    assert "base: not measured" in out and "mib" in out.split("checkpoint\n")[1], "a row for each measured kind"
+    assert measure.known(config.load("params.yaml")), "and they are kept"
+
+
 def test_an_error_is_one_message(project, monkeypatch):
     project.write()
 
@@ -365,7 +390,7 @@ def test_an_error_is_one_message(project, monkeypatch):
         raise measure.EstimateError("base: no memory")
 
     monkeypatch.setattr(measure, "_measure", fails)
-    with pytest.raises(SystemExit, match="^error: base: no memory$"):
+    with pytest.raises(SystemExit, match=r"^error: (\d) of \1 kinds .* no sums\.\nbase: no memory"):
         cli.main(["plan", "--estimate"])
     with pytest.raises(SystemExit):
         cli.main(["plan"])

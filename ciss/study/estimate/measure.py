@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -92,28 +91,33 @@ def _note_damaged(file: Path) -> None:
     print(f"note: {file} is damaged, so its measurements are not used. Measure again: ciss plan --estimate", flush=True)
 
 
-def measured(config: Config, seconds: float = SECONDS) -> Iterator[tuple[str, dict]]:
+def measured(config: Config, seconds: float = SECONDS) -> tuple[dict[str, dict], list[str]]:
     """Measures what is not at hand, each run in a process of its own, and prints a line as it starts and ends.
 
-    Raises EstimateError.
+    Returns: measurements by the name of the run, and a message for each run that could not be measured.
     """
-    present = known(config)
+    found = known(config)
     kinds = counts.representatives(config)
-    for benchmark in {config.runs()[name].benchmark for name in kinds if name not in present}:
+    for benchmark in {config.runs()[name].benchmark for name in kinds if name not in found}:
         images_of(config, benchmark)  # reads the data once, before the time of the kinds is limited
+    problems = []
     for name, alike in kinds.items():
-        if name in present:
-            yield name, present[name]
+        if name in found:
             continue
         others = f" (for {len(alike)} runs)" if len(alike) > 1 else ""
         print(f"{name}{others}: measuring, at most {live.duration(2 * seconds)}", flush=True)
         began = time.monotonic()
-        found = _measure(config, name, seconds)
+        try:
+            found[name] = _measure(config, name, seconds)
+        except EstimateError as error:  # the other kinds are measured, and kept
+            problems.append(str(error))
+            print(f"{name}: not measured", flush=True)
+            continue
         print(f"{name}: measured in {live.duration(time.monotonic() - began)}", flush=True)
         run = with_threads(resolve(config, name))
         file = file_of(config, run.benchmark)
-        files.write_text(file, json.dumps({**_stored(file), key(run): found}, indent=1) + "\n")
-        yield name, found
+        files.write_text(file, json.dumps({**_stored(file), key(run): found[name]}, indent=1) + "\n")
+    return {name: found[name] for name in kinds if name in found}, problems
 
 
 def _measure(config: Config, name: str, seconds: float) -> dict:

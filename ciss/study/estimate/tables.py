@@ -17,6 +17,8 @@ CACHE_COPIES = 2  # DVC keeps a copy of what a run leaves
 STATES = 5  # times a checkpoint: the state of a training, and the file that replaces it
 FEW_CORES = 0.1  # of all: what other programs may use while a measurement counts as undisturbed
 HOUR = 3600.0
+# On a processor the memory of a process grows over its updates, measured by reports/speed/estimates.md
+GROWTH, GROWTH_UPDATES = 1.1, 50
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def cost(work: Work, measured: dict, checkpoint: float) -> Cost:
             seconds[clock] += prepare["seconds"][clock] * (passes / prepare["images"] if prepare["images"] else 1)
             seconds[clock] += prepare["judged"][clock] * work.holdout
     memory = None if measured["peak"] is None else measured["peak"] + measured["cache"]
+    if memory and not measured["gpu"] and work.all_updates >= GROWTH_UPDATES:
+        memory = round(GROWTH * memory)
     rows = work.all_updates * work.batches * measured["row"] / max(1, measured["rows"])
     start = measured["start"]
     disk = checkpoint + measured["files"] + rows
