@@ -351,6 +351,18 @@ def execute(
     study_execute.main(notebook, output, dict(zip(words[::2], words[1::2], strict=True)))
 
 
+@app.command("copy-notebooks", cls=Command)
+def copy_notebooks(benchmark: arguments.Benchmark, config: arguments.Config = "params.yaml") -> None:
+    """For dvc.yaml: copy executed notebooks to reports/notebooks.
+
+    \b
+    ciss copy-notebooks shapes
+    """
+    from ciss.study import copies
+
+    copies.main(benchmark, config)
+
+
 @app.command(cls=Command)
 def probe(benchmark: arguments.Benchmark, config: arguments.Config = "params.yaml") -> None:
     """For dvc.yaml: write features and gradients to probes/.

@@ -46,7 +46,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Scale = Annotated[float, Field(gt=0, le=64)]
 
 NOTEBOOK = re.compile(r"\d_.*")  # the name of a notebook of the pipeline, which lies beside those of the runs
-RESERVED = {"benchmarks", "checked", "compare"}  # folders beside those of the benchmarks
+RESERVED = {"benchmarks", "checked", "compare", "notebooks"}  # folders beside those of the benchmarks
 DEEPEST = 50  # sections within sections
 JSON_WORDS = {  # pydantic's words -> YAML's
     "an object": "a section",

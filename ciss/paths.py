@@ -7,7 +7,8 @@ from pathlib import Path
 
 AFFECTS_RESULTS = False  # a change here trains nothing again, see store/code
 
-OUTPUTS = ".source .data data data/shapes data/index reports/benchmarks reports/compare runs results probes reports"
+OUTPUTS = ".source .data data data/shapes data/index runs results probes reports"
+OUTPUTS += " reports/benchmarks reports/compare reports/notebooks"
 BY_BENCHMARK = "data/index runs results probes reports"  # folders with a folder for each benchmark
 
 

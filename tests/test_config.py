@@ -270,7 +270,8 @@ def test_names_that_no_folder_or_stage_can_have(document, part, name):
     assert line.startswith(f"params.yaml: {part}.{shown}: found the name {name!r}, but it should match")
 
 
-TAKEN = ["benchmarks.compare", "benchmarks.benchmarks", "bases.1_data", "joints.4_forgetting", "chain.5_background"]
+TAKEN = ["benchmarks.compare", "benchmarks.benchmarks", "benchmarks.notebooks"]
+TAKEN += ["bases.1_data", "joints.4_forgetting", "chain.5_background"]
 
 
 @pytest.mark.parametrize("place", TAKEN)

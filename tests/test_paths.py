@@ -107,7 +107,7 @@ def test_data_in_a_folder_that_may_not_be_searched(project, tmp_path, monkeypatc
 
 RUNS = [("shapes", "shapes-s0")]
 LINKED = [".source", "data", "data/index", "data/shapes", "runs", "results", "probes", "reports"]
-LINKED += ["reports/benchmarks", "reports/compare"]
+LINKED += ["reports/benchmarks", "reports/compare", "reports/notebooks"]
 LINKED += ["runs/shapes", "results/shapes/shapes-s0", "data/index/shapes", "reports/shapes"]
 
 

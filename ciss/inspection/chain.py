@@ -37,7 +37,7 @@ class Explorer:
         pipeline = _pipeline() if runs_by_hand() else None
         candidates = [] if run or pipeline is None else _trained_runs(pipeline)
         file = pipeline if candidates else settings
-        default = _default_run(file)
+        default = default_run(file)
         self.first = run or (default if default in candidates or not candidates else candidates[-1])
         if file is settings:
             resolve(settings, self.first)
@@ -111,9 +111,16 @@ class RunChain:
         return tuple(np.stack(arrays) for arrays in zip(*steps, strict=True))
 
 
-def _default_run(settings: Config) -> str:
-    gsc = [name for name in settings.chain if resolve(settings, name).code == "gsc"]
-    return [*settings.runs(), *settings.chain, *gsc][-1] if settings.chain else next(iter(settings.runs()))
+def default_run(settings: Config, benchmark: str = "") -> str:
+    """The run that is shown first: the last increment of GSC, else the last increment, else the first run.
+
+    Args:
+        benchmark: runs of it alone; empty: of all benchmarks.
+    """
+    runs = {name: run for name, run in settings.runs().items() if benchmark in ("", run.benchmark)}
+    increments = [name for name in settings.chain if name in runs]
+    gsc = [name for name in increments if resolve(settings, name).code == "gsc"]
+    return [*increments, *gsc][-1] if increments else next(iter(runs))
 
 
 def _pipeline() -> Config | None:

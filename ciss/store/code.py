@@ -37,7 +37,9 @@ STAGES: dict[str, Entry] = {  # those that run no notebook
     "shapes": ("ciss.data.sets.shapes", "write"),
     "probe": ("ciss.inspection.probe", "write"),
     "report": ("ciss.study.report.command", "main"),
+    "copy_notebooks": ("ciss.study.copies", "main"),
 }
+EXECUTED = {"copy_notebooks": "explore_*.ipynb"}  # notebooks whose code such a stage depends on too
 _FOLLOWING = threading.RLock()  # threads share a package, which is read and resolved as far as one of them needs it
 TOTAL_LINE = "(together)"  # the first line of a listing
 
@@ -198,7 +200,10 @@ def stages(root: Path) -> dict[str, Closure]:
     boundaries = {train, *makers.values()}
     closures = {}
     for name, entry in STAGES.items():
-        closures[name] = Closure([_definition(package, entry)], boundaries=boundaries - {makers.get(name)})
+        roots = [_definition(package, entry)]
+        for file in sorted((root / "notebooks").glob(EXECUTED[name])) if name in EXECUTED else ():
+            roots += _cells(package, file)
+        closures[name] = Closure(roots, boundaries=boundaries - {makers.get(name)})
     for file in sorted((root / "notebooks").glob("[1-9]*.ipynb")):
         cells = _cells(package, file)
         if not any(train in cell.uses for cell in cells):

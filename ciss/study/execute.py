@@ -88,7 +88,7 @@ def execute(notebook: Path, output: Path, parameters: dict[str, str]) -> None:
     )
     executed = nbformat.read(output, as_version=4)
     remove_changing(executed)
-    _move_links(executed, notebook.parent, output.parent)
+    move_links_of(executed, notebook.parent, output.parent)
     nbformat.write(executed, output)
 
 
@@ -111,7 +111,7 @@ def remove_changing(notebook: nbformat.NotebookNode) -> None:
                     texts[kind] = _without_folders(texts[kind])
 
 
-def _move_links(notebook: nbformat.NotebookNode, source: Path, target: Path) -> None:
+def move_links_of(notebook: nbformat.NotebookNode, source: Path, target: Path) -> None:
     """Makes relative links of Markdown cells, from the folder `source`, work from the folder `target`."""
     if source.resolve() == target.resolve():
         return
@@ -126,7 +126,7 @@ def _move_links(notebook: nbformat.NotebookNode, source: Path, target: Path) -> 
 def move_links(file: Path, source: Path, target: Path) -> None:
     """Makes relative links in an executed notebook, which work from the folder `source`, work from `target`."""
     notebook = nbformat.read(file, as_version=4)
-    _move_links(notebook, source, target)
+    move_links_of(notebook, source, target)
     nbformat.write(notebook, file)
 
 

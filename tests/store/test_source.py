@@ -321,7 +321,7 @@ def test_a_mistake_is_named_by_file_and_line():
 def pristine(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pristine")
     for name in ("ciss", "notebooks"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "explore_*"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     store_code.write(folder)
     return folder
 
@@ -364,7 +364,7 @@ def rewrite_imports(root: Path, pairs: dict[str, str]) -> None:
 
 
 NOTEBOOKS = {path.stem for path in (paths.project() / "notebooks").glob("[1-9]_*.ipynb")} - {"2_base", "3_increment"}
-COARSE = {"check", "probe", *NOTEBOOKS}  # stages that read whole folders
+COARSE = {"check", "probe", "copy_notebooks", *NOTEBOOKS}  # stages that read whole folders
 PAGE = {"report"}  # its figures give a new method the colour of the method that it is derived from
 
 
@@ -373,7 +373,7 @@ def trainings(*methods: str) -> set[str]:
 
 
 def test_every_stage_has_its_file(root):
-    assert set(written(root)) == {*NOTEBOOKS, "check", "shapes", "probe", "report", *trainings()}
+    assert set(written(root)) == {*NOTEBOOKS, "check", "shapes", "probe", "report", "copy_notebooks", *trainings()}
     assert changed(root) == set()
 
 
@@ -436,6 +436,7 @@ def test_a_comment_a_function_beside_and_a_figure_change_nothing(root):
         ("methods/gsc.py", "0.3", "0.4", trainings("gsc") | PAGE),
         ("study/report/markup.py", 'format="svg"', 'format="png"', {"report"}),
         ("inspection/probe.py", "BINS = 10", "BINS = 11", {"probe"}),
+        ("analysis/exploring/prototypes.py", "VOID = 255", "VOID = 254", {"copy_notebooks"}),
     ],
 )
 def test_an_edit_changes_what_reaches_it(root, name, old, new, wanted):

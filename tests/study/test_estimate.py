@@ -191,7 +191,7 @@ def test_kinds_of_runs(project):
         "tune-2": ["tune-1", "tune-2"],
         "mib-1": ["mib-1"],
     }
-    assert counts.stage_count(project.config) == {"notebook": 5 + 1 + 2 + 1, "other": 5}
+    assert counts.stage_count(project.config) == {"notebook": 5 + 1 + 2 + 1, "other": 6}
 
 
 @pytest.fixture

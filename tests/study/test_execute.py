@@ -236,7 +236,7 @@ def test_every_error_of_ours_is_explained():
 def test_links_work_from_the_folder_of_the_copy(tmp_path):
     text = "[a](../docs/a.md#part), [b](b.ipynb), ![c](../c.png); [d](https://d.org/e), [e](#here)"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
-    execute._move_links(notebook, tmp_path / "notebooks", tmp_path / "reports" / "shapes")
+    execute.move_links_of(notebook, tmp_path / "notebooks", tmp_path / "reports" / "shapes")
     moved = (
         "[a](../../docs/a.md#part), [b](../../notebooks/b.ipynb), ![c](../../c.png); [d](https://d.org/e), [e](#here)"
     )

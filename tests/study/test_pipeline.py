@@ -33,7 +33,7 @@ def test_every_stage_of_the_default_plan_is_in_the_lock():
     kinds = [name for name, stage in stages.items() if stage.get("foreach") == "${benchmarks}"]
     analyses = {f"{kind}@{name}" for kind in kinds for name in settings.benchmarks}
     single = {name for name, stage in stages.items() if "foreach" not in stage}
-    assert set(lock) == {*single, *runs, *analyses} and len(single) == 5 and len(kinds) >= 4
+    assert set(lock) == {*single, *runs, *analyses} and len(single) == 6 and len(kinds) >= 4
 
 
 def test_every_stage_has_one_code_dependency(tmp_path):
@@ -62,10 +62,10 @@ def test_an_analysis_has_a_folder_for_itself():
             (path, options) = next(iter(out.items())) if isinstance(out, dict) else (out, {})
             if options.get("cache") is False:
                 owners.setdefault(path, []).append(name)
-    assert set(owners) >= {"reports/benchmarks/${key}/forgetting", "reports/compare", ".reported"}
+    assert set(owners) >= {"reports/benchmarks/${key}/forgetting", "reports/compare", ".reported", "reports/notebooks"}
     assert all(len(names) == 1 for names in owners.values())
     for path, (name,) in owners.items():
-        assert path.startswith("reports/benchmarks/${key}/") or name in ("compare", "report"), path
+        assert path.startswith("reports/benchmarks/${key}/") or name in ("compare", "report", "copy_notebooks"), path
 
 
 def changed(folder: Path) -> set[str]:

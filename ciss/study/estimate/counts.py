@@ -123,7 +123,7 @@ def representatives(config: Config) -> dict[str, list[str]]:
 def stage_count(config: Config) -> dict[str, int]:
     """Stages of `dvc repro` beside the trainings themselves, by kind: each run and analysis is a notebook."""
     benchmarks, runs = len(config.benchmarks), len(config.runs())
-    return {"notebook": runs + benchmarks + 2 * benchmarks + 1, "other": 4 + benchmarks}
+    return {"notebook": runs + benchmarks + 2 * benchmarks + 1, "other": 5 + benchmarks}
 
 
 def rounded_up(value: float, step: float) -> float:
