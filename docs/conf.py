@@ -38,7 +38,7 @@ exclude_patterns = [
 ]
 
 if not any((ROOT / "reports" / "notebooks").glob("*.ipynb")):  # before the first `dvc repro`, nothing is there to link
-    suppress_warnings = ["toc.empty_glob", "myst.xref_missing"]
+    suppress_warnings = ["myst.xref_missing"]
 
 extensions = ["myst_nb", "extensions.parts", "extensions.formulas"]
 nb_execution_mode = "off"

@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "method": results.method,
     "ours": results.ours,
     "papers": results.papers,
+    "notebooks": results.notebooks,
     "messages": messages.messages,
     "presets": presets.overview,
 }

@@ -22,6 +22,14 @@ PAPERS = {"lwf_mc": "lwf-mc", "ridge": "cfsseg"}  # names of methods in reports/
 DATA_SETS = {"voc": "Pascal VOC 2012", "ade20k": "ADE20K", "cityscapes": "Cityscapes"}
 
 
+def notebooks() -> str:
+    """Table of contents of the executed notebooks; nothing before the first `dvc repro`."""
+    names = sorted(file.stem for file in (ROOT / "reports" / "notebooks").glob("*.ipynb"))
+    entries = "\n".join(f"../reports/notebooks/{name}" for name in names)
+    head = "```{toctree}\n:caption: Notebooks of the default benchmark\n:titlesonly:\n\n"
+    return f"{head}{entries}\n```\n" if names else ""
+
+
 def method(name: str) -> str:
     """The end of a method's page."""
     parts = {
