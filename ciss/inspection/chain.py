@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+from collections import Counter
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -11,27 +12,34 @@ from ciss.data.loaders import picture
 from ciss.inspection.step import Step
 from ciss.inspection.trained import images_with_most_classes
 from ciss.runs.check import check
-from ciss.runs.run import index_folder, predecessor, resolve
+from ciss.runs.run import Run, index_folder, predecessor, resolve
 from ciss.training import loop
 from ciss.training.progress import runs_by_hand
 
 IMAGES = 32
 SMALL = 2000  # training images; all steps of a smaller data set are opened at once
 PIPELINE = "params.yaml"
+ALONE = "none"  # no run beside the first
 
 
 class Explorer:
-    """The runs that can be opened: the one that is shown first, then the other trained runs.
+    """The runs that can be opened: the one that is shown first, the one beside it, then the other trained runs.
 
     A person who runs the notebook sees the trained runs of `params.yaml`, and then those of its file. An execution
     without a person sees those of its file alone, so that its result does not depend on other runs.
 
-    Args: config: the parameter file; run: a name in it that is shown first; if empty, the last increment of GSC, else
-    the last increment, else the first base step. With `complete: true` in the file, a missing run is trained. Raises
-    ConfigError for a wrong file or name.
+    Args:
+        config: the parameter file.
+        run: a name in it that is shown first; if empty, the last increment of GSC, else the last increment, else the
+            first base step.
+        compared: a name that is shown beside it, see `comparable`; if empty, a run of MBS, else of another method; or
+            ALONE.
+
+    With `complete: true` in the file, these two are trained if they are missing. Raises ConfigError for a wrong file or
+    name.
     """
 
-    def __init__(self, config: str, run: str = ""):
+    def __init__(self, config: str, run: str = "", compared: str = ""):
         settings = load(config)
         check(settings)
         pipeline = _pipeline() if runs_by_hand() else None
@@ -39,22 +47,53 @@ class Explorer:
         file = pipeline if candidates else settings
         default = default_run(file)
         self.first = run or (default if default in candidates or not candidates else candidates[-1])
-        if file is settings:
-            resolve(settings, self.first)
-            loop.complete(settings, [self.first])
+        resolve(file, self.first)
         self.runs = {self.first: file}
+        if file is settings:
+            possible = list(settings.runs()) if settings.complete else _trained_runs(settings)
+            beside = [compared] if compared else self._beside(self.first, possible)[:1]
+            self.runs |= {name: file for name in beside if name != ALONE}
+            loop.complete(settings, list(self.runs))
         for other in filter(None, (pipeline, settings)):
             self.runs |= {name: other for name in _trained_runs(other) if name not in self.runs}
-        self.open = lru_cache(maxsize=2)(self._open)
+        self.open = lru_cache(maxsize=4)(self._open)
 
-    def names(self) -> list[str]:
-        return list(self.runs)
+    def names(self) -> list[tuple[str, str]]:
+        """Runs in words, and their names."""
+        return [(self._words[name], name) for name in self.runs]
+
+    def comparable(self, run: str) -> list[tuple[str, str]]:
+        """Runs of the same benchmark and step in words, and their names; ALONE at the end.
+
+        They have the same images and classes. Other methods come first, those of the same seed before others.
+        """
+        others = [name for name in self.runs if self.runs[name] is self.runs[run]]
+        return [(self._words[name], name) for name in self._beside(run, others)] + [("one run alone", ALONE)]
+
+    def _beside(self, name: str, others: list[str]) -> list[str]:
+        """The names of those runs that can be shown beside a run of the same file, the default first."""
+        run, *runs = (resolve(self.runs[name], other) for other in (name, *others))
+        same = [o for o in runs if (o.benchmark, o.step, o.joint) == (run.benchmark, run.step, run.joint)]
+        same.sort(key=lambda o: (o.seed != run.seed, o.code == run.code, o.code != "mbs"))
+        return [o.name for o in same if o.name != name]
+
+    @cached_property
+    def _words(self) -> dict[str, str]:
+        """Runs in words by name. The name follows where other runs have the same words."""
+        words = {name: _run_words(resolve(file, name)) for name, file in self.runs.items()}
+        counts = Counter(words.values())
+        return {name: text if counts[text] == 1 else f"{text} ({name})" for name, text in words.items()}
 
     def _open(self, run: str) -> "RunChain":
         chain = RunChain(self.runs[run], run)
         gc.freeze()  # otherwise garbage collection takes half a second every few figures
         atexit.register(gc.unfreeze)  # frozen objects are reported as leaks at the end
         return chain
+
+
+def _run_words(run: Run) -> str:
+    kind = "joint training" if run.joint else f"{run.title}, step {run.step}" if run.after else "base step"
+    return f"{run.benchmark}: {kind}, seed {run.seed}"
 
 
 class RunChain:
@@ -91,9 +130,14 @@ class RunChain:
         """Steps, the last one first."""
         return list(range(len(self.runs)))[::-1]
 
+    def step_choices(self) -> list[tuple[str, int]]:
+        """Steps in words, and their numbers."""
+        first = "joint training" if self.runs[-1].joint else "base step"
+        return [(f"step {step}" if step else first, step) for step in self.steps()]
+
     def images(self) -> list[tuple[str, int]]:
-        """Labels and numbers of the images, for a list of choices."""
-        return [(f"{number}: {name}", number) for number, name in enumerate(self.ids)]
+        """Images in words, and their numbers."""
+        return [(f"image {number} ({name})", number) for number, name in enumerate(self.ids)]
 
     def at(self, step: int) -> Step:
         if step not in self._steps:

@@ -78,7 +78,7 @@ class Step:
         """Channels of the teacher with the background; 1 without a teacher."""
         return self.run.old_channels
 
-    @property
+    @cached_property
     def own_weights(self) -> bool:
         """Whether the method has pixel weights; otherwise weights are those of GSC with its defaults."""
         batch = self.batches[0][0]
@@ -210,16 +210,11 @@ class Step:
         """Names of the losses."""
         return list(dict.fromkeys(name for losses in self._losses(MOMENTS[0]) for name in losses))
 
-    def parameter_layers(self) -> list[str]:
-        return ["all layers", *layer_groups(self.network(MOMENTS[0]))]
-
-    def compared_losses(self) -> tuple[list[str], list[str]]:
-        """Names of the losses for two lists of choices, old classes first in one and new classes first in the other."""
-        first = (["old classes", "old classes, truth", "background"], ["new classes"])
-        return tuple(
-            [name for name in names if name in self.terms] + [name for name in self.terms if name not in names]
-            for names in first
-        )
+    @cached_property
+    def pixel_terms(self) -> list[str]:
+        """Names of the cross-entropies over groups of pixels that have a pixel."""
+        names = ("old classes", "new classes", "old classes, truth", "background")
+        return [name for name in names if name in self.terms]
 
     # --- features
 

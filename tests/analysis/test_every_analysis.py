@@ -354,6 +354,9 @@ OTHERS = {
     *("step_ticks", "class_label", "class_labels", "table_labels", "class_patches", "save", "text_in"),
     *("heatmap", "column_ticks", "stacked_bars", "method_panels", "chosen_panels", "class_lines", "diverging_map"),
     *("label_ends", "grey_note"),
+    # of exploring: tests/analysis/test_explore_viz.py and test_explore_views.py
+    *("cosine_map", "side_by_side", "method_pictures", "pixel_gradients", "class_gradients", "layer_conflicts"),
+    *("loss_cosines", "plane", "drift", "nearest_classes", "distances", "background_labels", "label_shares"),
     *("formatted", "differences", "all_differences", "evidence", "table", "with_classes"),
     *("class_legend", "overlay", "show", "strips", "step_strips", "iou_bars", "loss_curve", "token_angles"),
     *("log_table", "pseudo_label_table", "draw_picture", "titled_columns"),

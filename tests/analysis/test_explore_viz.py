@@ -8,18 +8,19 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from ciss.analysis.exploring.figures import (
-    MAX_CLASSES,
     OUTCOME_COLOURS,
-    conflict_figure,
+    conflict_bars,
     confusion_bars,
+    cosine_map,
     drift_heatmap,
     gradient_bars,
     outcome_handles,
     outcome_picture,
-    picture_row,
     projection,
     relabel_bars,
+    side_by_side,
 )
+from ciss.analysis.exploring.pictures import MAX_CLASSES, method_pictures, picture_row
 from ciss.analysis.exploring.prototypes import OUTCOMES, drift_table, relabel_table
 from ciss.analysis.figures.masks import LEVEL, painted
 from ciss.analysis.figures.style import mark
@@ -103,7 +104,7 @@ def gradients(pixels: list[int], introduced: list[int]) -> pd.DataFrame:
 
 
 def test_bars_of_present_classes():
-    figure = gradient_bars(gradients([5, 0, 3], [0, 0, 1]))
+    figure = gradient_bars({"gsc": gradients([5, 0, 3], [0, 0, 1])})
     clean(figure)
     assert strings(figure.axes[0].get_yticklabels()) == ["class 2", "class 0"]
     assert [bar.get_width() for bar in figure.axes[0].patches] == [0.5, 0.5]
@@ -111,32 +112,90 @@ def test_bars_of_present_classes():
     assert figure.axes[2].get_xlim()[1] > 0.4, "no mark is cut off"
 
 
+def test_bars_of_two_methods_share_rows_and_scales():
+    other = gradients([5, 4, 0], [0, 0, 1]).assign(gradient=[0.9, 0.5, NAN])
+    figure = gradient_bars({"gsc": gradients([5, 0, 0], [0, 0, 1]), "mbs (adapted)": other})
+    clean(figure)
+    assert strings(figure.axes[0].get_yticklabels()) == ["class 1", "class 0"], "with pixels in one of them"
+    assert sorted(bar.get_width() for bar in figure.axes[0].patches) == [0, 0.5]
+    assert sorted(bar.get_width() for bar in figure.axes[3].patches) == [0.5, 0.9]
+    for one, other in zip(figure.axes[:3], figure.axes[3:6], strict=True):
+        assert one.get_xlim() == other.get_xlim() and one.get_ylim() == other.get_ylim()
+    assert figure.axes[0].get_xlim()[1] >= 0.9
+    assert [ax.get_title() for ax in figure.axes] == ["", "gsc", "", "", "mbs (adapted)", ""]
+
+
 def test_bars_of_no_class_and_of_very_many():
-    assert words(draw(gradient_bars(gradients([0, 0], [0, 1])))) == ["no pixel has a label"]
-    shares = draw(gradient_bars(gradients([5], [0]).assign(**{"weighted share": NAN}))).axes[2]
+    assert words(draw(gradient_bars({"gsc": gradients([0, 0], [0, 1])}))) == ["no pixel has a label"]
+    shares = draw(gradient_bars({"gsc": gradients([5], [0]).assign(**{"weighted share": NAN})})).axes[2]
     assert shares.patches[0].get_width() == 0.1 and np.isnan(shares.lines[0].get_xdata()).all()
-    figure = gradient_bars(gradients(list(range(151)), [0] * 101 + [1] * 50))
+    figure = gradient_bars({"gsc": gradients(list(range(151)), [0] * 101 + [1] * 50)})
     assert len(figure.axes[0].patches) == MAX_CLASSES
     assert figure.axes[0].get_yticklabels()[0].get_text() == "class 150"
 
 
 def test_conflict_says_the_sign_and_what_has_no_gradient():
     table = pd.DataFrame({"layer": ["a", "b", "c"], "cosine": [-0.5, 0.25, NAN]})
-    cosines = pd.DataFrame([[1, NAN], [NAN, NAN]], index=["old", "new"], columns=["old", "new"])
-    figure = conflict_figure(table, cosines, ("old and new", "a"))
+    figure = side_by_side(conflict_bars, {"gsc": table, "mib": table.assign(cosine=[1.0, 1.0, 1.0])}, 2)
     clean(figure)
-    bars, cells = figure.axes[:2]
+    bars, other = figure.axes
     assert [bar.get_width() for bar in bars.patches] == [0.25, -0.5]
     assert bars.patches[1].get_hatch() and not bars.patches[0].get_hatch(), "told apart in grey"
     assert {"-0.50", "+0.25", " no gradient"} <= {text.get_text() for text in bars.texts}
-    assert strings(cells.texts) == ["1.00"]
+    assert bars.get_xlim() == other.get_xlim() == (-1, 1)
+    assert [ax.get_title() for ax in figure.axes] == ["gsc", "mib"]
 
 
-def test_conflict_of_one_layer_and_one_loss():
-    table = pd.DataFrame({"layer": ["all layers"], "cosine": [1.0]})
-    figure = conflict_figure(table, pd.DataFrame([[1.0]], index=["x"], columns=["x"]))
+def test_cosines_of_one_loss_and_of_several():
+    cosines = pd.DataFrame([[1, NAN], [NAN, NAN]], index=["old", "new"], columns=["old", "new"])
+    figure = side_by_side(cosine_map, {"gsc": cosines, "mib": pd.DataFrame([[1.0]], index=["x"], columns=["x"])}, 3)
     clean(figure)
-    assert [bar.get_width() for bar in figure.axes[0].patches] == [1] and words(figure) == ["+1.00", "1.00"]
+    assert words(figure) == ["1.00", "1.00"]
+
+
+def test_labels_of_equal_rows_and_legends_are_shown_once():
+    def drawn(ax, labels):
+        ax.barh(range(2), [1, 2], label="pixels")
+        ax.set_yticks(range(2), labels)
+        ax.legend()
+
+    figure = draw(side_by_side(drawn, {"a": ["x", "y"], "b": ["x", "y"], "c": ["x", "z"]}, 3))
+    visible = [ax.yaxis.get_tick_params()["labelleft"] for ax in figure.axes]
+    assert visible == [True, False, True]
+    assert len(figure.legends) == 1 and strings(figure.legends[0].texts) == ["pixels"]
+    assert not [ax for ax in figure.axes if ax.get_legend()]
+
+
+# --- two methods
+
+
+def test_rows_of_methods_share_the_scale_of_a_column():
+    mask, image = np.array([[0, 1], [255, 1]], np.uint8), np.full((2, 2, 3), 90, np.uint8)
+    known = Classes([[1]], ["background", "a"], COLOURS)
+    low, high = np.array([[0.0, 0.5], [1.0, 1.0]]), np.array([[0.0, 4.0], [4.0, 4.0]])
+    rows = {
+        "gsc": [("learnt labels", mask), ("weight", low, "weight", None), ("gradient", low, "size", 1)],
+        "mbs (adapted)": [("learnt labels", mask), ("weight", high, "weight", None), ("own", high, "", None)],
+    }
+    figure = method_pictures([("image", image), ("ground truth", mask)], rows, known)
+    clean(figure)
+    limits = {}
+    for ax in figure.axes:
+        if ax.images and ax.images[0].get_array().ndim == 2:
+            limits.setdefault(round(ax.get_position().x0, 3), []).append(ax.images[0].get_clim())
+    assert list(limits.values()) == [[(0, 4), (0, 4)], [(0, 1)], [(0, 4)]], "the same scale in a column"
+    titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+    assert titles == ["image", "ground truth", "learnt labels", "weight", "gradient", "own"]
+    assert strings(figure.texts) == ["gsc", "mbs (adapted)"] and strings(figure.legends[0].texts) == ["background", "a"]
+
+
+def test_one_method_alone_has_one_row():
+    image = np.zeros((4, 2, 3), np.uint8)
+    known = Classes([[1]], ["background", "a"], COLOURS)
+    rows = {"gsc": [("map", np.full((4, 2), NAN), "unit", None)]}
+    figure = method_pictures([("image", image), ("ground truth", np.ones((4, 2), int))], rows, known)
+    clean(figure)
+    assert len({round(ax.get_position().y0, 3) for ax in figure.axes if ax.images}) == 1
 
 
 # --- prototypes

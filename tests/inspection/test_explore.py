@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from ciss.analysis.exploring.prototypes import drift_table, nearest_confusions, relabel_table
 from ciss.analysis.forgetting.gradients import gradient_conflict, gradients_by_class, gradients_by_step
 from ciss.config import ConfigError
-from ciss.inspection.chain import Explorer, RunChain
+from ciss.inspection.chain import ALONE, Explorer, RunChain
 from ciss.inspection.step import MOMENTS, layer_groups
 from ciss.inspection.trained import OpenedRun, explain
 from ciss.models import create_network
@@ -22,7 +22,7 @@ END, START = MOMENTS
 def explorer(finished):
     """opens(run) -> an Explorer of the finished project."""
     finished.write()
-    return lambda run="": Explorer("params.yaml", run)
+    return lambda run="", compared="": Explorer("params.yaml", run, compared)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def trained(finished_copy):
         for run in ("base", name):
             loop.train(project.run(run))
         project.write()
-        found = Explorer("params.yaml", name)
+        found = Explorer("params.yaml", name, ALONE)
         return found.open(name)
 
     return make
@@ -53,14 +53,28 @@ def trained(finished_copy):
 def test_the_run_that_is_shown_first(explorer, finished):
     found = explorer()
     assert found.first == "mib-1", "the last increment, where there is none of GSC"
-    assert set(found.names()) == set(finished.config.runs()) and found.names()[0] == "mib-1"
+    assert set(found.runs) == set(finished.config.runs()) and next(iter(found.runs)) == "mib-1"
     assert explorer("all").first == "all"
+
+
+def test_runs_are_named_in_words(explorer):
+    words = {name: words for words, name in explorer().names()}
+    assert words["mib-1"] == "tiny: mib, step 1, seed 0" and words["all"] == "tiny: joint training, seed 0"
+    assert words["base"] == "tiny: base step, seed 0"
+
+
+def test_runs_that_can_stand_beside_another(explorer):
+    """Of the same benchmark and step: the images, classes and steps are the same."""
+    found = explorer()
+    names = lambda run: [name for _, name in found.comparable(run)]  # noqa: E731
+    assert names("mib-1") == ["tune-1", ALONE] and names("tune-2") == [ALONE] and names("all") == [ALONE]
+    assert next(iter(explorer("tune-1", "mib-1").runs)) == "tune-1"
 
 
 def test_runs_that_are_not_trained_are_not_offered(project):
     project.write()
     found = Explorer("params.yaml")
-    assert found.names() == ["mib-1"], "the one that was asked for, which says what is missing"
+    assert list(found.runs) == ["mib-1"], "the one that was asked for, which says what is missing"
     with pytest.raises(CheckpointError, match=r"there is no such checkpoint. Train it: ciss train mib-1|base"):
         found.open("mib-1")
 
@@ -72,7 +86,7 @@ def test_unknown_run_and_broken_pipeline(explorer, finished):
     own.write_text((finished.folder / "params.yaml").read_text())
     (finished.folder / "params.yaml").write_text("nonsense: 1")
     try:
-        assert len(Explorer("own.yaml").names()) == 5, "what params.yaml says is another's trouble"
+        assert len(Explorer("own.yaml").runs) == 5, "what params.yaml says is another's trouble"
     finally:
         finished.write()
         own.unlink()
@@ -88,9 +102,9 @@ def test_a_person_sees_the_trained_runs_of_the_pipeline_first(finished, monkeypa
             person.setattr("ciss.inspection.chain.runs_by_hand", lambda: True)
             person.setattr("ciss.inspection.chain.loop.complete", lambda *_: pytest.fail("trained"))
             found = Explorer("own.yaml")
-            assert found.first == "mib-1" and set(found.names()) == set(finished.config.runs())
+            assert found.first == "mib-1" and set(found.runs) == set(finished.config.runs())
         monkeypatch.setattr("ciss.inspection.chain.loop.complete", lambda *_: None)
-        assert Explorer("own.yaml").names() == ["mib-1"], "its own, which is not trained"
+        assert list(Explorer("own.yaml").runs) == ["mib-1", "tune-1"], "its own two, which are not trained"
     finally:
         own.unlink()
 
@@ -100,10 +114,12 @@ def test_missing_runs_are_trained_where_the_file_says_so(project):
     project.set("train.base.epochs", 1)
     project.set("train.increment.epochs", 1)
     project.write()
-    found = Explorer("params.yaml", "tune-1")
+    found = Explorer("params.yaml", "tune-1", ALONE)
     assert (project.run("tune-1").folder / "weights.safetensors").is_file()
     assert not project.run("mib-1").folder.exists(), "only what is asked for"
-    assert found.names() == ["tune-1", "base"]
+    assert list(found.runs) == ["tune-1", "base"]
+    assert list(Explorer("params.yaml", "tune-1").runs) == ["tune-1", "mib-1", "base"]
+    assert (project.run("mib-1").folder / "weights.safetensors").is_file(), "and the one beside it"
 
 
 # --- a line
@@ -228,8 +244,7 @@ def test_parameter_gradients_add_up(trained):
         assert total / (labels != 255).sum() == pytest.approx(whole, rel=1e-3, abs=1e-5)
     assert "old classes" not in found, "finetuning learns them as background"
     assert step.terms == list(found)
-    assert step.compared_losses()[0][0] == "old classes, truth" and step.compared_losses()[1][0] == "new classes"
-    assert set(step.compared_losses()[0]) == set(found)
+    assert step.pixel_terms == ["new classes", "old classes, truth", "background"]
 
 
 def test_the_start_of_a_step_is_the_network_before_it_with_new_classes(explorer):
@@ -323,11 +338,11 @@ def test_a_sample_of_each_class(explorer):
 def look(line: RunChain, step: int) -> None:
     """All that the notebooks ask."""
     at = line.at(step)
-    assert line.known(step) and at.parameter_layers()[0] == "all layers"
+    assert line.known(step)
     for moment in MOMENTS:
         found = at.gradients(moment)
         assert all(np.isfinite(value).all() for layers in found.values() for value in layers.values())
-        one, other = (side[0] for side in at.compared_losses())
+        one, other = at.pixel_terms[0], at.pixel_terms[-1]
         assert gradient_conflict(found[one], found[other])["cosine"].dropna().between(-1, 1).all()
         assert np.isfinite(at.arrays(0, moment).weight).all()
         assert set(at.reached_layers()) <= set(at.layer_names())
