@@ -80,7 +80,7 @@ def test_without_an_increment_methods_must_be_named(project):
 def test_a_table_of_a_tiny_network(project, capsys):
     """Two methods and a wrong one, by the command line."""
     project.write()
-    options = "--methods gsc mib-released wrong --image 32 --batch 2 --classes 4+2+1 --rounds 2 --output speed/cpu"
+    options = "--methods gsc mib-memory wrong --image 32 --batch 2 --classes 4+2+1 --rounds 2 --output speed/cpu"
     with pytest.raises(SystemExit) as stop:
         cli.main(["bench", *options.split()])
     assert stop.value.code == 1, "a method was not measured"
@@ -98,6 +98,8 @@ def test_a_table_of_a_tiny_network(project, capsys):
         assert all(abs(step[0] - sum(part[0] for part in parts)) < 1e-4 for step, *parts in steps)
     assert set(gsc["bytes"]) in ({"peak", "step", "loss part"}, set()), "Linux measures memory"
     assert text.count("| gsc | ciss_tiny, deeplabv3 | 32 | 2 | 6+1 | float32 | off |") == 1
+    assert "\nMeasured without stored images (`memory`): mib-memory. " in text
+    assert not tables.without_memory([gsc, wrong])
 
 
 @pytest.mark.slow

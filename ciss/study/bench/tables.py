@@ -36,13 +36,22 @@ def page(result: dict) -> str:
         lines += ratio_table(result["rows"])
     lines += [f"\nMilliseconds of {seconds}, medians of {turns}.\n", *time_table(result["rows"], code)]
     lines += [f"\n    {result['command']}"]
-    lines += [f"\n{explained(result['rows'])}"]
+    lines += [f"\n{explained(result['rows'])}", *without_memory(result["rows"])]
     lines += failures(result["rows"])
     return "\n".join(lines) + "\n"
 
 
 def explained(rows: list[dict]) -> str:
     return EXPLAINED.format(peak=GPU_PEAK if any(map(on_gpu, rows)) else CPU_PEAK)
+
+
+def without_memory(rows: list[dict]) -> list[str]:
+    """The sentence on methods that were measured without their stored images, if there are some."""
+    methods = dict.fromkeys(row["case"]["method"] for row in rows if row.get("built", {}).get("without_memory"))
+    if not methods:
+        return []
+    sentence = f"Measured without stored images (`memory`): {', '.join(methods)}."
+    return [f"\n{sentence} An update draws as many images with them; their choice is not measured."]
 
 
 def time_table(rows: list[dict], code: dict | None = None) -> list[str]:

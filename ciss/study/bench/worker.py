@@ -78,12 +78,8 @@ def document(case: dict) -> dict:
     for phase in ("base", "increment"):
         train[phase] = {**train[phase], "epochs": EPOCHS}
     method = case["method"]
-    if method == "bare":
-        METHODS[method] = Bare
-    values = parameters["methods"].get(method)
-    if values is None:
-        values = {} if method == code_of(method) else method_class(method).variants()[method.partition("-")[2]]
-    values = {key: value for key, value in values.items() if key != "memory"}  # an update takes as long without it
+    # without stored images, which the drawn data set has not; `tables` says so
+    values = {key: value for key, value in method_values(method, parameters).items() if key != "memory"}
     shared = {"benchmark": DATASET, "seed": 0}
     chain, after = {}, "base"
     for step in range(1, len(steps)):
@@ -96,6 +92,16 @@ def document(case: dict) -> dict:
         "bases": {"base": {**shared, "method": "finetune"}},
         "chain": chain,
     }
+
+
+def method_values(method: str, parameters: dict) -> dict:
+    """The coefficients of a method: those of the parameter document, or those of a variant."""
+    if method == "bare":
+        METHODS[method] = Bare
+    values = parameters["methods"].get(method)
+    if values is None:
+        values = {} if method == code_of(method) else method_class(method).variants()[method.partition("-")[2]]
+    return values
 
 
 def model_section(case: dict, settings: dict) -> dict:
@@ -281,6 +287,7 @@ class StepBench:
             "size": self.update[0].size[0],
             "encoder": self.setup.run.settings.model.encoder,
             "decoder": self.setup.run.settings.model.decoder,
+            "without_memory": bool(method_values(case["method"], read_yaml(Path(case["parameters"]))).get("memory")),
             "parameters": sum(parameter.numel() for parameter in self.setup.student.parameters()),
             "build_seconds": time.perf_counter() - started,
         }
