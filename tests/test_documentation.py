@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ciss import arguments, config, metrics, paths
+from ciss.data.stored import Memory
 from ciss.methods import METHODS
 
 pytest.importorskip("myst_nb", reason="needs the extra docs")
@@ -119,6 +120,7 @@ def test_every_key_and_option_has_a_row_with_its_meaning(site):
     meanings = {row[0]: row[-1] for row in cells if row}
     keys = {key.rpartition(".")[2] for key in config._keys(config.Config)} - {"file"}
     keys |= {key.rpartition(".")[2] for key in config._keys(config.Benchmark)}
+    keys |= {entry.name for entry in fields(Memory)}
     assert keys <= set(meanings)
     assert not [key for key, meaning in meanings.items() if not meaning]
     commands = text_of(site, "reference/commands")

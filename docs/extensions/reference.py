@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from ciss import cli, config
+from ciss.data.stored import Memory
 from ciss.ranges import declared
 from extensions.text import default, described_fields, docstring, escaped, kind, table, yaml
 
@@ -50,8 +51,9 @@ def _parameter(parameter: Any) -> tuple[str, str, str]:
 
 
 def keys() -> str:
-    """Every key of `params.yaml`, a table for each section."""
-    return "\n".join(_section(name, section) for name, section in sections(config.Config, ""))
+    """Every key of `params.yaml`, a table for each section. The last one is the coefficient `memory` of all methods."""
+    every = [*sections(config.Config, ""), ("methods.NAME.memory", Memory)]
+    return "\n".join(_section(name, section) for name, section in every)
 
 
 def sections(section: type, name: str) -> Iterator[tuple[str, type]]:

@@ -131,6 +131,23 @@ def test_labels_of_stored_images(project, labels, kept):
     assert labels == "step" or once - {0, 5, 6}, "an old class"
 
 
+@pytest.mark.parametrize("labels", ["seen", "step"])
+def test_stored_images_are_the_same_on_the_device(project, labels):
+    """`train.augment_on: device`, here with the processor as the device: images, labels and numbers."""
+    found = {}
+    for where in ("cpu", "device"):
+        project.set("train.augment_on", where)
+        run = chain(project, labels=labels).run("stored-1")
+        index = run.index()
+        tables = [run.label_table(training=True, stored=stored) for stored in (False, True)]
+        stored = Stored(run.memory, tables[1], len(index.ids["train"]), index.steps[0][:3])
+        found[where] = list(
+            loaders.training_loader(run.settings, index, run.images(index), tables[0], 0, stored=stored)
+        )
+    for one, other in zip(*found.values(), strict=True):
+        assert (one[2] >= stored.total).any() and all(map(torch.equal, one, other))
+
+
 # --- trainings
 
 
