@@ -53,6 +53,20 @@ def test_neighbouring_colours_differ(vision):
     assert min(near.values()) > 12, min(near, key=near.get)
 
 
+@pytest.mark.parametrize("parts", [GROUPS, ERRORS], ids=["groups", "errors"])
+def test_parts_of_a_bar_differ_in_grey(parts):
+    """In lightness or in hatch, also where they do not touch."""
+    for (face, hatch), (other, other_hatch) in combinations(parts.values(), 2):
+        lightness = abs(lab(face, "normal")[0] - lab(other, "normal")[0])
+        assert hatch != other_hatch or lightness > 15, (face, other)
+
+
+def test_methods_that_a_figure_singles_out_differ_in_grey():
+    """In marker or line style."""
+    styles = method_styles(chosen(METHODS))
+    assert len({(style["marker"], style["ls"]) for style in styles.values()}) == len(styles)
+
+
 def test_every_method_has_a_look_of_its_own():
     styles = method_styles(METHODS, most=None)
     assert len({(s["color"], s["marker"], s["ls"]) for s in styles.values()}) == len(METHODS)
