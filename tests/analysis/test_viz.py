@@ -9,6 +9,7 @@ from matplotlib.text import Text
 from ciss.analysis.compare.figures import method_lines
 from ciss.analysis.figures.charts import label_ends
 from ciss.analysis.figures.masks import (
+    DARKNESS,
     STRIPES,
     all_painted,
     class_colours,
@@ -51,12 +52,14 @@ def test_masks_lie_over_the_grey_image_and_wrong_pixels_have_an_outline():
     image = np.array([[[90, 0, 0], [0, 90, 0]], [[0, 0, 90], [30, 30, 30]]], np.uint8)
     mask, truth = np.array([[0, 1], [1, 0]]), np.array([[0, 1], [0, 255]])
     shown = quarters(painted(mask, TWO, image))
-    (grey,), (one,) = shown[0], shown[1]
+    own = tuple(class_colours(TWO)[1].tolist())
+    edge = tuple(round(DARKNESS * value) for value in own)
+    (grey,), (one,) = shown[0], shown[1] - {edge}
     assert len(set(grey)) == 1 and grey[0] > 30, "paler than the image, without its colour"
-    assert one != tuple(class_colours(TWO)[1].tolist()) and shown[2] == {one}
+    assert one != own and shown[1] == shown[2] == {one, edge}, "a class has a darker edge, the background none"
     with_errors = quarters(painted(mask, TWO, image, truth))
     assert with_errors[:2] == shown[:2] and with_errors[3] == shown[3], "right, and void in the ground truth"
-    assert with_errors[2] == {one, (0, 0, 0), (255, 255, 255)}
+    assert with_errors[2] == {one, (0, 0, 0), (255, 255, 255)}, "the outline lies over the edge"
     assert all_painted([mask, None], TWO, [image, image], [truth, truth])[1] is None
 
 

@@ -20,6 +20,7 @@ from ciss.protocol import Classes
 
 STRIPES = 110  # grey of the hatching of void
 OPACITY = 0.65  # of classes over an image
+DARKNESS = 0.5  # of the edge of a class: its colour by this factor
 PALENESS = 0.7  # of the grey values of an image under its classes; 1: as dark as the image
 LEAST = 128  # longer side of a painted mask in pixels, so that lines are fine
 LEVEL = 8  # colours of drawn pictures are multiples of it, so that PNG files of noisy photographs are small
@@ -38,7 +39,8 @@ def class_colours(classes: Classes) -> np.ndarray:
 def painted(
     mask: np.ndarray, classes: Classes, image: np.ndarray | None = None, truth: np.ndarray | None = None
 ) -> np.ndarray:
-    """A mask as an RGB picture, enlarged by a whole factor to at least LEAST pixels. Void is hatched.
+    """A mask as an RGB picture, enlarged by a whole factor to at least LEAST pixels. Void is hatched. Over an image, the
+    regions of classes have a thin, darker edge: they can be seen in grey, too.
 
     Args:
         mask: positions (H,W); from the number of classes on: void.
@@ -55,9 +57,12 @@ def painted(
         cover = np.where((mask > 0) & ~void, OPACITY, 0.0)[..., None]
         picture = cover * picture + (1 - cover) * pale
     zoom = max(1, -(-LEAST // max(mask.shape)))
-    picture, void = (array.repeat(zoom, 0).repeat(zoom, 1) for array in (picture, void))
+    picture, void, shown = (array.repeat(zoom, 0).repeat(zoom, 1) for array in (picture, void, mask))
     rows, columns = np.indices(void.shape)
     width = max(2, max(void.shape) // 100)  # of lines
+    if image is not None:
+        edges = (shown > 0) & ~void & ~_alike(shown, width // 2)
+        picture[edges] = DARKNESS * table[shown[edges]]
     picture[void & ((rows + columns) % (4 * width) < width)] = STRIPES
     if truth is not None:
         wrong = ((mask != truth) & (truth < len(classes))).repeat(zoom, 0).repeat(zoom, 1)
@@ -70,9 +75,13 @@ def painted(
 def _shrunk(region: np.ndarray, width: int) -> np.ndarray:
     """The pixels of a region (H,W) bool whose neighbours within `width` are all in it. Its edge at the picture's edge
     stays."""
-    framed = np.pad(region, width, mode="edge")
-    rows = sliding_window_view(framed, 2 * width + 1, axis=0).all(axis=-1)
-    return sliding_window_view(rows, 2 * width + 1, axis=1).all(axis=-1)
+    return region & _alike(region, width)
+
+
+def _alike(values: np.ndarray, width: int) -> np.ndarray:
+    """Where all neighbours (H,W) within `width` have the same value. The picture's edge is none."""
+    windows = sliding_window_view(np.pad(values, width, mode="edge"), (2 * width + 1, 2 * width + 1))
+    return windows.max(axis=(2, 3)) == windows.min(axis=(2, 3))
 
 
 def all_painted(masks: Iterable, classes: Classes, images: Iterable, truths: Iterable | None = None) -> list:
