@@ -39,8 +39,8 @@ def class_colours(classes: Classes) -> np.ndarray:
 def painted(
     mask: np.ndarray, classes: Classes, image: np.ndarray | None = None, truth: np.ndarray | None = None
 ) -> np.ndarray:
-    """A mask as an RGB picture, enlarged by a whole factor to at least LEAST pixels. Void is hatched. Over an image, the
-    regions of classes have a thin, darker edge: they can be seen in grey, too.
+    """A mask as an RGB picture, enlarged by a whole factor to at least LEAST pixels. Void is hatched. Over an image,
+    the regions of classes have a thin, darker edge: they can be seen in grey, too.
 
     Args:
         mask: positions (H,W); from the number of classes on: void.
