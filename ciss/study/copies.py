@@ -25,18 +25,22 @@ COMPARING = "6_compare"  # of all benchmarks, in `reports`
 EXPLORING = ("explore_gradients", "explore_prototypes")
 NOTE = re.compile(r"^>.*\n(?:>.*\n)*", re.MULTILINE)  # in the first cell: that the copy in `notebooks/` is small
 COLOURS = 256  # of a picture
+ABOUT = """Copies of executed notebooks, for readers. The stage copy_notebooks of dvc.yaml makes them again if
+params.yaml has the benchmark shapes. With other benchmarks alone, it leaves them as they are.
+"""
 
 
 def main(benchmark: str, config_file: str) -> None:
-    """Writes the copies to `reports/notebooks`. Without the benchmark in the file, it changes nothing.
+    """Writes the copies to `reports/notebooks`. Without the benchmark in the file, it changes none.
 
-    Exits with a message if it cannot.
+    README.txt is always there: DVC warns of an empty folder. Exits with a message if it cannot.
     """
     try:
         settings = config.load(config_file)
         reports = (paths.project() / settings.output).resolve() / "reports"
         folder = reports / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.txt").write_text(ABOUT, encoding="utf-8", newline="\n")
         if benchmark not in settings.benchmarks:
             print(f"{folder}: not changed, because {config_file} has no benchmark {benchmark}.")
             return

@@ -76,7 +76,7 @@ def test_the_copies_of_the_default_benchmark(project):
     copies.main("shapes", "params.yaml")
     folder = root / "reports" / "notebooks"
     names = {"1_data", "4_forgetting", "5_background", "6_compare", "explore_gradients", "explore_prototypes"}
-    assert {file.stem for file in folder.iterdir()} == names
+    assert {file.stem for file in folder.glob("*.ipynb")} == names
     chosen = {"config": "params.yaml", "run": "shapes-s0-gsc-2"}
     assert executed == [(f"notebooks/{name}.ipynb", chosen, "2") for name in copies.EXPLORING]
     first = nbformat.read(folder / "4_forgetting.ipynb", as_version=4).cells[0].source
@@ -124,6 +124,13 @@ def test_other_benchmarks_leave_the_folder_as_it_is(project, capsys):
     )
 
 
+def test_the_folder_is_never_empty(project):
+    """DVC would warn: 'reports/notebooks' is empty."""
+    root, _ = project
+    copies.main("other", "params.yaml")
+    assert [file.name for file in (root / "reports" / "notebooks").iterdir()] == ["README.txt"]
+
+
 def test_a_study_without_increments_has_nothing_to_explore(project):
     """Copies of an earlier study do not stay beside those of this one."""
     root, executed = project
@@ -135,7 +142,7 @@ def test_a_study_without_increments_has_nothing_to_explore(project):
     copies.main("shapes", "params.yaml")
     assert executed == []
     names = {file.stem for file in (root / "reports" / "notebooks").iterdir()}
-    assert names == {*copies.BY_BENCHMARK, copies.COMPARING}
+    assert names == {"README", *copies.BY_BENCHMARK, copies.COMPARING}
 
 
 def test_a_missing_notebook_is_one_message(project):
