@@ -531,7 +531,7 @@ def plan_command(monkeypatch, capsys, *arguments: str) -> str:
 @pytest.mark.parametrize("example", range(len(EXAMPLES)))
 def test_the_recipe_for_own_data(leaves, monkeypatch, capsys, example):
     """Plan, check and prepare. Its pretrained weights need a network, so this plan takes none."""
-    (command,) = re.findall(r"uv run ciss plan (leaves \S+) &&", RECIPE)
+    (command,) = re.findall(r"uv run ciss plan (leaves .+) &&", RECIPE)
     for number in range(12):
         for split in ("train/", "val/") if "images/val" in EXAMPLES[example] else ("",):
             paint(leaves, f"{split}{number:02d}", [1 + number % 3], number)
@@ -548,6 +548,17 @@ def test_the_recipe_for_own_data(leaves, monkeypatch, capsys, example):
         and all(index.steps)
         and len(index.validation[-1]) == (2 if "share" in EXAMPLES[example] else 12)
     )
+
+
+def test_the_recipe_for_masks_in_colours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "coloured" / "train").mkdir(parents=True)
+    colours = np.array([[[255, 0, 0], [0, 255, 0], [9, 9, 9]]], dtype=np.uint8)
+    Image.fromarray(colours).save("coloured/train/a.png")
+    exec(RECIPE.split("```python")[1].split("```")[0], {})
+    with Image.open("data/leaves/masks/train/a.png") as mask:
+        assert mask.mode == "L"
+        assert np.array(mask).tolist() == [[1, 2, 0]]
 
 
 def test_the_readme_has_two_complete_examples_and_init():
