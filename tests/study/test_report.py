@@ -449,6 +449,16 @@ def test_notes_on_the_data_stand_before_the_scores(saved):
     assert text.index("1,464 were found") < text.index('id="b-methods"')
 
 
+@pytest.mark.parametrize(("old", "warned"), [(0.0, True), (0.1, False), (np.nan, False)])
+def test_a_base_step_that_learnt_nothing_is_said_before_the_scores(saved, old, warned):
+    curves = pd.read_csv(saved / "compare" / "curves.csv")
+    curves.loc[curves["step"] == 0, "old"] = old
+    curves.to_csv(saved / "compare" / "curves.csv", index=False)
+    before, _, after = render(saved).partition("<table")
+    methods = after.partition('id="b-methods"')[2].partition("<table")[0]
+    assert ("No class was learnt in the base step" in before + methods) == warned
+
+
 @pytest.mark.parametrize(
     ("planned", "words"),
     [(["voc"], "of 'b', params.yaml plans 'voc'"), (["b", "c"], "plans 'b', 'c'"), ([], "plans no benchmark")],

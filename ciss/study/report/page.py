@@ -18,6 +18,7 @@ from ciss.analysis.compare.figures import (
     stability_scatter,
 )
 from ciss.analysis.figures.style import only_note, saved
+from ciss.analysis.reasons import NOT_LEARNT
 from ciss.config import Benchmark
 from ciss.documents import ConfigError
 from ciss.study.report.markup import render
@@ -109,6 +110,7 @@ def _benchmark(
         "summary": _summary(benchmark, runs),
         "settings": _settings(benchmark, runs),
         "data_notes": [note for member in members if (note := _data_note(folder, member, len(members) > 1))],
+        "warning": NOT_LEARNT if _nothing_learnt(curves) else None,
         **_methods(methods, runs),
         "stability": _stability(runs),
         "paired": _paired(runs, pairs) if pairs["pairs"].max() > 1 else None,
@@ -123,6 +125,12 @@ def _benchmark(
         "predictions": [(m, predictions / f"{m}.png", predictions / f"{m}.steps.png") for m in members],
         "analyses": {key: [_analysis(folder, member, key) for member in members] for key in _analyses(folder, members)},
     }
+
+
+def _nothing_learnt(curves: pd.DataFrame) -> bool:
+    """Whether no base step of a family has learnt any of its classes."""
+    scores = curves.loc[curves["step"] == 0, "old"].dropna()
+    return len(scores) > 0 and not scores.any()
 
 
 def _analyses(folder: Path, benchmarks: Iterable[str]) -> list[str]:
