@@ -16,6 +16,8 @@ SCORES = ("all", "old", "new", "forgetting")
 # Kept tables of scores: where they come from, by the file.
 TABLES = {
     "reports/compare/methods.csv": "shapes 4-2, one seed",
+    "reports/methods/trained/methods.csv": "shapes 4-2, three seeds",
+    "reports/methods/frozen_features/methods.csv": "shapes 4-2, three seeds, frozen statistics",
     "reports/study/methods.csv": "voc8 4-1, three seeds",
 }
 PAPERS = {"lwf_mc": "lwf-mc", "ridge": "cfsseg"}  # names of methods in reports/published.yaml, where they differ
