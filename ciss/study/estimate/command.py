@@ -33,13 +33,13 @@ def main(file: str, seconds: float = measure.SECONDS) -> None:
         each = "of each" if not before else f"{before} were measured before; of each other"
         text = "all were measured before" if before == kinds else f"{each}, up to five updates are measured now"
         print(f"{file}: {kinds} kinds of runs; {text}.", flush=True)
-        found, problems = measure.measured(settings, seconds)
-        if found:
-            print("\n".join(tables.table(settings, found)))
+        measurements, problems = measure.measured(settings, seconds)
+        if measurements:
+            print("\n".join(tables.table(settings, measurements)))
         if problems:
             there_are = f"{len(problems)} of {kinds} kinds of runs were not measured, so there are no sums"
             raise EstimateError("\n".join([f"{there_are}.", *problems]))
-        print("\n".join(tables.totals(settings, found, devices())))
+        print("\n".join(tables.totals(settings, measurements, devices())))
     except ERRORS as error:
         sys.exit(f"error: {error}")
 

@@ -96,19 +96,19 @@ def measured(config: Config, seconds: float = SECONDS) -> tuple[dict[str, dict],
 
     Returns: measurements by the name of the run, and a message for each run that could not be measured.
     """
-    found = known(config)
+    measurements = known(config)
     kinds = counts.representatives(config)
-    for benchmark in {config.runs()[name].benchmark for name in kinds if name not in found}:
+    for benchmark in {config.runs()[name].benchmark for name in kinds if name not in measurements}:
         images_of(config, benchmark)  # reads the data once, before the time of the kinds is limited
     problems = []
     for name, alike in kinds.items():
-        if name in found:
+        if name in measurements:
             continue
         others = f" (for {len(alike)} runs)" if len(alike) > 1 else ""
         print(f"{name}{others}: measuring, at most {live.duration(2 * seconds)}", flush=True)
         began = time.monotonic()
         try:
-            found[name] = _measure(config, name, seconds)
+            measurements[name] = _measure(config, name, seconds)
         except EstimateError as error:  # the other kinds are measured, and kept
             problems.append(str(error))
             print(f"{name}: not measured", flush=True)
@@ -116,8 +116,8 @@ def measured(config: Config, seconds: float = SECONDS) -> tuple[dict[str, dict],
         print(f"{name}: measured in {live.duration(time.monotonic() - began)}", flush=True)
         run = with_threads(resolve(config, name))
         file = file_of(config, run.benchmark)
-        files.write_text(file, json.dumps({**_stored(file), key(run): found[name]}, indent=1) + "\n")
-    return {name: found[name] for name in kinds if name in found}, problems
+        files.write_text(file, json.dumps({**_stored(file), key(run): measurements[name]}, indent=1) + "\n")
+    return {name: measurements[name] for name in kinds if name in measurements}, problems
 
 
 def _measure(config: Config, name: str, seconds: float) -> dict:
