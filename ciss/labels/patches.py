@@ -35,15 +35,34 @@ def patch_labels(
         return labels[:, rows[:, None], columns]
     if rule != "majority":
         raise ValueError(f"rule is {rule!r}. Use 'top_left' or 'majority'.")
-    rows = torch.arange(labels.shape[-2], device=labels.device) * size[0] // height
-    columns = torch.arange(labels.shape[-1], device=labels.device) * size[1] // width
-    patches = (rows[:, None] * size[1] + columns).flatten()
-    ignored, bins = 256, 257
-    votes = torch.zeros(len(labels), size[0] * size[1] * bins, dtype=torch.int32, device=labels.device)
-    bin_of_pixel = patches * bins + torch.where(labels == ignore_index, ignored, labels.long()).flatten(1)
-    votes.scatter_add_(1, bin_of_pixel, torch.ones_like(votes[:, :1]).expand_as(bin_of_pixel))
-    winners = votes.view(len(labels), *size, bins).argmax(dim=-1)
+    ignored = 256
+    numbers = torch.where(labels == ignore_index, ignored, labels.long())
+    winners = _pixels_by_label(numbers, size, (height, width), ignored + 1).argmax(dim=-1)
     return torch.where(winners == ignored, ignore_index, winners).to(labels.dtype)
+
+
+@torch.no_grad()
+def label_shares(
+    labels: Tensor, size: tuple[int, int], classes: int, *, covered: tuple[int, int] | None = None
+) -> Tensor:
+    """Share of each class in the pixels of each patch of a grid. Labels outside 0..classes-1 leave their share out.
+
+    Shapes: labels (B,H,W) int64, size (h,w) -> (B,h,w,classes) float32. `covered`: see `patch_labels`.
+    """
+    known = torch.where((labels >= 0) & (labels < classes), labels, classes)
+    pixels = _pixels_by_label(known, size, covered or tuple(labels.shape[-2:]), classes + 1).float()
+    return pixels[..., :classes] / pixels.sum(dim=-1, keepdim=True).clamp(min=1)
+
+
+def _pixels_by_label(labels: Tensor, size: tuple[int, int], covered: tuple[int, int], bins: int) -> Tensor:
+    """Number of pixels of each label 0..bins-1 in each patch, (B,h,w,bins) int32."""
+    rows = torch.arange(labels.shape[-2], device=labels.device) * size[0] // covered[0]
+    columns = torch.arange(labels.shape[-1], device=labels.device) * size[1] // covered[1]
+    patches = (rows[:, None] * size[1] + columns).flatten()
+    counts = torch.zeros(len(labels), size[0] * size[1] * bins, dtype=torch.int32, device=labels.device)
+    bin_of_pixel = patches * bins + labels.flatten(1)
+    counts.scatter_add_(1, bin_of_pixel, torch.ones_like(counts[:, :1]).expand_as(bin_of_pixel))
+    return counts.view(len(labels), *size, bins)
 
 
 @torch.no_grad()

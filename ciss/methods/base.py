@@ -202,6 +202,8 @@ class Method:
     sigmoids = False  # whether the score of a class is its sigmoid; if not, scores are a softmax
     reads_saliency = False  # whether training batches have `Batch.salient`, see `data.saliency`
     prediction = "learnt"  # how labels follow from the rows of a network, see `models.prediction`
+    # Whether step 1 starts from the encoder's weights before the base step, where these are pretrained.
+    pretrained_encoder = False
     # The method of a base step of its own, a section under `methods`; None: the base step that methods share.
     own_base: ClassVar[str | None] = None
 

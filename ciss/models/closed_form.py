@@ -1,5 +1,6 @@
 """Rows of a classifier that follow from features and labels without gradients."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -64,6 +65,59 @@ def balanced_ridge_solution(gram: Tensor, moment: Tensor, *, balance: float, gam
     shares = torch.where(counts > 0, counts.clamp(min=1) ** (1 - balance), 0)
     weights = shares * (counts.sum() / shares.sum().clamp(min=1))
     return ridge_solution((means * weights) @ means.T + within, means * weights, gamma=gamma)
+
+
+def regrouped_solution(
+    moment: Tensor, groups: Tensor, first_newer: Tensor, solve: Callable[[Tensor], Tensor], *, rounds: int = 3
+) -> tuple[Tensor, Tensor]:
+    """The solution of classes whose background is kept in groups, after groups moved to newer classes.
+
+    A step labels what is of no class yet as background, also objects of later classes. Once such a class is there, a
+    group of the background whose mean has the largest score for it is added to it:
+
+        Q_c <- Q_c + sum over groups g with a(g) = c of Q_g,   W = solve(Q)
+        a(g) = argmax of W^T m_g over the background and the classes that came after the step of g,   m_g = Q_g / n_g
+
+    Args:
+        moment: (M,C) sums Q of features whose last value is 1, by class; the background's column has no group's.
+        groups: (M,K) the same sums of groups of the background.
+        first_newer: (K,) the first class that came after the step of each group.
+        solve: moment (M,C) -> W (M,C).
+        rounds: how often groups are assigned anew; before the first time, all are background.
+
+    Returns: W (M,C), and the class of each group (K,) in it.
+    """
+    classes = torch.arange(moment.shape[1], device=moment.device)
+    possible = (classes == 0) | (classes >= first_newer[:, None])
+    means = groups / groups[-1].clamp(min=1)
+    owners = torch.zeros_like(first_newer)
+    solution = solve(moment.index_add(1, owners, groups))
+    for _ in range(rounds):
+        owners = (means.T @ solution).masked_fill(~possible, -torch.inf).argmax(dim=1)
+        solution = solve(moment.index_add(1, owners, groups))
+    return solution, owners
+
+
+def k_means(features: Tensor, groups: int, *, rounds: int = 5) -> Tensor:
+    """Centres of groups of features (Lloyd's algorithm), the first ones at equal distances in the order given.
+
+    Shapes: features (N,D) -> (min(groups, N),D). A centre without features stays where it is.
+    """
+    groups = min(groups, len(features))
+    centres = features[torch.arange(groups, device=features.device) * len(features) // max(groups, 1)]
+    for _ in range(rounds if groups else 0):
+        nearest = nearest_centres(features, centres)
+        counts = torch.zeros(groups, dtype=features.dtype, device=features.device)
+        counts.index_add_(0, nearest, torch.ones_like(features[:, 0]))
+        sums = torch.zeros_like(centres).index_add_(0, nearest, features)
+        centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
+    return centres
+
+
+def nearest_centres(features: Tensor, centres: Tensor) -> Tensor:
+    """The number of the nearest centre of each feature. Shapes: features (N,D), centres (K,D) -> (N,)."""
+    rows, biases = nearest_mean_rows(centres)
+    return (features @ rows.T + biases).argmax(dim=1)
 
 
 def expand(features: Tensor, expansion: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ciss.models.classifier import Classifier, newest
-from ciss.models.extras import Extra, Rows, StageRows, make_extras
+from ciss.models.extras import Extra, Rows, StageRows, make_extras, on_grid
 
 
 class DeepLabV3(nn.Module):
@@ -46,7 +46,8 @@ class DeepLabV3(nn.Module):
         tokens, logits = self.tokens, self.classifier(features)
         for module in self.extras.values():
             if isinstance(module, StageRows):
-                logits = logits + module(stages, features.shape[-2:])
+                added = module(stages, features.shape[-2:])
+                logits = on_grid(logits, added.shape[-2:]) + added
         return logits, features, tokens.expand(features.shape[0], -1, -1), tokens
 
     def extra_logits(self, features: Tensor) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ class Extra:
     detached: bool = False  # the rows send no gradient to the features
     # The rows are those of the classes, over the last so many stages of the encoder. Their logits are added.
     stages: int = 0
+    context: int = 1  # side of the square, in cells of a stage, over whose mean there are rows, too; 1: no such rows
+    finest: bool = False  # whether logits have the grid of the finest of these stages, or that of the features
     # widths of the features and of all stages, deepest first -> shapes of float64 tensors by name
     buffers: Callable[[list[int]], dict[str, tuple[int, ...]]] | None = None
 
@@ -32,20 +34,40 @@ class Rows(nn.Conv2d):
 
 
 class StageRows(nn.Module):
-    """Rows of all classes over stages of the encoder, zeros at the start."""
+    """Rows of all classes over stages of the encoder, zeros at the start. Widths of stages: the deepest first."""
 
-    def __init__(self, widths: list[int], rows: int):
+    def __init__(self, widths: list[int], rows: int, *, context: int = 1, finest: bool = False):
         super().__init__()
-        self.weights = nn.ParameterList(torch.zeros(rows, width) for width in widths)
+        self.stages, self.context, self.finest = len(widths), context, finest
+        maps = [width for width in widths for _ in range(1 + (context > 1))]
+        self.weights = nn.ParameterList(torch.zeros(rows, width) for width in maps)
 
     def forward(self, stages: list[Tensor], grid: tuple[int, int]) -> Tensor:
-        """Stages of the encoder, deepest last -> logits (B,C,h,w) on the grid, to be added to those of the features."""
-        pairs = zip(reversed(stages), self.weights, strict=False)
-        return sum(on_grid(F.conv2d(stage, weight[:, :, None, None]), grid) for stage, weight in pairs)
+        """Stages of the encoder, deepest last -> logits (B,C,h,w), to be added to those of the features on `grid`."""
+        maps = stage_maps(stages, self.stages, self.context)
+        grid = finest_grid(maps) if self.finest else grid
+        pairs = zip(maps, self.weights, strict=True)
+        return sum(on_grid(F.conv2d(values, weight[:, :, None, None]), grid) for values, weight in pairs)
 
     def grow(self, classes: int) -> None:
         """Adds rows of zeros."""
         self.weights = nn.ParameterList(F.pad(weight.detach(), (0, 0, 0, classes)) for weight in self.weights)
+
+
+def stage_maps(stages: list[Tensor], count: int, context: int = 1) -> list[Tensor]:
+    """The last `count` stages, the deepest first. With `context` > 1, each is followed by its means over squares of
+    `context` x `context` cells. Shapes (B,D_l,h_l,w_l)."""
+    maps = []
+    for stage in list(reversed(stages))[:count]:
+        maps.append(stage)
+        if context > 1:
+            maps.append(F.avg_pool2d(stage, context, stride=1, padding=context // 2, count_include_pad=False))
+    return maps
+
+
+def finest_grid(maps: list[Tensor]) -> tuple[int, int]:
+    """The largest grid (h,w) of several maps."""
+    return max(tuple(values.shape[-2:]) for values in maps)
 
 
 def on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -75,7 +97,8 @@ def make_extras(extras: Mapping[str, Extra], widths: list[int]) -> nn.ModuleDict
         if extra.buffers:
             return Buffers(extra.buffers(widths))
         if extra.stages:
-            return StageRows(widths[1 : 1 + extra.stages], extra.rows)
+            options = {"context": extra.context, "finest": extra.finest}
+            return StageRows(widths[1 : 1 + extra.stages], extra.rows, **options)
         return Rows(widths[0], extra.rows, extra.detached)
 
     return nn.ModuleDict({name: make(extra) for name, extra in extras.items() if extra.rows or extra.buffers})

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ciss.labels.patches import patch_labels, patch_weights
+from ciss.labels.patches import label_shares, patch_labels, patch_weights
 from ciss.labels.selective import selective_pseudo_labels
 from ciss.losses import (
     adaptive_feature_distillation,
@@ -507,6 +507,17 @@ def test_patch_labels_by_hand():
     assert patch_labels(QUARTERS, (3, 2), rule="majority").equal(torch.tensor([[[2, 255], [0, 4], [8, 9]]]))
     for rule in ("top_left", "majority"):
         assert patch_labels(QUARTERS, (6, 4), rule=rule).equal(QUARTERS)
+
+
+def test_shares_of_labels_by_hand():
+    """Of four pixels; ignored and unknown labels are part of the whole."""
+    labels = torch.tensor([[[0, 0, 1, 255], [1, 0, 2, 2], [7, 7, 255, 255], [1, 0, 255, 255]]])
+    expected = [[[0.75, 0.25, 0], [0, 0.25, 0.5]], [[0.25, 0.25, 0], [0, 0, 0]]]
+    assert label_shares(labels, (2, 2), 3).equal(torch.tensor([expected]))
+    cut = label_shares(labels[:, 1:], (2, 2), 3, covered=(4, 4))  # the last patches have one row of pixels
+    assert cut.equal(torch.tensor([[[[0.25, 0.25, 0], [0, 0, 0.5]], [[0.5, 0.5, 0], [0, 0, 0]]]]))
+    everything = label_shares(random_labels(9, 2, 30, 35), (4, 5), 9)[1]
+    torch.testing.assert_close(everything.sum(dim=-1), torch.ones(4, 5))
 
 
 def test_the_first_pixel_is_that_of_nearest_resizing():

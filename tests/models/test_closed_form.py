@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from ciss.labels.scores import labels_above
-from ciss.models.closed_form import balanced_ridge_solution, expand, nearest_mean_rows, ridge_solution, second_moments
+from ciss.models.closed_form import (
+    balanced_ridge_solution,
+    expand,
+    k_means,
+    nearest_centres,
+    nearest_mean_rows,
+    regrouped_solution,
+    ridge_solution,
+    second_moments,
+)
 from tests.helpers.golden import case
 
 
@@ -184,3 +193,65 @@ def test_classes_without_features_have_no_row():
     assert (balanced_ridge_solution(*second_moments(features, labels, 3), balance=0.5)[:, 1] == 0).all()
     nothing = torch.zeros(3, 3), torch.zeros(3, 2)
     assert (balanced_ridge_solution(*nothing, balance=0.5) == 0).all()
+
+
+# --- background in groups
+
+# The last value of x is 1. Features lie around corners. The background of step 0 has two groups; class 1 is of step 0,
+# class 2 of step 1. At the corner of class 2 a quarter of the features is called background.
+CORNERS = float64([[0, 0], [0, 8], [8, 0], [0, 8]])  # group 0, group 1 (objects of class 2), class 1, class 2
+SPREAD = float64([[1, 0], [-1, 0], [0, 1], [0, -1]])
+
+
+def corner_sums():
+    """G, and the sums of each corner (3,4)."""
+    counts = 4, 4, 4, 12
+    x = torch.cat([corner + SPREAD.repeat(count // 4, 1) for corner, count in zip(CORNERS, counts, strict=True)])
+    x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+    labels = torch.arange(4).repeat_interleave(torch.tensor(counts))
+    return second_moments(x, labels, 4)
+
+
+def test_a_group_moves_to_the_class_that_comes_later():
+    gram, sums = corner_sums()
+    groups = sums[:, :2]
+    moment = torch.stack([torch.zeros(3, dtype=torch.float64), sums[:, 2], sums[:, 3]], dim=1)
+    first_newer = torch.tensor([2, 2])
+    solution, owners = regrouped_solution(moment, groups, first_newer, lambda m: ridge_solution(gram, m))
+    assert owners.tolist() == [0, 2]
+    expected = torch.stack([sums[:, 0], sums[:, 2], sums[:, 1] + sums[:, 3]], dim=1)
+    close(solution, ridge_solution(gram, expected))
+    still, owners = regrouped_solution(moment, groups, first_newer, lambda m: ridge_solution(gram, m), rounds=0)
+    assert owners.tolist() == [0, 0]
+    close(still[:, 0], ridge_solution(gram, sums[:, :1] + sums[:, 1:2])[:, 0])
+
+
+@pytest.mark.parametrize("first_newer", [[3, 3], [2, 3]])
+def test_no_group_moves_to_a_class_that_its_step_knew(first_newer):
+    gram, sums = corner_sums()
+    moment = torch.stack([torch.zeros(3, dtype=torch.float64), sums[:, 2], sums[:, 3]], dim=1)
+    options = torch.tensor(first_newer), lambda m: ridge_solution(gram, m)
+    assert regrouped_solution(moment, sums[:, :2], *options)[1].tolist() == [0, 0]
+
+
+def test_an_empty_group_changes_nothing():
+    gram, sums = corner_sums()
+    moment = torch.stack([torch.zeros(3, dtype=torch.float64), sums[:, 2], sums[:, 3]], dim=1)
+    groups = torch.cat([sums[:, :2], torch.zeros(3, 1, dtype=torch.float64)], dim=1)
+    pairs = [(sums[:, :2], [2, 2]), (groups, [2, 2, 2])]
+    with_it, without = (
+        regrouped_solution(moment, part, torch.tensor(newer), lambda m: ridge_solution(gram, m))[0]
+        for part, newer in pairs
+    )
+    close(with_it, without)
+
+
+def test_centres_of_groups():
+    features = torch.cat([corner + SPREAD for corner in CORNERS[:3]])
+    centres = k_means(features, 3)
+    close(centres[nearest_centres(CORNERS[:3], centres)], CORNERS[:3])
+    assert nearest_centres(features, centres).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    close(k_means(features[:2], 5), features[:2])
+    assert k_means(features[:0], 5).shape == (0, 2)
+    centre = k_means(features, 1)
+    close(centre[0], features.mean(dim=0))

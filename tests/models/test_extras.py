@@ -1,6 +1,7 @@
 """Rows and buffers that belong to no class, and prediction rules: a method of a test has both."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from ciss.config import Model
 from ciss.methods import base
 from ciss.methods.base import Batch, Method
 from ciss.models import Extra, Output, create_network
+from ciss.models.deeplabv3 import DeepLabV3
 from ciss.models.prediction import fold
 from tests.helpers.batches import make_batch, random
 
@@ -63,6 +65,29 @@ def test_rows_over_stages_are_added_to_the_logits():
     assert longer.shape[1] == 5
     # Convolutions of other widths may add in another order.
     torch.testing.assert_close(longer[:, :3], output.logits, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_over_neighbourhoods_have_the_finest_grid():
+    """Logits are a linear layer over stages, and over their means in 3x3 cells, on the grid of the finer stage."""
+    extras = {"stages": Extra(rows=3, stages=2, context=3, finest=True)}
+    decoder = DeepLabV3([4, 6], 8, [3], atrous_rates=(1,), dropout=0.0, extras=extras).eval()
+    stages = [random(2, 4, 10, 8), random(2, 6, 5, 4)]
+    plain, features, *_ = decoder(stages)
+    assert plain.shape == (2, 3, 10, 8) and features.shape == (2, 8, 5, 4)
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
+    close(plain, F.interpolate(decoder.classifier(features), (10, 8), mode="bilinear"))
+    rows = decoder.extras["stages"].weights
+    assert [row.shape for row in rows] == [(3, 6), (3, 6), (3, 4), (3, 4)]
+    for weight in rows:
+        torch.nn.init.normal_(weight)
+    maps = []
+    for stage in reversed(stages):
+        padded = [F.pad(m, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1) for m in (stage, torch.ones_like(stage))]
+        sums, cells = (m.sum(dim=(-1, -2)) for m in padded)
+        maps += [stage, sums / cells]
+    maps = [F.interpolate(m, (10, 8), mode="bilinear") for m in maps]
+    expected = plain + sum(torch.einsum("bdhw,cd->bchw", m, w) for m, w in zip(maps, rows, strict=True))
+    close(decoder(stages)[0], expected)
 
 
 def test_detached_rows_send_no_gradient_to_the_features():

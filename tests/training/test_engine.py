@@ -637,6 +637,7 @@ ACCUMULATED = {
     "ncm": {},
     "ridge": {},
     "stage_ridge": {},
+    "regroup": {"groups": 4},
     "select": {"statistics_from": "images"},
 }
 

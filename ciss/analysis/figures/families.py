@@ -23,7 +23,7 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
     "background shift": ("#E69F00", {"mbs": "v", "gsc_mbs": "P", "select": "<"}),
     "frozen features": (
         "#56B4E9",
-        {"frozen": "X", "ssul": "d", "ncm": "8", "ridge": "P", "fixbc": "o", "stage_ridge": "<"},
+        {"frozen": "X", "ssul": "d", "ncm": "8", "ridge": "P", "fixbc": "o", "stage_ridge": "<", "regroup": "D"},
     ),
 }
 OTHER = "#882255"  # methods without a family
