@@ -107,14 +107,28 @@ def test_cost_relative_to_finetune():
     gib = 2**30
     ends = {
         "f": path(method="finetune", training_seconds=5.0, preparation_seconds=0.0, peak_memory_bytes=gib),
-        "m0": path(training_seconds=10.0, preparation_seconds=1.0, peak_memory_bytes=2 * gib, parameters=21),
-        "m1": path(training_seconds=14.0, preparation_seconds=3.0, peak_memory_bytes=2 * gib, parameters=21, seed=1),
+        "m0": path(
+            training_seconds=10.0,
+            preparation_seconds=1.0,
+            processor_seconds=9.0,
+            peak_memory_bytes=2 * gib,
+            parameters=21,
+        ),
+        "m1": path(
+            training_seconds=14.0,
+            preparation_seconds=3.0,
+            processor_seconds=11.0,
+            peak_memory_bytes=2 * gib,
+            parameters=21,
+            seed=1,
+        ),
         "j": [result(0, AFTER_2, method="joint", reached=2, training_seconds=40.0)],
     }
     table = cost_table(took(ends))
     assert list(table.index) == ["finetune", "mib", "joint"]
     mib = table.loc["mib"]
     assert (mib["training_seconds"], mib["preparation_seconds"], mib["base_seconds"]) == (24, 4, 12)  # 2 own steps
+    assert mib["processor_seconds"] == 20 and np.isnan(table.loc["joint", "processor_seconds"])  # not measured
     assert mib["training_seconds_std"] == pytest.approx(8 / 2**0.5)
     assert (mib["peak_memory_mib"], mib["runs"], mib["measured"], mib["devices"]) == (2048, 2, 2, 1)
     assert (mib["relative_time"], mib["relative_memory"], mib["relative_parameters"]) == (2.4, 2, 3)
@@ -135,7 +149,7 @@ def test_an_end_with_a_run_that_was_trained_elsewhere_has_no_seconds():
     table = timings_table(runs_table("b", ends), timings).set_index("end")
     assert table.loc["m0", ["preparation_seconds", "training_seconds", "peak_memory_mib"]].isna().all()
     assert (table.loc["m0", "base_seconds"], table.loc["m1", "training_seconds"]) == (2, 6)
-    assert np.isnan(table.loc["m1", "base_seconds"]) and table.loc["p"].isna().sum() == 7
+    assert np.isnan(table.loc["m1", "base_seconds"]) and table.loc["p"].isna().sum() == 8
     assert table["device"].tolist() == ["a processor, 2 threads"] * 2 + [""]
     costs = cost_table(table.reset_index())
     assert costs.loc["mib", ["runs", "measured", "devices", "training_seconds"]].tolist() == [2, 1, 1, 6]

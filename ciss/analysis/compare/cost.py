@@ -8,7 +8,7 @@ import pandas as pd
 
 from ciss.analysis.rows import END_COLUMNS, add_means, table
 
-SECONDS = ("preparation_seconds", "training_seconds", "base_seconds")
+SECONDS = ("preparation_seconds", "training_seconds", "base_seconds", "processor_seconds")
 UPDATE = ("update_seconds", "update_low", "update_high")
 ENDS = {  # columns of `timings_table`
     "benchmark": str,
@@ -17,7 +17,10 @@ ENDS = {  # columns of `timings_table`
     "parameters": int,
     "device": str,
 }
-COSTS = (*UPDATE, "training_seconds", "preparation_seconds", "base_seconds", "peak_memory_mib", "parameters")
+COSTS = (
+    *UPDATE, "training_seconds", "preparation_seconds", "base_seconds", "processor_seconds", "peak_memory_mib",
+    "parameters",
+)  # fmt: skip
 RELATIVE = {
     "update_seconds": "update",
     "training_seconds": "time",
@@ -39,8 +42,9 @@ def timings_table(runs: pd.DataFrame, timings: Mapping[str, Sequence[dict | None
     Returns: columns benchmark, end, method, seed; update_seconds: of one update, the median over the epochs of its own
     steps, each epoch's mean; update_low, update_high: its quartiles; preparation_seconds: of passes over the data
     before the steps, part of training_seconds, those of the method's own steps; base_seconds: of the base step that it
-    continues; peak_memory_mib (MiB): the largest of its own steps; parameters: of the last network; device. NaN where
-    one of the runs was not measured here.
+    continues; processor_seconds: processor time of its own steps, reading images and scoring included, which other
+    programs hardly change; peak_memory_mib (MiB): the largest of its own steps; parameters: of the last network;
+    device. NaN where one of the runs was not measured here.
     """
     rows = []
     for row in runs[["benchmark", *END_COLUMNS, "parameters"]].to_dict("records"):
@@ -53,6 +57,7 @@ def timings_table(runs: pd.DataFrame, timings: Mapping[str, Sequence[dict | None
                 "preparation_seconds": _sum(own, "preparation_seconds"),
                 "training_seconds": _sum(own, "training_seconds"),
                 "base_seconds": _sum(path[: len(path) - len(own)], "training_seconds"),
+                "processor_seconds": _sum(own, "processor_seconds"),
                 "peak_memory_mib": _largest(own, "peak_memory_bytes") / 2**20,
                 "device": "; ".join(dict.fromkeys(timing["device"] for timing in path if timing)),
             }
@@ -61,7 +66,8 @@ def timings_table(runs: pd.DataFrame, timings: Mapping[str, Sequence[dict | None
 
 
 def _sum(path: Sequence[dict | None], name: str) -> float:
-    return sum(timing[name] for timing in path) if all(path) else math.nan
+    values = [(timing or {}).get(name) for timing in path]
+    return math.nan if None in values else sum(values)
 
 
 def _quartiles(path: Sequence[dict | None]) -> tuple[float, float, float]:
@@ -89,9 +95,10 @@ def cost_table(ends: pd.DataFrame) -> pd.DataFrame:
     Index: method. Columns: runs, measured (those with seconds), devices (different ones); mean and `_std` (sample
     deviation; NaN for one run) of update_seconds, update_low, update_high (see `timings_table`), training_seconds (of
     the method's own steps), preparation_seconds (passes over the data before the steps, part of them), base_seconds (of
-    the base step that it continues, shared with others; 0 for joint), peak_memory_mib (the GPU's, or the process's on a
-    CPU; largest of its own steps) and parameters (after the last step); relative_update, relative_time,
-    relative_memory, relative_parameters: means as multiples of finetune's, NaN where it is absent or 0.
+    the base step that it continues, shared with others; 0 for joint), processor_seconds (processor time of the own
+    steps), peak_memory_mib (the GPU's, or the process's on a CPU; largest of its own steps) and parameters (after the
+    last step); relative_update, relative_time, relative_memory, relative_parameters: means as multiples of finetune's,
+    NaN where it is absent or 0.
     """
     grouped = ends.replace({"device": ""}, np.nan).groupby("method", sort=False)
     costs = pd.DataFrame({"runs": grouped.size(), "measured": grouped["training_seconds"].count()})

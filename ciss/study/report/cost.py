@@ -78,7 +78,12 @@ def sections(ends: dict[str, pd.DataFrame]) -> list[str]:
 
 def _section(ends: pd.DataFrame) -> str:
     costs = cost_table(ends)
-    columns = {"training": "training_seconds", "preparation": "preparation_seconds", "base": "base_seconds"}
+    columns = {
+        "training": "training_seconds",
+        "preparation": "preparation_seconds",
+        "base": "base_seconds",
+        "processor": "processor_seconds",
+    }
     texts = cells.formatted(costs, ["update_seconds"], 0, unit=1e-3).set_axis(["one update, ms"], axis=1)
     low, high = (
         cells.formatted(costs[[name]], [name], 0, unit=1e-3).iloc[:, 0] for name in ("update_low", "update_high")
@@ -99,9 +104,10 @@ def _notes(ends: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
     notes = [
         "One update: the median over the epochs of the method's own steps, and its quartiles; each epoch counts with "
         "the mean of its updates, without scoring and saving. Training: seconds of the own steps, preparation (what "
-        "passes over the data before them) among them, without the base step that they share (base). Memory: the "
-        f"peak, of the GPU, or of the process on a CPU. ×: as a multiple of finetune{absent}. Seconds of different "
-        "devices cannot be compared."
+        "passes over the data before them) among them, without the base step that they share (base). Processor: "
+        "seconds of processor time of the own steps, reading images and scoring included; other programs hardly change "
+        "them. Memory: the peak, of the GPU, or of the process on a CPU. ×: as a multiple of "
+        f"finetune{absent}. Seconds of different devices cannot be compared."
     ]
     devices = ends["device"][ends["device"] != ""]
     if len(devices):
