@@ -16,7 +16,7 @@ from ciss.config import ConfigError
 from ciss.data import DataError, normalisation
 from ciss.inspection.exported import CONFIG, GRAPH, WEIGHTS, load
 from ciss.models import Network
-from ciss.models.extras import Rows
+from ciss.models.extras import Rows, StageRows
 from ciss.runs import results
 from ciss.runs.run import Run, load_network, resolve
 from ciss.store.files import CheckpointError, write_bytes, write_text
@@ -35,6 +35,11 @@ def describe(run: Run, network: Network, weights: bytes) -> dict:
     mean, deviation = normalisation.input_statistics(settings.model)
     rows = zip(classes.raw.tolist(), classes.names, classes.colours.tolist(), strict=True)
     extras = {name: part.out_channels for name, part in network.decoder.extras.items() if isinstance(part, Rows)}
+    stage_rows = {
+        name: {"rows": network.channels, "stages": part.stages, "context": part.context, "finest": part.finest}
+        for name, part in network.decoder.extras.items()
+        if isinstance(part, StageRows)
+    }
     origin = {
         "run": run.name,
         "benchmark": run.benchmark,
@@ -54,6 +59,7 @@ def describe(run: Run, network: Network, weights: bytes) -> dict:
         "model": {**asdict(settings.model), "pretrained": False, "weights": None},
         "groups": run.channel_groups,
         "extras": extras,
+        **({"stage_rows": stage_rows} if stage_rows else {}),
         "prediction": network.prediction,
         "input": {"mean": mean, "deviation": deviation},
         "channels_last": settings.train.channels_last,
@@ -83,7 +89,7 @@ def export(run: Run, folder: Path, onnx: bool = True) -> list[str]:
     if folder.exists() and (others := sorted({file.name for file in folder.iterdir()} - known)):
         raise CheckpointError(f"{folder}: there are other files ({others[0]}). Name another folder with --out.")
     network = load_network(run, torch.device("cpu"))
-    parts = {name for name, part in network.decoder.extras.items() if not isinstance(part, Rows)}
+    parts = {name for name, part in network.decoder.extras.items() if not isinstance(part, Rows | StageRows)}
     needless = tuple(f"decoder.extras.{name}." for name in parts)  # statistics that only training needs
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
     tensors = {name: value for name, value in tensors.items() if not name.startswith(needless)}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,6 +47,16 @@ class ClassRow:
 
 
 @section
+class StageRowsShape:
+    """Rows of all classes over stages of the encoder, see `ciss.models.Extra`."""
+
+    rows: Annotated[int, Field(ge=1)]
+    stages: Annotated[int, Field(ge=1)]
+    context: Annotated[int, Field(ge=1)]
+    finest: bool
+
+
+@section
 class Settings:
     """The content of config.json."""
 
@@ -61,6 +72,7 @@ class Settings:
     classes: tuple[ClassRow, ...]  # of each channel
     sha256: Text  # of model.safetensors
     origin: dict[str, Any]  # run, method, hashes of code, versions
+    stage_rows: dict[str, StageRowsShape] = field(default_factory=dict)  # rows of classes over stages, by name
 
 
 class ExportedNetwork:
@@ -77,6 +89,7 @@ class ExportedNetwork:
         self.settings = settings
         self.classes = {row.id: row.name for row in settings.classes}
         extras = {name: Extra(rows=rows) for name, rows in settings.extras.items()}
+        extras |= {name: Extra(**asdict(shape)) for name, shape in settings.stage_rows.items()}
         self.network = create_network(settings.model, list(settings.groups), extras=extras)
         self.network.prediction = settings.prediction
         self.network.load_state_dict(tensors)

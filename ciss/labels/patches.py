@@ -45,7 +45,9 @@ def patch_labels(
 def label_shares(
     labels: Tensor, size: tuple[int, int], classes: int, *, covered: tuple[int, int] | None = None
 ) -> Tensor:
-    """Share of each class in the pixels of each patch of a grid. Labels outside 0..classes-1 leave their share out.
+    """Share of each class in the pixels of each patch of a grid.
+
+    Pixels with labels outside 0..classes-1 count as pixels of the patch, so that its shares may sum to less than 1.
 
     Shapes: labels (B,H,W) int64, size (h,w) -> (B,h,w,classes) float32. `covered`: see `patch_labels`.
     """

@@ -1,4 +1,4 @@
-"""Closed form on the pretrained encoder; background that is of a later class moves to it. This project's own."""
+"""Closed form on the pretrained encoder; background of later classes moves to these classes. This project's own."""
 
 import copy
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from ciss import distributed
@@ -15,30 +15,31 @@ from ciss.methods.base import Batch, coefficients
 from ciss.methods.ncm import UNSEEN
 from ciss.methods.stage_ridge import StageRidge
 from ciss.models import Extra, Network, Output
-from ciss.models.closed_form import k_means, nearest_centres, regrouped_solution
+from ciss.models.closed_form import evenly_spaced, k_means, nearest_centres, regrouped_solution
 from ciss.models.extras import finest_grid, on_grid, stage_maps
 from ciss.ranges import Choices
 
-SAMPLES = 16  # cells of background of an image from which k-means finds the groups
+SAMPLES = 16  # cells of an image with nothing but background, from which k-means computes the centres of the groups
 
 
 @coefficients
 class Regroup(StageRidge):
     """The balanced ridge solution of `stage_ridge` with four changes; after the base step nothing is trained.
 
-    1. The encoder is the one before the base step, which fits its features to the base classes.
+    1. The encoder has its pretrained weights. The base step fits the encoder to the base classes; its weights are not
+       used. Without pretrained weights the encoder is that of the base step.
     2. x has the maps of the encoder's last stages and their means over a neighbourhood, on the grid of the finest of
-       them. It has none of the decoder.
+       these stages. It has no features of the decoder, whose rows are zeros.
     3. y has the share of each class in the pixels of a cell, not the label of one pixel.
-    4. The background of each step is kept in groups of similar features. A group moves to a later class if the solution
-       with this class takes the group's mean for it: see `regrouped_solution`.
+    4. The sums of the background of each step are kept in groups of similar features. A group moves to a later class
+       if the solution has the largest score for this class at the group's mean: see `regrouped_solution`.
     """
 
     presets: ClassVar = {
         "trained": {"encoder": "trained"},  # without the first change
         "coarse": {"stages": 2},  # on the grid of the last two stages, usually that of the decoder
         "local": {"context": 1},
-        "fixed": {"groups": 1},  # background stays background
+        "fixed": {"groups": 1},  # the background of a step is one group, which hardly ever moves
         "unbalanced": {"balance": 0.0},
     }
 
@@ -47,6 +48,7 @@ class Regroup(StageRidge):
     context: Annotated[Literal[1, 3, 5, 7, 9, 11], Choices()] = 5  # side of the neighbourhood in cells of the stage
     groups: Annotated[int, Field(ge=1, le=4096), Choices(1, 32, 128, 512)] = 128  # of the background of each step
     cell_label: Literal["shares"] = "shares"
+    threshold: PositiveFloat = 0.847298  # of `ridge`; as in `stage_ridge`, pseudo-labels have no threshold
 
     @property
     def pretrained_encoder(self) -> bool:
@@ -68,18 +70,23 @@ class Regroup(StageRidge):
         moments.groups = F.pad(moments.groups, (0, self.groups))
 
     def start(self, student: Network, teacher: nn.Module, batches: Iterable[Batch], previous: Iterable[Batch]) -> None:
-        moments = student.decoder.extras["moments"]
-        step = len(student.decoder.classifier.groups) - 1
-        if step == 1:  # the teacher is the network of the base step
+        moments, groups = student.decoder.extras["moments"], student.decoder.classifier.groups
+        step = len(groups) - 1
+        if step == 1:  # the teacher is the network of the base step: it may have another encoder and has other rows
             teacher = self.network = copy.deepcopy(student).eval()
-            self.add(moments, previous, teacher, 0)
+            self.add(moments, previous, teacher, 0, groups[0].out_channels)
             self.solve_rows(teacher, moments)
-        self.add(moments, batches, teacher, step)
+        self.add(moments, batches, teacher, step, student.channels)
         self.solve_rows(student, moments)
 
-    def add(self, moments: nn.Module, batches: Iterable[Batch], network: nn.Module, step: int) -> None:
-        """Adds the images of a step to the sums, their background to the groups of the step."""
-        channels = sum(group.out_channels for group in network.decoder.classifier.groups[: step + 1])
+    def add(self, moments: nn.Module, batches: Iterable[Batch], network: nn.Module, step: int, channels: int) -> None:
+        """Adds the features of a step's images to the sums, those of the background to the groups of the step.
+
+        Args:
+            network: that of the step before, whose encoder is read. It has no channels for the step's classes, except
+                in step 1.
+            channels: number of channels after the step, the background's included.
+        """
         centres, deviations = self.find_groups(batches, network, step, channels)
         gram = torch.zeros_like(moments.gram)
         sums = gram.new_zeros(len(gram), channels + self.groups)
@@ -104,10 +111,10 @@ class Regroup(StageRidge):
             images = zip(batch.ids, x.chunk(len(batch.ids)), shares.chunk(len(batch.ids)), strict=True)
             for name, features, share in images:
                 cells = (share[:, 0] == 1).nonzero()[:, 0]
-                chosen = cells[torch.arange(min(SAMPLES, len(cells)), device=x.device) * len(cells) // SAMPLES]
-                samples[name] = features[chosen, :-1].float().cpu()
+                samples[name] = features[evenly_spaced(cells, SAMPLES), :-1].float().cpu()
         samples = distributed.gather_dict(samples)
-        features = torch.cat([samples[name] for name in sorted(samples)]).to(x)
+        features = torch.cat([samples[name] for name in sorted(samples)])
+        features = features.to(next(network.parameters()).device, torch.float64)  # a process may have had no image
         if not len(features):
             return features.new_zeros(1, features.shape[1]), features.new_ones(features.shape[1])
         deviations = features.std(dim=0, correction=0).clamp(min=1e-6)
@@ -125,7 +132,7 @@ class Regroup(StageRidge):
         return x, shares.flatten(0, 2).double()
 
     def solve_rows(self, network: Network, moments: nn.Module) -> None:
-        """Writes the rows of all classes that have a feature."""
+        """Writes the rows of all classes into a network. A class without a feature is never predicted."""
         known = torch.tensor([group.out_channels for group in network.decoder.classifier.groups]).cumsum(0)
         first_newer = known.repeat_interleave(self.groups).to(moments.moment.device)
         solution, owners = regrouped_solution(
@@ -147,9 +154,10 @@ class Regroup(StageRidge):
         return torch.cat([on_grid(values, grid) for values in maps], dim=1)
 
     def labels(self, batch: Batch, teacher: Output) -> Tensor:
-        """The class with the largest score in the network before; in step 1 that of the solution for the base."""
+        """Background pixels take the class with the largest score of the network before; in step 1 this network has the
+        solution for the classes of step 0."""
         network = getattr(self, "network", None)
         return super().labels(batch, teacher if network is None else network(batch.images))
 
     def state_dict(self) -> dict[str, Any]:
-        return {}  # no epoch, so nothing to go on from
+        return {}  # a training without epochs is never continued

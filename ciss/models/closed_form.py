@@ -70,25 +70,27 @@ def balanced_ridge_solution(gram: Tensor, moment: Tensor, *, balance: float, gam
 def regrouped_solution(
     moment: Tensor, groups: Tensor, first_newer: Tensor, solve: Callable[[Tensor], Tensor], *, rounds: int = 3
 ) -> tuple[Tensor, Tensor]:
-    """The solution of classes whose background is kept in groups, after groups moved to newer classes.
+    """The solution of sums whose background is kept in groups, after groups have moved to newer classes.
 
-    A step labels what is of no class yet as background, also objects of later classes. Once such a class is there, a
-    group of the background whose mean has the largest score for it is added to it:
+    A step labels objects of later classes as background. Once the data of such a class are in Q, a group of the
+    background moves to this class if its mean has the largest score for it:
 
-        Q_c <- Q_c + sum over groups g with a(g) = c of Q_g,   W = solve(Q)
-        a(g) = argmax of W^T m_g over the background and the classes that came after the step of g,   m_g = Q_g / n_g
+        a(g) = 0 at first (the background),   Q'_c = Q_c + sum over groups g with a(g) = c of Q_g,   W = solve(Q')
+        a(g) = argmax_c w_c^T m_g over the background and the classes with a feature that came after the step of g
+        m_g = Q_g / n_g
 
     Args:
-        moment: (M,C) sums Q of features whose last value is 1, by class; the background's column has no group's.
+        moment: (M,C) sums Q of features by class. The last value of a feature is 1. The background's column leaves out
+            the groups.
         groups: (M,K) the same sums of groups of the background.
         first_newer: (K,) the first class that came after the step of each group.
         solve: moment (M,C) -> W (M,C).
-        rounds: how often groups are assigned anew; before the first time, all are background.
+        rounds: number of assignments, each followed by a new solution.
 
-    Returns: W (M,C), and the class of each group (K,) in it.
+    Returns: W (M,C), and the class (K,) to which each group was added in it.
     """
     classes = torch.arange(moment.shape[1], device=moment.device)
-    possible = (classes == 0) | (classes >= first_newer[:, None])
+    possible = (classes == 0) | ((classes >= first_newer[:, None]) & (moment[-1] > 0))
     means = groups / groups[-1].clamp(min=1)
     owners = torch.zeros_like(first_newer)
     solution = solve(moment.index_add(1, owners, groups))
@@ -99,12 +101,12 @@ def regrouped_solution(
 
 
 def k_means(features: Tensor, groups: int, *, rounds: int = 5) -> Tensor:
-    """Centres of groups of features (Lloyd's algorithm), the first ones at equal distances in the order given.
+    """Centres of groups of features by Lloyd's algorithm. It starts from features at equal distances in the list.
 
-    Shapes: features (N,D) -> (min(groups, N),D). A centre without features stays where it is.
+    Shapes: features (N,D) -> (min(groups, N),D). A centre without features keeps its place.
     """
-    groups = min(groups, len(features))
-    centres = features[torch.arange(groups, device=features.device) * len(features) // max(groups, 1)]
+    centres = evenly_spaced(features, groups)
+    groups = len(centres)
     for _ in range(rounds if groups else 0):
         nearest = nearest_centres(features, centres)
         counts = torch.zeros(groups, dtype=features.dtype, device=features.device)
@@ -112,6 +114,12 @@ def k_means(features: Tensor, groups: int, *, rounds: int = 5) -> Tensor:
         sums = torch.zeros_like(centres).index_add_(0, nearest, features)
         centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
     return centres
+
+
+def evenly_spaced(values: Tensor, most: int) -> Tensor:
+    """At most `most` values at equal distances in their order. Shapes: (N,...) -> (min(most, N),...)."""
+    count = min(most, len(values))
+    return values[torch.arange(count, device=values.device) * len(values) // max(count, 1)]
 
 
 def nearest_centres(features: Tensor, centres: Tensor) -> Tensor:

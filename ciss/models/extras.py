@@ -16,8 +16,8 @@ class Extra:
     detached: bool = False  # the rows send no gradient to the features
     # The rows are those of the classes, over the last so many stages of the encoder. Their logits are added.
     stages: int = 0
-    context: int = 1  # side of the square, in cells of a stage, over whose mean there are rows, too; 1: no such rows
-    finest: bool = False  # whether logits have the grid of the finest of these stages, or that of the features
+    context: int = 1  # side of a square in cells of a stage; there are also rows over the means of squares. 1: no means
+    finest: bool = False  # whether logits have the grid of the finest of these stages; if not, that of the features
     # widths of the features and of all stages, deepest first -> shapes of float64 tensors by name
     buffers: Callable[[list[int]], dict[str, tuple[int, ...]]] | None = None
 
@@ -55,8 +55,13 @@ class StageRows(nn.Module):
 
 
 def stage_maps(stages: list[Tensor], count: int, context: int = 1) -> list[Tensor]:
-    """The last `count` stages, the deepest first. With `context` > 1, each is followed by its means over squares of
-    `context` x `context` cells. Shapes (B,D_l,h_l,w_l)."""
+    """The last `count` stages, the deepest first. With `context` > 1, each is followed by its means over squares.
+
+    Shapes: stages and results (B,D_l,h_l,w_l).
+
+    Args:
+        context: side of the squares in cells, odd. Near borders a mean is over the cells inside the map.
+    """
     maps = []
     for stage in list(reversed(stages))[:count]:
         maps.append(stage)
@@ -71,7 +76,7 @@ def finest_grid(maps: list[Tensor]) -> tuple[int, int]:
 
 
 def on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Maps (B,.,h_l,w_l) of a stage on the grid (h,w) of the features, by bilinear interpolation."""
+    """Maps (B,.,h_l,w_l) on another grid (h,w), by bilinear interpolation."""
     if maps.shape[-2:] == grid:
         return maps
     return F.interpolate(maps, grid, mode="bilinear", align_corners=False)

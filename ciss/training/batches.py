@@ -107,7 +107,7 @@ def loss_weights(
 
 @dataclass
 class Again:
-    """Batches that can be read several times: each time `read` begins anew."""
+    """Batches that can be read several times. Each iteration calls `read`."""
 
     read: Callable[[], Iterator[Batch]]
 

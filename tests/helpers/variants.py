@@ -80,7 +80,7 @@ def begin(method: Method, decoder: str, batch: Batch) -> Network:
     if len(batch.new_classes):
         method.initialise(student, len(batch.new_classes))
     before = batch.given.masked_fill((batch.given >= OLD) & (batch.given != VOID), 1)
-    method.start(student, teacher, iter([batch]), iter([dataclasses.replace(batch, given=before)]))
+    method.start(student, teacher, [batch], [dataclasses.replace(batch, given=before)])
     assert all(value.isfinite().all() for value in student.state_dict().values())
     return student
 

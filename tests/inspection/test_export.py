@@ -19,7 +19,7 @@ from ciss.data import DATASETS
 from ciss.inspection import export_onnx, exported, predict
 from ciss.inspection.export import export
 from ciss.inspection.export_onnx import ExportError, PictureLabels, compare, onnx_graph
-from ciss.models.extras import Rows
+from ciss.models.extras import Rows, StageRows
 from ciss.runs.run import Run
 from ciss.store.files import CheckpointError
 from ciss.store.weights import save_weights
@@ -56,6 +56,9 @@ def save(project, method: str = "finetune", decoder: str = "deeplabv3", **evalua
     rows = [part for part in network.decoder.extras.values() if isinstance(part, Rows)]
     for part in [*rows, *network.decoder.classifier.groups] if decoder == "deeplabv3" else []:
         part.weight.mul_(10)  # so that sigmoids differ
+    for part in network.decoder.extras.values():
+        for weight in part.weights if isinstance(part, StageRows) else []:
+            weight.normal_()
     images = run.normalise(torch.from_numpy(photo(64, 96)).permute(2, 0, 1)[None], torch.device("cpu"))
     means = network(images).rows.mean(dim=(0, 2, 3))
     extra = sum(part.out_channels for part in rows)
@@ -174,6 +177,19 @@ def test_statistics_that_only_training_needs_are_left_out(project, tmp_path):
     np.testing.assert_array_equal(network(photo()), predict.label(run, trained, photo()))
 
 
+@pytest.mark.parametrize("method", ["stage_ridge", "regroup"])
+def test_rows_over_stages_are_exported(project, tmp_path, method):
+    run = save(project, method)
+    export(run, tmp_path / "folder", onnx=False)
+    network = ciss.load(tmp_path / "folder")
+    trained = predict.load_network(run, torch.device("cpu"))
+    rows = trained.decoder.extras["stages"].weights
+    assert all(row.equal(own) for row, own in zip(network.network.decoder.extras["stages"].weights, rows, strict=True))
+    expected = predict.label(run, trained, photo())
+    assert len(np.unique(expected)) > 2
+    np.testing.assert_array_equal(network(photo()), expected)
+
+
 # --- a hub
 
 
@@ -252,6 +268,7 @@ SIZES = [(1 + 13 * number % 71, 2 + 29 * number % 83) for number in range(1, 21)
     ("decoder", "method"),
     [
         ("deeplabv3", "ssul"),
+        ("deeplabv3", "regroup"),
         pytest.param("deeplabv3", "dkd", marks=pytest.mark.slow),
         pytest.param("mask_transformer", "finetune", marks=pytest.mark.slow),
         pytest.param("test_vit", "finetune", marks=pytest.mark.slow),

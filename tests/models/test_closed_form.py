@@ -6,6 +6,7 @@ import torch
 from ciss.labels.scores import labels_above
 from ciss.models.closed_form import (
     balanced_ridge_solution,
+    evenly_spaced,
     expand,
     k_means,
     nearest_centres,
@@ -234,6 +235,15 @@ def test_no_group_moves_to_a_class_that_its_step_knew(first_newer):
     assert regrouped_solution(moment, sums[:, :2], *options)[1].tolist() == [0, 0]
 
 
+def test_no_group_moves_to_a_class_without_features():
+    """Its score is 0, which is larger than a negative score of the background."""
+    moment = torch.zeros(2, 3, dtype=torch.float64)
+    groups = float64([[-5, 1], [1, 1]])
+    solution = float64([[1, 0, 0], [0, 0, 0]])
+    owners = regrouped_solution(moment, groups, torch.tensor([1, 1]), lambda _: solution)[1]
+    assert owners.tolist() == [0, 0]
+
+
 def test_an_empty_group_changes_nothing():
     gram, sums = corner_sums()
     moment = torch.stack([torch.zeros(3, dtype=torch.float64), sums[:, 2], sums[:, 3]], dim=1)
@@ -244,6 +254,11 @@ def test_an_empty_group_changes_nothing():
         for part, newer in pairs
     )
     close(with_it, without)
+
+
+def test_evenly_spaced_values():
+    for count, expected in [(7, [0, 2, 4]), (3, [0, 1, 2]), (2, [0, 1]), (0, [])]:
+        assert evenly_spaced(torch.arange(count), 3).tolist() == expected
 
 
 def test_centres_of_groups():

@@ -96,6 +96,7 @@ def test_the_rows_of_regroup_are_the_solution_over_stages_and_neighbourhoods(pro
     assert first["decoder.extras.moments.groups"].shape[1] == 8 and moments.groups.shape[1] == 12
     assert moments.groups[:, :8].equal(first["decoder.extras.moments.groups"]), "sums of earlier steps stay"
     assert (moments.moment[:, 0] == 0).all() and (moments.groups[-1] >= 0).all()
+    assert (moments.moment[-1, 1:] > 0).all(), "every class has features of its step"
     counted = moments.moment[-1].sum() + moments.groups[-1].sum()
     torch.testing.assert_close(counted, moments.gram[-1, -1], rtol=1e-6, atol=1e-3)
     first_newer = torch.tensor([5] * 4 + [7] * 4 + [9] * 4)
