@@ -28,7 +28,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from ciss import paths
-from ciss.documents import size
+from ciss.documents import counted, size
 from ciss.findings import CHECKS, INSTALL, Check, Result, Setup, check, examine, fail, note, short
 from ciss.store.files import write_bytes
 
@@ -197,7 +197,7 @@ def parameters(setup: Setup) -> Iterator[Result]:
     try:
         settings = config.load(setup.file)
         runs_check.check(settings)
-        yield f"{setup.file}: {', '.join(settings.benchmarks)}; {len(settings.runs())} runs"
+        yield f"{setup.file}: {', '.join(settings.benchmarks)}; {counted(len(settings.runs()), 'run')}"
     except config.ConfigError as error:
         remedy = f"correct it, then: ciss plan --check --output {setup.file}"
         yield from (fail(line, remedy) for line in str(error).splitlines())
@@ -239,7 +239,7 @@ def prepared(setup: Setup) -> Iterator[Result]:
     for name, benchmark in setup.benchmarks.items():
         try:
             index = Index.load(index_folder(setup.output, name), benchmark)
-            yield f"{name}: prepared, {len(index.steps)} steps"
+            yield f"{name}: prepared, {counted(len(index.steps), 'step')}"
             notes = data_notes(benchmark, index)
         except DataError as error:
             text, _, remedy = str(error).partition(" Run: ")

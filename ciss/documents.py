@@ -148,6 +148,11 @@ def plain(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number and its noun: 1 run, 2 runs. `plural`: where it is not the noun with an s."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def size(count: float) -> str:
     """A number of bytes with its unit."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -228,7 +228,8 @@ def select_images(
     if setting == "domain":
         if domains is None or len(domains) != len(image_classes):
             images = len(image_classes)
-            raise ValueError(f"the domain setting needs a domain for each of the {images} images. Name them.")
+            problem = f"the domain setting needs one domain for each image, {images} in all"
+            raise ValueError(f"{problem}. Pass them as `domains`.")
         step_of = np.array(_integers(domains, "domains"), dtype=np.int64)
         _check_step(step, int(step_of.max(initial=-1)) + 1)
         chosen = step_of == step

@@ -7,7 +7,7 @@ there it counted those of one process.
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ciss.documents import ConfigError
+from ciss.documents import ConfigError, counted
 
 if TYPE_CHECKING:
     from ruamel.yaml.comments import CommentedMap
@@ -36,9 +36,10 @@ def undivided(batch: int, processes: int) -> str | None:
     divisors = [number for number in range(1, batch + 1) if batch % number == 0]
     fewer = max(number for number in divisors if number < processes)
     more = min((number for number in divisors if number > processes), default=None)
+    verb = "does" if batch == 1 else "do"
     counts = f"{fewer} or {more}" if more else f"{fewer}"
     return (
-        f"{batch} images do not divide among {processes} processes. Write {sizes}, or use {counts} "
+        f"{counted(batch, 'image')} {verb} not divide among {processes} processes. Write {sizes}, or use {counts} "
         f"{'process' if counts == '1' else 'processes'}."
     )
 
@@ -66,9 +67,10 @@ def problems(benchmarks: Mapping[str, Any], version: int | None) -> Iterator[str
         key = f"benchmarks.{name}.train.batch"
         if version is None:
             yield (
-                f"{key}: {batch} images with {processes} processes, in a file without `version: {VERSION}`. Older "
-                "files count the images of one process, but now this key counts those of all. If this file is older, "
-                f"write batch: {batch * processes}. Then add the line `version: {VERSION}` at the end of the file."
+                f"{key}: {counted(batch, 'image')} with {processes} processes, in a file without `version: {VERSION}`. "
+                "Older files count the images of one process, but now this key counts those of all. "
+                f"If this file is older, write batch: {batch * processes}. "
+                f"Then add the line `version: {VERSION}` at the end of the file."
             )
         elif problem := undivided(batch, processes):
             yield f"{key}: {problem}"

@@ -344,7 +344,7 @@ def test_threads(make_setup, monkeypatch):
     finds(CHECKS["processor"], make_setup(train__threads=2), "note", "train.threads is 2", remedy)
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
-    finds(CHECKS["processor"], make_setup(train__threads=2), "note", "but there are 1 cores", "set it to 1")
+    finds(CHECKS["processor"], make_setup(train__threads=2), "note", "but the number of cores is 1", "set it to 1")
 
 
 def with_gpus(monkeypatch, count: int, capability: tuple[int, int], listed: str = "NVIDIA X, 550.1") -> None:
@@ -543,7 +543,7 @@ def test_data_that_are_not_the_presets(project, monkeypatch):
 
 
 def test_a_holdout_larger_than_the_data(make_setup):
-    text = "tiny: holdout: 5000, but there are only 1200 training images. Make it smaller."
+    text = "tiny: holdout: 5000, but the data set has only 1200 training images. Make it smaller."
     finds(doctor.prepared, make_setup(holdout=5_000), "FAIL", text, "change benchmarks.tiny in params.yaml")
 
 

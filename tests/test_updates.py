@@ -24,7 +24,7 @@ from tests.helpers.project import DOCUMENT
         (24, 5, "24 images do not divide among 5 processes. Write 20 or 25, or use 4 or 6 processes."),
         (2, 4, "2 images do not divide among 4 processes. Write 4, or use 2 processes."),
         (7, 2, "7 images do not divide among 2 processes. Write 6 or 8, or use 1 or 7 processes."),
-        (1, 2, "1 images do not divide among 2 processes. Write 2, or use 1 process."),
+        (1, 2, "1 image does not divide among 2 processes. Write 2, or use 1 process."),
     ],
 )
 def test_what_divides(batch, processes, problem):

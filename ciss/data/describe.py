@@ -14,6 +14,7 @@ from ciss.data.pictures import DataError
 from ciss.data.sets import DATASETS
 from ciss.data.sets.own import FILE, LARGEST_CLASS, find, is_name, load, visible_files
 from ciss.data.sets.shapes import is_foreign
+from ciss.documents import counted
 from ciss.store.files import write_text
 
 LAYOUTS = ("{kind}/{split}", "{split}/{kind}", "{kind}")  # the last one has no validation images of its own
@@ -75,12 +76,13 @@ def describe(folder: Path) -> str:
     if not classes:
         numbers = ", ".join(map(str, values.pixels))
         raise DataError(
-            f"{folder}: the masks hold {numbers} and no class. Number the classes from 1 to {LARGEST_CLASS}."
+            f"{folder}: the masks hold {numbers} and no class. Number the classes from 1 to {LARGEST_CLASS}; 0 is the "
+            f"background, {VOID} is void."
         )
     void = VOID
     if other := [number for number in values.pixels if LARGEST_CLASS < number < VOID]:
         if len(other) > 1 or VOID in values.pixels:
-            remedy = f"Use 1 to {LARGEST_CLASS} for classes and one larger number for void."
+            remedy = f"Use 1 to {LARGEST_CLASS} for classes and one larger number for void, such as {VOID}."
             raise DataError(f"{folder}: the masks hold {', '.join(map(str, other))}. {remedy}")
         void = other[0]
     write_text(file, _document(folders, values, classes, void))
@@ -147,7 +149,9 @@ def _document(folders: dict[str, tuple[str, str]], values: Values, classes: list
 
 
 def _summary(file: Path, values: Values, classes: list[int], void: int, masks: int) -> list[str]:
-    contents = f"{masks} masks hold {len(classes)} classes ({', '.join(map(str, classes))})"
+    verb = "holds" if masks == 1 else "hold"
+    numbers = ", ".join(map(str, classes))
+    contents = f"{counted(masks, 'mask')} {verb} {counted(len(classes), 'class', 'classes')} ({numbers})"
     contents += f" and {void} as void" if void in values.pixels else ""
     lines = [f"{file}: written. {contents}."]
     if void != VOID:

@@ -25,6 +25,7 @@ from ciss.data.normalisation import IMAGENET, input_statistics
 from ciss.data.pictures import DataError, read_pair
 from ciss.data.stored import Stored
 from ciss.data.transforms import View, evaluation_view, resized_view, statistics_size, training_view
+from ciss.documents import counted
 
 Cache = dict[int, tuple[np.ndarray, np.ndarray]]  # decoded images and masks by image number
 # What is shown of an image of this height and width, drawn with this generator
@@ -186,7 +187,7 @@ class ShuffledBatches(Sampler):
 
 
 def _too_few(images: int, processes: int) -> DataError:
-    return DataError(f"{images} training images cannot feed {processes} processes. Start fewer of them.")
+    return DataError(f"{counted(images, 'training image')} cannot feed {processes} processes. Start fewer of them.")
 
 
 def cache_size(benchmark: Benchmark, index: Index, images: list[int]) -> int:

@@ -15,6 +15,7 @@ from ciss.data.scan import scan
 from ciss.data.sets import data_set
 from ciss.data.sets.shapes import TRAIN, VAL
 from ciss.data.steps import divides_all
+from ciss.documents import counted
 
 NAMES_SHOWN = 8  # class names in one note
 LARGE_REMAINDER = 0.1  # share of a step's images that an epoch leaves out: larger ones are noted
@@ -129,8 +130,9 @@ def list_notes(benchmark: Benchmark) -> tuple[list[str], list[str]]:
     if benchmark.limit and benchmark.setting != "domain":
         train = min(train, benchmark.limit)
     if benchmark.holdout >= train:
-        why = f"limit leaves only {train}" if train < counts["train"] else f"there are only {train}"
-        errors.append(f"holdout: {benchmark.holdout}, but {why} training images. Make it smaller.")
+        why = "limit leaves" if train < counts["train"] else "the data set has"
+        available = counted(train, "training image")
+        errors.append(f"holdout: {benchmark.holdout}, but {why} only {available}. Make it smaller.")
     notes = count_notes(benchmark, **counts)
     if own := data_set(benchmark.dataset).own:
         if own.described.share and benchmark.setting == "domain" and benchmark.legacy_split:

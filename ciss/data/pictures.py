@@ -22,6 +22,8 @@ FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")  # re
 PIXELS = 89_478_485  # the limit at which Pillow warns of a broken header
 Image.MAX_IMAGE_PIXELS = None  # `_read_file` checks the limit, with a message of its own
 FOREIGN = 254  # marks a number without a class in `Pair.raw_id_table`; no data set uses it as a raw id
+# The form of a mask, for messages.
+MASK_FORM = "an 8-bit PNG with one channel (palette or grey): pixel value = class id, 255 = void"
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow spreads greys of 2 and 4 bits over 0 to 255, and ids with them
 KIND_WORDS = "image|img|rgb|masks?|labels?|labelids|gt|seg|segmentation|annotations?"  # at the ends of file names
 
@@ -211,10 +213,10 @@ def _mask_numbers(opened: Image.Image, file: Path) -> np.ndarray:
     """(H,W) uint8, the numbers in the file at any bit depth."""
     if opened.format != "PNG":
         problem = f"{file}: the mask is a {opened.format} file, and many of those change ids"
-        raise DataError(f"{problem}. Make a palette PNG of the original.")
+        raise DataError(f"{problem}. Convert the original to {MASK_FORM}.")
     if opened.mode not in ("P", "L"):
         problem = f"{file}: mode {opened.mode}, not one id a pixel (P or L)"
-        raise DataError(f"{problem}. Convert it to a palette PNG of 8 bits.")
+        raise DataError(f"{problem}. Convert it to {MASK_FORM}.")
     grey_step = GREY_STEPS.get(opened.tile[0][3], 1)  # before the pixels are read, which empties `tile`
     return np.array(opened) // np.uint8(grey_step)
 

@@ -10,7 +10,7 @@ from ciss import protocol
 from ciss.config import Benchmark
 from ciss.data.pictures import DataError, Pair
 from ciss.data.sets import DataSet, data_set
-from ciss.documents import ConfigError
+from ciss.documents import ConfigError, counted
 from ciss.protocol import Classes
 
 
@@ -158,7 +158,8 @@ def _split_domains(
 def draw_holdout(ids: Sequence[str], images: int) -> np.ndarray:
     """Positions of the hold-out images, sorted. The draw depends on the image ids alone, not on step or seed."""
     if images >= len(ids):
-        raise DataError(f"holdout is {images}, but there are only {len(ids)} training images. Make it smaller.")
+        available = counted(len(ids), "training image")
+        raise DataError(f"holdout is {images}, but the data set has only {available}. Make it smaller.")
     order = sorted(range(len(ids)), key=lambda i: sha256(ids[i].encode()).hexdigest())
     return np.sort(np.array(order[:images], dtype=np.int64))
 

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from ciss import config
 from ciss.config import ConfigError
 from ciss.data import DataError, normalisation
+from ciss.documents import counted
 from ciss.inspection.exported import CONFIG, GRAPH, WEIGHTS, load
 from ciss.models import Network
 from ciss.models.extras import Rows, StageRows
@@ -100,7 +101,7 @@ def export(run: Run, folder: Path, onnx: bool = True) -> list[str]:
     write_bytes(folder / WEIGHTS, weights)
     write_text(folder / README, describe_in_words(values))
     write_text(folder / CONFIG, json.dumps(values, indent=1))
-    lines = [f"{folder / WEIGHTS}: {len(weights) / 1e6:.1f} MB, {len(values['classes'])} classes"]
+    lines = [f"{folder / WEIGHTS}: {len(weights) / 1e6:.1f} MB, {counted(len(values['classes']), 'class', 'classes')}"]
     return [*lines, _write_graph(folder)] if onnx else lines
 
 

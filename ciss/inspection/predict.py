@@ -75,7 +75,9 @@ def pictures(given: Iterable[str]) -> Iterator[Path]:
         if path.is_dir():
             inside = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
             if not inside:
-                raise DataError(f"{path}: no pictures in this folder. Sub-folders are not searched; name them.")
+                raise DataError(
+                    f"{path}: no pictures in this folder. Sub-folders are not searched: name them on the command line."
+                )
             if folders := sum(f.is_dir() and not f.name.startswith(".") for f in path.iterdir()):
                 noun = "folder" if folders == 1 else "folders"
                 print(_one_line(f"{path}: {folders} {noun} in it not searched"), file=sys.stderr, flush=True)

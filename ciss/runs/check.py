@@ -9,6 +9,7 @@ from ciss import documents, paths
 from ciss.config import Benchmark, Config, ConfigError, Increment, Model
 from ciss.data import DataError, Index
 from ciss.data.stored import BREAKS_PROTOCOL
+from ciss.documents import counted
 from ciss.methods import BROKEN, METHODS, Method, code_of
 from ciss.models import WeightsError, hub, needs_two_images
 from ciss.models.encoders import check_weights, create_encoder, has_pretrained_weights, is_encoder
@@ -116,7 +117,7 @@ def _memory_problem(config: Config, run: Increment, method: Method) -> tuple[str
     with suppress(DataError):  # the data are not prepared yet
         index = Index.load(index_folder((paths.project() / config.output).resolve(), run.benchmark), benchmark)
         if memory.images > (most := len(index.steps[0])):
-            problem = f"found {memory.images}, but step 0 has {most} training images. Use at most {most}"
+            problem = f"found {memory.images}, but step 0 has {counted(most, 'training image')}. Use at most {most}"
             return "methods.memory.images", problem
     return None
 
@@ -203,12 +204,12 @@ def _base_problems(config: Config, name: str, method: Method | None) -> Iterator
     before = base and _build(config, base.method)
     if not (method and before):
         return
-    wanted, present = (kind.own_base and code_of(kind.own_base) for kind in (method, before))
-    if wanted == (present and code_of(base.method)):
+    required_base, exclusive_method = (kind.own_base and code_of(kind.own_base) for kind in (method, before))
+    if required_base == (exclusive_method and code_of(base.method)):
         return
     place = f"{config.file}: chain.{name}.after"
-    if wanted:
+    if required_base:
         advice = f"{run.method} continues a base step of {method.own_base}. Plan it again, or name such a base step"
     else:
-        advice = f"only {present} continues a base step of {base.method}. Name one that methods share"
+        advice = f"only {exclusive_method} continues a base step of {base.method}. Name one that methods share"
     yield f"{place}: {run.after} is a base step of {base.method}, but {advice}."

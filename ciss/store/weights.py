@@ -61,8 +61,9 @@ def restore(network: nn.Module, file: Path) -> dict:
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     if wrong := [name for name in expected | shapes if expected.get(name) != shapes.get(name)]:
+        parameters = "1 parameter does" if len(wrong) == 1 else f"{len(wrong)} parameters do"
         raise CheckpointError(
-            f"{file}: made by another network ({len(wrong)} parameters do not fit, {wrong[0]} first). "
+            f"{file}: made by another network ({parameters} not fit, {wrong[0]} first). "
             f"Restore the benchmark's model section, or train it again: {_remedy(file)}"
         )
     network.load_state_dict(tensors)

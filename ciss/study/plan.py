@@ -272,14 +272,14 @@ def _name(request: Request) -> str:
 def _preset_name(request: Request) -> str:
     """The preset of the data set, or of its protocol or setting (voc8-4-2). `--preset mbs` means the data set's preset
     of that name (voc-mbs), or the preset mbs."""
-    wanted = request.preset or (request.dataset if request.dataset in DATASETS else "own")
+    preset = request.preset or (request.dataset if request.dataset in DATASETS else "own")
     parts = () if request.preset else (request.protocol, request.setting)
     start = f"{request.dataset}-"
-    for name in (*(f"{start}{part}" for part in (*parts, wanted)), wanted):
+    for name in (*(f"{start}{part}" for part in (*parts, preset)), preset):
         if name in presets():
             return name
     names = {name.removeprefix(start) for name in presets() if name.startswith(start) or "-" not in name}
-    raise ConfigError(f"--preset: no preset {wanted!r} for {request.dataset}. {config.choose(wanted, names)}")
+    raise ConfigError(f"--preset: no preset {preset!r} for {request.dataset}. {config.choose(preset, names)}")
 
 
 def _preset(request: Request) -> CommentedMap:
@@ -295,12 +295,12 @@ def _orders(request: Request) -> list[list[int] | None]:
 
     In any two of them, the classes of some step differ. Raises ConfigError if there are too few, or domains.
     """
-    wanted = request.orders or 1
-    if request.setting == "domain" and (wanted > 1 or request.order):
+    order_count = request.orders or 1
+    if request.setting == "domain" and (order_count > 1 or request.order):
         option = "--order" if request.order else "--orders"
         raise ConfigError(f"{option}: in the domain setting no step has new classes. Leave it out.")
     orders = [request.order]
-    if wanted == 1:
+    if order_count == 1:
         return orders
     classes = list(protocol.DATASETS.get(request.dataset) or data_set(request.dataset).order())
 
@@ -314,10 +314,10 @@ def _orders(request: Request) -> list[list[int] | None]:
         if (steps := classes_of_steps(order)) not in known:
             orders.append(order)
             known.append(steps)
-        if len(orders) == wanted:
+        if len(orders) == order_count:
             return orders
     problem = f"{request.dataset} {request.protocol} has only {len(orders)} orders whose steps differ"
-    raise ConfigError(f"--orders: {wanted}, but {problem}. Ask for at most {len(orders)}.")
+    raise ConfigError(f"--orders: {order_count}, but {problem}. Ask for at most {len(orders)}.")
 
 
 def _assign(settings: CommentedMap, key: str, value) -> None:
@@ -340,9 +340,9 @@ def _move_comments(mapping: CommentedMap) -> None:
         own, _, above = token.value.partition("\n") if token else ("", "", "")
         if above:
             token.value = f"{own}\n"
-            lines = [line.strip().removeprefix("#").removeprefix(" ") for line in above.splitlines()]
+            comment_lines = [line.strip().removeprefix("#").removeprefix(" ") for line in above.splitlines()]
             indent = len(above.splitlines()[-1]) - len(above.splitlines()[-1].lstrip())
-            mapping.yaml_set_comment_before_after_key(following, before="\n".join(lines), indent=indent)
+            mapping.yaml_set_comment_before_after_key(following, before="\n".join(comment_lines), indent=indent)
 
 
 def main(request: Request) -> None:
@@ -366,12 +366,12 @@ def main(request: Request) -> None:
         next_command = f"{command} --config {request.output} (the pipeline reads params.yaml only)"
     if notes:
         next_command = f"read the notes above, then: {next_command}"
-    runs = plan_check.count(len(settings.runs()), "run")
+    runs = documents.counted(len(settings.runs()), "run")
     print(f"{request.output}: {', '.join(settings.benchmarks)}; {runs}. Next: {next_command}")
 
 
 def _planned(request: Request) -> str:
-    """The text of the file: its present content, if any, changed by the request."""
+    """The text of the file: its current content, if any, changed by the request."""
     file = paths.project() / request.output
     document = CommentedMap()
     document.yaml_set_start_comment(HEADER)

@@ -13,6 +13,7 @@ from ciss.data import data_set
 from ciss.data.describe import name_conflicts
 from ciss.data.notes import change_notes, list_notes
 from ciss.data.pictures import DataError
+from ciss.documents import counted
 from ciss.runs import check as runs_check
 from ciss.runs import live, timings
 from ciss.runs.results import outdated
@@ -43,13 +44,16 @@ def check(file: str) -> None:
         _write_checked(settings)
         if unnamed := _unnamed_results(settings):
             first = "/".join(unnamed[0].parts[-2:])
-            problem = f"{len(unnamed)} folders in results/ are ignored, because {file} does not name their runs"
+            verb = "is" if len(unnamed) == 1 else "are"
+            problem = (
+                f"{counted(len(unnamed), 'folder')} in results/ {verb} ignored, because {file} does not name their runs"
+            )
             notes.append(f"{problem} (first: {first}). Remove them with: ciss plan --clean")
     if again := list(_trained_again(settings)):
         more = f", and {len(again) - NAMES_SHOWN} more" if len(again) > NAMES_SHOWN else ""
         first = ", ".join(again[:NAMES_SHOWN])
         notes.append(f"trained again, with the runs that continue them: {first}{more}.")
-    contents = f"{count(len(settings.benchmarks), 'benchmark')}, {count(len(settings.runs()), 'run')}"
+    contents = f"{counted(len(settings.benchmarks), 'benchmark')}, {counted(len(settings.runs()), 'run')}"
     print(f"{file}: {contents}, no error found. The first stage of `dvc repro` reads images and masks.")
     print_notes(notes)
 
@@ -147,7 +151,3 @@ def _notes(settings: config.Config) -> list[str]:
 def print_notes(notes: list[str]) -> None:
     for note in notes:
         print(f"note: {note}")
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

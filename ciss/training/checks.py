@@ -9,6 +9,7 @@ import torch
 from ciss import distributed, updates
 from ciss.config import ConfigError
 from ciss.data import DataError, Index
+from ciss.documents import counted
 from ciss.models import needs_two_images
 from ciss.runs import results
 from ciss.runs.run import Run, digest, lone_image, predecessor
@@ -71,8 +72,8 @@ def require_batch_statistics(run: Run, images: int, smallest: int) -> None:
     phase = "increment" if run.after else "base"
     layer = needs_two_images(run.settings.model, run.settings.train.crop)
     raise DataError(
-        f"{run.name}: step {run.step} has {images} training image(s), and with train.batch {run.settings.train.batch}"
-        f" a batch of one image, which has no batch statistics in {layer}. "
+        f"{run.name}: step {run.step} has {counted(images, 'training image')}, and with train.batch "
+        f"{run.settings.train.batch} a batch of one image, which has no batch statistics in {layer}. "
         f"Set benchmarks.{run.benchmark}.train.{phase}.norm: frozen, or change train.batch."
     )
 

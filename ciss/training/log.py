@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ciss import distributed
+from ciss.documents import counted
 
 UNWEIGHTED = ("cross_entropy", "compensated")  # losses without a coefficient
 CHECK_EVERY = 50  # batches; each check waits for the device
@@ -50,9 +51,11 @@ class LossLog:
             values = ", ".join(f"{n} {v:.4g}" for n, v in zip(self.names, losses[first].tolist(), strict=True))
             batch = sum(len(earlier) for earlier in self.checked) + first + 1
             history = torch.cat([*self.checked, rows])[:batch, : len(self.names)]
+            batches = counted(batch, "batch", "batches")
             raise DivergenceError(
-                f"{self.run}: the loss is not finite after {batch} batches of this epoch: {values}. "
-                f"Images: {', '.join(self.ids[first])}. The last finished epoch is kept. {self._remedy(history)}"
+                f"{self.run}: the loss is not finite after {batches} of this epoch: {values}. "
+                f"Images: {', '.join(self.ids[first])}. The last finished epoch is kept. "
+                f"{self._remedy(history)}"
             )
         self.checked.append(rows)
         self.unchecked = []
@@ -66,13 +69,16 @@ class LossLog:
         if len(losses) > 1:
             cause = self.names[int(losses[-2].argmax())]
             history = f"The largest loss of the batch before was {cause}, {losses[-2].max():.4g}. "
+            coefficients = "its coefficient"
         else:
             cause = self.names[int((~losses[-1].isfinite()).int().argmax())]
             history = ""
+            coefficients = f"the coefficient of {cause}"
         if cause in UNWEIGHTED:
-            return f"{history}Lower train.*.lr, or look at these images."
-        coefficients = "the coefficients pod and pod_outputs" if cause == "pod" else f"the coefficient of {cause}"
-        return f"{history}Lower {coefficients} under `methods` or train.*.lr, or look at these images."
+            return f"{history}Lower train.*.lr, or check the images."
+        if cause == "pod":
+            coefficients = "the coefficients pod and pod_outputs"
+        return f"{history}Lower {coefficients} under `methods` or train.*.lr, or check the images."
 
     def epoch_means(self, network: nn.Module) -> tuple[dict[str, float], dict]:
         """Ends an epoch. Raises DivergenceError, also for weights that are not finite.
@@ -84,8 +90,9 @@ class LossLog:
         # No loss of this epoch shows the weights after its last update.
         broken = [name for name, value in network.state_dict().items() if not value.isfinite().all()]
         if broken:
+            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
             raise DivergenceError(
-                f"the losses are finite, but {len(broken)} weights are not after this epoch, {broken[0]} first. "
+                f"the losses are finite, but weights are not after this epoch: {broken[0]}{more}. "
                 "The last finished epoch is kept. Lower train.*.lr."
             )
         rows = torch.cat(self.checked)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ciss.config import Model
 from ciss.data.processes import REMEDY, SHARED, free_shared_memory, loader_processes, shared_bytes
 from ciss.distributed import device as training_device
-from ciss.documents import size
+from ciss.documents import counted, size
 from ciss.findings import Result, Setup, fail, note, short
 from ciss.methods import METHODS, Batch
 from ciss.models import create_network, set_norm_mode
@@ -37,14 +37,16 @@ def processor(setup: Setup) -> Iterator[Result]:
     with suppress(OSError, TypeError):
         model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
     cores = available_cores()
-    yield f"{model}, {cores} cores, torch uses {torch.get_num_threads()} threads"
+    yield f"{model}, {counted(cores, 'core')}, torch uses {counted(torch.get_num_threads(), 'thread')}"
     with suppress(AttributeError, psutil.Error):  # macOS does not list the libraries of a process
         yield f"waiting threads: {waiting([library.path for library in psutil.Process().memory_maps()])}"
     for name, benchmark in setup.benchmarks.items():
         threads = benchmark.train.threads
         text = f"benchmarks.{name}.train.threads is {threads}"
         if threads > cores:
-            yield note(f"{text}, but there are {cores} cores", f"set it to {cores}, which changes the last digits")
+            yield note(
+                f"{text}, but the number of cores is {cores}", f"set it to {cores}, which changes the last digits"
+            )
         variable = os.environ.get("OMP_NUM_THREADS", str(threads))
         if variable != str(threads):
             remedy = f"unset OMP_NUM_THREADS, or set it to {threads}"

@@ -78,19 +78,19 @@ def test_conflict_of_each_layer():
 
 
 def test_cosines_between_all_losses():
-    found = {
+    gradients = {
         "x": {"a": np.array([1.0, 0.0]), "b": np.array([2.0])},
         "y": {"a": np.array([0.0, 3.0]), "b": np.array([-1.0])},
         "z": {"a": np.zeros(2), "b": np.array([1.0])},
     }
-    table = term_cosines(found, "a")
+    table = term_cosines(gradients, "a")
     assert table.loc["x", ["x", "y"]].tolist() == [1, 0] and table["z"].isna().all()
-    table = term_cosines(found)
+    table = term_cosines(gradients)
     assert np.allclose(table, table.T) and np.allclose(np.diag(table), 1)
     assert table.loc["x", "y"] == pytest.approx(-2 / np.sqrt(5 * 10))
     assert table.loc["x", "z"] == pytest.approx(2 / np.sqrt(5))
     with pytest.raises(ValueError, match="no layer 'c'"):
-        term_cosines(found, "c")
+        term_cosines(gradients, "c")
 
 
 # --- projections
@@ -158,8 +158,8 @@ MEANS, COUNTS = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 3.0], [1.0, 0.0]]), np.a
 
 
 def test_distances_to_prototypes():
-    found = distances(np.array([[0.0, 3.0], [4.0, 3.0]]), MEANS, COUNTS)
-    assert found.tolist() == [[3, 5, 0, np.inf], [5, 3, 4, np.inf]]
+    matrix = distances(np.array([[0.0, 3.0], [4.0, 3.0]]), MEANS, COUNTS)
+    assert matrix.tolist() == [[3, 5, 0, np.inf], [5, 3, 4, np.inf]]
     far = distances(np.array([[1e8, 1.0]]), np.array([[1e8, 0.0]]), np.ones(1))
     assert far.tolist() == [[1]], "what is near is not lost among large numbers"
     # on an image

@@ -43,10 +43,10 @@ def boxes(figure) -> list[tuple]:
 
 def clean(figure) -> None:
     """No text lies over another, or over the figure's edge."""
-    found, (width, height) = boxes(figure), figure.canvas.get_width_height()
-    small = [(text, box.shrunk(0.95, 0.8)) for text, box in found]
+    text_boxes, (width, height) = boxes(figure), figure.canvas.get_width_height()
+    small = [(text, box.shrunk(0.95, 0.8)) for text, box in text_boxes]
     assert not [(a, b) for k, (a, one) in enumerate(small) for b, other in small[:k] if one.overlaps(other)]
-    assert not [text for text, b in found if b.x0 < -1 or b.y0 < -1 or b.x1 > width + 1 or b.y1 > height + 1]
+    assert not [text for text, b in text_boxes if b.x0 < -1 or b.y0 < -1 or b.x1 > width + 1 or b.y1 > height + 1]
 
 
 # --- pictures and maps
@@ -55,9 +55,14 @@ def clean(figure) -> None:
 def test_panels_of_a_picture_a_mask_and_a_map():
     mask, values = np.array([[0, 1], [255, 1]], np.uint8), np.array([[0.0, 0.5], [1.0, 4.0]])
     image, coarse = np.full((2, 2, 3), 90, np.uint8), np.array([[1]])
-    parts = [("image", image), ("prediction", mask, mask[::-1]), ("nearest", coarse), ("weight", values, "weight", 2.0)]
+    panels = [
+        ("image", image),
+        ("prediction", mask, mask[::-1]),
+        ("nearest", coarse),
+        ("weight", values, "weight", 2.0),
+    ]
     known = Classes([[1]], ["background", "a"], COLOURS)
-    figure = picture_row(parts, known, handles=outcome_handles(OUTCOMES))
+    figure = picture_row(panels, known, handles=outcome_handles(OUTCOMES))
     clean(figure)
     prediction, nearest, weight = (ax.images[0] for ax in figure.axes[1:4])
     expected = painted(mask, known, image, mask[::-1]), painted(coarse, known)  # the second is too coarse for the image
@@ -86,8 +91,8 @@ def test_a_frame_on_a_coarser_map():
 
 
 def test_many_panels_and_tall_pictures():
-    parts = [(f"panel {k}", np.zeros((30, 10, 3), np.uint8)) for k in range(9)]
-    figure = picture_row(parts)
+    panels = [(f"panel {k}", np.zeros((30, 10, 3), np.uint8)) for k in range(9)]
+    figure = picture_row(panels)
     clean(figure)
     assert len(figure.axes) == 9
 

@@ -141,7 +141,9 @@ def test_the_holdout_depends_on_the_ids_alone(ready):
     assert draw_holdout(ids, 0).tolist() == []
     assert len(draw_holdout(ids, 49)) == 49
     for images in (50, 60):
-        with pytest.raises(DataError, match=rf"^holdout is {images}, but there are only 50 training images\. Make it"):
+        with pytest.raises(
+            DataError, match=rf"^holdout is {images}, but the data set has only 50 training images\. Make it"
+        ):
             draw_holdout(ids, images)
     held = [ready(make(**changes)).holdout for changes in ({}, {"setting": "disjoint"}, {"protocol": "4-4"})]
     assert held[0] == held[1] == held[2]
@@ -216,7 +218,11 @@ BROKEN = {  # of each kind one; test_bad_pictures has all
         lambda file: file.write_bytes(file.read_bytes()[:60] + b"\0" + file.read_bytes()[61:]),
         FETCH,
     ),
-    "colours": (MASK, lambda file: save(file, "RGB", (64, 64)), "mode RGB, not one id a pixel (P or L). Convert it"),
+    "colours": (
+        MASK,
+        lambda file: save(file, "RGB", (64, 64)),
+        "one channel (palette or grey): pixel value = class id, 255 = void",
+    ),
     "wide mask": (MASK, lambda file: save(file, "L", (65, 64)), "the mask is 65x64, its image 64x64 pixels. Replace"),
     "high image": (IMAGE, lambda file: save(file, "L", (64, 65)), "the mask is 64x64, its image 64x65 pixels. Replace"),
     "foreign id": (MASK, lambda file: save(file, "L", (64, 64), 9), "id 9 is no class of the data set (0 to 8, or 255"),
@@ -469,7 +475,7 @@ def test_processes_share_every_batch(monkeypatch, images, sizes):
     assert all(0 <= len(a) - len(b) <= 1 for a, b in zip(*shares, strict=True)), "the same work for everybody"
     assert [a + b for a, b in zip(*shares, strict=True)] == batches(0, 1, 4), "the images of one process"
     monkeypatch.setattr(distributed, "world", lambda: 2)
-    with pytest.raises(DataError, match=r"1 training images cannot feed 2 processes\. Start fewer of them\."):
+    with pytest.raises(DataError, match=r"1 training image cannot feed 2 processes\. Start fewer of them\."):
         ShuffledBatches([0], 2, 1, seed=0)
 
 

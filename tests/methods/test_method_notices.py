@@ -130,9 +130,7 @@ def test_a_diverged_training_names_the_loss_that_was_large_before():
     message = diverged({"cross_entropy": 2.0, "pod": 5e6}, {"cross_entropy": float("nan"), "pod": float("nan")})
     assert "after 2 batches of this epoch: cross_entropy nan, pod nan. Images: image1." in message
     assert "The largest loss of the batch before was pod, 5e+06." in message
-    assert (
-        "Lower the coefficients pod and pod_outputs under `methods` or train.*.lr, or look at these images." in message
-    )
+    assert "Lower the coefficients pod and pod_outputs under `methods` or train.*.lr, or check the images." in message
 
 
 @pytest.mark.parametrize(
@@ -140,7 +138,7 @@ def test_a_diverged_training_names_the_loss_that_was_large_before():
     [
         ({"cross_entropy": 2.0, "pod": float("inf")}, "Lower the coefficients pod and pod_outputs under `methods`"),
         ({"cross_entropy": 2.0, "soft": float("nan")}, "Lower the coefficient of soft under `methods` or train.*.lr"),
-        ({"cross_entropy": float("nan"), "pod": 1.0}, "Lower train.*.lr, or look at these images."),
+        ({"cross_entropy": float("nan"), "pod": 1.0}, "Lower train.*.lr, or check the images."),
     ],
 )
 def test_a_first_batch_that_diverges_names_its_loss(losses, remedy):

@@ -19,7 +19,7 @@ from tests.helpers.golden import case
 
 
 def float64(values):
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.as_tensor(values).to(torch.float64)
 
 
 def close(found, expected):

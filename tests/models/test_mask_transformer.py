@@ -650,7 +650,7 @@ def test_a_checkpoint_brings_everything_back(tmp_path):
     for groups in ((4, 3), (6,), (4, 2, 1)):
         with pytest.raises(CheckpointError, match=r"made by another network \(.*decoder\."):
             store_weights.restore(build(groups), file)
-    with pytest.raises(CheckpointError, match=r"made by another network \(1 parameters do not fit, .*pos_embed first"):
+    with pytest.raises(CheckpointError, match=r"made by another network \(1 parameter does not fit, .*pos_embed first"):
         store_weights.restore(build((4, 2), image_size=48), file)
 
 

@@ -170,7 +170,7 @@ def test_the_time_left_of_all(project):
     chain = plan(project, ("tune-1", RUNNING, 30.0), ("mib-1", RUNNING, 10.0), ("tune-2", TO_COME, 30.0))
     assert overview.time_left(chain) == "60 s left of all", "one waits for the other"
     part = plan(project, ("base", RUNNING, 20.0), ("all", TO_COME, None))
-    assert overview.time_left(part) == "20 s left of all, without 1 runs that were not measured yet"
+    assert overview.time_left(part) == "20 s left of all, without 1 run not measured yet"
 
 
 # --- the line on the terminal

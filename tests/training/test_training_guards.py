@@ -187,7 +187,7 @@ def test_a_step_of_one_image_is_refused_before_training(project, monkeypatch):
     with pytest.raises(DataError) as caught:
         loop.train(run)
     said = str(caught.value)
-    assert said.startswith("tune-1: step 1 has 1 training image(s), and with train.batch 4 a batch of one image")
+    assert said.startswith("tune-1: step 1 has 1 training image, and with train.batch 4 a batch of one image")
     assert "Set benchmarks.tiny.train.increment.norm: frozen" in said and "Expected more than 1 value" not in said
     project.set("train.increment.norm", "frozen")
     loop.train(project.run("tune-1"))

@@ -20,7 +20,7 @@ from ruamel.yaml.constructor import SafeConstructor
 
 from ciss import metrics, paths, protocol
 from ciss.config import Text, section, validate
-from ciss.documents import ConfigError, read_yaml
+from ciss.documents import ConfigError, counted, read_yaml
 
 SCORES = ("old", "new", "all")
 COLUMNS = (
@@ -267,7 +267,7 @@ def _differences(result: Result, benchmark: ComparedBenchmark, title: str | None
         (result.backbone is None, "backbone unknown"),
         (result.backbone and not same_network, f"{result.backbone}, ours {benchmark.encoder}"),
         (result.decoder not in (None, benchmark.decoder), f"{result.decoder}, ours {benchmark.decoder}"),
-        (benchmark.images is not None, f"ours was trained on {benchmark.images} images only"),
+        (benchmark.images is not None, f"ours was trained on {counted(benchmark.images, 'image')} only"),
         *((True, note) for note in benchmark.notes),
         (result.upto is not None, f"sources print up to {result.upto}"),
         (result.flag is not None, f"does not add up: {result.flag}"),

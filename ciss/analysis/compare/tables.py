@@ -10,6 +10,7 @@ from ciss.analysis.compare.published import ComparedBenchmark
 from ciss.analysis.forgetting.tables import iou_by_step
 from ciss.analysis.reasons import score_reasons
 from ciss.analysis.rows import END_COLUMNS, end_values, table
+from ciss.documents import counted
 from ciss.runs.run import digest
 
 SCORES = dict.fromkeys(("all", "old", "new", "harmonic"), float)
@@ -160,7 +161,7 @@ def compared_benchmark(ends: dict[str, list[dict]]) -> ComparedBenchmark:
     if settings["order"]:
         notes.append("our order of classes is another")
     if settings["holdout"]:
-        notes.append(f"{settings['holdout']} training images held out")
+        notes.append(f"{counted(settings['holdout'], 'training image')} held out")
     return ComparedBenchmark(
         dataset=settings["dataset"],
         protocol=settings["protocol"],

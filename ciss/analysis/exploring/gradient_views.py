@@ -24,7 +24,7 @@ def pixel_gradients(view: View) -> Figure:
             (f"at the logit of {name}", arrays.class_gradient(view.position), "|∂CE/∂z|", 1, labelled),
             (f"of {name}, {view.layer_words}", at_layer, "|∂L/∂f|", None, labelled),
         ]
-    return method_pictures(view.image_parts(), rows, view.first.classes)
+    return method_pictures(view.image_panels(), rows, view.first.classes)
 
 
 def class_gradients(view: View) -> Figure:
@@ -41,8 +41,8 @@ def layer_conflicts(view: View) -> Figure:
     """Cosine of the gradients of two losses in every layer."""
     tables, (first, second) = {}, view.losses
     for title, at in view.steps.items():
-        found = at.gradients(view.network)
-        table = gradient_conflict(found[first], found[second])
+        gradients = at.gradients(view.network)
+        table = gradient_conflict(gradients[first], gradients[second])
         single = table["cosine"][:-1].dropna()
         table["layer"] = [parameter_words(layer) for layer in table["layer"]]
         tables[f"{title}: {(single < 0).sum()} of {len(single)} layers below 0"] = table

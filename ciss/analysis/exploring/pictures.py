@@ -18,12 +18,12 @@ CELL = 1.4  # inches, the width of a picture beside others
 
 
 def picture_row(
-    parts: Sequence[tuple], classes: Classes | None = None, *, handles: Sequence[Patch] = (), size: float = 1.75
+    panels: Sequence[tuple], classes: Classes | None = None, *, handles: Sequence[Patch] = (), size: float = 1.75
 ) -> Figure:
     """Pictures, masks and maps of one image beside each other, at most four in a row.
 
     Args:
-        parts: (title, RGB picture (H,W,3)); (title, mask (H,W) of integer positions, 255 void[, ground
+        panels: (title, RGB picture (H,W,3)); (title, mask (H,W) of integer positions, 255 void[, ground
             truth (H,W), from which wrong pixels get an outline]); or (title, map (h,w) of
             floats, unit, largest value or None for the 99th percentile[, region (H,W) bool, which gets a frame]). Masks
             are laid over the first RGB picture.
@@ -31,11 +31,11 @@ def picture_row(
         handles: a second legend.
         size: width of a picture in inches.
     """
-    rows = -(-len(parts) // 4)
-    columns = -(-len(parts) // rows)
-    tall = _height([part[1] for part in parts])
+    rows = -(-len(panels) // 4)
+    columns = -(-len(panels) // rows)
+    tall = _height([panel[1] for panel in panels])
     width = (size + 0.75) * columns
-    positions = _positions(parts, classes)
+    positions = _positions(panels, classes)
     below = _legend_heights(width, positions, handles)
     height = (size * tall + 0.28) * rows + sum(below) + 0.15
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
@@ -44,10 +44,10 @@ def picture_row(
         wspace=0.7 / size, hspace=0.3 / (size * tall),
     )  # fmt: skip
     _legends(figure, classes, positions, handles)
-    image = next((part[1] for part in parts if part[1].ndim == 3), None)
+    image = next((panel[1] for panel in panels if panel[1].ndim == 3), None)
     for ax in axes.flat:
         ax.set_axis_off()
-    for ax, (title, picture, *rest) in zip(axes.flat, parts, strict=False):
+    for ax, (title, picture, *rest) in zip(axes.flat, panels, strict=False):
         if _is_map(picture):
             _map(ax, title, picture, *rest)
         else:
@@ -60,22 +60,22 @@ def method_pictures(
 ) -> Figure:
     """Pictures of one image: shared ones at the left, then a row for each method.
 
-    Parts with the same title are in one column. The maps of a column have one scale and one colour bar.
+    Panels with the same title are in one column. The maps of a column have one scale and one colour bar.
 
     Args:
-        shared: the RGB picture, then masks; parts as in `picture_row`.
-        rows: parts as in `picture_row`, by the title of the method.
+        shared: the RGB picture, then masks; panels as in `picture_row`.
+        rows: panels as in `picture_row`, by the title of the method.
         classes: of the masks.
         handles: a second legend.
     """
-    every = [*shared, *(part for parts in rows.values() for part in parts)]
-    columns = {title: {} for title in dict.fromkeys(part[0] for parts in rows.values() for part in parts)}
-    for row, parts in enumerate(rows.values()):
-        for title, *part in parts:
-            columns[title][row] = part
+    every = [*shared, *(panel for panels in rows.values() for panel in panels)]
+    columns = {title: {} for title in dict.fromkeys(panel[0] for panels in rows.values() for panel in panels)}
+    for row, panels in enumerate(rows.values()):
+        for title, *panel in panels:
+            columns[title][row] = panel
     left, image = -(-len(shared) // len(rows)), shared[0][1]  # columns of shared pictures
     width = (CELL + 0.08) * (left + len(columns)) + 0.5  # inches, as all lengths here
-    positions, tall = _positions(every, classes), CELL * _height([part[1] for part in shared])
+    positions, tall = _positions(every, classes), CELL * _height([panel[1] for panel in shared])
     headings = {title: textwrap.fill(title, 20) for title in columns}
     below = 0.72 + sum(_legend_heights(width, positions, handles))
     height = below + (tall + 0.26) * len(rows) + 0.17 * max(text.count("\n") for text in headings.values())
@@ -127,9 +127,9 @@ def _height(pictures: Sequence[np.ndarray]) -> float:
     return min(1.5, max(picture.shape[0] / picture.shape[1] for picture in pictures))
 
 
-def _positions(parts: Sequence[tuple], classes: Classes | None) -> list[int]:
-    """Classes in the masks of parts, for the legend."""
-    masks = [part[1].ravel() for part in parts if part[1].ndim == 2 and not _is_map(part[1])]
+def _positions(panels: Sequence[tuple], classes: Classes | None) -> list[int]:
+    """Classes in the masks of panels, for the legend."""
+    masks = [panel[1].ravel() for panel in panels if panel[1].ndim == 2 and not _is_map(panel[1])]
     return [k for k in np.unique(np.concatenate(masks)) if k < len(classes)][:MAX_CLASSES] if masks else []
 
 

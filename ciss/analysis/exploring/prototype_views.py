@@ -78,7 +78,7 @@ def distances(view: View) -> Figure:
             (f"distance to {view.class_name}", maps[view.position], "feature units", None, region),
             ("distance to the nearest", maps.min(axis=0), "feature units", None),
         ]
-    return method_pictures(view.image_parts(), rows, view.first.classes)
+    return method_pictures(view.image_panels(), rows, view.first.classes)
 
 
 def background_labels(view: View) -> Figure:
@@ -90,7 +90,7 @@ def background_labels(view: View) -> Figure:
         maps = at.method_maps(view.image).items()
         maps = [(MAPS.get(name, name), values, "", None) for name, values in maps if name not in GRADIENTS]
         rows[title] = [("learnt labels", arrays.labels), ("outcome", outcome_picture(outcomes)), *maps]
-    shared = [*view.image_parts(), ("given labels", arrays.given)]
+    shared = [*view.image_panels(), ("given labels", arrays.given)]
     return method_pictures(shared, rows, view.first.classes, handles=outcome_handles(OUTCOMES))
 
 

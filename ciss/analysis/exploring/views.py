@@ -6,6 +6,7 @@ from functools import partial
 from itertools import combinations
 from typing import Any
 
+from ciss.documents import counted
 from ciss.inspection.chain import ALONE, Explorer, RunChain
 from ciss.inspection.step import MOMENTS, Step
 from ciss.inspection.widgets import ControlBar
@@ -60,14 +61,15 @@ class View:
     def layer_words(self) -> str:
         return layer_words(self.layer)
 
-    def image_parts(self) -> list[tuple]:
-        """The image and its ground truth, as parts of `method_pictures`."""
+    def image_panels(self) -> list[tuple]:
+        """The image and its ground truth, as panels of `method_pictures`."""
         truth = self.first.at(self.step).arrays(self.image).truth
         return [("image", self.first.pictures[self.image]), ("ground truth", truth)]
 
     def __str__(self) -> str:
         kind = "of the hold-out set" if self.first.held_out else "of the last step's training images"
-        return f"{' and '.join(self.chains)}: {len(self.first.runs)} steps, {len(self.first.numbers)} images {kind}"
+        steps, images = counted(len(self.first.runs), "step"), counted(len(self.first.numbers), "image")
+        return f"{' and '.join(self.chains)}: {steps}, {images} {kind}"
 
 
 def layer_words(layer: str) -> str:

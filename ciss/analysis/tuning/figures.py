@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 
 from ciss.analysis.figures.families import GREY, method_styles
 from ciss.analysis.figures.style import COLOURS, legend_below, note, note_in, panels
-from ciss.analysis.tuning import words
 from ciss.analysis.tuning.tables import UNFINISHED, finished_trials
+from ciss.documents import counted
 from ciss.ranges import Choices, Range, plain
 
 NONE = "No trial is complete."
@@ -42,7 +42,7 @@ def best_so_far(ax: Axes, trials: pd.DataFrame) -> None:
         complete = rows["state"] == "complete"
         best = (100 * rows["mean"].where(complete)).cummax().ffill()
         ax.step(rows["trial"], best, where="post", color=style["color"], lw=1.4)
-        label = f"{method}, {words.count(counts[method], 'trial')}"
+        label = f"{method}, {counted(counts[method], 'trial')}"
         ax.plot(
             rows["trial"][complete],
             100 * rows["mean"][complete],
@@ -99,7 +99,7 @@ def importance_bars(ax: Axes, importances: Mapping[str, float], complete: int, t
     ax.barh(names, shares, color=COLOURS[0])
     for row, share in enumerate(shares):
         ax.annotate(f"{share:.0f}", (share, row), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
-    ax.set(xlim=(0, 110), xlabel=f"importance (%), {words.count(complete, 'complete trial')}")
+    ax.set(xlim=(0, 110), xlabel=f"importance (%), {counted(complete, 'complete trial')}")
 
 
 def slice_panels(trials: pd.DataFrame, space: Mapping[str, Range | Choices]) -> Figure:

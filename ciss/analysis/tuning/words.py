@@ -3,6 +3,7 @@
 import pandas as pd
 
 from ciss.analysis.tuning.tables import finished_trials
+from ciss.documents import counted
 
 ENDED = "Hollow, under the line: pruned, diverged or refused, so without a comparable score."
 FEW = 10  # complete trials, below which an importance says little
@@ -37,11 +38,6 @@ def captions(trials: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def count(number: int, noun: str) -> str:
-    """1 trial, 2 trials."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def percent(score: float) -> str:
     """57.4, or "none" without a score."""
     return "none" if score != score else f"{100 * score:.1f}"
@@ -62,7 +58,7 @@ def summary(trials: pd.DataFrame) -> str:
     counts = finished_trials(trials)
     for method, rows in trials.groupby("method", sort=False):
         published, best = rows.iloc[0], rows[rows["chosen"]]
-        line = f"  {method}, {count(counts[method], 'trial')}: published {percent(published['mean'])}"
+        line = f"  {method}, {counted(counts[method], 'trial')}: published {percent(published['mean'])}"
         if len(best):
             line += f", best {percent(best.iloc[0]['mean'])} (trial {best.iloc[0]['trial']})"
         lines.append(line)

@@ -9,6 +9,7 @@ import numpy as np
 
 from ciss import paths
 from ciss.data.pictures import FOREIGN, DataError, Pair
+from ciss.documents import counted
 
 FILE = "dataset.yaml"  # describes a data set of one's own
 
@@ -75,7 +76,9 @@ def match_files(
     mask_files = _files(masks, mask_patterns, layout)
     if lone := sorted(image_files.keys() ^ mask_files.keys()):
         missing = "mask" if lone[0] in image_files else "image"
-        problem = f"{len(lone)} images or masks have no partner; the {missing} of {'/'.join(lone[0])} is missing"
+        verb = "has" if len(lone) == 1 else "have"
+        count = counted(len(lone), "image or mask", "images or masks")
+        problem = f"{count} {verb} no partner; the {missing} of {'/'.join(lone[0])} is missing"
         raise DataError(f"{images}: {problem}. Complete the data set, or remove what is left over.")
     return [(parts, image_files[parts][0], *mask_files[parts]) for parts in sorted(image_files)]
 

@@ -227,7 +227,7 @@ def _by_number(described: Description, file: Path) -> dict[int, Class]:
             raise ConfigError(f"{file}: classes.{number}: {number} is `void` too. Remove the class, or change `void`.")
         if not re.fullmatch("0|[1-9][0-9]{0,2}", number) or int(number) > LARGEST_CLASS:
             problem = f"found the number {plain(number)!r}, but masks have classes from 0 to {LARGEST_CLASS}"
-            raise ConfigError(f"{file}: classes: {problem}. Change it.")
+            raise ConfigError(f"{file}: classes: {problem}. Change it; the number of void is {described.void}.")
         classes[int(number)] = entry
     if 0 in classes and classes[0].name.strip().lower() == "background":
         del classes[0]  # the default name

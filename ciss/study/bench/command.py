@@ -18,7 +18,7 @@ from itertools import product
 from pathlib import Path
 
 from ciss import documents, paths
-from ciss.documents import ConfigError
+from ciss.documents import ConfigError, counted
 from ciss.store.files import write_text
 from ciss.study.bench import tables
 
@@ -229,7 +229,8 @@ def run(request: Request) -> dict:
             names["old"], codes["old"] = stack.enter_context(checked_out(request.versus))
         rows: list[dict] = []
         for number, cases in enumerate(networks, start=1):
-            print(f"measuring network {number} of {len(networks)}: {len(cases)} methods", file=sys.stderr, flush=True)
+            methods = counted(len(cases), "method")
+            print(f"measuring network {number} of {len(networks)}: {methods}", file=sys.stderr, flush=True)
             rows += measure(cases, codes, request.config, request.rounds)
     built = next((row["built"] for row in rows if "built" in row), {})
     machine = {"device": built.get("device"), "torch": built.get("torch"), "python": platform.python_version()}

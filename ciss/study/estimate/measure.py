@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ciss import paths
 from ciss.config import Config
+from ciss.documents import counted
 from ciss.runs import live, timings
 from ciss.runs.run import Run, digest, resolve
 from ciss.store import files
@@ -159,7 +160,7 @@ def _too_long(config: Config, name: str, seconds: float, out: str) -> str:
 def _less(config: Config, name: str) -> str:
     """What to do where a machine is too small or too slow for a run."""
     train = resolve(config, name).settings.train
-    size = f"{train.batch * train.accumulate} images of {train.crop} x {train.crop} pixels an update"
+    size = f"{counted(train.batch * train.accumulate, 'image')} of {train.crop} x {train.crop} pixels an update"
     return (
         f"The run has {size}. Measure on the machine that trains, or plan less: --set train.crop=... or "
         "train.batch=... Kinds that were measured are kept."

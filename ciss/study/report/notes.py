@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ciss.analysis.figures.style import numbered_classes
 from ciss.config import Benchmark
+from ciss.documents import counted
 
 
 def classes_of_steps(benchmark: Benchmark) -> str:
@@ -20,8 +21,8 @@ def why_none_published(benchmark: Benchmark) -> str:
         return "No published result has this benchmark's groups of classes (groups), so none is shown."
     if benchmark.limit:
         return (
-            f"The benchmark uses only the first {benchmark.limit} images of each list (limit). Published results use "
-            "all images, so none is shown."
+            f"The benchmark uses only the first {counted(benchmark.limit, 'image')} of each list (limit). "
+            "Published results use all images, so none is shown."
         )
     return "No published result has this data set, protocol and setting."
 

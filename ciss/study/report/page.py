@@ -20,7 +20,7 @@ from ciss.analysis.compare.figures import (
 from ciss.analysis.figures.style import only_note, saved
 from ciss.analysis.reasons import NOT_LEARNT
 from ciss.config import Benchmark
-from ciss.documents import ConfigError
+from ciss.documents import ConfigError, counted
 from ciss.study.report.markup import render
 from ciss.study.report.notes import classes_of_steps, why_none_published, without_letters
 
@@ -144,7 +144,7 @@ def _analyses(folder: Path, benchmarks: Iterable[str]) -> list[str]:
 def _summary(benchmark: Benchmark, runs: pd.DataFrame) -> dict[str, str]:
     train = benchmark.train
     phases = {"base": train.base, "increment": train.increment}
-    epochs = "; ".join(f"{phase.epochs} epochs at {phase.lr:g} ({name})" for name, phase in phases.items())
+    epochs = "; ".join(f"{counted(phase.epochs, 'epoch')} at {phase.lr:g} ({name})" for name, phase in phases.items())
     orders = runs.groupby("order", sort=False)["benchmark"].first()
     texts = [f"{order} ({member})" if len(orders) > 1 else order for order, member in orders.items()]
     return {

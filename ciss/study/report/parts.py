@@ -27,6 +27,7 @@ from ciss import config, documents, paths
 from ciss.analysis.compare.tables import check_equal, runs_table
 from ciss.analysis.forgetting.traces import KINDS, POINTS, stretches
 from ciss.config import Config, ConfigError
+from ciss.documents import counted
 from ciss.inspection import probe
 from ciss.runs import results as runs_results
 from ciss.runs.run import Run, resolve
@@ -52,7 +53,7 @@ def main(config_file: str, folder: str, benchmark: str | None) -> None:
             part = Path(folder) / name
             runs = keep(settings, name, part)
             size = documents.size(sum(file.stat().st_size for file in part.iterdir()))
-            print(f"{part}: {len(runs)} runs, {size}")
+            print(f"{part}: {counted(len(runs), 'run')}, {size}")
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")
 

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from ciss import config, paths
 from ciss.config import Config, ConfigError
+from ciss.documents import counted
 from ciss.runs.run import Run, resolve
 from ciss.study import launch
 from ciss.study.slurm import queue, resources, status
@@ -146,7 +147,7 @@ def cancel(runs: list[str], config_file: str) -> None:
     live = queue.jobs()
     jobs = [job for name in names if (job := live.get(str(resolve(settings, name).folder)))]
     queue.cancel(job.id for job in jobs)
-    print(f"{len(jobs)} runs removed from the queue. To queue them again: ciss train --slurm")
+    print(f"{counted(len(jobs), 'run')} removed from the queue. To queue them again: ciss train --slurm")
 
 
 def show_status(runs: list[str], config_file: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from ciss.config import Config
+from ciss.documents import counted
 from ciss.runs import live as runs_live
 from ciss.runs import results as runs_results
 from ciss.runs.live import Curve
@@ -153,4 +154,5 @@ def table(rows: list[Row]) -> str:
         padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True) if width]
         lines.append("  ".join([*padded, row.details]).rstrip())
     counts = Counter(row.state for row in rows)
-    return "\n".join([*lines, f"{len(rows)} runs: {', '.join(f'{count} {state}' for state, count in counts.items())}"])
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return "\n".join([*lines, f"{counted(len(rows), 'run')}: {states}"])

@@ -25,7 +25,7 @@ from ciss.study.process import RunFailed
 from ciss.study.tune import published, training
 
 # The messages of `training.log.DivergenceError`.
-DIVERGED = re.compile(r"the loss is not finite after|\d+ weights are not after this epoch")
+DIVERGED = re.compile(r"the loss is not finite after|weights are not after this epoch")
 POLL = 1.0  # seconds between two looks at a run that an orphan of a killed command trains
 
 

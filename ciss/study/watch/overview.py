@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean, median
 
 from ciss.config import Config
+from ciss.documents import counted
 from ciss.runs import live
 from ciss.runs import results as runs_results
 from ciss.runs.live import Curve
@@ -187,7 +188,7 @@ def time_left(rows: list[Row]) -> str:
         chains.append(chain)
     text = f"{live.duration(max(sum(known.values()) / jobs, *chains))} left of all"
     unknown = len(ahead) - len(known)
-    return f"{text}, without {unknown} runs that were not measured yet" if unknown else text
+    return f"{text}, without {counted(unknown, 'run')} not measured yet" if unknown else text
 
 
 def counts(rows: list[Row]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ciss.documents import counted
 from ciss.runs import charts, live
 from ciss.study.watch import overview
 from ciss.study.watch.overview import RUNNING, Row
@@ -84,7 +85,7 @@ def facts(row: Row) -> list[tuple[str, str]]:
     about, last = row.curve.about, (row.curve.trained or [{}])[-1]
     values = {
         "epoch": f"{row.epoch} of {about['epochs']}",
-        "images": f"{about['images']}, {about['updates']} updates an epoch",
+        "images": f"{about['images']}, {counted(about['updates'], 'update')} an epoch",
         "learning rate": f"{last['lr']:.3g}" if "lr" in last else "",
         "seconds": _seconds(last),
         "peak memory": gigabytes(last["peak_memory_bytes"]) if last.get("peak_memory_bytes") else "",
