@@ -28,7 +28,8 @@ from ciss.data.sets.voc import read_list
 from ciss.protocol import SETTINGS, Classes, class_groups, select_images
 
 REMEDY = (
-    r"(Fetch it again|Convert it|Complete the data set|Keep one|Cut it up|Turn |Lay it|Make a|Allow it|Replace|Correct)"
+    r"(Fetch it again|Convert (?:it|the original) |Complete the data set|Keep one|Cut it up|Turn |Lay it|Make a|"
+    r"Allow it|Replace|Correct)"
 )
 BENCHMARK = {
     "dataset": "shapes",

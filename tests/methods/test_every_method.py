@@ -9,7 +9,7 @@ import typing
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ciss.methods import METHODS, Batch, Method
@@ -151,6 +151,10 @@ def move_tensors(part: object, change: typing.Callable[[Tensor], Tensor]) -> Non
             setattr(part, name, [change(entry) if isinstance(entry, Tensor) else entry for entry in value])
         elif name == "extras":
             setattr(part, name, {row: change(entry) for row, entry in value.items()})
+        elif isinstance(value, nn.Module):
+            for module in value.modules():
+                for tensors in (module._parameters, module._buffers):
+                    tensors.update({key: change(entry) for key, entry in tensors.items() if entry is not None})
 
 
 def check_without_values(method: Method, decoder: str) -> None:

@@ -117,7 +117,7 @@ def test_shares_of_an_epoch(world, share, accumulate, count, epoch):
         return found
 
     if count < world:
-        with pytest.raises(DataError, match=f"{count} training images cannot feed {world} processes"):
+        with pytest.raises(DataError, match=f"{count} training images? cannot feed {world} processes"):
             shares(batches, world)
         return
     parts, (alone,) = shares(batches, world), shares(batches, 1)

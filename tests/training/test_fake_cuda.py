@@ -166,6 +166,8 @@ def check_update(method: Method, decoder: str, device: torch.device, precision: 
         for name, value in vars(method).items():
             if isinstance(value, Tensor):  # what `start` left
                 setattr(method, name, torch.empty(value.shape, dtype=value.dtype, device=device))
+            elif isinstance(value, nn.Module):
+                make_fake(value, device)
         setup, log = make_setup(teacher, student, method, device, precision), LossLog()
         batches = [make_batch(device), make_batch(device)]
         if device.type == "cuda":
