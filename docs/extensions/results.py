@@ -18,6 +18,7 @@ TABLES = {
     "reports/compare/methods.csv": "shapes 4-2, one seed",
     "reports/methods/trained/methods.csv": "shapes 4-2, three seeds",
     "reports/methods/frozen_features/methods.csv": "shapes 4-2, three seeds, frozen statistics",
+    "reports/methods/dkd/methods.csv": "shapes 4-2, three seeds, learning rate 0.005",
     "reports/methods/voc8/methods.csv": "voc8 4-1, one seed",
     "reports/study/methods.csv": "voc8 4-1, three seeds",
 }
