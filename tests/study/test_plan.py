@@ -250,7 +250,7 @@ voc --preset mps | --preset: no preset 'mps' for voc. Did you mean 'mbs'?
 voc --preset nothing | --preset: no preset 'nothing' for voc. There are: ade20k, camvid, cityscapes, dkd, ewf, fixbc,
 shapes --set model.encoder=resnet51 | params.yaml: benchmarks.shapes.model.encoder: timm has no
 shapes --set model.encoder=vgg16 | params.yaml: benchmarks.shapes.model.encoder: timm cannot make
-shapes --set holdout=5000 | params.yaml: benchmarks.shapes.holdout: 5000, but the data set has only 1200 training images. Make
+shapes --set holdout=5000 | params.yaml: benchmarks.shapes.holdout: 5000, but the data set has only 1200 training images
 shapes --set limit=60 | params.yaml: benchmarks.shapes.holdout: 120, but limit leaves only 60 training images. Make
 shapes 4-3 | plan: benchmarks.shapes-4-3.protocol: shapes 4-3: the 4 classes after the base do not divide
 shapes four | plan: benchmarks.shapes-four.protocol: unknown protocol 'four'; shapes has
