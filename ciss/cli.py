@@ -14,7 +14,7 @@ from ciss.study.report import options as report_options
 from ciss.study.watch import options as watch_options
 
 app = typer.Typer(
-    help="A reproducible laboratory for class-incremental semantic segmentation.",
+    help="Train and compare methods for class-incremental semantic segmentation.",
     epilog="Example: ciss plan shapes 4-2, then: dvc repro",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -71,7 +71,7 @@ def plan(
     estimate: arguments.Estimate = False,
     cluster: arguments.Cluster = None,
 ) -> None:
-    """Write params.yaml: benchmark, methods and the list of runs.
+    """Write params.yaml: benchmark, methods, seeds and runs.
 
     What you do not specify stays as the file has it. For a new benchmark, the preset of the data set is used.
 
@@ -121,7 +121,7 @@ def train(
     cancel: arguments.Cancel = False,
     tensorboard: arguments.TensorBoard = False,
 ) -> None:
-    """Train one run, several runs, or without a name all runs of params.yaml, each in a process of its own.
+    """Train runs of params.yaml; without a name, all of them.
 
     \b
     ciss train shapes-s0-mib-1        # one run
@@ -192,7 +192,9 @@ def tune(
     write: arguments.WriteChosen = False,
     config: arguments.Config = "params.yaml",
 ) -> None:
-    """Choose coefficients on the hold-out set, with Optuna: docs/tuning.md.
+    """Choose coefficients on the hold-out set.
+
+    docs/tuning.md explains what is tried, and how.
 
     \b
     ciss tune mib --trials 20           # trains what is missing, writes tuning/BENCHMARK-s9/trials.csv
@@ -221,7 +223,7 @@ def bench(
     minutes: arguments.Minutes = 8,
     config: arguments.Config = "params.yaml",
 ) -> int:
-    """Measure the training step: teacher, student, losses, backward, update, loader, memory.
+    """Measure seconds and memory of each part of an update.
 
     \b
     ciss bench                      # the methods of params.yaml on its network
@@ -246,7 +248,7 @@ def bench(
 
 @app.command(cls=Command)
 def doctor(config: arguments.Config = "params.yaml") -> None:
-    """Check the installation. Problems are printed with what to do.
+    """Check the installation, and say how to mend it.
 
     \b
     ciss doctor
@@ -289,7 +291,7 @@ def data_fetch(
     commands.download(dataset, to, keep, address)
 
 
-@data.command("content", cls=Command)
+@data.command("content", cls=Command, hidden=True)
 def data_content(benchmark: arguments.Benchmark) -> None:
     """For dvc.yaml: write a hash of your images and masks to .data/.
 
@@ -315,7 +317,7 @@ def data_init(
     commands.init(folder)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, hidden=True)
 def source() -> None:
     """For dvc.yaml: list the code of each stage in .source/.
 
@@ -330,7 +332,7 @@ def source() -> None:
         sys.exit(str(error))
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, hidden=True)
 def execute(
     notebook: Annotated[Path, Argument(metavar="NOTEBOOK")],
     output: Annotated[Path, Argument(metavar="OUTPUT", help="File for the executed copy.")],
@@ -351,7 +353,7 @@ def execute(
     study_execute.main(notebook, output, dict(zip(words[::2], words[1::2], strict=True)))
 
 
-@app.command("copy-notebooks", cls=Command)
+@app.command("copy-notebooks", cls=Command, hidden=True)
 def copy_notebooks(benchmark: arguments.Benchmark, config: arguments.Config = "params.yaml") -> None:
     """For dvc.yaml: copy executed notebooks to reports/notebooks.
 
@@ -365,7 +367,7 @@ def copy_notebooks(benchmark: arguments.Benchmark, config: arguments.Config = "p
 
 @app.command(cls=Command)
 def probe(benchmark: arguments.Benchmark, config: arguments.Config = "params.yaml") -> None:
-    """For dvc.yaml: write features and gradients to probes/.
+    """Write features and gradients that the analyses read.
 
     \b
     ciss probe shapes

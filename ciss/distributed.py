@@ -59,7 +59,7 @@ def launch(processes: int, *command: str) -> None:
         try:
             for line in process.stdout:
                 lines.append(line)
-                print(line, end="", flush=True)
+                print_line(line.removesuffix("\n"))
         except BaseException:
             process.terminate()  # torchrun ends its processes, which releases the lock of the run
             with suppress(subprocess.TimeoutExpired):
@@ -179,10 +179,16 @@ def check_equal(value: Any, name: str) -> None:
         )
 
 
+def print_line(text: str) -> None:
+    """Prints a line in one call. With PYTHONUNBUFFERED, `print` writes its end in another, and lines of runs mix."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def log(text: str) -> None:
     """Prints on rank 0 only."""
     if is_main():
-        print(text, flush=True)
+        print_line(text)
 
 
 def exit_process(text: str) -> NoReturn:

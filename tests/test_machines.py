@@ -124,7 +124,6 @@ def test_loader_processes_may_be_spawned(project):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_spawned_loader_processes_train_the_same(make_project):
     """From a notebook, whose main module a spawned process must not run again."""
     alone, spawned = make_project("alone"), make_project("spawned")

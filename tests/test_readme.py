@@ -3,11 +3,13 @@
 import csv
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from ciss import paths
+from ciss.analysis.forgetting.pace import interval
 from ciss.methods import METHODS, code_of
 from ciss.study.presets import presets
 from tests.helpers.modules import analysis_modules
@@ -102,6 +104,42 @@ def test_the_table_of_paired_differences_is_the_committed_one():
             assert cell == (f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" if row else ""), f"{method}, {against}"
 
 
+def test_the_table_of_stage_ridge_is_the_committed_scores():
+    """Means over the seeds of scores on the hold-out, and of their differences to the whole method."""
+    folder = ROOT / "reports/study/stage_ridge"
+    with open(folder / "shapes.csv", newline="") as stream:
+        runs = list(csv.DictReader(stream))
+    scores = {(run["method"], run["seed"]): run for run in runs}
+    rows = table("stage_ridge/shapes.csv", (folder / "README.md").read_text(encoding="utf-8"))
+    assert set(rows) == {run["method"] for run in runs}
+    for method, cells in rows.items():
+        seeds = [run for run in runs if run["method"] == method]
+        for cell, key in zip(cells, ("holdout_all", "holdout_old", "holdout_new"), strict=False):
+            assert cell == f"{sum(float(run[key]) for run in seeds) / len(seeds):.3f}", f"{method}: {key}"
+        whole = [float(scores["stage_ridge", run["seed"]]["holdout_all"]) for run in seeds]
+        differences = [float(run["holdout_all"]) - other for run, other in zip(seeds, whole, strict=True)]
+        low, high = interval(differences)
+        mean = sum(differences) / len(differences)
+        assert cells[3] in ((f"{mean:+.3f} ({low:+.3f} to {high:+.3f})",) if any(differences) else ("", "0")), method
+
+
+def test_the_lines_that_check_results_print_them():
+    """Every number of the comment before a command, with its digits, is in what the command prints."""
+    study = (ROOT / "reports/study/README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```bash\n(.*?)```", study, re.DOTALL)
+    checks = re.findall(r"^# (\d+)\. (.*)\n(.*)$", block, re.MULTILINE)
+    assert [int(number) for number, _, _ in checks] == list(range(1, 11)) and len(block.splitlines()) == 20
+    for _, result, command in checks:
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+        printed = {
+            f"{float(value):.{digits}f}"
+            for value in re.findall(r"-?\d+\.?\d*(?:e-\d+)?", done.stdout)
+            for digits in (2, 3)
+        }
+        claimed = re.findall(r"-?\d\.\d+", result)
+        assert claimed and set(claimed) <= printed, f"{result}: {done.stdout}"
+
+
 def test_the_table_of_kills_is_the_campaigns():
     """Kills by where they landed and by process; trainings, and those that ended identical."""
     folder = ROOT / "reports" / "trust"
@@ -130,7 +168,8 @@ def test_it_opens_with_the_two_commands():
 
 
 def test_files_and_figures_exist():
-    written = {"ciss/methods/distil.py", "reports/notebooks/"}  # by the reader, and by the first `dvc repro`
+    # by the reader, and by the first `dvc repro`
+    written = {"ciss/methods/distil.py", "tests/methods/test_distil.py", "reports/notebooks/"}
     count = 0
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ def test_papers_numbers_are_those_of_the_list():
     results = find(load(), "voc", "15-1", "overlapped")
     compared = 0
     for names, _, paper, *_ in ROWS:
-        if match := re.fullmatch(r"([0-9.]+) ([bn])", paper):
+        if match := re.fullmatch(r"([0-9.]+) ([bn])(?: \(\w+\))?", paper):
             name = re.findall("`([^`]+)`", names)[0]
             found = [r for r in results if r.method == NAMES.get(name, name) and r.convention in CONVENTIONS[match[2]]]
             assert Decimal(match[1]) in [result.all for result in found], (name, found)

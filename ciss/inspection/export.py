@@ -37,7 +37,7 @@ def describe(run: Run, network: Network, weights: bytes) -> dict:
     rows = zip(classes.raw.tolist(), classes.names, classes.colours.tolist(), strict=True)
     extras = {name: part.out_channels for name, part in network.decoder.extras.items() if isinstance(part, Rows)}
     stage_rows = {
-        name: {"rows": network.channels, "stages": part.stages, "context": part.context, "finest": part.finest}
+        name: {"rows": network.channels, "stages": part.stages, "context": part.context}
         for name, part in network.decoder.extras.items()
         if isinstance(part, StageRows)
     }
@@ -90,8 +90,8 @@ def export(run: Run, folder: Path, onnx: bool = True) -> list[str]:
     if folder.exists() and (others := sorted({file.name for file in folder.iterdir()} - known)):
         raise CheckpointError(f"{folder}: there are other files ({others[0]}). Name another folder with --out.")
     network = load_network(run, torch.device("cpu"))
-    parts = {name for name, part in network.decoder.extras.items() if not isinstance(part, Rows | StageRows)}
-    needless = tuple(f"decoder.extras.{name}." for name in parts)  # statistics that only training needs
+    statistics = {name for name, extra in network.decoder.extras.items() if not isinstance(extra, Rows | StageRows)}
+    needless = tuple(f"decoder.extras.{name}." for name in statistics)  # which only training needs
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
     tensors = {name: value for name, value in tensors.items() if not name.startswith(needless)}
     weights = save(tensors, metadata={"format": "pt"})

@@ -53,7 +53,6 @@ class StageRowsShape:
     rows: Annotated[int, Field(ge=1)]
     stages: Annotated[int, Field(ge=1)]
     context: Annotated[int, Field(ge=1)]
-    finest: bool
 
 
 @section

@@ -202,8 +202,6 @@ class Method:
     sigmoids = False  # whether the score of a class is its sigmoid; if not, scores are a softmax
     reads_saliency = False  # whether training batches have `Batch.salient`, see `data.saliency`
     prediction = "learnt"  # how labels follow from the rows of a network, see `models.prediction`
-    # Whether step 1 starts from the pretrained weights of the encoder, if there are any, instead of the base step's.
-    pretrained_encoder = False
     # The method of a base step of its own, a section under `methods`; None: the base step that methods share.
     own_base: ClassVar[str | None] = None
 
@@ -260,7 +258,7 @@ class Method:
 
     def start(self, student: Network, teacher: nn.Module, batches: Iterable[Batch], previous: Iterable[Batch]) -> None:
         """Writes new rows that depend on the data into the student, in place and in every process alike. Only training
-        calls it, once, with data as `before_step` gets them. Both can read the data several times.
+        calls it, once, with data as `before_step` gets them. Each iterable can be read once.
         """
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:

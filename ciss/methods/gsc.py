@@ -1,6 +1,6 @@
-"""GSC: gradient-semantic compensation (Cong, Cong, Dong, Sun, Ding; IEEE TMM 2024, arXiv 2307.10822).
+"""GSC: gradient-semantic compensation (Cong, Cong, Dong, Sun, Ding; IEEE TMM 2024, arXiv 2307.10822). A reconstruction.
 
-A RECONSTRUCTION: the authors released no code, and of the paper only the abstract was at hand. Each choice below names
+The authors released no code, and of the paper only the abstract was at hand. Each choice below names
 its source: code and papers of the same group (RDP, FISS, GLFC, LGA, HFC, KBK, Cs2K) and what these build on (PLOP,
 ProDA, SDR).
 

@@ -1,4 +1,4 @@
-"""Joint training: all classes with all labels in one step. The upper bound."""
+"""Joint training: all classes with all labels in one step, the upper bound of the field."""
 
 from typing import ClassVar
 

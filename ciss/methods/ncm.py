@@ -1,4 +1,4 @@
-"""A floor for every method: labels by the nearest mean feature. Nothing is trained after the base step."""
+"""A simple reference: labels by the nearest mean feature. Nothing is trained after the base step."""
 
 from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal

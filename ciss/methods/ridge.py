@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ciss import distributed
 from ciss.config import Benchmark, Phase
-from ciss.labels.patches import PatchRule, patch_labels
+from ciss.labels.patches import PatchRule, label_shares, patch_labels
 from ciss.labels.scores import labels_above
 from ciss.methods.base import Batch, Statistics, coefficients
 from ciss.methods.finetune import Finetune
@@ -26,7 +26,8 @@ class Ridge(Finetune):
     """The classifier is the ridge solution over all features seen, kept exactly by second moments instead of images.
 
         G = sum x x^T,  Q = sum x y^T,  W = (G + gamma I)^-1 Q
-        x: a feature and a 1 for the bias;  y: its label, one-hot
+        x: a feature and a 1 for the bias;  y: its label, one-hot or as shares of classes
+        G has the weight sum_c y_c of each feature, which is less than 1 where pixels are ignored.
 
     Step 1 first fits the base classes again, from the data of step 0; later steps read G and Q from the checkpoint.
 
@@ -38,12 +39,12 @@ class Ridge(Finetune):
     usual: ClassVar[bool] = False
     uses_teacher: ClassVar[bool] = True
     presets: ClassVar = {"given": {"pseudo_labels": False}, "majority": {"cell_label": "majority"}}
-    stages: ClassVar[int] = 0  # of the encoder, whose maps are part of x
 
     gamma: Annotated[PositiveFloat, Range(0.01, 100, log=True)] = 1.0  # of the penalty
     pseudo_labels: bool = True  # for background pixels with a high score of an old class
     threshold: Annotated[PositiveFloat, Range(0.4, 1.0)] = 0.847298  # least score of a pseudo-label
-    cell_label: PatchRule = "top_left"  # the label of a feature: of its first pixel, or of most of its pixels
+    # y of a feature: one-hot, the label of the first pixel or of most pixels of its cell; or the share of each class
+    cell_label: PatchRule | Literal["shares"] = "top_left"
     statistics_from: Statistics = "images"  # every image of the step once, or a training epoch
 
     def unsuited(self, benchmark: Benchmark) -> tuple[str, str] | None:
@@ -53,10 +54,14 @@ class Ridge(Finetune):
         channels = 1 + sum(sizes[: step + 1])
 
         def shapes(widths: list[int]) -> dict[str, tuple[int, ...]]:
-            size = sum(widths[: 1 + self.stages]) + 1
+            size = self.input_width(widths) + 1
             return {"gram": (size, size), "moment": (size, channels)}
 
         return {"moments": Extra(buffers=shapes)}
+
+    def input_width(self, widths: list[int]) -> int:
+        """Channels of `inputs`. `widths`: those of the decoder's features and of the encoder's stages, see `Extra`."""
+        return widths[0]
 
     def initialise(self, network: Network, classes: int) -> None:
         network.grow(classes)
@@ -109,6 +114,16 @@ class Ridge(Finetune):
     def strip_labels(self, batch: Batch, teacher: Output) -> Tensor:
         return labels_above(batch.given, teacher.upsample(batch.size), self.threshold)
 
+    def targets(self, labels: Tensor, grid: tuple[int, int], classes: int, covered: tuple[int, int]) -> Tensor:
+        """y (N,classes) of the cells of a grid. Labels outside of the classes have no part in it.
+
+        Shapes: labels (B,H,W). `covered`: see `patch_labels`.
+        """
+        if self.cell_label == "shares":
+            return label_shares(labels, grid, classes, covered=covered).flatten(0, 2)
+        cells = patch_labels(labels, grid, covered=covered, rule=self.cell_label).flatten()
+        return (cells[:, None] == torch.arange(classes, device=cells.device)).float()
+
     def _add(
         self, moments: nn.Module, batches: Iterable[Batch], teacher: nn.Module, classes: int, *, pseudo_labels: bool
     ) -> None:
@@ -117,10 +132,10 @@ class Ridge(Finetune):
         for batch in batches:
             output = teacher(batch.images)
             labels = self.labels(batch, output) if pseudo_labels else batch.given
-            grid, covered = output.features.shape[-2:], output.covered_by(batch.size)
-            cells = patch_labels(labels, grid, covered=covered, rule=self.cell_label).flatten()
-            x = F.pad(self.inputs(output).permute(0, 2, 3, 1).flatten(0, 2).double(), (0, 1), value=1.0)
-            sums = second_moments(x, cells, classes)
+            maps = self.inputs(output)
+            y = self.targets(labels, maps.shape[-2:], classes, output.covered_by(batch.size))
+            x = F.pad(maps.permute(0, 2, 3, 1).flatten(0, 2).double(), (0, 1), value=1.0)
+            sums = second_moments(x, y)
             gram += sums[0]
             moment += sums[1]
         moments.gram += distributed.all_sum(gram)

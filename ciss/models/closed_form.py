@@ -1,6 +1,5 @@
 """Rows of a classifier that follow from features and labels without gradients."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -23,16 +22,15 @@ def nearest_mean_rows(means: Tensor, *, metric: Metric = "euclidean") -> tuple[T
     return 2 * means, -means.square().sum(dim=1)
 
 
-def second_moments(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Sums of products of features with each other and with one-hot labels, in float64.
+def second_moments(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of products of features with each other and with their targets, in float64.
 
-    Shapes: features (N,M), labels (N,) int64 -> gram (M,M), moment (M,classes). Labels outside 0..classes-1 are left
-    out.
+    G = sum_i x_i x_i^T sum_c y_ic,   Q = sum_i x_i y_i^T.   A feature whose target is 0 is left out.
+
+    Shapes: features x (N,M), targets y (N,C) -> G (M,M), Q (M,C).
     """
-    labelled = (labels >= 0) & (labels < classes)
-    x = features.double().masked_fill(~labelled[:, None], 0)
-    y = (labels[:, None] == torch.arange(classes, device=labels.device)).double()
-    return x.T @ x, x.T @ y
+    x, y = features.double(), targets.double()
+    return x.T @ (x * y.sum(dim=1, keepdim=True)), x.T @ y
 
 
 def ridge_solution(gram: Tensor, moment: Tensor, *, gamma: float = 1.0) -> Tensor:
@@ -65,67 +63,6 @@ def balanced_ridge_solution(gram: Tensor, moment: Tensor, *, balance: float, gam
     shares = torch.where(counts > 0, counts.clamp(min=1) ** (1 - balance), 0)
     weights = shares * (counts.sum() / shares.sum().clamp(min=1))
     return ridge_solution((means * weights) @ means.T + within, means * weights, gamma=gamma)
-
-
-def regrouped_solution(
-    moment: Tensor, groups: Tensor, first_newer: Tensor, solve: Callable[[Tensor], Tensor], *, rounds: int = 3
-) -> tuple[Tensor, Tensor]:
-    """The solution of sums whose background is kept in groups, after groups have moved to newer classes.
-
-    A step labels objects of later classes as background. Once the data of such a class are in Q, a group of the
-    background moves to this class if its mean has the largest score for it:
-
-        a(g) = 0 at first (the background),   Q'_c = Q_c + sum over groups g with a(g) = c of Q_g,   W = solve(Q')
-        a(g) = argmax_c w_c^T m_g over the background and the classes with a feature that came after the step of g
-        m_g = Q_g / n_g
-
-    Args:
-        moment: (M,C) sums Q of features by class. The last value of a feature is 1. The background's column leaves out
-            the groups.
-        groups: (M,K) the same sums of groups of the background.
-        first_newer: (K,) the first class that came after the step of each group.
-        solve: moment (M,C) -> W (M,C).
-        rounds: number of assignments, each followed by a new solution.
-
-    Returns: W (M,C), and the class (K,) to which each group was added in it.
-    """
-    classes = torch.arange(moment.shape[1], device=moment.device)
-    possible = (classes == 0) | ((classes >= first_newer[:, None]) & (moment[-1] > 0))
-    means = groups / groups[-1].clamp(min=1)
-    owners = torch.zeros_like(first_newer)
-    solution = solve(moment.index_add(1, owners, groups))
-    for _ in range(rounds):
-        owners = (means.T @ solution).masked_fill(~possible, -torch.inf).argmax(dim=1)
-        solution = solve(moment.index_add(1, owners, groups))
-    return solution, owners
-
-
-def k_means(features: Tensor, groups: int, *, rounds: int = 5) -> Tensor:
-    """Centres of groups of features by Lloyd's algorithm. It starts from features at equal distances in the list.
-
-    Shapes: features (N,D) -> (min(groups, N),D). A centre without features keeps its place.
-    """
-    centres = evenly_spaced(features, groups)
-    groups = len(centres)
-    for _ in range(rounds if groups else 0):
-        nearest = nearest_centres(features, centres)
-        counts = torch.zeros(groups, dtype=features.dtype, device=features.device)
-        counts.index_add_(0, nearest, torch.ones_like(features[:, 0]))
-        sums = torch.zeros_like(centres).index_add_(0, nearest, features)
-        centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centres)
-    return centres
-
-
-def evenly_spaced(values: Tensor, most: int) -> Tensor:
-    """At most `most` values at equal distances in their order. Shapes: (N,...) -> (min(most, N),...)."""
-    count = min(most, len(values))
-    return values[torch.arange(count, device=values.device) * len(values) // max(count, 1)]
-
-
-def nearest_centres(features: Tensor, centres: Tensor) -> Tensor:
-    """The number of the nearest centre of each feature. Shapes: features (N,D), centres (K,D) -> (N,)."""
-    rows, biases = nearest_mean_rows(centres)
-    return (features @ rows.T + biases).argmax(dim=1)
 
 
 def expand(features: Tensor, expansion: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ class Extra:
 
     rows: int = 0  # of a 1x1 convolution over the features
     detached: bool = False  # the rows send no gradient to the features
-    # The rows are those of the classes, over the last so many stages of the encoder. Their logits are added.
+    # The rows are those of the classes, over the last so many stages of the encoder. Their logits are added, on the
+    # finest grid of the features and these stages.
     stages: int = 0
     context: int = 1  # side of a square in cells of a stage; there are also rows over the means of squares. 1: no means
-    finest: bool = False  # whether logits have the grid of the finest of these stages; if not, that of the features
     # widths of the features and of all stages, deepest first -> shapes of float64 tensors by name
     buffers: Callable[[list[int]], dict[str, tuple[int, ...]]] | None = None
 
@@ -36,18 +36,17 @@ class Rows(nn.Conv2d):
 class StageRows(nn.Module):
     """Rows of all classes over stages of the encoder, zeros at the start. Widths of stages: the deepest first."""
 
-    def __init__(self, widths: list[int], rows: int, *, context: int = 1, finest: bool = False):
+    def __init__(self, widths: list[int], rows: int, *, context: int = 1):
         super().__init__()
-        self.stages, self.context, self.finest = len(widths), context, finest
+        self.stages, self.context = len(widths), context
         maps = [width for width in widths for _ in range(1 + (context > 1))]
         self.weights = nn.ParameterList(torch.zeros(rows, width) for width in maps)
 
     def forward(self, stages: list[Tensor], grid: tuple[int, int]) -> Tensor:
         """Stages of the encoder, deepest last -> logits (B,C,h,w), to be added to those of the features on `grid`."""
         maps = stage_maps(stages, self.stages, self.context)
-        grid = finest_grid(maps) if self.finest else grid
-        pairs = zip(maps, self.weights, strict=True)
-        return sum(on_grid(F.conv2d(values, weight[:, :, None, None]), grid) for values, weight in pairs)
+        logits = [F.conv2d(values, row[:, :, None, None]) for values, row in zip(maps, self.weights, strict=True)]
+        return sum(on_finest_grid(logits, grid))
 
     def grow(self, classes: int) -> None:
         """Adds rows of zeros."""
@@ -70,9 +69,10 @@ def stage_maps(stages: list[Tensor], count: int, context: int = 1) -> list[Tenso
     return maps
 
 
-def finest_grid(maps: list[Tensor]) -> tuple[int, int]:
-    """The largest grid (h,w) of several maps."""
-    return max(tuple(values.shape[-2:]) for values in maps)
+def on_finest_grid(maps: list[Tensor], grid: tuple[int, int] = (0, 0)) -> list[Tensor]:
+    """Maps on the finest of their grids and `grid`, by bilinear interpolation. Shapes: (B,.,h_l,w_l) -> (B,.,h,w)."""
+    grid = max(grid, *(tuple(values.shape[-2:]) for values in maps))
+    return [on_grid(values, grid) for values in maps]
 
 
 def on_grid(maps: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -102,8 +102,7 @@ def make_extras(extras: Mapping[str, Extra], widths: list[int]) -> nn.ModuleDict
         if extra.buffers:
             return Buffers(extra.buffers(widths))
         if extra.stages:
-            options = {"context": extra.context, "finest": extra.finest}
-            return StageRows(widths[1 : 1 + extra.stages], extra.rows, **options)
+            return StageRows(widths[1 : 1 + extra.stages], extra.rows, context=extra.context)
         return Rows(widths[0], extra.rows, extra.detached)
 
     return nn.ModuleDict({name: make(extra) for name, extra in extras.items() if extra.rows or extra.buffers})

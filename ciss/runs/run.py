@@ -262,9 +262,6 @@ def starting_network(run: Run, method: Method) -> Network:
     if run.after is None:
         return run.build_network()
     network = load_network(run.before, torch.device("cpu"), reader=run).requires_grad_(True)
-    model = run.settings.model
-    if method.pretrained_encoder and run.step == 1 and (model.pretrained or model.weights):
-        network.encoder.load_state_dict(run.build_network().encoder.state_dict())
     if extras := run.extras(run.step - 1):  # a shared base step has none
         network.decoder.add_extras(extras)
     network.prediction = method.prediction

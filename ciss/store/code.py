@@ -39,7 +39,7 @@ STAGES: dict[str, Entry] = {  # those that run no notebook
     "report": ("ciss.study.report.command", "main"),
     "copy_notebooks": ("ciss.study.copies", "main"),
 }
-EXECUTED = {"copy_notebooks": "explore_*.ipynb"}  # notebooks whose code such a stage depends on too
+EXECUTED = {"copy_notebooks": "[1456e]*.ipynb"}  # notebooks whose code such a stage depends on too
 _FOLLOWING = threading.RLock()  # threads share a package, which is read and resolved as far as one of them needs it
 TOTAL_LINE = "(together)"  # the first line of a listing
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from queue import SimpleQueue
 
+from ciss.distributed import print_line
 from ciss.study.process import RunFailed, interrupt, interrupt_all, start, wait_for
 
 CHANGED = "ended, but is not what this file asks for: parameters or code changed meanwhile. Run the command again."
@@ -46,7 +47,7 @@ class Crew:
                         trained += [name] if job.result() else []
                     except RunFailed as error:
                         failed[name] = str(error)
-                        print(f"{name} failed: {error}", flush=True)
+                        print_line(f"{name} failed: {error}")
         return trained, failed
 
     @contextmanager

@@ -10,6 +10,7 @@ import torch
 from ciss import config, paths, updates
 from ciss.config import Config, ConfigError
 from ciss.data import prepare
+from ciss.documents import counted
 from ciss.processor import available_cores
 from ciss.runs import results as runs_results
 from ciss.runs.check import check
@@ -82,7 +83,8 @@ def crowded(settings: Config, jobs: int, cores: int) -> str | None:
     threads = max(benchmark.train.threads * benchmark.train.processes for benchmark in settings.benchmarks.values())
     if jobs == 1 or jobs * threads <= cores:
         return None
-    return f"{jobs} jobs of {threads} threads on {cores} cores wait for each other. Take fewer, or train.threads=1."
+    problem = f"{jobs} jobs of {counted(threads, 'thread')} on {counted(cores, 'core')} wait for each other"
+    return f"{problem}. Take fewer, or train.threads=1."
 
 
 def main(runs: list[str], config_file: str, jobs: int | None, per_run: int | None = None) -> None:

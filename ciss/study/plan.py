@@ -273,9 +273,9 @@ def _preset_name(request: Request) -> str:
     """The preset of the data set, or of its protocol or setting (voc8-4-2). `--preset mbs` means the data set's preset
     of that name (voc-mbs), or the preset mbs."""
     preset = request.preset or (request.dataset if request.dataset in DATASETS else "own")
-    parts = () if request.preset else (request.protocol, request.setting)
+    choices = () if request.preset else (request.protocol, request.setting)
     start = f"{request.dataset}-"
-    for name in (*(f"{start}{part}" for part in (*parts, preset)), preset):
+    for name in (*(f"{start}{part}" for part in (*choices, preset)), preset):
         if name in presets():
             return name
     names = {name.removeprefix(start) for name in presets() if name.startswith(start) or "-" not in name}

@@ -53,8 +53,8 @@ def attempt(run: Run) -> str:
             plt.close(figure)
         score = results.read(trial)["scores"]["all"]
     return (
-        f"{run.name}: the trial ended well. Its files were written and read (mIoU {score}), and {len(figures)} figures "
-        "were drawn. Nothing is kept."
+        f"{run.name}: the trial ended well. Its files were written and read (mIoU {100 * score:.1f} %), and "
+        f"{len(figures)} figures were drawn. Nothing is kept."
     )
 
 

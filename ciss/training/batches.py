@@ -1,8 +1,7 @@
 """Batches as methods see them, weights of losses in one update, and the pass over the data that prepares a method."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -105,16 +104,6 @@ def loss_weights(
     return [LossWeights(dict(zip(names, row, strict=True))) for row in table]
 
 
-@dataclass
-class Again:
-    """Batches that can be read several times. Each iteration calls `read`."""
-
-    read: Callable[[], Iterator[Batch]]
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.read()
-
-
 def prepare_method(
     method: Method,
     run: Run,
@@ -133,7 +122,7 @@ def prepare_method(
         student: of a training that begins: `method.start` comes first and writes into it.
     """
 
-    def read_step(step: int, cache: dict | None) -> Iterator[Batch]:  # opens no file until a batch is taken
+    def read_step(step: int, cache: dict | None = None) -> Iterator[Batch]:  # opens no file until a batch is taken
         at_step = replace(run, step=step)
         images = at_step.images(index)
         table = at_step.label_table(training=True)
@@ -143,10 +132,9 @@ def prepare_method(
             seed = stable_seed("data", run.seed, step)
             yield from batches.read(training_loader(run.settings, index, images, table, seed), epoch=0)
 
-    present, previous = Again(partial(read_step, run.step, cache)), Again(partial(read_step, run.step - 1, None))
     if student is not None:
-        method.start(student, teacher, present, previous)
-    method.before_step(present, teacher, previous)
+        method.start(student, teacher, read_step(run.step, cache), read_step(run.step - 1))
+    method.before_step(read_step(run.step, cache), teacher, read_step(run.step - 1))
 
 
 def without_large_cache(run: Run, index: Index) -> Run:

@@ -154,7 +154,7 @@ class Curves:
         scores = metrics.scores(state.confusion, self.run.classes.sizes, self.run.last_known_step, convention)
         scores = _plain(scores)
         self.progress.close()
-        print(f"{self.run.name}  {live.sentence(scores)}", flush=True)
+        distributed.print_line(f"{self.run.name}  {live.sentence(scores)}")
         self._add({"scores": scores, "wall_seconds": round(state.wall_seconds, 3), "time": time.time()})
 
     def _score(self, state: TrainingState, seconds: float) -> dict:
@@ -217,7 +217,8 @@ class Curves:
             yield
         except (OSError, CheckpointError) as error:
             self.writes = False
-            print(f"{self.run.name}: {self.place}: the curve cannot be written, the training goes on: {error}")
+            text = "the curve cannot be written, the training goes on"
+            distributed.print_line(f"{self.run.name}: {self.place}: {text}: {error}")
 
 
 def fixed_images(images: list[int], count: int) -> list[int]:

@@ -5,6 +5,7 @@ import time
 
 from tqdm import tqdm
 
+from ciss.distributed import print_line
 from ciss.runs import charts, live
 from ciss.runs.live import Curve
 
@@ -67,7 +68,7 @@ class Progress:
         times = f"{seconds:.1f} s, {left:.0f} s left"
         line = f"{self.name}: epoch {row['epoch']}/{self.epochs}: {'; '.join([', '.join(losses), *scored, times])}"
         if curve is None:
-            print(line, flush=True)
+            print_line(line)
         else:
             self._draw(line, curve)
 

@@ -162,7 +162,7 @@ def rows(column: str, by: str = "method", **values: float) -> pd.DataFrame:
 
 
 def test_words_name_who_loses_most():
-    rates = rows("old_to_background", a=0.9, b=0.1).assign(background_to_new=[0.01, 0.2])
+    rates = rows("old_to_background", a=0.9, b=0.1).assign(background_to_new=[0.01, 0.2], background_to_old=[0.01, 0.2])
     errors = pd.DataFrame([("a", "old called background", 0.8), ("a", "new called background", 0.2)])
     errors.columns = ["method", "error", "share"]
     belief = rows("probability", a=0.7, b=0.2).assign(kind="old")
@@ -171,10 +171,11 @@ def test_words_name_who_loses_most():
     text = background_findings("x", rates, errors, belief, wrong, rules, EMPTY)
     assert "old classes that is predicted as background is from 10.0 % (b) to 90.0 % (a)." in text
     assert "background pixels that is predicted as new classes is from 1.0 % (a) to 20.0 % (b)." in text
+    assert "background pixels that is predicted as old classes is from 1.0 % (a) to 20.0 % (b)." in text
     error = "80.0 % are pixels of old classes predicted as background."
     assert f"Of the errors of a that involve the background, {error}" in text
     assert "from 20.0 % (b) to 70.0 % (a)" in text
-    assert "calibration error of that probability (percentage points) is from 5.0 (b) to 30.0 (a)" in text
+    assert "error of the probability of the background (percentage points) is from 5.0 (b) to 30.0 (a)" in text
     assert "the precision of the pseudo-labels is from 50.0 % (argmax) to 90.0 % (mbs)." in text
     assert "Their recall is from 30.0 % (mbs) to 80.0 % (argmax)." in text
     assert "most" not in text and "highest" not in text and "largest" not in text, "one seed"
@@ -182,7 +183,9 @@ def test_words_name_who_loses_most():
 
 def test_words_name_all_that_share_an_extreme():
     """One of several equal methods is not called the worst; a rule without labels is not called as good as the rest."""
-    rates = rows("old_to_background", a=0.9, b=0.1, c=0.9, d=0.1).assign(background_to_new=[1.0, 1.0, 0.5, 0.5])
+    taken = [1.0, 1.0, 0.5, 0.5]
+    rates = rows("old_to_background", a=0.9, b=0.1, c=0.9, d=0.1)
+    rates = rates.assign(background_to_new=taken, background_to_old=taken)
     errors = rows("share", a=1.0).assign(error="old called background")
     belief = rows("probability", a=0.2, b=0.7, c=0.2, d=0.3).assign(kind="old")
     wrong = rows("error_truth", a=0.1, b=0.1, c=0.1, d=0.3)
@@ -195,7 +198,9 @@ def test_words_name_all_that_share_an_extreme():
 
 
 def test_words_say_that_nothing_differs():
-    rates = rows("old_to_background", a=0.0, b=0.0001).assign(background_to_new=[0.0, 0.0001])
+    rates = rows("old_to_background", a=0.0, b=0.0001).assign(
+        background_to_new=[0.0, 0.0001], background_to_old=[0.0, 0.0001]
+    )
     errors = rows("share", a=1.0, b=1.0).assign(error="new called background")
     belief = rows("probability", a=0.001, b=0.002).assign(kind="old")
     wrong = rows("error_truth", a=0.0501, b=0.0502)
@@ -204,7 +209,7 @@ def test_words_say_that_nothing_differs():
     assert "old classes that is predicted as background is 0.0 % in every method." in text
     assert "background pixels that is predicted as new classes is 0.0 % in every method." in text
     assert "the mean probability of the background is from 0.1 % (a) to 0.2 % (b)." in text
-    assert "The expected calibration error of that probability (percentage points) is 5.0 in every method." in text
+    assert "error of the probability of the background (percentage points) is 5.0 in every method." in text
     assert "errors of" not in text, "no method is the worst"
     text = background_findings("x", rates, errors, belief, wrong, rules, {**EMPTY, "base": "No class."})
     assert text.startswith("No class.\n\n**x**")
@@ -218,16 +223,19 @@ def test_words_say_that_nothing_differs():
     ],
 )
 def test_words_on_rules_that_differ_in_one_number(precision, recall, words):
-    rates = rows("old_to_background", a=0.9).assign(background_to_new=0.2)
+    rates = rows("old_to_background", a=0.9).assign(background_to_new=0.2, background_to_old=0.2)
     rules = rows("precision", by="rule", argmax=precision[0], mbs=precision[1]).assign(recall=recall)
     nothing = rows("probability", a=0.7).assign(kind="old", error_truth=0.3, error="x", share=NAN)
     text = background_findings("x", rates, nothing, nothing, nothing, rules, EMPTY)
     assert words in text and "that is predicted as new classes is 20.0 % (a)." in text
-    assert "the background is 70.0 % (a)." in text and "that probability (percentage points) is 30.0 (a)." in text
+    assert (
+        "the background is 70.0 % (a)." in text
+        and "probability of the background (percentage points) is 30.0 (a)." in text
+    )
 
 
 def test_words_without_old_pixels():
-    rates = rows("old_to_background", a=NAN).assign(background_to_new=NAN)
+    rates = rows("old_to_background", a=NAN).assign(background_to_new=NAN, background_to_old=NAN)
     nothing = rows("probability", a=NAN).assign(kind="old", error_truth=NAN, error="x", share=NAN)
     rules = rows("precision", by="rule", argmax=NAN).assign(recall=NAN)
     text = background_findings("x", rates, nothing, nothing, nothing, rules, EMPTY)

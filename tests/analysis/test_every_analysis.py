@@ -66,7 +66,7 @@ from ciss.analysis.forgetting.figures import (
 from ciss.analysis.forgetting.pace import pace_factors, rank_correlations
 from ciss.analysis.forgetting.tables import forgetting_summary, forgetting_table, group_table, pace_table
 from ciss.analysis.forgetting.traces import gradient_table, imbalance, token_angles_table
-from ciss.analysis.forgetting.words import forgetting_findings
+from ciss.analysis.forgetting.words import correlations_by_method, forgetting_findings
 from ciss.analysis.reasons import background_reasons, empty_reasons, forgetting_reasons
 from ciss.analysis.rows import by_benchmark
 from ciss.protocol import Classes
@@ -353,7 +353,7 @@ OTHERS = {
     *("flow_ribbons", "method_lines", "legend_below", "lowest", "note", "note_in", "only_note", "panels"),
     *("step_ticks", "class_label", "class_labels", "table_labels", "class_patches", "save", "text_in"),
     *("heatmap", "column_ticks", "stacked_bars", "method_panels", "chosen_panels", "class_lines", "diverging_map"),
-    *("label_ends", "grey_note"),
+    *("label_ends", "grey_note", "correlations_by_method"),
     # of exploring: tests/analysis/test_explore_viz.py and test_explore_views.py
     *("cosine_map", "side_by_side", "method_pictures", "pixel_gradients", "class_gradients", "layer_conflicts"),
     *("loss_cosines", "plane", "drift", "nearest_classes", "distances", "background_labels", "label_shares"),
@@ -445,6 +445,7 @@ def test_no_figure_is_blank(study):
 @pytest.mark.parametrize("study", STUDIES)
 def test_findings_have_no_nan(study):
     s = build(study)
+    assert correlations_by_method(s.correlations).size == len(s.correlations)
     unequal = imbalance(s.gradients)
     summary = forgetting_summary(s.ends)
     off = calibration_errors(s.calibration)

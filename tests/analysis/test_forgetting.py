@@ -8,7 +8,7 @@ import torch
 from ciss.analysis.forgetting.pace import interval, pace_factors, prototype_cosines, rank_correlations
 from ciss.analysis.forgetting.tables import forgetting_summary, forgetting_table, group_table
 from ciss.analysis.forgetting.traces import gradient_table, imbalance, token_angles_table
-from ciss.analysis.forgetting.words import forgetting_findings
+from ciss.analysis.forgetting.words import correlations_by_method, forgetting_findings
 from ciss.analysis.reasons import empty_reasons
 from ciss.protocol import Classes
 from tests.helpers.results import AFTER_0, AFTER_1, AFTER_2, CLASSES, result
@@ -113,6 +113,14 @@ def test_too_little_says_nothing(pairs):
     assert np.isnan(row["correlation"]) and row["ends"] == 0
 
 
+def test_correlations_to_read():
+    rows = [("pace", "b", "gradient", 0.5), ("pace", "a", "gradient", -0.1), ("relative_pace", "b", "gradient", NAN)]
+    wide = correlations_by_method(pd.DataFrame(rows, columns=["value", "method", "factor", "correlation"]))
+    assert wide.columns.tolist() == ["b", "a"], "the order of the methods"
+    assert wide.loc[("IoU lost per epoch", "the gradient before the step")].tolist() == [0.5, -0.1]
+    assert wide.index[1] == ("the same, relative to the IoU before", "the gradient before the step")
+
+
 def test_interval_of_three_values():
     low, high = interval([1.0, 2.0, 3.0])
     # mean 2, s = 1, t(0.975, 2) = 4.3027
@@ -136,6 +144,8 @@ def test_groups_are_means_without_the_background_and_a_method_has_a_row():
     (row,) = forgetting_summary(ends).to_dict("records")
     # a: 6/9 -> 0; b: 9/15 -> 1/2
     assert row["forgetting"] == pytest.approx((6 / 9 + 0.1) / 2) and row["backward_transfer"] == -row["forgetting"]
+    # on the same pixels, those of c included, a: 6 of 8 + 9 - 6 after step 0, then 0; b: 9 of 10 + 18 - 9, then 1/2
+    assert row["same_pixels"] == pytest.approx((6 / 11 + 9 / 19 - 1 / 2) / 2)
     assert row["worst"] == "a" and row["worst_forgetting"] == pytest.approx(6 / 9)
     assert row["spread"] == pytest.approx((6 / 9 - 0.1) / 2)
 
@@ -204,7 +214,8 @@ def test_angles_of_new_tokens():
 
 
 def summary(**methods: float) -> pd.DataFrame:
-    return pd.DataFrame([{"method": m, "seed": 0, "forgetting": f, "spread": f / 2} for m, f in methods.items()])
+    rows = [(method, 0, lost, lost - 0.1, lost / 2) for method, lost in methods.items()]
+    return pd.DataFrame(rows, columns=["method", "seed", "forgetting", "same_pixels", "spread"])
 
 
 def lost(**by_method: dict[str, float]) -> pd.DataFrame:
@@ -229,9 +240,10 @@ def test_words_say_which_classes_fade():
     )
     assert "(one seed): after the last step the mean forgetting of old classes (percentage points of IoU)" in text
     assert "is from 25.0 (b) to 30.0 (a)." in text
+    assert "If they count after every step, the mean forgetting is from 15.0 (b) to 20.0 (a)." in text
     assert "the mean loss is from 31.2 % (b) to 37.5 % (a)." in text
     assert "Mean over all methods: the forgetting of a class is from 20.0 (dog) to 35.0 (cat)." in text
-    assert "The standard deviation of forgetting over old classes is from 12.5 (b) to 15.0 (a)." in text
+    assert "The standard deviation over the old classes of a method is from 12.5 (b) to 15.0 (a)." in text
     assert "most" not in text and "least" not in text, "one seed"
     assert text.endswith("No hold-out set.")
     assert "nothing could be forgotten. No step." in forgetting_findings("x", NONE, NONE, NONE, NONE, EMPTY)
@@ -273,8 +285,8 @@ def test_words_on_compensation():
     unequal = imbalance(pd.DataFrame(rows, columns=["method", "step", "kind", "group", "value"]))
     text = forgetting_findings("x", lost(gsc={"cat": 0.5}), summary(gsc=0.3), NONE, unequal, EMPTY)
     assert (
-        "In step 2 of gsc, the mean gradients of the steps' labels differ by a factor of 8.0. After compensation the "
-        "factor is 2.0." in text
+        "In step 2 of gsc, the mean gradients of the steps' labels (step 0 with the background) differ by a factor of "
+        "8.0. After compensation the factor is 2.0." in text
     )
 
 
@@ -283,7 +295,7 @@ def test_words_say_that_nothing_differs():
     text = forgetting_findings("x", same, tied, NONE, NONE, EMPTY)
     assert "the mean forgetting of old classes (percentage points of IoU) is 0.0 in every method." in text
     assert "Mean over all methods: the forgetting of a class is 0.0 in every class." in text
-    assert "The standard deviation of forgetting over old classes is 0.0 in every method." in text
+    assert "The standard deviation over the old classes of a method is 0.0 in every method." in text
     assert "-0.0" not in text
     table = ranks(("a", "gradient", 0.0, NAN, NAN), ("b", "gradient", 0.0, NAN, NAN))
     text = forgetting_findings("x", same, tied, table, NONE, EMPTY)

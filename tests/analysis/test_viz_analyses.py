@@ -155,9 +155,9 @@ def test_forest_of_correlations():
         ("pace", "a", "similarity", NAN, NAN, NAN, 0),
     )  # fmt: skip
     figure = draw(correlation_forest(table, ["a"]))
-    assert "2 rank correlations, each over 10 old classes" in figure.get_suptitle(), (
-        "those that are not defined are none"
-    )
+    mean = "each a mean over steps weighted by classes"
+    title = f"2 rank correlations, {mean}, with at most 10 pairs of an old class and a step"
+    assert title in figure.get_suptitle(), "those that are not defined are none"
     bar, absolute, _, relative = figure.axes[0].lines[:4]
     assert bar.get_xdata().tolist() == [-0.25, 1.0]
     assert absolute.get_xdata().tolist() == [0.5] and relative.get_xdata().tolist() == [-0.5]

@@ -1,6 +1,7 @@
 """Results of runs whose confusion matrices are small enough to work out by hand."""
 
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -72,7 +73,8 @@ def path(*, order: list | None = None, **changes) -> list[dict]:
     for each in made:
         each["samples"] = {"i": np.zeros((2, 2), np.uint8)}
         if order:
-            each["classes"] = replace(each["classes"], groups=order)
+            names = [CLASSES.names[raw] for raw in (0, *chain.from_iterable(order))]
+            each["classes"] = replace(each["classes"], groups=order, names=names)
             each["identity"]["parameters"] |= {"groups": order}
             each["identity"]["parameters"]["benchmark"] |= {"order": [c for group in order for c in group]}
             each["identity"]["data"] = "o" * 64  # an index lists its images by class

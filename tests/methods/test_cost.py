@@ -64,7 +64,6 @@ class Trainer:
 
 
 @pytest.mark.cost
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["gsc", "plop"])
 def test_a_step_costs_little_more_than_plain_distillation(name, capsys):
     """Median of ten interleaved pairs, 160-pixel crops, MobileNetV2, host included: at most 1.35."""
@@ -82,7 +81,6 @@ def test_a_step_costs_little_more_than_plain_distillation(name, capsys):
 
 
 @pytest.mark.cost
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("classes", "time_bound", "memory_bound"), [(17, 1.05, 1.1), (112, 1.15, 1.3)])
 def test_a_step_of_mbs_costs_little_more_than_its_parts(classes, time_bound, memory_bound, capsys):
     """ViT-B/16 at 256 pixels, batch 4, beside teacher, student and cross-entropy: `ciss bench`, without the update."""

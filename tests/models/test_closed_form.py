@@ -6,12 +6,8 @@ import torch
 from ciss.labels.scores import labels_above
 from ciss.models.closed_form import (
     balanced_ridge_solution,
-    evenly_spaced,
     expand,
-    k_means,
-    nearest_centres,
     nearest_mean_rows,
-    regrouped_solution,
     ridge_solution,
     second_moments,
 )
@@ -88,7 +84,7 @@ def test_sums_and_recursion_are_the_same():
     inverse, weight = torch.eye(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
     for (features, labels), expected, classes in zip(STEPS, (AFTER_0, AFTER_1), (2, 3), strict=True):
         x = float64(features)
-        more = second_moments(x, torch.tensor(labels), 3)
+        more = second_moments(x, one_hot(torch.tensor(labels), 3))
         gram, moment = gram + more[0], moment + more[1]
         close(ridge_solution(gram, moment[:, :classes]), expected)
         inverse, weight = recursion(inverse, weight, x, one_hot(labels, classes))
@@ -102,22 +98,31 @@ def test_order_and_batches_do_not_matter():
     x = torch.randn(60, 5, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, 4, (60,), generator=generator)
     labels[::7] = 255
-    whole = ridge_solution(*second_moments(x, labels, 4))
+    whole = ridge_solution(*second_moments(x, one_hot(labels, 4)))
     order = torch.randperm(60, generator=generator)
-    parts = [second_moments(x[part], labels[part], 4) for part in order.split([1, 30, 29])]
+    batches = order.split([1, 30, 29])
+    sums_of_batches = [second_moments(x[batch], one_hot(labels[batch], 4)) for batch in batches]
     torch.testing.assert_close(
-        ridge_solution(*(sum(sums) for sums in zip(*parts, strict=True))), whole, rtol=1e-10, atol=0
+        ridge_solution(*(sum(sums) for sums in zip(*sums_of_batches, strict=True))), whole, rtol=1e-10, atol=0
     )
-    more = ridge_solution(*second_moments(x, labels, 5))
+    more = ridge_solution(*second_moments(x, one_hot(labels, 5)))
     assert more[:, 4].equal(torch.zeros(5, dtype=torch.float64)), "a class without a feature"
     torch.testing.assert_close(more[:, :4], whole, rtol=1e-12, atol=1e-15)
-    assert second_moments(x, torch.full((60,), 255), 4)[0].eq(0).all()
+    assert second_moments(x, one_hot(torch.full((60,), 255), 4))[0].eq(0).all()
 
 
 def test_a_column_of_ones_is_the_bias():
     x = torch.nn.functional.pad(float64(STEPS[0][0]), (0, 1), value=1.0)
-    solution = ridge_solution(*second_moments(x, torch.tensor(STEPS[0][1]), 2))
+    solution = ridge_solution(*second_moments(x, one_hot(torch.tensor(STEPS[0][1]), 2)))
     close(solution, [[0.206897, 0.103448], [-0.172414, 0.413793], [0.275862, 0.137931]])
+
+
+def test_targets_may_be_shares_of_classes():
+    """Half of the second feature's pixels are ignored: it weighs half."""
+    x, y = float64([[1, 2], [3, 1], [2, 2]]), float64([[1, 0], [0.25, 0.25], [0, 0]])
+    gram, moment = second_moments(x, y)
+    close(gram, [[5.5, 3.5], [3.5, 4.5]])
+    close(moment, [[1.75, 0.75], [2.25, 0.25]])
 
 
 def test_expanded_features():
@@ -131,7 +136,7 @@ def test_the_golden_recursion():
     for part, classes in enumerate((3, 3, 4, 5)):
         x = expand(golden[f"features{part}"], golden["expansion"])
         torch.testing.assert_close(x, golden[f"expanded{part}"], rtol=1e-8, atol=1e-10)
-        more = second_moments(x, golden[f"labels{part}"], 5)
+        more = second_moments(x, one_hot(golden[f"labels{part}"], 5))
         gram, moment = gram + more[0], moment + more[1]
         found = ridge_solution(gram, moment[:, :classes], gamma=10.0)
         torch.testing.assert_close(found, golden[f"weight{part}"], rtol=1e-8, atol=1e-10)
@@ -164,7 +169,7 @@ SPREAD = [[0.5, 0], [-0.5, 0], [0, 0.25], [0, -0.25]]
 
 def test_without_balance_the_solution_is_that_of_ridge():
     features, labels = labelled([40, 4, 8], [[0, 0], [1, 0], [0, 2]])
-    sums = second_moments(features, labels, 3)
+    sums = second_moments(features, one_hot(labels, 3))
     close(balanced_ridge_solution(*sums, balance=0.0), ridge_solution(*sums))
 
 
@@ -177,13 +182,13 @@ def test_balance_weighs_each_feature_by_its_class(balance):
     weights *= len(labels) / weights.sum()
     gram = features.T @ (weights[:, None] * features) + torch.eye(3)
     moment = features.T @ (weights[:, None] * torch.nn.functional.one_hot(labels).double())
-    sums = second_moments(features, labels, 3)
+    sums = second_moments(features, one_hot(labels, 3))
     close(balanced_ridge_solution(*sums, balance=balance), torch.linalg.solve(gram, moment))
 
 
 def test_a_rare_class_is_found_with_balance_alone():
     features, labels = labelled([4000, 8], [[0, 0], [1, 0]])
-    sums = second_moments(features, labels, 2)
+    sums = second_moments(features, one_hot(labels, 2))
     middle = float64([[0.8, 0, 1]])
     assert (middle @ balanced_ridge_solution(*sums, balance=0.0)).argmax() == 0
     assert (middle @ balanced_ridge_solution(*sums, balance=1.0)).argmax() == 1
@@ -191,82 +196,6 @@ def test_a_rare_class_is_found_with_balance_alone():
 
 def test_classes_without_features_have_no_row():
     features, labels = labelled([8, 0, 4], [[0, 0], [1, 0], [0, 2]])
-    assert (balanced_ridge_solution(*second_moments(features, labels, 3), balance=0.5)[:, 1] == 0).all()
+    assert (balanced_ridge_solution(*second_moments(features, one_hot(labels, 3)), balance=0.5)[:, 1] == 0).all()
     nothing = torch.zeros(3, 3), torch.zeros(3, 2)
     assert (balanced_ridge_solution(*nothing, balance=0.5) == 0).all()
-
-
-# --- background in groups
-
-# The last value of x is 1. Features lie around corners. The background of step 0 has two groups; class 1 is of step 0,
-# class 2 of step 1. At the corner of class 2 a quarter of the features is called background.
-CORNERS = float64([[0, 0], [0, 8], [8, 0], [0, 8]])  # group 0, group 1 (objects of class 2), class 1, class 2
-SPREAD = float64([[1, 0], [-1, 0], [0, 1], [0, -1]])
-
-
-def corner_sums():
-    """G, and the sums of each corner (3,4)."""
-    counts = 4, 4, 4, 12
-    x = torch.cat([corner + SPREAD.repeat(count // 4, 1) for corner, count in zip(CORNERS, counts, strict=True)])
-    x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-    labels = torch.arange(4).repeat_interleave(torch.tensor(counts))
-    return second_moments(x, labels, 4)
-
-
-def test_a_group_moves_to_the_class_that_comes_later():
-    gram, sums = corner_sums()
-    groups = sums[:, :2]
-    moment = torch.stack([torch.zeros(3, dtype=torch.float64), sums[:, 2], sums[:, 3]], dim=1)
-    first_newer = torch.tensor([2, 2])
-    solution, owners = regrouped_solution(moment, groups, first_newer, lambda m: ridge_solution(gram, m))
-    assert owners.tolist() == [0, 2]
-    expected = torch.stack([sums[:, 0], sums[:, 2], sums[:, 1] + sums[:, 3]], dim=1)
-    close(solution, ridge_solution(gram, expected))
-    still, owners = regrouped_solution(moment, groups, first_newer, lambda m: ridge_solution(gram, m), rounds=0)
-    assert owners.tolist() == [0, 0]
-    close(still[:, 0], ridge_solution(gram, sums[:, :1] + sums[:, 1:2])[:, 0])
-
-
-@pytest.mark.parametrize("first_newer", [[3, 3], [2, 3]])
-def test_no_group_moves_to_a_class_that_its_step_knew(first_newer):
-    gram, sums = corner_sums()
-    moment = torch.stack([torch.zeros(3, dtype=torch.float64), sums[:, 2], sums[:, 3]], dim=1)
-    options = torch.tensor(first_newer), lambda m: ridge_solution(gram, m)
-    assert regrouped_solution(moment, sums[:, :2], *options)[1].tolist() == [0, 0]
-
-
-def test_no_group_moves_to_a_class_without_features():
-    """Its score is 0, which is larger than a negative score of the background."""
-    moment = torch.zeros(2, 3, dtype=torch.float64)
-    groups = float64([[-5, 1], [1, 1]])
-    solution = float64([[1, 0, 0], [0, 0, 0]])
-    owners = regrouped_solution(moment, groups, torch.tensor([1, 1]), lambda _: solution)[1]
-    assert owners.tolist() == [0, 0]
-
-
-def test_an_empty_group_changes_nothing():
-    gram, sums = corner_sums()
-    moment = torch.stack([torch.zeros(3, dtype=torch.float64), sums[:, 2], sums[:, 3]], dim=1)
-    groups = torch.cat([sums[:, :2], torch.zeros(3, 1, dtype=torch.float64)], dim=1)
-    pairs = [(sums[:, :2], [2, 2]), (groups, [2, 2, 2])]
-    with_it, without = (
-        regrouped_solution(moment, part, torch.tensor(newer), lambda m: ridge_solution(gram, m))[0]
-        for part, newer in pairs
-    )
-    close(with_it, without)
-
-
-def test_evenly_spaced_values():
-    for count, expected in [(7, [0, 2, 4]), (3, [0, 1, 2]), (2, [0, 1]), (0, [])]:
-        assert evenly_spaced(torch.arange(count), 3).tolist() == expected
-
-
-def test_centres_of_groups():
-    features = torch.cat([corner + SPREAD for corner in CORNERS[:3]])
-    centres = k_means(features, 3)
-    close(centres[nearest_centres(CORNERS[:3], centres)], CORNERS[:3])
-    assert nearest_centres(features, centres).tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    close(k_means(features[:2], 5), features[:2])
-    assert k_means(features[:0], 5).shape == (0, 2)
-    centre = k_means(features, 1)
-    close(centre[0], features.mean(dim=0))

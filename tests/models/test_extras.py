@@ -69,7 +69,7 @@ def test_rows_over_stages_are_added_to_the_logits():
 
 def test_rows_over_neighbourhoods_have_the_finest_grid():
     """Logits are a linear layer over stages, and over their means in 3x3 cells, on the grid of the finer stage."""
-    extras = {"stages": Extra(rows=3, stages=2, context=3, finest=True)}
+    extras = {"stages": Extra(rows=3, stages=2, context=3)}
     decoder = DeepLabV3([4, 6], 8, [3], atrous_rates=(1,), dropout=0.0, extras=extras).eval()
     stages = [random(2, 4, 10, 8), random(2, 6, 5, 4)]
     plain, features, *_ = decoder(stages)

@@ -431,7 +431,7 @@ def test_a_comment_a_function_beside_and_a_figure_change_nothing(root):
             "methods/finetune.py",
             "over_strips(",
             "normalisers(",
-            trainings("finetune", "joint", "ncm", "ridge", "stage_ridge", "regroup") | PAGE,
+            trainings("finetune", "joint", "ncm", "ridge", "stage_ridge") | PAGE,
         ),
         ("methods/gsc.py", "0.3", "0.4", trainings("gsc") | PAGE),
         ("study/report/markup.py", 'format="svg"', 'format="png"', {"report"}),

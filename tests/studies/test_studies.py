@@ -416,7 +416,6 @@ def test_every_commit_has_another_share():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_the_studies_of_this_commit(tmp_path, capsys):
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=study.ROOT, capture_output=True, text=True).stdout.strip()
     chosen = share(commit or study.code_hash())

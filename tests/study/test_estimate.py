@@ -413,3 +413,34 @@ def test_usage(monkeypatch):
     }
     monkeypatch.setattr(usage, "SYSTEM", usage.Path("/nowhere"))
     monkeypatch.undo()
+
+
+def test_orders_of_classes_share_measurements(project, monkeypatch, capsys):
+    """A plan of six orders is measured as fast as one; what cannot be measured is tried once."""
+    tiny = project.document["benchmarks"]["tiny"]
+    order = [number for group in project.run("mib-1").classes.groups for number in group]
+    project.document["benchmarks"]["turned"] = {**tiny, "order": order[::-1]}
+    for name, entry in list(project.document["bases"].items()):
+        project.document["bases"][f"turned-{name}"] = {**entry, "benchmark": "turned"}
+    project.write()
+    tried = []
+
+    def fail(config, name, seconds):
+        tried.append(name)
+        raise measure.EstimateError(f"{name}: no memory")
+
+    monkeypatch.setattr(measure, "_measure", fail)
+    with pytest.raises(SystemExit, match="of .* kinds of runs were not measured"):
+        command.main("params.yaml")
+    alone = [*tried]
+    assert "turned-base" not in alone and "base" in alone
+
+    monkeypatch.setattr(measure, "_measure", lambda config, name, seconds: tried.append(name) or MEASURED)
+    tried.clear()
+    capsys.readouterr()
+    command.main("params.yaml")
+    assert tried == alone and measure.known(project.config).keys() >= {"base", "turned-base"}
+    assert f"{len(alone)} kinds of runs" in capsys.readouterr().out
+    tried.clear()
+    command.main("params.yaml")
+    assert not tried

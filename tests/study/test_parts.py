@@ -240,7 +240,6 @@ def test_options_that_do_not_go_together(words, said, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_redrawn_reports_are_those_made_beside_the_runs(trained, kept, tmp_path, monkeypatch):
     """Byte for byte: tables, figures, findings, executed notebooks; all but photographs' predictions."""
     copied = trained.copy(tmp_path / "copy")
@@ -266,7 +265,6 @@ def test_redrawn_reports_are_those_made_beside_the_runs(trained, kept, tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_part_killed_twice_is_the_undisturbed_one(trained, kept, tmp_path):
     copied = trained.copy(tmp_path / "copy")
     for folder in ("runs", "results", "probes", "timings"):

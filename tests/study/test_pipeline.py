@@ -75,7 +75,6 @@ def changed(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_whole_pipeline(study, tmp_path):
     metrics = json.loads((study / "reports" / "metrics.json").read_text())
     assert set(metrics["shapes"]) == {"finetune", "mib", "joint"}
@@ -136,7 +135,6 @@ def test_the_whole_pipeline(study, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_views_of_dvc_fit_100_columns(study, tmp_path):
     """The commands of the documentation, after an experiment that changed a coefficient, its scores and its results."""
     repository.copy(study, folder := tmp_path / "project")
@@ -158,7 +156,6 @@ def test_views_of_dvc_fit_100_columns(study, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_own_images_that_change_are_prepared_again(tmp_path):
     folder = repository.make_code(tmp_path / "project")
     leaves = folder / "data" / "leaves"

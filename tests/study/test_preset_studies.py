@@ -81,7 +81,7 @@ def test_a_study_of_orders_is_planned_in_parts(planned):
     assert len({benchmark.order for benchmark in settings.benchmarks.values()}) == 6
     for name in settings.benchmarks:
         runs = {run: entry for run, entry in settings.runs().items() if entry.benchmark == name}
-        assert len(runs) == 1 + 9 * 4 + 1 and {entry.seed for entry in runs.values()} == {0}
+        assert len(runs) == 1 + 10 * 4 + 1 and {entry.seed for entry in runs.values()} == {0}
         assert all(entry.after in runs for run, entry in settings.chain.items() if run in runs)
     planned("voc8", "--preset", "orders", "--orders", "2", "--fresh")
     assert len(planned.config.benchmarks) == 2, "what is named goes before the preset's"

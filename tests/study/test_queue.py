@@ -92,7 +92,6 @@ def cached(folder: Path, md5: str) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_two_workers_are_one_after_the_other(repositories):
     user, alone = repositories
     before, committed = workspace(user), run(user, "git", "rev-parse", "HEAD")

@@ -306,7 +306,7 @@ def test_the_page_holds_everything(saved):
     assert "<td>50.0</td>" in text and "<strong>50.0" not in text, "one seed: nothing is bold"
     assert "mIoU in percent from one confusion matrix" in text and "0..1" not in text
     assert "future classes&#39; pixels ignored" in text or "future classes' pixels ignored" in text
-    for words in ("1 | 2 | 3", "torch 2.15.0", "One run each", "train.batch", "float32"):
+    for words in ("<dd>a | b | c</dd>", "torch 2.15.0", "One run each", "train.batch", "float32"):
         assert words in text, words
     assert "All benchmarks" not in text
     assert text == render(saved), "the same bytes each time"
@@ -344,7 +344,7 @@ def test_the_page_of_orders_and_benchmarks(tmp_path, ends):
     text = render(tmp_path, "b", "b-2", "c")
     page = parsed(text)
     assert {"b", "c", "b-methods", "c-methods"} <= set(page.ids) and "b-2" not in page.ids
-    assert "60.0 ± 14.1" in text and "1 | 2 | 3 (b); 3 | 1 | 2 (b-2)" in text
+    assert "60.0 ± 14.1" in text and "a | b | c (b); c | a | b (b-2)" in text
     assert "<dt>seeds</dt><dd>0</dd>" in text and "<dt>seeds</dt><dd>7</dd>" in text, "each its own runs"
     assert "All benchmarks" in text and "This part is missing, because its stage has not run yet." in text
 

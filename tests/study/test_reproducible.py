@@ -88,7 +88,6 @@ def hashed_files(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_the_pipeline_in_an_empty_clone_leaves_the_commit_clean(study, tmp_path):
     """Elsewhere, with another clock, without DVC's cache: `git diff` is empty, and every hashed file is the same."""
     clock, clone = tmp_path / "clock", tmp_path / "a" / "clone"

@@ -106,7 +106,6 @@ def states(capsys) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_fifty_runs_queued_at_once(cluster, stand_ins, capsys):
     """All end, each after the one it continues, and nothing begins twice, although the command is given twice."""
     chain = {"more-1": "base"}
@@ -174,7 +173,6 @@ def test_resources_that_no_node_has(stand_ins, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_disturbed_chain_ends_as_an_undisturbed_one(cluster, make_project, queued, capsys):
     """One run killed within an epoch, one stopped by its time limit, and the node drained: the same bytes."""
     alone = make_project("alone")
@@ -220,7 +218,6 @@ def test_a_disturbed_chain_ends_as_an_undisturbed_one(cluster, make_project, que
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_preempted_run_of_two_processes_goes_on(cluster, make_project, queued, capsys):
     """Slurm signals all processes of a job: the one that stops the training hears it, torchrun and its own do not."""
     alone = make_project("alone")

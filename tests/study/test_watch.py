@@ -210,7 +210,8 @@ def on_a_terminal(project, *arguments: str, seconds: float = 120) -> str:
 
 
 @pytest.mark.slow
-def test_lines_of_several_runs_do_not_mix(project):
+def test_lines_of_several_runs_do_not_mix(project, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")  # as in many containers; `print` then writes a line in two parts
     output = on_a_terminal(project, "-m", "ciss", "train", "--jobs", "3")
     lines = [line.rpartition("\x1b[K")[2] for line in output.replace("\r\n", "\n").splitlines()]
     finished = [line for line in lines if re.fullmatch(r"\S+  mIoU \d+\.\d( \(old \d+\.\d, new \d+\.\d\))?", line)]

@@ -38,7 +38,7 @@ def projects(tmp_path_factory) -> list[trials.Project]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 60 * KILLS, func_only=True)  # the projects are no part of it
+@pytest.mark.timeout(max(1200, 400 * KILLS), func_only=True)  # the projects are no part of it
 def test_killed_runs_end_as_undisturbed_ones(projects, tmp_path, capsys):
     """One kill of each kind of process; more with CISS_KILLS=100."""
     command = f"--kills {KILLS} --again 0 --runs {RUN} --workers 2 --out {tmp_path}".split()
@@ -53,7 +53,6 @@ def test_killed_runs_end_as_undisturbed_ones(projects, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_momentum_that_is_not_restored_is_seen(projects, tmp_path):
     project = projects[2]
     expected = {"trainer": project.files(RUN)}
@@ -72,7 +71,6 @@ def test_momentum_that_is_not_restored_is_seen(projects, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_orphan_of_a_killed_pipeline_is_named(projects, tmp_path):
     """It trains on; the same command, then, is refused until it has ended, here by the command given."""
     project = projects[0]
@@ -88,7 +86,6 @@ def test_the_orphan_of_a_killed_pipeline_is_named(projects, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("process", PROCESSES)
 def test_ctrl_c_stops_and_goes_on(projects, process):
     """As a terminal sends it, to the process group: the kernel, a group of its own, must hear of it too."""

@@ -1,5 +1,6 @@
 """Calls that several processes share, in one; shares of images in any number of them."""
 
+import io
 import shutil
 import sys
 from itertools import chain
@@ -34,6 +35,22 @@ def test_one_process_needs_no_group(monkeypatch, capsys):
         distributed.log("hello")
     assert value.tolist() == [1, 2]
     assert capsys.readouterr().out == "hello\n"
+
+
+def test_a_line_is_one_write(monkeypatch):
+    """Several runs write to one pipe. With PYTHONUNBUFFERED every write of the text layer reaches it by itself."""
+    written = []
+    raw = SimpleNamespace(
+        write=lambda data: written.append(bytes(data)) or len(data),
+        flush=lambda: None,
+        readable=lambda: False,
+        writable=lambda: True,
+        seekable=lambda: False,
+        closed=False,
+    )
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, write_through=True))
+    distributed.log("base  mIoU 44.1")
+    assert written == [b"base  mIoU 44.1\n"]
 
 
 def test_the_group_is_left_after_an_error(monkeypatch):
@@ -80,7 +97,7 @@ def test_control_c_waits_for_the_processes(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(distributed, "print", interrupted, raising=False)
+    monkeypatch.setattr(distributed, "print_line", interrupted)
     with pytest.raises(KeyboardInterrupt):
         distributed.launch(2, "ciss.training.loop", "base")
     assert (tmp_path / "ended").exists()

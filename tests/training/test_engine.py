@@ -637,7 +637,6 @@ ACCUMULATED = {
     "ncm": {},
     "ridge": {},
     "stage_ridge": {},
-    "regroup": {"groups": 4},
     "select": {"statistics_from": "images"},
 }
 

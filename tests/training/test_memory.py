@@ -21,7 +21,7 @@ from ciss.training.memory import stored_before
 from tests.helpers.training import left_by, stopped
 
 CANDIDATES = dict(zip("abcdef", [{1, 2}, {1}, {3}, {2, 3}, {1}, {2}], strict=True))
-WITHOUT_TRAINING = ("ncm", "ridge", "stage_ridge", "regroup")
+WITHOUT_TRAINING = ("ncm", "ridge", "stage_ridge")
 TRAINS = [name for name, kind in METHODS.items() if not kind.sees_all and name not in WITHOUT_TRAINING]
 
 

@@ -2,10 +2,8 @@
 
 import numpy as np
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 
 from ciss.analysis.compare.tables import runs_table
 from ciss.analysis.figures.training import NO_EPOCHS, log_table
@@ -15,7 +13,7 @@ from ciss.data.loaders import evaluation_loader
 from ciss.inspection.trained import OpenedRun, explain
 from ciss.labels.patches import patch_labels
 from ciss.methods import METHODS, Select
-from ciss.models.closed_form import balanced_ridge_solution, regrouped_solution
+from ciss.models.closed_form import balanced_ridge_solution
 from ciss.runs import results as runs_results
 from ciss.training import loop
 from tests.helpers.project import choose_decoder
@@ -67,9 +65,10 @@ def test_a_step_without_gradients(project, name, monkeypatch):
     assert log_table(result["log"]) == NO_EPOCHS
 
 
-def test_the_rows_of_stage_ridge_are_the_balanced_solution(project):
-    """Logits of the saved network are x W with x of the features and stages, and old rows follow the new sums."""
-    _, first, second = chain(project, "stage_ridge")
+@pytest.mark.parametrize("coefficients", [{}, {"stages": 2, "context": 1, "cell_label": "top_left"}, {"stages": 0}])
+def test_the_rows_of_stage_ridge_are_the_balanced_solution(project, coefficients):
+    """Logits of the saved network are x W with x of the features, stages and means, and old rows follow new sums."""
+    _, first, second = chain(project, "stage_ridge", **coefficients)
     opened = OpenedRun(project.run("stage_ridge-2"))
     moments = opened.student.decoder.extras["moments"]
     solution = balanced_ridge_solution(moments.gram, moments.moment, balance=0.5)
@@ -78,59 +77,19 @@ def test_the_rows_of_stage_ridge_are_the_balanced_solution(project):
     images, *_ = next(iter(evaluation_loader(run.settings, index, "train", index.steps[2], table)))
     with torch.no_grad():
         output = opened.student(run.normalise(images, opened.device))
-    maps = [F.interpolate(s, output.features.shape[-2:], mode="bilinear") for s in reversed(output.stages[-2:])]
-    x = torch.cat([output.features, *maps], dim=1).double()
+    maps = [output.features]
+    for stage in list(reversed(output.stages))[: coefficients.get("stages", 3)]:
+        maps.append(stage)
+        if coefficients.get("context", 5) == 5:
+            maps.append(F.avg_pool2d(stage, 5, 1, 2, count_include_pad=False))
+    grid = max(values.shape[-2:] for values in maps)
+    x = torch.cat([F.interpolate(values, grid, mode="bilinear") for values in maps], dim=1).double()
     expected = torch.einsum("bdhw,dc->bchw", x, solution[:-1]) + solution[-1][:, None, None]
     seen = moments.moment[-1] > 0
     torch.testing.assert_close(output.logits[:, seen].double(), expected[:, seen], rtol=1e-3, atol=1e-3)
     assert not first["decoder.classifier.groups.0.weight"].equal(second["decoder.classifier.groups.0.weight"])
     encoder = [name for name in first if name.startswith("encoder.")]
     assert encoder and all(first[name].equal(second[name]) for name in encoder)
-
-
-def test_the_rows_of_regroup_are_the_solution_over_stages_and_neighbourhoods(project):
-    """Logits of the saved network are x W on the grid of the stages, and groups of the background are kept apart."""
-    base, first, second = chain(project, "regroup", groups=4, context=3)
-    opened = OpenedRun(project.run("regroup-2"))
-    moments = opened.student.decoder.extras["moments"]
-    assert first["decoder.extras.moments.groups"].shape[1] == 8 and moments.groups.shape[1] == 12
-    assert moments.groups[:, :8].equal(first["decoder.extras.moments.groups"]), "sums of earlier steps stay"
-    assert (moments.moment[:, 0] == 0).all() and (moments.groups[-1] >= 0).all()
-    assert (moments.moment[-1, 1:] > 0).all(), "every class has features of its step"
-    counted = moments.moment[-1].sum() + moments.groups[-1].sum()
-    torch.testing.assert_close(counted, moments.gram[-1, -1], rtol=1e-6, atol=1e-3)
-    first_newer = torch.tensor([5] * 4 + [7] * 4 + [9] * 4)
-    solution, owners = regrouped_solution(
-        moments.moment, moments.groups, first_newer, lambda m: balanced_ridge_solution(moments.gram, m, balance=0.5)
-    )
-    run = project.run("regroup-2")
-    index, table = run.index(), run.label_table(training=True)
-    images, *_ = next(iter(evaluation_loader(run.settings, index, "train", index.steps[2], table)))
-    with torch.no_grad():
-        output = opened.student(run.normalise(images, opened.device))
-    means = [F.avg_pool2d(s, 3, 1, 1, count_include_pad=False) for s in output.stages]
-    maps = [m for pair in zip(reversed(output.stages), reversed(means), strict=True) for m in pair]
-    x = torch.cat(maps, dim=1).double()
-    expected = torch.einsum("bdhw,dc->bchw", x, solution[:-1]) + solution[-1][:, None, None]
-    seen = moments.moment.index_add(1, owners, moments.groups)[-1] > 0
-    torch.testing.assert_close(output.logits[:, seen].double(), expected[:, seen], rtol=1e-3, atol=1e-3)
-    encoder = [name for name in base if name.startswith("encoder.")]
-    assert encoder and all(base[name].equal(second[name]) for name in encoder), "no weights to start from"
-
-
-@pytest.mark.parametrize("encoder", ["pretrained", "trained"])
-def test_regroup_reads_the_encoder_before_the_base_step(project, tmp_path, encoder):
-    file = tmp_path / "w.safetensors"
-    torch.manual_seed(3)
-    save_file(timm.create_model("ciss_tiny").state_dict(), file)
-    project.set("benchmarks.tiny.model.weights", str(file))
-    expected = {f"encoder.{n}": value for n, value in project.run().build_network().encoder.state_dict().items()}
-    base, *increments = chain(project, "regroup", groups=4, encoder=encoder)
-    assert not all(base[name].equal(value) for name, value in expected.items()), "the base step trained it"
-    if encoder == "trained":
-        expected = {name: base[name] for name in expected}
-    for state in increments:
-        assert all(state[name].equal(value) for name, value in expected.items())
 
 
 def test_the_nearest_means_are_those_of_the_features(project):
@@ -178,7 +137,7 @@ def test_select_continues_with_its_sources(make_project, decoder):
     assert {"loss/separation"} <= runs_results.read(run)["log"][-1].keys()
 
 
-@pytest.mark.parametrize("name", ["ncm", "ridge", "stage_ridge", "regroup", "select"])
+@pytest.mark.parametrize("name", ["ncm", "ridge", "stage_ridge", "select"])
 def test_a_finished_run_is_opened_again(project, name):
     """Figures see the labels and losses that the training had, from a `start` into another network."""
     chain(project, name)
@@ -204,7 +163,7 @@ def test_analyses_know_a_step_without_epochs(project):
     assert set(paces["end"]) == {"select"}
 
 
-@pytest.mark.parametrize("name", ["ncm", "ridge", "stage_ridge", "regroup", "select"])
+@pytest.mark.parametrize("name", ["ncm", "ridge", "stage_ridge", "select"])
 def test_what_they_do_not_suit(name, project):
     plan(project, name)
     project.set("benchmarks.tiny.setting", "domain")

@@ -79,7 +79,10 @@ def background_findings(
     wrong = 100 * _means(calibration, "error_truth")
     if len(wrong):
         error = value_range(wrong, 1)
-        sentences.append(f"The expected calibration error of that probability (percentage points) is {error}.")
+        sentences.append(
+            "Over all pixels of the hold-out set, the expected calibration error of the probability of the background "
+            f"(percentage points) is {error}."
+        )
     means = 100 * rules.groupby("rule", sort=False)[["precision", "recall"]].mean()
     scores, unused = means.dropna(), list(means.index[means["precision"].isna()])
     if len(scores) > 1:
@@ -101,17 +104,18 @@ def _means(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def _errors(name: str, rates: pd.DataFrame, errors: pd.DataFrame) -> list[str]:
-    """How many old pixels are predicted as background, and how many background pixels as new classes."""
+    """How many old pixels are predicted as background, and how many background pixels as new and old classes."""
     lost = 100 * _means(rates, "old_to_background")  # percent
     if lost.empty:
         return [f"**{name}** ({seeds_text(rates)}): no pixel of an old class was scored."]
     head = f"**{name}** ({seeds_text(rates)}): after the last step"
     share = value_range(lost, 1, " %")
     sentences = [f"{head} the share of pixels of old classes that is predicted as background is {share}."]
-    taken = 100 * _means(rates, "background_to_new")
-    if len(taken):
-        share = value_range(taken, 1, " %")
-        sentences.append(f"The share of background pixels that is predicted as new classes is {share}.")
+    for kind in ("new", "old"):
+        taken = 100 * _means(rates, f"background_to_{kind}")
+        if len(taken):
+            share = value_range(taken, 1, " %")
+            sentences.append(f"The share of background pixels that is predicted as {kind} classes is {share}.")
     worst = lost.index[-1]
     shares = errors[errors["method"] == worst].groupby("error")["share"].mean().dropna()
     if len(shares) and not all_equal(lost, 1):

@@ -43,8 +43,8 @@ def timings_table(runs: pd.DataFrame, timings: Mapping[str, Sequence[dict | None
     steps, each epoch's mean; update_low, update_high: its quartiles; preparation_seconds: of passes over the data
     before the steps, part of training_seconds, those of the method's own steps; base_seconds: of the base step that it
     continues; processor_seconds: processor time of its own steps, reading images and scoring included, which other
-    programs hardly change; peak_memory_mib (MiB): the largest of its own steps; parameters: of the last network;
-    device. NaN where one of the runs was not measured here.
+    programs change less than the clock; peak_memory_mib (MiB): the largest of its own steps; parameters: of the last
+    network; device. NaN where one of the runs was not measured here.
     """
     rows = []
     for row in runs[["benchmark", *END_COLUMNS, "parameters"]].to_dict("records"):

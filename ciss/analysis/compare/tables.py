@@ -24,7 +24,8 @@ RUNS = {  # columns of `runs_table`
     **dict.fromkeys(("relabelled", "ignored", "precision", "recall", "token_cosine", "patch_weight"), float),
     "parameters": int,
     "undefined": str,
-    **dict.fromkeys(("order", "configuration", "code", "data", "weights", "versions", "arithmetic"), str),
+    **dict.fromkeys(("order", "class_order", "configuration", "code", "data", "weights"), str),
+    **dict.fromkeys(("versions", "arithmetic"), str),
     "processes": int,
 }
 
@@ -49,9 +50,9 @@ def runs_table(benchmark: str, ends: dict[str, list[dict]]) -> pd.DataFrame:
 
     parameters: of the last network. undefined: sentences that explain the NaNs of the row.
 
-    order: raw class ids of each step. configuration, code, data: shortened hashes of all parameters but order and seed,
-    of the training code, of images and masks; weights: the last checkpoint's. versions, arithmetic (precision),
-    processes. Seconds, memory and device are in another table: `cost.timings_table`.
+    order, class_order: raw ids and names of the classes of each step. configuration, code, data: shortened hashes of
+    all parameters but order and seed, of the training code, of images and masks; weights: of the last
+    checkpoint. versions, arithmetic (precision), processes. `cost.timings_table` has seconds, memory and device.
     """
     rows = []
     for end, results in ends.items():
@@ -241,14 +242,16 @@ def _of_method(result: dict) -> dict:
 
 
 def _provenance(results: list[dict]) -> dict[str, Any]:
-    last = results[-1]
+    last, classes = results[-1], results[-1]["classes"]
+    steps = [classes.new(step) for step in range(len(classes.groups))]
     identities = [result["identity"] for result in results]
     parameters = [
         {**identity["parameters"], "seed": None, "groups": None, "benchmark": {**_settings(result), "order": None}}
         for identity, result in zip(identities, results, strict=True)
     ]
     return {
-        "order": " | ".join(" ".join(map(str, group)) for group in last["classes"].groups),
+        "order": " | ".join(" ".join(map(str, group)) for group in classes.groups),
+        "class_order": " | ".join(", ".join(classes.names[c] for c in new) for new in steps),
         "configuration": digest(parameters)[:12],
         "code": digest([identity["code"] for identity in identities])[:12],
         "data": identities[-1]["data"][:12],

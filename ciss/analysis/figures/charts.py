@@ -66,6 +66,7 @@ def label_ends(
     heights = np.maximum.accumulate(np.maximum(heights, low) - places) + places  # none is below the axis
     for (name, end), height in zip(ends.items(), heights, strict=True):
         lead = {"arrowstyle": "-", "lw": 0.6, "color": styles.get(name, {}).get("color", "#666666"), "shrinkB": 3}
+        lead["relpos"] = (0, 0.5)  # to the middle of the name's left side: a line to its centre crosses other names
         ax.annotate(
             name, end, (1.06, height), textcoords=("axes fraction", "data"), va="center", fontsize=7.5,
             annotation_clip=False, arrowprops=lead,

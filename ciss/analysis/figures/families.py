@@ -20,7 +20,7 @@ FAMILIES: dict[str, tuple[str, dict[str, str]]] = {
     "distilled outputs": ("#0072B2", {"mib": "s", "lwf": "h", "ilt": "p", "lwf_mc": "H", "dkd": ">"}),
     "distilled features": ("#009E73", {"plop": "^"}),
     "compensated gradients": ("#CC79A7", {"gsc": "D"}),
-    "background shift": ("#E69F00", {"mbs": "v", "gsc_mbs": "P", "select": "<", "regroup": "8"}),
+    "background shift": ("#E69F00", {"mbs": "v", "gsc_mbs": "P", "select": "<"}),
     "frozen features": (
         "#56B4E9",
         {"frozen": "X", "ssul": "d", "ncm": "8", "ridge": "P", "fixbc": "o", "stage_ridge": "<"},

@@ -166,8 +166,10 @@ def correlation_forest(table: pd.DataFrame, methods: list[str], empty: str = NO_
         ax.set(xlim=(-1.08, 1.08), xticks=[-1, -0.5, 0, 0.5, 1], ylim=(len(methods) - 0.4, -0.6))
         ax.set_xticklabels(["−1", "", "0", "", "1"])
     axes[0].set_yticks(range(len(methods)), methods)
-    classes = known["classes"].max()
-    figure.suptitle(f"{len(known)} rank correlations, each over {classes:.0f} old classes or fewer", fontsize=9)
+    pairs = known["classes"].max()
+    pairs = f"{pairs:.0f} pairs of an old class and a step"
+    title = f"{len(known)} rank correlations, each a mean over steps weighted by classes, with at most {pairs}"
+    figure.suptitle(title, fontsize=9)
     axes[len(axes) // 2].set_xlabel("Spearman's rank correlation with the forgetting rate")
     look = {"ls": "", "marker": "o", "color": "#555555", "ms": 5}
     handles = [Line2D([], [], **look, label="IoU lost per epoch"), Line2D([], [], **look, mfc="white", label=RELATIVE)]

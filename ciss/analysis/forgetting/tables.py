@@ -17,15 +17,20 @@ from ciss.analysis.rows import (
 from ciss.protocol import Classes
 
 
-def iou_by_step(confusions: list[np.ndarray], classes: Classes) -> np.ndarray:
+def iou_by_step(confusions: list[np.ndarray], classes: Classes, *, same_pixels: bool = False) -> np.ndarray:
     """(S,T) IoU of every class after every step, from confusion matrices (T,T) of steps 0..S-1.
 
-    Pixels of future classes are ignored. NaN for future classes, and for a background without pixels.
+    NaN for future classes, and for a background without pixels.
+
+    Args:
+        same_pixels: pixels of every class that the last step knows count after each step: an old class that is
+            predicted there is an error. False: pixels of future classes are ignored until their step.
     """
     ious = np.full((len(confusions), len(classes)), np.nan)
+    last = classes.known(len(confusions) - 1)
     for step, confusion in enumerate(confusions):
         known = classes.known(step)
-        ious[step, :known] = _ious(confusion, known)
+        ious[step, :known] = _ious(confusion, last if same_pixels else known)[:known]
     return ious
 
 
@@ -100,16 +105,17 @@ def group_table(forgotten: pd.DataFrame) -> pd.DataFrame:
 def forgetting_summary(ends: dict[str, list[dict]]) -> pd.DataFrame:
     """Mean forgetting and backward transfer over the old classes of each end, without the background (`ciss.metrics`).
 
-    Columns: end, method, seed, forgetting, backward_transfer, worst (the class with the largest forgetting),
-    worst_forgetting, spread (standard deviation of forgetting over old classes). Joint runs and ends of one step are
-    left out.
+    Columns: end, method, seed, forgetting, same_pixels (forgetting if the pixels of later classes count after every
+    step), backward_transfer, worst (the class with the largest forgetting), worst_forgetting, spread (standard
+    deviation of forgetting over old classes). Joint runs and ends of one step are left out.
     """
     rows = []
     for end, results in ends.items():
         last = results[-1]
         if last["joint"] or len(results) == 1:
             continue
-        ious = iou_by_step([result["confusion"] for result in results], last["classes"])
+        confusions = [result["confusion"] for result in results]
+        ious = iou_by_step(confusions, last["classes"])
         introduced = last["classes"].steps
         forgetting = metrics.forgetting(ious, introduced).numpy()
         forgetting[0] = np.nan
@@ -119,7 +125,9 @@ def forgetting_summary(ends: dict[str, list[dict]]) -> pd.DataFrame:
             row = {"worst": last["classes"].names[worst], "worst_forgetting": forgetting[worst]}
             row["spread"] = np.nanstd(forgetting)
         row["forgetting"] = metrics.mean_forgetting(ious, introduced)
+        all_pixels = iou_by_step(confusions, last["classes"], same_pixels=True)
+        row["same_pixels"] = metrics.mean_forgetting(all_pixels, introduced)
         row["backward_transfer"] = metrics.mean_backward_transfer(ious, introduced)
         rows.append({**end_values(end, last), **row})
-    means = {"forgetting": float, "backward_transfer": float}
+    means = {"forgetting": float, "same_pixels": float, "backward_transfer": float}
     return table(rows, {**END_COLUMNS, **means, "worst": str, "worst_forgetting": float, "spread": float})

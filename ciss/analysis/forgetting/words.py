@@ -16,7 +16,8 @@ from ciss.analysis.words import (
 CAPTIONS = {
     "forgetting": (
         "IoU of every class (row) after every step (column), in percent, validation images. Read along a row: a class "
-        "is forgotten where its numbers fall. Gaps separate the classes of different steps; before its step a class "
+        "is forgotten where its numbers fall. A fall can also come from pixels of new classes, which are ignored until "
+        "their step and count from then on. Gaps separate the classes of different steps; before its step a class "
         "is empty."
     ),
     "forgetting_groups": (
@@ -30,20 +31,35 @@ CAPTIONS = {
     ),
     "pace": (
         "IoU of the old classes within the first incremental step, in percent, on the hold-out set. Each class has "
-        "its colour in the masks. At 0 are the networks right after the new channels. The hold-out set is small: "
-        "narrow dents may be chance."
+        "its colour in the masks. At 0 are the networks right after the new rows of the classifier were added, which "
+        "methods start in different ways; pixels of the new classes count already. The hold-out set is small: a "
+        "single small dent may be chance."
     ),
     "pace_factors": (
-        "Spearman's rank correlations of the forgetting rate within a step with three factors, by method. Filled: IoU "
-        "lost per epoch; hollow: the same relative to the IoU before the step, because a class of a low IoU cannot "
-        "lose much. Bars: 95 % intervals over runs, if there are several; without bars, chance is not excluded. The "
-        "title has the number of tests: of 20 intervals, one misses zero by chance."
+        "Spearman's rank correlations of the forgetting rate within a step with three factors, by method: the mean "
+        "over steps, weighted by their old classes. Above 0: classes with more of the factor are forgotten faster. "
+        "Where a method loses every class at once (fine-tuning), the rate only says how high the IoU was before, and "
+        "its correlations say nothing about forgetting. Filled: IoU lost per epoch; hollow: the same relative to the "
+        "IoU before the step, because a class of a low IoU cannot lose much (no mark: all classes lost the same "
+        "share). Bars: 95 % intervals over runs, if there are several: of 20, one misses zero by chance. Without "
+        "bars, chance is not excluded."
     ),
     "gradients": (
         "Mean gradient magnitude of pixels (1 minus the probability of their label) by the step of the label, within "
-        "the last step. Dashed: times the pixel weight of the method."
+        "the last step. Step 0 has the background; methods without labels of old classes have nothing else in it. "
+        "Dashed: times the pixel weight of the method."
     ),
 }
+
+
+RATES = {"pace": "IoU lost per epoch", "relative_pace": "the same, relative to the IoU before"}
+
+
+def correlations_by_method(table: pd.DataFrame) -> pd.DataFrame:
+    """Rank correlations (`rank_correlations`) as a table to read: a row for each rate and factor, a column for each
+    method."""
+    words = table.assign(rate=table["value"].map(RATES), factor=table["factor"].map(FACTOR_WORDS))
+    return words.set_index(["rate", "factor", "method"])["correlation"].unstack("method", sort=False)
 
 
 def forgetting_findings(
@@ -72,6 +88,13 @@ def forgetting_findings(
     lowest = [means, classes] if len(classes) > 1 else [means]
     if any(rounded(100 * values.iloc[0], 1).startswith("-") for values in lowest):
         sentences.append("A negative value means that the IoU increased.")
+    same = _means(summary, "method", "same_pixels")
+    if len(same):
+        sentences.append(
+            "Part of it is a change of what is counted: pixels of a later class are ignored until its step, and an old "
+            "class that was predicted there all along becomes an error then. If they count after every step, the mean "
+            f"forgetting is {value_range(100 * same, 1)}."
+        )
     relative = _means(forgotten, "method", "relative")
     if len(relative):
         share = value_range(100 * relative, 1, " %")
@@ -82,7 +105,7 @@ def forgetting_findings(
         spread = _means(summary, "method", "spread")
         if len(spread):
             deviation = value_range(100 * spread, 1)
-            sentences.append(f"The standard deviation of forgetting over old classes is {deviation}.")
+            sentences.append(f"The standard deviation over the old classes of a method is {deviation}.")
     return with_warning(" ".join([*sentences, *_correlated(correlations, empty), *_unequal(gradients)]), empty)
 
 
@@ -116,7 +139,8 @@ def _correlated(table: pd.DataFrame, empty: dict[str, str]) -> list[str]:
         ]
     ranges = known.groupby("factor", sort=False)["correlation"].agg(["mean", "min", "max"])
     same_sign = ranges[(ranges["min"] > 0) | (ranges["max"] < 0)]
-    caution = f"With one seed and {known['classes'].max():.0f} classes there is no interval, so chance is not excluded."
+    pairs = f"{known['classes'].max():.0f} pairs of an old class and a step"
+    caution = f"With one seed and {pairs} there is no interval, so chance is not excluded."
     if len(same_sign):
         factor = same_sign["mean"].abs().idxmax()
         low, high = (f"{value:+.2f}" for value in same_sign.loc[factor, ["min", "max"]])
@@ -146,8 +170,8 @@ def _unequal(table: pd.DataFrame) -> list[str]:
     last = table.index.get_level_values("step").max()
     ratios = table["ratio"].unstack("kind", sort=False).xs(last, level="step")[["gradient", "compensated"]]
     return [
-        f"In step {last} of {method}, the mean gradients of the steps' labels differ by a factor of {before:.1f}. "
-        f"After compensation the factor is {after:.1f}."
+        f"In step {last} of {method}, the mean gradients of the steps' labels (step 0 with the background) differ by a "
+        f"factor of {before:.1f}. After compensation the factor is {after:.1f}."
         for method, (before, after) in ratios.iterrows()
         if np.isfinite(before) and np.isfinite(after)
     ]

@@ -29,7 +29,8 @@ def main(file: str, seconds: float = measure.SECONDS) -> None:
     """
     try:
         settings = configuration.load(file)
-        kinds, before = len(counts.representatives(settings)), len(measure.known(settings))
+        numbers = measure.keys(settings)  # benchmarks that differ in the order of the classes alone share kinds
+        kinds, before = len(set(numbers.values())), len({numbers[name] for name in measure.known(settings)})
         each = "of each" if not before else f"{before} were measured before; of each other"
         text = "all were measured before" if before == kinds else f"{each}, up to five updates are measured now"
         print(f"{file}: {kinds} kinds of runs; {text}.", flush=True)

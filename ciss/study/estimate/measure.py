@@ -39,10 +39,14 @@ def file_of(config: Config, benchmark: str) -> Path:
 
 
 def key(run: Run) -> str:
-    """What a measurement depends on: parameters, code, version of torch, and device."""
+    """What a measurement depends on: parameters, code, version of torch, and device.
+
+    The order of the classes and their ids do not count, only how many a step has.
+    """
     identity = run.identity("", None)
     parameters = json.loads(json.dumps(identity["parameters"]))
-    del parameters["seed"]
+    del parameters["seed"], parameters["benchmark"]["order"]
+    parameters["groups"] = [len(classes) for classes in parameters["groups"]]
     train = parameters["benchmark"]["train"]
     for phase in ("base", "increment"):
         train[phase] = {name: value for name, value in train[phase].items() if name not in FREE}
@@ -54,15 +58,15 @@ def key(run: Run) -> str:
 
 def known(config: Config) -> dict[str, dict]:
     """Measurements that are at hand, by the name of the measured run."""
-    found: dict[str, dict] = {}
-    stored = {name: _stored(file_of(config, name)) for name in config.benchmarks}
-    if not any(stored.values()):
-        return found
-    for name in counts.representatives(config):
-        run = with_threads(resolve(config, name))
-        if (measured := stored[run.benchmark].get(key(run))) is not None:
-            found[name] = measured
-    return found
+    stored: dict[str, dict] = {}  # of all benchmarks: those that differ in the order of the classes alone share
+    for name in config.benchmarks:
+        stored |= _stored(file_of(config, name))
+    return {name: stored[number] for name, number in keys(config).items() if number in stored} if stored else {}
+
+
+def keys(config: Config) -> dict[str, str]:
+    """The keys of the measurements of a plan, by the name of the run to measure."""
+    return {name: key(with_threads(resolve(config, name))) for name in counts.representatives(config)}
 
 
 def with_threads(run: Run) -> Run:
@@ -98,26 +102,29 @@ def measured(config: Config, seconds: float = SECONDS) -> tuple[dict[str, dict],
     Returns: measurements by the name of the run, and a message for each run that could not be measured.
     """
     measurements = known(config)
-    kinds = counts.representatives(config)
+    kinds, numbers = counts.representatives(config), keys(config)
     for benchmark in {config.runs()[name].benchmark for name in kinds if name not in measurements}:
         images_of(config, benchmark)  # reads the data once, before the time of the kinds is limited
-    problems = []
-    for name, alike in kinds.items():
-        if name in measurements:
+    problems, tried = [], set()
+    for name in kinds:
+        if name in measurements or numbers[name] in tried:
             continue
-        others = f" (for {len(alike)} runs)" if len(alike) > 1 else ""
+        tried.add(numbers[name])
+        sharing = [other for other in kinds if numbers[other] == numbers[name]]
+        runs = sum(len(kinds[other]) for other in sharing)
+        others = f" (for {runs} runs)" if runs > 1 else ""
         print(f"{name}{others}: measuring, at most {live.duration(2 * seconds)}", flush=True)
         began = time.monotonic()
         try:
-            measurements[name] = _measure(config, name, seconds)
+            measurement = _measure(config, name, seconds)
         except EstimateError as error:  # the other kinds are measured, and kept
             problems.append(str(error))
             print(f"{name}: not measured", flush=True)
             continue
         print(f"{name}: measured in {live.duration(time.monotonic() - began)}", flush=True)
-        run = with_threads(resolve(config, name))
-        file = file_of(config, run.benchmark)
-        files.write_text(file, json.dumps({**_stored(file), key(run): measurements[name]}, indent=1) + "\n")
+        measurements |= dict.fromkeys(sharing, measurement)
+        file = file_of(config, config.runs()[name].benchmark)
+        files.write_text(file, json.dumps({**_stored(file), numbers[name]: measurement}, indent=1) + "\n")
     return {name: measurements[name] for name in kinds if name in measurements}, problems
 
 

@@ -105,8 +105,8 @@ def _notes(ends: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
         "One update: the median over the epochs of the method's own steps, and its quartiles; each epoch counts with "
         "the mean of its updates, without scoring and saving. Training: seconds of the own steps, preparation (what "
         "passes over the data before them) among them, without the base step that they share (base). Processor: "
-        "seconds of processor time of the own steps, reading images and scoring included; other programs hardly change "
-        "them. Memory: the peak, of the GPU, or of the process on a CPU. ×: as a multiple of "
+        "seconds of processor time of the own steps, reading images and scoring included; other programs that need the "
+        "same cores can multiply them. Memory: the peak, of the GPU, or of the process on a CPU. ×: as a multiple of "
         f"finetune{absent}. Seconds of different devices cannot be compared."
     ]
     devices = ends["device"][ends["device"] != ""]

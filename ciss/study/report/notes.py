@@ -1,10 +1,13 @@
-"""What the page says of a benchmark's classes, and of published results."""
+"""What the page says of a benchmark's classes and methods, and of published results."""
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from ciss.analysis.figures.style import numbered_classes
 from ciss.config import Benchmark
 from ciss.documents import counted
+from ciss.methods import METHODS, code_of
 
 
 def classes_of_steps(benchmark: Benchmark) -> str:
@@ -13,6 +16,17 @@ def classes_of_steps(benchmark: Benchmark) -> str:
         return f"protocol {benchmark.protocol}"
     groups = " | ".join(" ".join(map(str, group)) for group in benchmark.groups)
     return f"groups [{groups}] (not a published protocol)"
+
+
+def descriptions(titles: Iterable[str]) -> dict[str, str]:
+    """What each method is, by its name: the first paragraph of its file.
+
+    Args:
+        titles: methods and variants as tables name them: "mbs (adapted)", "gsc-source", "mib-M (100 stored images)".
+    """
+    names = dict.fromkeys(code_of(title.partition(" ")[0]) for title in titles)
+    files = {name: sys.modules[METHODS[name].__module__].__doc__ or "" for name in names if name in METHODS}
+    return {name: " ".join(text.partition("\n\n")[0].split()) for name, text in files.items() if text}
 
 
 def why_none_published(benchmark: Benchmark) -> str:

@@ -22,8 +22,9 @@ from ciss.analysis.reasons import NOT_LEARNT
 from ciss.config import Benchmark
 from ciss.documents import ConfigError, counted
 from ciss.study.report.markup import render
-from ciss.study.report.notes import classes_of_steps, why_none_published, without_letters
+from ciss.study.report.notes import classes_of_steps, descriptions, why_none_published, without_letters
 
+NAMED_CLASSES = 30  # the most classes that are named in an order of classes
 SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]
 TABLES = ("runs", "curves", "methods", "paired", "convention_means", "beside_published")
 # columns of text, also for names such as 007 and NA
@@ -35,6 +36,7 @@ TEXT_COLUMNS = (
     "against",
     "convention",
     "order",
+    "class_order",
     "arithmetic",
     "undefined",
     "over",
@@ -145,8 +147,11 @@ def _summary(benchmark: Benchmark, runs: pd.DataFrame) -> dict[str, str]:
     train = benchmark.train
     phases = {"base": train.base, "increment": train.increment}
     epochs = "; ".join(f"{counted(phase.epochs, 'epoch')} at {phase.lr:g} ({name})" for name, phase in phases.items())
-    orders = runs.groupby("order", sort=False)["benchmark"].first()
-    texts = [f"{order} ({member})" if len(orders) > 1 else order for order, member in orders.items()]
+    orders = runs.groupby("order", sort=False).first()
+    texts = orders["class_order"]
+    if len(orders.index[0].split()) > NAMED_CLASSES:
+        texts = "raw ids " + orders.index.to_series()
+    texts = [f"{text} ({orders['benchmark'][order]})" if len(orders) > 1 else text for order, text in texts.items()]
     return {
         "data": f"{benchmark.dataset}, {classes_of_steps(benchmark)}, {benchmark.setting}",
         "orders of classes" if len(orders) > 1 else "order of classes": "; ".join(texts),
@@ -170,7 +175,8 @@ def _data_note(folder: Path, benchmark: str, several: bool) -> str:
     """The notes of notebook 1 on the data: image counts that differ from the preset's, classes without an image."""
     file = folder / "benchmarks" / benchmark / "data" / "data.md"
     text = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
-    return f"**Notes on the data{f' of {benchmark}' if several else ''}.**\n\n{text}" if text else ""
+    noted = text not in ("", "Nothing to note.")
+    return f"**Notes on the data{f' of {benchmark}' if several else ''}.**\n\n{text}" if noted else ""
 
 
 def _methods(methods: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
@@ -183,11 +189,13 @@ def _methods(methods: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Any]:
         f"In percent. {cells.sentence(cells.describe_runs(methods))}{bold}",
         " ".join(cells.sentence(cells.DEFINITIONS[name]) for name in scores if name in cells.DEFINITIONS),
         *cells.memory_note(methods.index),
+        *(["Adapted: on another decoder than the published one."] * any("adapted" in name for name in methods.index)),
         *(f"Scores of {text}" for text in cells.undefined_scores(runs)),
     ]
     return {
         "methods": cells.formatted(methods, [*counts, *scores]),
         "best": {cells.heading(name): cells.best_methods(methods, name) for name in scores},
+        "descriptions": descriptions(methods.index),
         "method_notes": notes,
     }
 
