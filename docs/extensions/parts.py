@@ -1,6 +1,7 @@
-"""Parts of pages that are computed from the code: `<!-- site: NAME ARGUMENT -->` becomes Markdown when a page is read.
+"""Parts of pages that are computed from the code: `<!-- site: NAME ARGUMENTS -->` becomes Markdown when a page is read.
 
-On a code host the comment is invisible.
+On a code host the comment is invisible. A line between it and `<!-- site end -->` is for readers there, and not on the
+site.
 """
 
 import re
@@ -11,7 +12,21 @@ from sphinx.application import Sphinx
 
 from extensions import messages, presets, reference, results
 
-COMMENT = re.compile(r"^<!-- site: (\w+)(?: (\S+))? -->$", re.MULTILINE)
+COMMENT = re.compile(r"^<!-- site: (\w+)((?: \S+)*) -->$(?:\n.*\n<!-- site end -->$)?", re.MULTILINE)
+
+
+def symbols() -> str:
+    return "```{include} ../methods.md\n:start-after: <!-- symbols -->\n:end-before: <!-- end -->\n```"
+
+
+def findings(file: str) -> str:
+    """A text that the pipeline writes."""
+    return f"```{{include}} {file}\n```"
+
+
+def code(file: str, name: str) -> str:
+    """A function or class of a file, from the source."""
+    return f"```{{literalinclude}} {file}\n:language: python\n:pyobject: {name}\n```"
 
 
 PARTS: dict[str, Callable[..., str]] = {
@@ -25,12 +40,15 @@ PARTS: dict[str, Callable[..., str]] = {
     "notebooks": results.notebooks,
     "messages": messages.messages,
     "presets": presets.overview,
+    "symbols": symbols,
+    "code": code,
+    "findings": findings,
 }
 
 
 def insert_parts(app: Sphinx, page: str, source: list[str]) -> None:
     """Replaces the comments of a page. Raises KeyError for an unknown name."""
-    source[0] = COMMENT.sub(lambda found: PARTS[found[1]](*filter(None, [found[2]])), source[0])
+    source[0] = COMMENT.sub(lambda found: PARTS[found[1]](*found[2].split()), source[0])
 
 
 def open_front_page(app: Sphinx, error: Exception | None) -> None:
