@@ -551,6 +551,14 @@ def test_what_methods_take_is_a_section_of_its_own(tmp_path, ends):
     assert cost_sections(ends["b"]) == [section], "the same bytes of the same times"
 
 
+def test_energy_is_estimated_from_processor_time():
+    (section,) = cost_sections({"mib": path(processor_seconds=1.5 * 3600)})
+    assert "energy, Wh" in section and "<td>30.0</td>" in section, "2 x 1.5 h x 10 W"
+    assert "without base steps: 0.03 kWh" in section
+    (section,) = cost_sections({"mib": path(device="a GPU")})
+    assert "nergy" not in section, "that of a GPU is not known from processor time"
+
+
 def test_an_update_has_a_median_and_a_busy_machine_is_said():
     def section(*seconds: float) -> str:
         results = {"b": path(update_seconds=list(seconds))}

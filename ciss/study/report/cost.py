@@ -21,6 +21,13 @@ NOT_MEASURED = (
     "or cache of DVC."
 )
 
+WATTS = 10  # of one busy core of a server, with its share of memory, cooling and power supply: an assumption
+
+ENERGY = (
+    f"Energy: an estimate, processor seconds times {WATTS} W. About what a core of a server takes, with its share "
+    "of memory, cooling and power supply; nothing was metered. All rows together, without base steps: {total:.2g} kWh."
+)
+
 BUSY = (
     "The machine was busy: the upper quartile of an update is more than 1.5 times the lower one in some run, so other "
     "programs were at work. Do not compare these seconds."
@@ -91,6 +98,8 @@ def _section(ends: pd.DataFrame) -> str:
     texts["quartiles, ms"] = [f"{a} to {b}" if a else "" for a, b in zip(low, high, strict=True)]
     for head, column in columns.items():
         texts[f"{head}, s"] = cells.formatted(costs, [column], 1, unit=1)
+    if _on_processors(ends):
+        texts["energy, Wh"] = cells.formatted(costs, ["processor_seconds"], 1, unit=3600 / WATTS)
     texts["memory, MiB"] = cells.formatted(costs, ["peak_memory_mib"], 0, unit=1)
     texts["parameters"] = [f"{count:,.0f}" for count in costs["parameters"]]
     for head, column in {"update": "update", "memory": "memory", "param.": "parameters"}.items():
@@ -112,6 +121,8 @@ def _notes(ends: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
     devices = ends["device"][ends["device"] != ""]
     if len(devices):
         notes.append(f"Measured on: {cells.distinct_values(devices)}.")
+    if _on_processors(ends):
+        notes.append(ENERGY.format(total=ends["processor_seconds"].sum() * WATTS / 3.6e6))
     if was_busy(ends):
         notes.append(BUSY)
     if not costs["measured"].any():
@@ -122,6 +133,12 @@ def _notes(ends: pd.DataFrame, costs: pd.DataFrame) -> list[str]:
     if ends["peak_memory_mib"][ends["training_seconds"].notna()].isna().any():
         notes.append("Peak memory was not measured: the system does not report it.")
     return notes
+
+
+def _on_processors(ends: pd.DataFrame) -> bool:
+    """Whether every run that was measured trained on a CPU: its energy follows from processor time."""
+    devices = ends["device"][ends["device"] != ""]
+    return len(devices) > 0 and bool(devices.str.endswith(" threads").all())
 
 
 def _bars(costs: pd.DataFrame) -> plt.Figure:
