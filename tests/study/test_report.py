@@ -80,9 +80,13 @@ def benchmarks(*names: str) -> dict:
     return {name: config.Benchmark(dataset="shapes", protocol="4-2", train=train) for name in names}
 
 
+def page_of(folder: Path, planned: dict, sections: dict | None = None) -> str:
+    return report_page.page(folder, planned, dict.fromkeys(planned, sections or {}))
+
+
 def render(folder: Path, *names: str) -> str:
     """The page of these benchmarks, by default of `b`."""
-    return report_page.page(folder, benchmarks(*names or "b"))
+    return page_of(folder, benchmarks(*names or "b"))
 
 
 @pytest.fixture
@@ -361,14 +365,26 @@ def test_results_beside_published_ones(tmp_path, ends):
 
 def test_groups_of_classes_are_no_published_protocol(saved):
     planned = {"b": dataclasses.replace(benchmarks("b")["b"], protocol="15-1", groups=((1, 2), (5,)))}
-    text = report_page.page(saved, planned)
+    text = page_of(saved, planned)
     assert "shapes, groups [1 2 | 5] (not a published protocol), overlapped" in text and "protocol 15-1" not in text
     assert "15-1 (not used: the benchmark has groups)" in text, "among every setting"
     assert "No published result has this benchmark&#39;s groups of classes (groups), so none is shown." in text
 
 
+def test_coefficients_of_methods(saved):
+    """Those that differ from the defaults come first; a method without any has no row."""
+    sections = {"finetune": {}, "mib": {"distillation": 5.0, "alpha": 1.0}, "gsc-clamped": {"clamp": [0.5, 2.0]}}
+    text = page_of(saved, benchmarks("b"), sections)
+    head, _, table = text.partition("<summary>Coefficients of the methods</summary>")
+    rows = table.partition("</table>")[0]
+    assert head and "finetune" not in rows
+    assert '<td>mib</td><td class="text">distillation 5.0 (default 10.0)</td>' in rows
+    assert "distillation 5.0, alpha 1.0</td>" in rows and "clamp [0.5, 2.0] (default null)" in rows
+    assert "Coefficients of the methods" not in render(saved), "no method has one"
+
+
 def test_a_part_of_the_images_stands_beside_no_published_result(saved):
-    text = report_page.page(saved, {"b": dataclasses.replace(benchmarks("b")["b"], limit=50)})
+    text = page_of(saved, {"b": dataclasses.replace(benchmarks("b")["b"], limit=50)})
     assert "only the first 50 images of each list (limit). Published results use all images" in text
     assert "No published result has this data set" in render(saved)
 
@@ -465,7 +481,7 @@ def test_a_base_step_that_learnt_nothing_is_said_before_the_scores(saved, old, w
 )
 def test_tables_of_another_plan_are_refused(saved, planned, words):
     with pytest.raises(config.ConfigError, match=f"{words}. Run `dvc repro compare` first"):
-        report_page.page(saved, benchmarks(*planned))
+        page_of(saved, benchmarks(*planned))
 
 
 def test_scores_that_are_undefined_have_a_reason_on_the_page(tmp_path, ends):

@@ -31,7 +31,11 @@ def main(config_file: str) -> None:
         style()
         compared = {end.benchmark for end in settings.ends.values()}
         planned = {name: value for name, value in settings.benchmarks.items() if name in compared}
-        text = page(root / "reports", planned)
+        methods = {name: {} for name in planned}
+        for end in settings.ends.values():
+            name = settings.runs()[end.run].method
+            methods[end.benchmark][name] = settings.methods[name]
+        text = page(root / "reports", planned, methods)
         stamp = hashlib.sha256(text.encode()).hexdigest()
         ends, members = cost.measure(root, settings)
         cost.write(root / timings.FOLDER, ends, members)

@@ -22,7 +22,7 @@ from ciss.analysis.reasons import NOT_LEARNT
 from ciss.config import Benchmark
 from ciss.documents import ConfigError, counted
 from ciss.study.report.markup import render
-from ciss.study.report.notes import classes_of_steps, descriptions, why_none_published, without_letters
+from ciss.study.report.notes import classes_of_steps, coefficients, descriptions, why_none_published, without_letters
 
 NAMED_CLASSES = 30  # the most classes that are named in an order of classes
 SCORES = ["all", "old", "new", "harmonic", "forgetting", "backward_transfer", "mean_over_steps"]
@@ -44,12 +44,13 @@ TEXT_COLUMNS = (
 COST = "<!-- cost of benchmark {} -->"  # in the template; `with_costs` puts a section here
 
 
-def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
+def page(folder: Path, benchmarks: Mapping[str, Benchmark], sections: Mapping[str, Mapping]) -> str:
     """The page without the sections on cost, which `with_costs` adds. The same tables and figures give the same bytes.
 
     Args:
         folder: `reports/`, with tables and figures.
         benchmarks: those that the plan compares, by name.
+        sections: by benchmark, the sections of the parameter file for the methods that the plan trains on it.
 
     Raises: FileNotFoundError naming a table that is missing, ConfigError for tables of other benchmarks.
     """
@@ -71,7 +72,15 @@ def page(folder: Path, benchmarks: Mapping[str, Benchmark]) -> str:
         memory_note=" ".join(cells.memory_note(methods["method"])),
         overview=overview.loc[methods["method"].unique(), list(families.index)],
         # a generator: only the figures of one benchmark are open at a time
-        benchmarks=(_benchmark(folder, name, names, tables, benchmarks[name]) for name, names in families.items()),
+        benchmarks=(
+            _benchmark(folder, name, names, tables, benchmarks[name])
+            | {
+                "coefficients": coefficients(
+                    {key: value for member in names for key, value in sections[member].items()}
+                )
+            }
+            for name, names in families.items()
+        ),
     )
 
 
