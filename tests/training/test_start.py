@@ -65,7 +65,9 @@ def test_a_step_without_gradients(project, name, monkeypatch):
     assert log_table(result["log"]) == NO_EPOCHS
 
 
-@pytest.mark.parametrize("coefficients", [{}, {"stages": 2, "context": 1, "cell_label": "top_left"}, {"stages": 0}])
+@pytest.mark.parametrize(
+    "coefficients", [{}, {"stages": 2, "context": 1, "cell_label": "top_left"}, {"stages": 0}, {"pseudo_labels": True}]
+)
 def test_the_rows_of_stage_ridge_are_the_balanced_solution(project, coefficients):
     """Logits of the saved network are x W with x of the features, stages and means, and old rows follow new sums."""
     _, first, second = chain(project, "stage_ridge", **coefficients)
