@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import statistics
 import subprocess
 from pathlib import Path
 
@@ -35,12 +36,21 @@ def shown(scores: dict, key: str) -> str:
 
 
 def scores_of(file: Path) -> dict[str, dict]:
-    """The scores of a `metrics.json` with one benchmark, by method."""
-    (methods,) = json.loads(file.read_text()).values()
+    """Means over the runs of each method of a `runs.csv` with one benchmark. Those of `metrics.json` are rounded."""
+    with open(file, newline="") as stream:
+        runs = list(csv.DictReader(stream))
+    methods = {}
+    for method in dict.fromkeys(run["method"] for run in runs):
+        mine = [run for run in runs if run["method"] == method]
+        scores = methods[method] = {"seeds": len(mine)}
+        for key in ("all", "old", "new", "forgetting"):
+            values = [float(run[key]) for run in mine if run[key]]
+            scores[key] = statistics.mean(values) if values else None
+            scores[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
     return methods
 
 
-def check_metrics(file: Path, rows: dict[str, list[str]]) -> None:
+def check_scores(file: Path, rows: dict[str, list[str]]) -> None:
     methods = scores_of(file)
     assert set(rows) == set(methods)
     for method, scores in methods.items():
@@ -49,13 +59,13 @@ def check_metrics(file: Path, rows: dict[str, list[str]]) -> None:
 
 
 def test_the_table_of_the_default_benchmark():
-    file = "reports/metrics.json"
-    check_metrics(ROOT / file, table(file, (ROOT / "docs/reports.md").read_text(encoding="utf-8")))
+    file = "reports/compare/runs.csv"
+    check_scores(ROOT / file, table(file, (ROOT / "docs/reports.md").read_text(encoding="utf-8")))
 
 
 def test_the_table_of_the_readme_is_the_studys_in_percent():
-    rows = table("reports/study/metrics.json, in percent")
-    methods = scores_of(ROOT / "reports/study/metrics.json")
+    rows = table("reports/study/runs.csv, in percent")
+    methods = scores_of(ROOT / "reports/study/runs.csv")
     assert {ROWS.get(row, row) for row in rows} == set(methods)
     for row, cells in rows.items():
         scores = methods[ROWS.get(row, row)]
@@ -68,14 +78,14 @@ def test_the_readme_is_short():
     assert len(README.splitlines()) <= 150
 
 
-SCORES = sorted((ROOT / "reports").glob("*/**/metrics.json"))
+SCORES = sorted(file.with_name("runs.csv") for file in (ROOT / "reports").glob("*/**/metrics.json"))
 
 
 @pytest.mark.parametrize("file", SCORES, ids=[file.parent.relative_to(ROOT / "reports").as_posix() for file in SCORES])
-def test_the_tables_of_a_report_are_its_metrics(file):
+def test_the_tables_of_a_report_are_its_runs(file):
     report = ROOT / "reports" / file.relative_to(ROOT / "reports").parts[0]
     name = file.relative_to(report).as_posix()
-    check_metrics(file, table(name, (report / "README.md").read_text(encoding="utf-8")))
+    check_scores(file, table(name, (report / "README.md").read_text(encoding="utf-8")))
 
 
 def test_the_tables_of_trials_are_the_committed_scores():
