@@ -1,7 +1,6 @@
 """The README says what the committed reports say, and its commands exist."""
 
 import csv
-import json
 import re
 import statistics
 import subprocess

@@ -1,4 +1,4 @@
-"""Fine-tuning: plain cross-entropy, the lower bound of the field and the loss of every base step."""
+"""Fine-tuning: plain cross-entropy, the lower bound of the field and the loss of the base step that is shared."""
 
 from typing import ClassVar
 

@@ -25,8 +25,8 @@ class StageRidge(Ridge):
        apart.
     2. x has the means of each stage over a neighbourhood. A linear classifier of single cells sees no context.
     3. y has the share of each class in the pixels of a cell, not the label of one pixel.
-    4. Each feature has the weight n_c^-balance of its class. Most pixels are background: without weights, rare classes
-       are hardly ever predicted.
+    4. The mean of each class counts as if its features had the weight n_c^-balance. Most pixels are background: without
+       weights, rare classes are hardly ever predicted.
     5. The background of a step stays as it is labelled. Labels from the network before (`labelled`: of its largest
        score, without a threshold) did not help in what was tried, on drawings and on photographs.
     """
