@@ -87,6 +87,15 @@ def test_the_tables_of_a_report_are_its_runs(file):
     check_scores(file, table(name, (report / "README.md").read_text(encoding="utf-8")))
 
 
+PARTS = sorted((ROOT / "reports/study/orders").glob("*/runs.csv"))
+
+
+@pytest.mark.parametrize("file", PARTS, ids=[file.parent.name for file in PARTS])
+def test_the_tables_of_a_study_in_parts_are_its_runs(file):
+    text = (ROOT / "reports/study/orders/README.md").read_text(encoding="utf-8")
+    check_scores(file, table(f"{file.parent.name}/runs.csv", text))
+
+
 def test_the_tables_of_trials_are_the_committed_scores():
     """Rows of `tuning.csv`: the mean by which is chosen, then all, old and new; of several seeds their mean."""
     study = (ROOT / "reports/study/README.md").read_text(encoding="utf-8")
