@@ -349,6 +349,13 @@ def test_curves_of_ten_methods_name_eight():
     assert len(strings(axes[1].texts)) == 8 and "Grey: 2 other methods." in strings(axes[0].texts)
 
 
+def test_updates_of_seconds_are_whole_milliseconds():
+    """Not 1.5e+03, as three significant digits are written."""
+    _, axes = plt.subplots(1, 3)
+    cost_bars(axes, cost_table(took({"f": path(method="finetune", update_seconds=[1.4951])})))
+    assert strings(axes[0].texts) == ["1,495  (×1.00)"]
+
+
 def test_slopes_between_conventions():
     index = pd.MultiIndex.from_product([["a", "joint"], ["ciss", "mbs"]], names=["method", "convention"])
     means = pd.DataFrame({"all": [0.2, 0.4, 0.8, np.nan]}, index=index)

@@ -198,7 +198,8 @@ def _cost_rows(ax: Axes, values: pd.Series, spread: np.ndarray, multiples: pd.Se
     if spread.any():
         ax.errorbar(values, rows, xerr=spread, ls="", color="#333333", capsize=2, lw=1)
     for row, (value, end, multiple) in enumerate(zip(values, ends, multiples, strict=True)):
-        text = f"{value:.3g}" + (f"  (×{multiple:.2f})" if np.isfinite(multiple) else "")
+        number = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+        text = number + (f"  (×{multiple:.2f})" if np.isfinite(multiple) else "")
         if np.isfinite(value):
             ax.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=7.5)
     ax.set(xlim=(0, 1.5 * (ends.max() or 1)), ylim=(len(values) - 0.4, -0.6))
