@@ -195,7 +195,8 @@ def test_a_trial_draws_the_figures_and_keeps_nothing(project, monkeypatch, name)
     assert [row["epoch"] for row in result["log"]] == [1]
     assert result["scores"].keys() >= {"all", "old", "new"} and result["samples"] and len(result["curve_epochs"]) >= 2
     assert before == sorted(file for file in project.folder.rglob("*") if file.name != "params.yaml")
-    assert f"mIoU {result['scores']['all']}), and {len(drawn)} figures were drawn. Nothing is kept." in message
+    score = f"{100 * result['scores']['all']:.1f} %"
+    assert f"(mIoU {score}), and {len(drawn)} figures were drawn. Nothing is kept." in message
     assert len(drawn) == (5 if name == "mib-1" else 3) and all(figure.axes for figure in drawn)
 
 
