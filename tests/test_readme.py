@@ -40,10 +40,10 @@ def scores_of(file: Path) -> dict[str, dict]:
         runs = list(csv.DictReader(stream))
     methods = {}
     for method in dict.fromkeys(run["method"] for run in runs):
-        mine = [run for run in runs if run["method"] == method]
-        scores = methods[method] = {"seeds": len(mine)}
+        runs_of_method = [run for run in runs if run["method"] == method]
+        scores = methods[method] = {"seeds": len(runs_of_method)}
         for key in ("all", "old", "new", "forgetting"):
-            values = [float(run[key]) for run in mine if run[key]]
+            values = [float(run[key]) for run in runs_of_method if run[key]]
             scores[key] = statistics.mean(values) if values else None
             scores[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else None
     return methods
