@@ -105,11 +105,12 @@ def test_the_whole_pipeline(study, tmp_path):
     notebook.write_text(json.dumps(book))
     assert not changed(clone)
 
-    # --- one method's number: that method and the analyses
+    # --- one method's number: that method, the analyses, and the page, which shows it
     parameters = clone / "params.yaml"
     before = parameters.read_text()
     parameters.write_text(before.replace("distillation: 10.0", "distillation: 5.0"))
-    assert changed(clone) == {"check", "probe@shapes", "increment@shapes-s0-mib-1", "increment@shapes-s0-mib-2"}
+    increments = {"increment@shapes-s0-mib-1", "increment@shapes-s0-mib-2"}
+    assert changed(clone) == {"check", "probe@shapes", "report", *increments}
     ran = run(clone, "dvc", "repro", "compare")
     assert "Running stage 'increment@shapes-s0-mib-2'" in ran
     assert "Running stage 'compare'" in ran
