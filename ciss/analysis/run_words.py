@@ -53,7 +53,7 @@ def methods_finding(name: str, table: pd.DataFrame) -> str:
         return f"**{name}**: no incremental method has a score."
     text = f"**{name}**: mIoU of all classes after the last step is {value_range(methods, 1, ' %')}."
     if len(joint):
-        text += f" Joint training, the upper bound, has {rounded(joint.iloc[-1], 1)} %."
+        text += f" Joint training, usually the upper bound, has {rounded(joint.iloc[-1], 1)} %."
     if table["runs"].max() < 2:
         text += " Each method has one run: small differences may be chance."
     return text

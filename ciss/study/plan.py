@@ -34,7 +34,7 @@ ABOUT = {
     "benchmarks": "what the runs share: data, protocol, network, schedule",
     "methods": "coefficients of each method",
     "bases": "step 0, shared by the methods that continue it",
-    "joints": "all classes at once: the upper bound",
+    "joints": "all classes at once, usually the upper bound",
     "chain": "every later step, naming the run it continues",
     "ends": "what the analyses compare",
 }

@@ -294,7 +294,7 @@ def test_scatter_shows_means_and_runs():
     ax = scatter(runs)
     marks = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in ax.lines if line.get_ls() == "None"]
     assert marks == [([20, 40], [10, 30]), ([pytest.approx(30)], [pytest.approx(20)]), ([80], [70])]
-    assert names(ax) == ["a", "joint (upper bound)"]
+    assert names(ax) == ["a", "joint (all classes at once)"]
     line = next(line for line in ax.lines if line.get_ls() == "--")  # of harmonic mean 0.1
     old, new = line.get_data()
     np.testing.assert_allclose(2 * old * new / (old + new), 10)

@@ -45,7 +45,7 @@ def test_of_the_methods():
     table = pd.DataFrame({"all": [0.2, 0.5, 0.8], "runs": [1, 1, 1]}, index=["finetune", "mib", "joint"])
     assert methods_finding("shapes", table) == (
         "**shapes**: mIoU of all classes after the last step is from 20.0 % (finetune) to 50.0 % (mib). Joint "
-        "training, the upper bound, has 80.0 %. Each method has one run: small differences may be chance."
+        "training, usually the upper bound, has 80.0 %. Each method has one run: small differences may be chance."
     )
     assert "chance" not in methods_finding("shapes", table.assign(runs=3))
     assert methods_finding("shapes", table[2:]) == "**shapes**: no incremental method has a score."

@@ -235,7 +235,7 @@ def test_a_file_with_sections_missing_is_completed(planned):
     start, end = whole.index("\n# all classes at once"), whole.index("\n# every later step")
     planned.file.write_text(whole[:start] + whole[end:])
     planned("shapes")
-    assert "# all classes at once: the upper bound\njoints:\n  shapes-s0-joint: {" in planned.text
+    assert "# all classes at once, usually the upper bound\njoints:\n  shapes-s0-joint: {" in planned.text
     planned.file.write_text("# nothing yet\n")
     planned("shapes")
     assert planned.config.benchmarks

@@ -500,7 +500,7 @@ def test_variants_of_joint_training_stand_apart(tmp_path, ends):
     assert rows[rows.index(r"\midrule", rows.index("finetune")) + 1 :][:2] == ["joint", "joint-long"]
     _, ax = plt.subplots()
     stability_scatter(ax, made["runs"])
-    assert "joint-long (upper bound)" in [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "joint-long (all classes at once)" in [text.get_text() for text in ax.get_legend().get_texts()]
     text = render(tmp_path)
     assert text.count('<tr class="line-above"') >= 2
 

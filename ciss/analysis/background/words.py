@@ -46,8 +46,8 @@ CAPTIONS = {
         "as in training. Right: mean probability by ground truth, ideally 100 for background and 0 elsewhere."
     ),
     "label_rules": (
-        "Pseudo-labels of the background by four rules with the same teachers, hold-out set. Small marks: one teacher; "
-        "large marks: means. Dashed: equal F1 score. A rule has the colour of its method."
+        "Pseudo-labels of the background by four rules with the same teachers, hold-out set. A rule has the name and "
+        "colour of its method. Small marks: one teacher; large marks: means. Dashed: equal F1 score, in percent."
     ),
     "token_angles": (
         "Mean angle of the classifier weights (class tokens) of new classes to those of the background and of the "

@@ -108,7 +108,7 @@ def stability_scatter(ax: Axes, runs: pd.DataFrame, title: str = "") -> None:
         if len(rows) > 1:
             small = {**point, "mec": "none", "ms": 7 if joint else 5}
             ax.plot(100 * rows["old"], 100 * rows["new"], alpha=0.7, **small)
-        label = f"{method} (upper bound)" if joint else method if named else "_"
+        label = f"{method} (all classes at once)" if joint else method if named else "_"
         large = {"zorder": 3, **point, "ms": 14 if joint else 10, "label": label}
         ax.plot(100 * rows["old"].mean(), 100 * rows["new"].mean(), **large)
     grey_note(ax, methods)
@@ -131,7 +131,7 @@ def convention_slopes(ax: Axes, means: pd.DataFrame, title: str = "") -> None:
         ax.plot(places, row, **{"ms": 5, "mew": 0.6, "lw": 1.4, **styles[method]})
     ax.set_xticks(places, scores.columns)
     ax.set(ylabel="mIoU of all classes (%)", ylim=(0, _largest_tick(scores / 100)), xlim=(-0.2, places[-1] + 0.2))
-    ax.set_xlabel("rule by which the same predictions are scored")
+    ax.set_xlabel("counting rule: of this project (ciss), and of the papers of these methods")
     ax.grid(axis="x", color="#E5E5E5", lw=0.8)
     last = {method: row.dropna() for method, row in scores.loc[named].iterrows()}
     ends = {method: (scores.columns.get_loc(row.index[-1]), row.iloc[-1]) for method, row in last.items() if len(row)}

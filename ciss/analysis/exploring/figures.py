@@ -17,7 +17,7 @@ from ciss.analysis.figures import charts, style
 from ciss.analysis.figures.families import GROUPS, class_style, step_styles
 
 # colours of `prototypes.OUTCOMES`; in grey about 45 of 255 apart
-OUTCOME_COLOURS = ("#FFFFFF", "#D0D0D0", "#005A8C", "#E69F00", "#D55E00", "#000000")
+OUTCOME_COLOURS = ("#FFFFFF", "#D0D0D0", "#005A8C", "#7FB0C8", "#D55E00", "#000000")
 OUTCOME_HATCHES = ("", "", "", "//", "xx", "")
 
 

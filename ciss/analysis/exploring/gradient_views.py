@@ -7,6 +7,7 @@ from ciss.analysis.exploring.figures import conflict_bars, cosine_map, gradient_
 from ciss.analysis.exploring.pictures import method_pictures
 from ciss.analysis.exploring.views import View
 from ciss.analysis.forgetting.gradients import gradient_conflict, gradients_by_class, gradients_by_step, term_cosines
+from ciss.inspection.step import Step
 
 
 def pixel_gradients(view: View) -> Figure:
@@ -16,7 +17,7 @@ def pixel_gradients(view: View) -> Figure:
         arrays = at.arrays(view.image, view.network)
         labelled = arrays.labels == view.position
         at_layer = at.feature_gradient(view.image, view.position, view.layer, view.network)
-        rows[title if at.own_weights else f"{title}, weights of gsc"] = [
+        rows[_with_weights(title, at)] = [
             ("learnt labels", arrays.labels),
             ("prediction", arrays.probabilities.argmax(axis=0), arrays.truth),
             ("gradient magnitude", arrays.gradient, "|∂CE/∂z|", 1),
@@ -31,7 +32,7 @@ def class_gradients(view: View) -> Figure:
     """Gradients and weights of the pixels of each class, over all images."""
     return gradient_bars(
         {
-            title: gradients_by_class(*at.pixel_gradients(view.network), at.introduced, view.names)
+            _with_weights(title, at): gradients_by_class(*at.pixel_gradients(view.network), at.introduced, view.names)
             for title, at in view.steps.items()
         }
     )
@@ -45,7 +46,8 @@ def layer_conflicts(view: View) -> Figure:
         table = gradient_conflict(gradients[first], gradients[second])
         single = table["cosine"][:-1].dropna()
         table["layer"] = [parameter_words(layer) for layer in table["layer"]]
-        tables[f"{title}: {(single < 0).sum()} of {len(single)} layers below 0"] = table
+        losses = f"{first} and {second}".replace("_", " ")
+        tables[f"{title}: {losses},\n{(single < 0).sum()} of {len(single)} layers below 0"] = table
     rows = max(map(len, tables.values()))
     return side_by_side(conflict_bars, tables, 0.18 * rows + 1.1)
 
@@ -58,6 +60,11 @@ def loss_cosines(view: View) -> Figure:
         words = [name.replace("_", " ") for name in table]
         tables[title] = table.set_axis(words, axis=0).set_axis(words, axis=1)
     return side_by_side(cosine_map, tables, 0.34 * max(map(len, tables.values())) + 2.1)
+
+
+def _with_weights(title: str, at: Step) -> str:
+    """The title of a method, which says if the pixel weights are those of GSC, because the method has none."""
+    return title if at.own_weights else f"{title}, weights of gsc"
 
 
 def parameter_words(layer: str) -> str:

@@ -88,8 +88,12 @@ def background_labels(view: View) -> Figure:
         arrays = at.arrays(view.image)
         outcomes = label_outcomes(arrays.given, arrays.labels, arrays.truth, at.old)
         maps = at.method_maps(view.image).items()
-        maps = [(MAPS.get(name, name), values, "", None) for name, values in maps if name not in GRADIENTS]
-        rows[title] = [("learnt labels", arrays.labels), ("outcome", outcome_picture(outcomes)), *maps]
+        panels = [
+            (MAPS.get(name, name), values, "probability" if name in MAPS else "", None)
+            for name, values in maps
+            if name not in GRADIENTS
+        ]
+        rows[title] = [("learnt labels", arrays.labels), ("outcome", outcome_picture(outcomes)), *panels]
     shared = [*view.image_panels(), ("given labels", arrays.given)]
     return method_pictures(shared, rows, view.first.classes, handles=outcome_handles(OUTCOMES))
 

@@ -31,6 +31,7 @@ GREY = "#8C8C8C"
 PALE = "#C4C4C4"  # methods that a figure does not single out
 MARKERS = "osD^vPX<>dphH8"
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)))
+OWN = ("gsc_mbs", "stage_ridge")  # methods of this project, which figures single out before other second ones
 SHOWN = 8  # methods that a figure singles out; the others are grey
 
 # Classes by position, from 1. Laid over grey, each is as far as possible from those before it (CIEDE2000), under three
@@ -94,7 +95,8 @@ def bar_styles(methods: Iterable[str]) -> dict[str, dict]:
 def chosen(methods: Iterable[str], most: int = SHOWN) -> list[str]:
     """At most `most` methods and all joint trainings, in the given order.
 
-    The first method of each family comes first, then its second ones and so on, then variants and unknown methods.
+    The first method of each family and those of this project come first, then second ones and so on, then variants
+    and unknown methods.
     """
     methods = list(dict.fromkeys(methods))
     incremental = sorted((method for method in methods if not is_joint(method)), key=_rank)[:most]
@@ -164,7 +166,7 @@ def _family_members() -> dict[str, tuple[int, int, str, str]]:
 def _rank(method: str) -> tuple:
     """The order in which methods are singled out."""
     number, family, _, _ = _family_members().get(_code(method), (len(LINES), len(FAMILIES), "", ""))
-    return _variant(method), number, family, method
+    return _variant(method), 0 if _code(method) in OWN else number, family, method
 
 
 def _looks(method: str) -> Iterable[tuple]:
