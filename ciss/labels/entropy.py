@@ -31,9 +31,9 @@ def normalised_entropy(teacher_logits: Tensor, *, variant: Variant = "paper", ch
         return torch.zeros_like(log_p[:, 0])
     p = log_p.exp()
     if variant == "paper":
-        # u_i = -sum_c P'_c log P'_c / log K;   bounded, because 0 times infinity would be NaN
+        # u_i = -sum_c p'_{i,c} log p'_{i,c} / log K;   bounded, because 0 times infinity would be NaN
         return -(p * log_p.clamp_(min=-1e4)).sum(dim=1) / math.log(old)
-    # e_i = -1/K sum_c P'_c log(P'_c + 1e-8) / log K / log C
+    # e_i = -1/K sum_c p'_{i,c} log(p'_{i,c} + 1e-8) / log K / log C
     return -(p * (p + 1e-8).log()).mean(dim=1) / math.log(old) / math.log(channels)
 
 

@@ -26,7 +26,9 @@ def patch_labels(
 
     Args:
         covered: pixels (H,W) that the grid stands for, where its last patches reach beyond the image.
-        rule: `majority` counts ignored pixels as a class, and of equal counts takes the smaller label.
+        rule: `top_left`, nearest-neighbour interpolation: patch j has the label of pixel floor(j H / h). Where h does
+            not divide H, this can be the pixel before the first one of the patch. `majority` counts ignored pixels
+            as a class, and of equal counts takes the smaller label.
     """
     height, width = covered or labels.shape[-2:]
     if rule == "top_left":
@@ -57,7 +59,7 @@ def label_shares(
 
 
 def _pixels_by_label(labels: Tensor, size: tuple[int, int], covered: tuple[int, int], bins: int) -> Tensor:
-    """Number of pixels of each label 0..bins-1 in each patch, (B,h,w,bins) int32."""
+    """Number of pixels of each label 0..bins-1 in each patch, (B,h,w,bins) int32. Row r is of patch floor(r h / H)."""
     rows = torch.arange(labels.shape[-2], device=labels.device) * size[0] // covered[0]
     columns = torch.arange(labels.shape[-1], device=labels.device) * size[1] // covered[1]
     patches = (rows[:, None] * size[1] + columns).flatten()

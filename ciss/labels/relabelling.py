@@ -35,6 +35,8 @@ def relabel_background(
     """Prototypical pseudo re-labelling: background pixels take the class with the largest product of the teacher's
     probability and the distance weight. All other labels stay.
 
+    Training calls `distance_weights` for whole images and `reweighted_labels` strip by strip.
+
     Shapes: labels (B,H,W) int64, teacher_logits (B,K,H,W), teacher_features (B,D,h,w), prototypes (K,D), counts (K,) ->
     (B,H,W). With `return_weights` also the distance weights (B,K,h,w). Options: see `distance_weights` and
     `reweighted_labels`. Source: GSC's abstract; code of RDP; ProDA (Zhang et al. 2021) eq. 4 and 5.
@@ -95,8 +97,8 @@ def reweighted_labels(
         raise ValueError(f"resolution is {resolution!r}. Use 'full', 'quarter' or 'grid'.")
     if resolution != "full":
         teacher_logits = _resize(teacher_logits, grid if resolution == "grid" else tuple(-(-n // 4) for n in size))
-    # log r_{i,c} = log om_{i,c} + log P'_{i,c} + constant = log om_{i,c} + z'_{i,c} + constant: in logarithms, so that
-    # no small P' vanishes. The constants, one for each pixel, change neither the largest product nor its softmax.
+    # log r_{i,c} = log om_{i,c} + log p'_{i,c} + constant = log om_{i,c} + z'_{i,c} + constant: in logarithms, so that
+    # no small p' vanishes. The constants, one for each pixel, change neither the largest product nor its softmax.
     logits = teacher_logits.float()
     never = torch.where(weights.amax(dim=(2, 3), keepdim=True) > 0, 0.0, -torch.inf)  # classes of weight 0
     weights = enlarge(weights, logits.shape[-2:])

@@ -6,7 +6,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def labels_above(labels: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Background pixels take the class with the largest score, if it is a class and its score reaches the threshold.
+    """Background pixels take the class with the largest score, if it is not the background and reaches the threshold.
 
     Shapes: labels (B,H,W) int64, scores (B,K,H,W) with the background first -> (B,H,W).
     """

@@ -28,16 +28,16 @@ def gradient_magnitude(
     """Absolute derivative of the cross-entropy by the logit of the labelled class; 0 on ignored pixels. Detached.
 
     Shapes: logits (B,C,H,W), labels (B,H,W) int64 -> (B,H,W) in [0, 1]. `probabilities`: `logits` are log-probabilities
-    already. Source: G = P - 1 in GLFC (Dong et al. 2022) and KBK; `sigmoid`, the power and the logarithm: code of FISS,
+    already. Source: G = p - 1 in GLFC (Dong et al. 2022) and KBK; `sigmoid`, the power and the logarithm: code of FISS,
     LGA and HFC.
     """
     logits = at_least_float32(logits)
     if probability == "softmax":
-        # |G_i| = 1 - P_{i,y} = 1 - e^{-CE_i}; the cross-entropy of an ignored pixel is 0
+        # G_i = 1 - p_{i,y} = 1 - e^{-CE_i};   the cross-entropy of an ignored pixel is 0
         log_p = logits if probabilities else logits.log_softmax(dim=1)
         magnitudes = -torch.expm1(-F.nll_loss(log_p, labels, ignore_index=ignore_index, reduction="none"))
     elif probability == "sigmoid":
-        # |G_i| = 1 - sigma(z_{i,y}) = sigma(-z_{i,y})
+        # G_i = 1 - sigma(z_{i,y}) = sigma(-z_{i,y})
         ignored = labels == ignore_index
         label_logits = logits.gather(1, labels.masked_fill(ignored, 0)[:, None])[:, 0]
         magnitudes = (-label_logits).sigmoid().masked_fill(ignored, 0)
@@ -66,16 +66,15 @@ def compensation_weights(
 ) -> Tensor:
     """Weight of each pixel's cross-entropy; 0 on ignored pixels. Detached.
 
+    Training calls `gradient_magnitude`, strip by strip, and `weigh_by_step`.
+
     Shapes: logits (B,C,H,W), labels (B,H,W) int64, class_steps (C,) int64, the step that introduced each channel, 0 for
     the background -> (B,H,W). The largest step is the current one. Source: GSC's abstract; each option as named.
 
     Args:
-        grouping: the pixels whose mean gradient divides that of an old pixel. `per_step`: those of its step (KBK, HFC).
-            `cumulative`: sums over the unions of steps 1 to s that hold it (code of FISS, LGA). `together`: all old
-            pixels (GLFC).
-        new: weight of new pixels: 1, or their gradient over the mean of new pixels.
-        background: False: background pixels weigh 1 and count in no group.
-        reduce: adds sums and counts over processes; None: means of this batch.
+        grouping: the pixels whose mean gradient divides that of an old pixel, see `weigh_by_step`.
+        probability, exponent, logarithm: see `gradient_magnitude`.
+        new, clamp, background, reduce: see `weigh_by_step`.
     """
     magnitudes = gradient_magnitude(
         logits, labels, probability=probability, exponent=exponent, logarithm=logarithm, ignore_index=ignore_index
@@ -106,7 +105,21 @@ def weigh_by_step(
     reduce: Callable[[Tensor], Tensor] | None = None,
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """`compensation_weights` of known gradient magnitudes (B,H,W)."""
+    """Weight w_i of each pixel's cross-entropy from its gradient magnitude G_i; 0 on ignored pixels. Detached.
+
+    Shapes: magnitudes (B,H,W), labels (B,H,W) int64, class_steps (C,) int64, the step that introduced each channel, 0
+    for the background -> (B,H,W). The current step t is the largest. Raises ValueError for an unknown `grouping` or
+    `new`. Source: GSC's abstract; each option as named.
+
+    Args:
+        grouping: mean gradients that divide G_i of a pixel of an old step s. `per_step`: that of s (KBK, HFC).
+            `together`: that of all old steps (GLFC). `cumulative`, for s >= 1: those of steps 1 to j, for j = s..t-1;
+            the quotients are added (code of FISS, LGA).
+        new: weight of pixels of step t: 1, or G_i over their mean.
+        clamp: smallest and largest weight; not of new pixels that weigh 1.
+        background: False: background pixels weigh 1 and count in no group.
+        reduce: adds sums and counts over processes; None: means of this batch.
+    """
     excluded = torch.zeros_like(labels, dtype=torch.bool) if background else labels == 0
     labels = labels.masked_fill(excluded, ignore_index)
     sums, counts = sum_by_step(magnitudes, labels, class_steps, ignore_index=ignore_index)
@@ -115,13 +128,14 @@ def weigh_by_step(
     if new not in ("one", "mean"):
         raise ValueError(f"new is {new!r}. Use 'one' or 'mean'.")
     current = class_steps.max()
+    # Tables by step have C entries. The number of steps, at most C, is known on the device only.
     step_numbers = torch.arange(len(class_steps), device=labels.device)
     old = step_numbers < current
     if grouping == "per_step":
-        # w_i = |G_i| / Gbar_s,   Gbar_s = sum_{y_i in Y_s} |G_i| / #{y_i in Y_s}
+        # w_i = G_i / Gbar_s,   Gbar_s: mean of G_i over the pixels whose label is of step s
         factor_of_step = _inverse_mean(sums, counts)
     elif grouping == "cumulative":
-        # w_i = |G_i| sum_{j = s..t-1} 1 / Gbar_{1..j} for s >= 1; the base step has its own mean
+        # w_i = G_i sum_{j = s..t-1} 1 / Gbar_{1..j},   Gbar_{1..j}: mean over steps 1 to j;   s = 0: as `per_step`
         later = old & (step_numbers >= 1)
         inverse_union_means = _inverse_mean((sums * later).cumsum(0), (counts * later).cumsum(0)) * later
         factor_of_step = torch.where(later, inverse_union_means.flip(0).cumsum(0).flip(0), _inverse_mean(sums, counts))
@@ -145,9 +159,11 @@ def weigh_by_step(
 def sum_by_step(
     values: Tensor, labels: Tensor, class_steps: Tensor, *, ignore_index: int = IGNORE
 ) -> tuple[Tensor, Tensor]:
-    """Sums of values (B,H,W) and counts of pixels by the step of their label: (C,) each.
+    """Sums of values and numbers of pixels by the step of their label, without ignored pixels.
 
-    Rows are summed first: each sum has few terms, exact enough in float32, and on a GPU rows are independent.
+    Shapes: values (B,H,W), labels (B,H,W) int64, class_steps (C,) int64 -> (C,), (C,). Entry s belongs to step s.
+    Entries after the last step are 0: there are C, because the number of steps is known on the device only. Rows are
+    summed first: each sum has few terms, exact enough in float32, and on a GPU rows are independent.
     """
     values = at_least_float32(values)
     ignored = labels == ignore_index

@@ -36,7 +36,7 @@ def negative_log_likelihood(
     divisor: Divisor = "valid",
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """`cross_entropy` of log-probabilities (B,C,H,W)."""
+    """`cross_entropy` from log-probabilities (B,C,H,W) instead of logits. Other arguments are the same."""
     log_p = at_least_float32(log_probabilities)
     values = F.nll_loss(log_p, labels, ignore_index=ignore_index, reduction="sum" if weights is None else "none")
     return mean_cross_entropy(values, labels, weights=weights, divisor=divisor, ignore_index=ignore_index)
@@ -50,9 +50,22 @@ def mean_cross_entropy(
     divisor: Divisor = "valid",
     ignore_index: int = IGNORE,
 ) -> Tensor:
-    """`cross_entropy` of the pixels' cross-entropies (B,H,W), 0 on ignored ones, or, without weights, of their sum."""
+    """`cross_entropy` from the cross-entropies of the pixels.
+
+    Args:
+        values: (B,H,W), 0 on ignored pixels; without weights also their sum, a scalar.
+        labels: (B,H,W) int64, for the number of pixels.
+        weights: (B,H,W) or broadcast to it; None: all are 1.
+        divisor: valid: the mean is over valid pixels; all: over all pixels, ignored ones too.
+
+    Returns:
+        scalar; 0, with a gradient of 0, without valid pixels.
+
+    Raises:
+        ValueError: an unknown divisor.
+    """
     if divisor not in ("valid", "all"):
         raise ValueError(f"divisor is {divisor!r}. Use 'valid' or 'all'.")
     count = (labels != ignore_index).sum().clamp(min=1) if divisor == "valid" else labels.numel()
-    # L = 1/N sum_i w_i CE_i
+    # L = 1/N sum_i w_i CE(p_i, y_i);   `all`: 1/M
     return (values if weights is None else weights * values).sum() / count

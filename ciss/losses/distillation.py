@@ -22,7 +22,7 @@ def output_distillation(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """
     old_channels = count_old_channels(logits, teacher_logits)
     target = at_least_float32(teacher_logits.detach()).softmax(dim=1)
-    # L = -1/(N K) sum_i sum_{c < K} p'_c log softmax(z_{0..K-1})_c
+    # L = -1/(M K) sum_i sum_{c < K} p'_{i,c} log softmax(z_{i,0..K-1})_c
     return -(target * at_least_float32(logits[:, :old_channels]).log_softmax(dim=1)).sum() / target.numel()
 
 
@@ -35,6 +35,8 @@ def label_guided_distillation(
     ignore_index: int = IGNORE,
 ) -> Tensor:
     """Distillation in which the teacher's background probability goes to the labelled class where that is new.
+
+    Training calls `guiding_labels` and `mean_guided`, which share one pass over the logits with other losses.
 
     Shapes: logits (B,C,H,W), teacher_logits (B,K,H,W), K <= C, labels (B,H,W) int64 -> scalar, mean over the C channels
     and all pixels, ignored ones too, as in the published code. Source: MBS, eq. 7.
@@ -55,11 +57,19 @@ def guiding_labels(labels: Tensor, old_channels: int, *, ignore_index: int = IGN
 
 
 def mean_guided(terms: PixelTerms, background: Tensor, channels: int, *, where: Tensor | None = None) -> Tensor:
-    """`label_guided_distillation` of terms: the last by `guiding_labels`, and by the teacher's old classes.
+    """`label_guided_distillation` from cross-entropies of the pixels. Source: MBS, eq. 7.
 
-    Shapes: background (B,H,W): p'_0 of the teacher. `channels`: C.
+    Args:
+        terms: `pixel_terms` of the student's logits. `by_target`, (B,H,W): with the teacher's probabilities of the old
+            classes 1..K-1 as target. The last of `by_label`, (B,H,W): with `guiding_labels` as labels.
+        background: (B,H,W): the teacher's probability of the background.
+        channels: C.
+        where: (B,H,W) bool: the mean is over these pixels only; None: over all, ignored ones too.
+
+    Returns:
+        scalar, mean over the C channels and the pixels; 0 where `where` has no pixel.
     """
-    # L = -1/(N C) sum_i [ sum_{1 <= c < K} p'_c log s_c + p'_0 log s_{y or 0} ],   y or 0: the label where it is new
+    # L = -1/(M C) sum_i [ sum_{1 <= c < K} p'_{i,c} log p_{i,c} + p'_{i,0} log p_{i,k} ],   k: the guiding label of i
     values = terms.by_target + background * terms.by_label[-1]
     if where is None:
         return values.sum() / (values.numel() * channels)

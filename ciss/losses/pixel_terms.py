@@ -11,12 +11,12 @@ from ciss.protocol import VOID as IGNORE
 
 
 class PixelTerms(NamedTuple):
-    """Terms of each pixel, (B,H,W) each, of which losses are means. P: softmax of the logits."""
+    """Terms of each pixel, (B,H,W) each, of which losses are means. p: the softmax of the logits z; T: the target."""
 
-    by_label: tuple[Tensor, ...]  # -log P_y for each map of labels; 0 where it is ignored
-    by_target: Tensor | None  # -sum_c T_c log P_c
+    by_label: tuple[Tensor, ...]  # -log p_y for each map of labels y; 0 where it is ignored
+    by_target: Tensor | None  # -sum_c T_c log p_c
     target_sums: Tensor | None  # sum_c T_c, without gradient
-    entropy: Tensor | None  # -sum_c P_c log P_c
+    entropy: Tensor | None  # -sum_c p_c log p_c
 
 
 def pixel_terms(
@@ -77,7 +77,7 @@ class _PixelTerms(torch.autograd.Function):
     def backward(ctx: Any, of_target: Tensor, of_entropy: Tensor, *of_labels: Tensor) -> tuple[Tensor | None, ...]:
         log_p, target, target_sums, entropies, *classes = ctx.saved_tensors
         # With gradients g_y, g_T and g_H of the terms by label, by target and of the entropy H, and one-hot labels 1_y:
-        # dL/dz = P (sum_y g_y + g_T sum_c T_c - g_H H - g_H log P) - g_T T - sum_y g_y 1_y
+        # dL/dz = p (sum_y g_y + g_T sum_c T_c - g_H H - g_H log p) - g_T T - sum_y g_y 1_y
         factors = torch.zeros_like(log_p[:, 0])
         for weights in of_labels:
             factors += weights

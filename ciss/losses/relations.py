@@ -51,7 +51,7 @@ def soft_relations(
         raise ValueError(f"target is {target!r}. Use 'sigmoid_softmax', 'softmax' or 'binary'.")
     new = torch.arange(old, channels, device=labels.device)
     onehot = labels[:, None] == new[:, None, None]
-    # [ sigma(z'_{0..K-1}) ; onehot(y)_{K..C-1} ], or [ P' ; onehot(y) ], written into one map
+    # T = [ sigma(z'_{0..K-1}) ; onehot(y)_{K..C-1} ], or [ p' ; onehot(y) ], written into one map
     relations = teacher.new_empty(len(teacher), channels, *teacher.shape[2:])
     if target == "softmax":
         torch.softmax(teacher, dim=1, out=relations[:, :old])
@@ -65,13 +65,22 @@ def soft_relations(
 
 
 def mean_soft_relation(terms: PixelTerms, channels: int) -> Tensor:
-    """`soft_relation_loss` of terms with `soft_relations` as target. `channels`: C."""
-    # L = -1/(N C) sum_i sum_c Ytil_{i,c} log P_{i,c},   Ytil = T / sum_c T_c
+    """`soft_relation_loss` from cross-entropies of the pixels, for the targets `sigmoid_softmax` and `softmax`.
+
+    Args:
+        terms: `pixel_terms` of the student's logits with `soft_relations`, (B,C,H,W), as target: `by_target` and
+            `target_sums`, (B,H,W) each.
+        channels: C.
+
+    Returns:
+        scalar, mean over the C channels and all pixels.
+    """
+    # L = -1/(M C) sum_i sum_c Ytil_{i,c} log p_{i,c},   Ytil = T / sum_c T_c
     return (terms.by_target / terms.target_sums).sum() / (terms.by_target.numel() * channels)
 
 
 def sharp_loss(logits: Tensor, *, where: Tensor | None = None) -> Tensor:
-    """Entropy of the student's output, which soft targets would raise.
+    """Entropy of the student's output, which soft targets would raise. Training calls `mean_entropy`.
 
     Shapes: logits (B,C,H,W), where (B,H,W) bool -> scalar in [0, log(C)/C], mean over the C channels and the pixels (of
     `where`, if given). Source: code of RDP and FISS.
@@ -80,8 +89,17 @@ def sharp_loss(logits: Tensor, *, where: Tensor | None = None) -> Tensor:
 
 
 def mean_entropy(terms: PixelTerms, channels: int, *, where: Tensor | None = None) -> Tensor:
-    """`sharp_loss` of terms with entropy. `channels`: C."""
-    # L = -1/(N C) sum_i sum_c P_{i,c} log P_{i,c}
+    """`sharp_loss` from the entropies of the pixels.
+
+    Args:
+        terms: `pixel_terms` of the student's logits with `entropy=True`: `entropy`, (B,H,W).
+        channels: C.
+        where: (B,H,W) bool: the mean is over these pixels only; None: over all, ignored ones too.
+
+    Returns:
+        scalar in [0, log(C)/C], mean over the C channels and the pixels; 0 where `where` has no pixel.
+    """
+    # L = -1/(M C) sum_i sum_c p_{i,c} log p_{i,c}
     if where is None:
         return terms.entropy.sum() / (terms.entropy.numel() * channels)
     return (terms.entropy * where).sum() / where.sum().clamp(min=1) / channels

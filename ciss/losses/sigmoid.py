@@ -35,7 +35,8 @@ def sigmoid_cross_entropy(
     own_channel = labels - first
     known = (own_channel >= 0) & (own_channel < z.shape[1]) & (labels != ignore_index)
     own = z.gather(1, torch.where(known, own_channel, 0)[:, None])[:, 0]
-    # sum_c BCE(z_c, [y = c]) = sum_c softplus(z_c) + [(p - 1) softplus(z_y) - p z_y],   softplus(-z) = softplus(z) - z
+    # a: `positive`.   -sum_c ( a [y = c] log sigma(z_c) + [y != c] log(1 - sigma(z_c)) )
+    #   = sum_c softplus(z_c) + (a - 1) softplus(z_y) - a z_y,   because -log sigma(z) = softplus(-z) = softplus(z) - z
     own_terms = -positive * own
     if positive != 1:
         own_terms = own_terms + (positive - 1) * F.softplus(own)
@@ -56,7 +57,7 @@ def sigmoid_distillation(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     old_channels = count_old_channels(logits, teacher_logits)
     z = at_least_float32(logits[:, :old_channels])
     target = at_least_float32(teacher_logits.detach()).sigmoid()
-    # L = 1/N sum_i sum_{c < K} softplus(z_c) - sigma(z'_c) z_c
+    # L = 1/M sum_i sum_{c < K} BCE(sigma(z_{i,c}), sigma(z'_{i,c})),   BCE = softplus(z) - sigma(z') z
     return (F.softplus(z) - target * z).sum() / (z.numel() / old_channels)
 
 

@@ -13,9 +13,10 @@ def sum_of_strips(
 ) -> dict[str, Tensor]:
     """Sums over strips of `losses(logits, strip)`, by name. Gradients are by the logits (any shape).
 
-    The gradient of a strip is computed directly after its losses, while its maps are in the processor's cache, and kept
-    for the way back: that of the sum of all losses. Where the way back has different factors for them, they are
-    computed again. CPU only, because it compares these factors.
+    The gradient of the sum of all losses is computed in the forward pass: for each strip directly after its losses,
+    while its maps are in the processor's cache. If the upstream gradient is the same for all losses, backward
+    multiplies by it. If not, because the losses have different factors, backward computes all strips again. CPU only,
+    because it compares upstream gradients.
     """
 
     def evaluate(factors: dict[str, Tensor] | None = None) -> tuple[dict[str, Tensor], Tensor]:
@@ -45,7 +46,7 @@ def sum_of_strips(
 
 
 class _KnownGradient(torch.autograd.Function):
-    """Values whose gradient by the logits is `way_back(gradients of the values)`."""
+    """Values with a backward function of their own, `way_back`: upstream gradients -> gradient of the logits."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, values: Tensor, way_back: Callable[[Tensor], Tensor]) -> Tensor:

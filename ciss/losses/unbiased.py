@@ -51,7 +51,7 @@ def unbiased_cross_entropy(
         raise ValueError(f"old_channels is {old_channels}; the logits have {logits.shape[1]} channels.")
     sums = sums or log_sums(logits, old_channels)
     new = split_channels(at_least_float32(logits), old_channels)[2]
-    # q_0 = sum_{c < K} p_c,   q_c = p_c for new c
+    # L = -1/N sum_i log q_{i,y_i};   `all`: 1/M.   q_{i,0} = sum_{c < K} p_{i,c},   q_{i,c} = p_{i,c} for c >= K
     log_q = torch.cat([sums.background_and_old, new], dim=1) - sums.all
     targets = (labels - (old_channels - 1)).clamp(min=0).masked_fill(labels == ignore_index, -1)
     return negative_log_likelihood(log_q, targets, divisor=divisor, ignore_index=-1)
@@ -70,7 +70,7 @@ def unbiased_distillation(
     sums = sums or log_sums(logits, old_channels)
     old = split_channels(at_least_float32(logits), old_channels)[1]
     target = (alpha * at_least_float32(teacher_logits.detach())).softmax(dim=1)
-    # r_0 = p_0 + sum_{c >= K} p_c,   r_c = p_c for 1 <= c < K
+    # r_{i,0} = p_{i,0} + sum_{c >= K} p_{i,c},   r_{i,c} = p_{i,c} for 1 <= c < K
     log_r = torch.cat([sums.background_and_new, old], dim=1) - sums.all
-    # L = -1/(N K) sum_i sum_{c < K} p'_c log r_c
+    # L = -1/(M K) sum_i sum_{c < K} p'_{i,c} log r_{i,c}
     return -(target * log_r).sum() / target.numel()

@@ -158,7 +158,7 @@ class GSC(PLOPHost):
             self.thresholds = medians.all_reduce().thresholds(least=self.least)
 
     def _add_to_prototypes(self, prototypes: ClassPrototypes | None, batch: Batch, output: Output) -> ClassPrototypes:
-        # q_i = y_i where it is not background, else argmax_c P'_{i,c}
+        # q_i = y_i where it is not background, else argmax_c p'_{i,c}
         labels = batch.by_strips(teachers_labels, output)
         return add_to_prototypes(prototypes, self._features(output), labels, batch, output)
 

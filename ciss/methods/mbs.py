@@ -4,9 +4,10 @@ The defaults are those of the published code. Known differences, all of which ar
 
 * Labels, tokens and weights go by channel position, so that every class order works. The published losses get raw ids.
 * A mean over nothing is 0. It is NaN there.
-* Where patches do not divide the image, a patch takes the label of its own first pixel. There the labels are stretched
-  over the padded grid, so that patches get labels of pixels above and left of them.
-* Padding is ignored. It is background there.
+* Where patches do not divide the image, a patch takes the label of its own first pixel (`patch_labels`). There the
+  labels are stretched over the padded grid, so that patches get labels of pixels above and left of them.
+* Padding is ignored in the cross-entropy and by patches. In the distillation of outputs, `ignored` decides. There
+  padding is background.
 * The last epoch is the result. There an epoch is selected on test images.
 """
 
@@ -67,7 +68,7 @@ class MBS(WeightFusion):
     patches: Annotated[NonNegativeFloat, Range(0.1, 10, log=True)] = 1.0  # weight of L_patch
     class_features: Annotated[NonNegativeFloat, Range(0.1, 10, log=True)] = 1.0  # weight of L_cls
     patch_label: Annotated[PatchRule, Choices()] = (
-        "top_left"  # by adaptive: whose label a patch has; or of most of its pixels
+        "top_left"  # for adaptive: a patch has the label of its first pixel; majority: of most of its pixels
     )
 
     # --- label-guided output distillation

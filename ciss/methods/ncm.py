@@ -40,7 +40,7 @@ class NCM(Finetune):
     # multiplies rows and biases: probabilities change, labels do not; width: 1 / D
     temperature: PositiveFloat | Literal["width"] = "width"
     background: Literal["base", "running"] = "base"  # its mean: of step 0, or also of what the means call background
-    # the label of a feature: of its first pixel, or of most of its pixels
+    # the label of a feature: of its first pixel (`patch_labels`), or of most of its pixels
     cell_label: Annotated[PatchRule, Choices()] = "top_left"
     statistics_from: Statistics = "images"  # every image of the step once, or a training epoch
 

@@ -25,9 +25,9 @@ from ciss.ranges import Range
 class Ridge(Finetune):
     """The classifier is the ridge solution over all features seen, kept exactly by second moments instead of images.
 
-        G = sum x x^T,  Q = sum x y^T,  W = (G + gamma I)^-1 Q
+        G = sum x x^T sum_c y_c,  Q = sum x y^T,  W = (G + gamma I)^-1 Q
         x: a feature and a 1 for the bias;  y: its label, one-hot or as shares of classes
-        G has the weight sum_c y_c of each feature, which is less than 1 where pixels are ignored.
+        sum_c y_c is less than 1 where pixels are ignored.
 
     Step 1 first fits the base classes again, from the data of step 0; later steps read G and Q from the checkpoint.
 
@@ -43,7 +43,8 @@ class Ridge(Finetune):
     gamma: Annotated[PositiveFloat, Range(0.01, 100, log=True)] = 1.0  # of the penalty
     pseudo_labels: bool = True  # for background pixels with a high score of an old class
     threshold: Annotated[PositiveFloat, Range(0.4, 1.0)] = 0.847298  # least score of a pseudo-label
-    # y of a feature: one-hot, the label of the first pixel or of most pixels of its cell; or the share of each class
+    # y of a feature. top_left: one-hot, the label of the first pixel of its cell (`patch_labels`); majority: one-hot,
+    # the label of most pixels; shares: the share of each class
     cell_label: PatchRule | Literal["shares"] = "top_left"
     statistics_from: Statistics = "images"  # every image of the step once, or a training epoch
 

@@ -41,7 +41,11 @@ class DeepLabV3(nn.Module):
         self.extras = make_extras(extras or {}, self.widths)
 
     def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """stages -> logits (B,C,h,w), features (B,D,h,w), class features (B,C,D), class tokens (C,D)."""
+        """stages -> logits (B,C,h,w), features (B,D,h,w), class features (B,C,D), class tokens (C,D).
+
+        With rows over stages, logits are on the finest grid of the features and these stages. Class features and tokens
+        are the weight rows of the classifier, the same for every image.
+        """
         features = self.pyramid(stages[-1])
         tokens, logits = self.tokens, self.classifier(features)
         for module in self.extras.values():

@@ -23,10 +23,10 @@ from ciss.precision import at_least_float32
 class Output:
     """The result of a forward pass. B images, C channels, D width, h w grid, H W full resolution."""
 
-    logits: Tensor  # (B,C,h,w)
+    logits: Tensor  # (B,C,h,w); with `Extra.stages` the grid may be finer than that of the features
     features: Tensor  # (B,D,h,w), before the classifier
     stages: list[Tensor]  # (B,D_l,h_l,w_l), deepest last
-    class_features: Tensor  # (B,C,D)
+    class_features: Tensor  # (B,C,D); of deeplabv3 the weight rows of the classifier, the same for every image
     class_tokens: Tensor  # (C,D)
     # (image size, padded size) if the image was padded to a multiple of the patch size, else None
     padding: tuple[tuple[int, int], tuple[int, int]] | None = None
@@ -66,7 +66,12 @@ class Output:
         return self._cached("log_probabilities", size, lambda size: self.upsample(size).log_softmax(dim=1))
 
     def strip(self, size: tuple[int, int], rows: slice) -> "Output":
-        """The logits of all rows alone, with full-resolution maps of some rows of pixels. `size`: (H,W) of all."""
+        """The output without features, whose full-resolution maps (B,.,r,W) have r rows of pixels only.
+
+        Args:
+            size: (H,W) of the whole images.
+            rows: which of the H rows of pixels.
+        """
         if (rows.start, rows.stop) == (0, size[0]):
             return self
         nothing = dict.fromkeys(("features", "stages", "class_features", "class_tokens", "before_activation"))
@@ -77,10 +82,15 @@ class Output:
         return replace(self, _upsampled={}, _matrices={})
 
     def enlarge(self, maps: Tensor, size: tuple[int, int], every: int = 1) -> Tensor:
-        """Bilinear interpolation of maps (B,.,h,w) on the network's grid to full resolution, (B,.,H,W).
+        """Bilinear interpolation of maps (B,.,h,w) to full resolution, (B,.,H,W); of a strip to its rows, (B,.,r,W).
 
-        Strips, and `every` so many pixels of every so many rows, are computed by two products with matrices: they need
-        only some rows of these, and the way back is a product, too.
+        Strips and strides are computed by two products with matrices: they need only some rows of these, and backward
+        is a product, too.
+
+        Args:
+            maps: on any grid that covers the images as the network's grids do.
+            size: (H,W). A strip has its own sizes and does not read it.
+            every: stride: only every so many pixels of every so many rows, (B,.,H/every,W/every) rounded up.
         """
         if self.of_strip is None and every == 1:
             # contiguous: `interpolate` keeps channels_last, in which a softmax over channels copies the whole map
