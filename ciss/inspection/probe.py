@@ -39,15 +39,22 @@ Probe = dict[str, np.ndarray]
 def probe(settings: Config, name: str, judged: dict[tuple, Probe] | None = None) -> Probe:
     """Teacher and student of a finished increment on the hold-out set, or on validation images without one.
 
-    T classes of the benchmark, K of the teacher, D features. Arrays:
-    `background` (T,BINS) int64: pixels by true class and by the student's probability of the background;
-    `background_sums` (T,BINS): sums of these probabilities; `gradients`, `gradients_after` (T,): mean gradient
-    magnitude by true class of the teacher and the student, NaN for unknown classes, without pixels, and for a method
-    whose loss is no cross-entropy of softmax (`Method.softmax`); `prototypes`,
-    `prototypes_after` (T,D): mean features before the classifier by true class, `counts` (T,) of features;
-    `labels_argmax`, `labels_plop`, `labels_gsc`, `labels_mbs` (T,K+1) int64: pixels with the given label background by
-    true class and pseudo-label of the teacher, the last column ignored. `judged` keeps these for other runs with the
-    same teacher and step. Raises ValueError for a run without a teacher.
+    Args:
+        judged: keeps the counts of pseudo-labels for other runs with the same teacher and step.
+
+    Returns: arrays by name. T classes of the benchmark, K of the teacher, D features.
+
+    * `background` (T,BINS) int64: pixels by true class and by the student's probability of the background.
+      `background_sums` (T,BINS): sums of these probabilities.
+    * `gradients`, `gradients_after` (T,): mean gradient magnitude of the softmax cross-entropy with the true labels, by
+      class, of the teacher and of the student. The loss of the method may be another one (MiB). NaN for unknown
+      classes, for classes without pixels, and for a method whose loss has no softmax (`Method.softmax`).
+    * `prototypes`, `prototypes_after` (T,D): mean features before the classifier by true class, of the teacher and of
+      the student. `counts` (T,): numbers of these features.
+    * `labels_argmax`, `labels_plop`, `labels_gsc`, `labels_mbs` (T,K+1) int64: pixels with the given label background,
+      by true class and by pseudo-label of the teacher, the last column ignored.
+
+    Raises ValueError for a run without a teacher.
     """
     run = resolve(settings, name)
     if run.after is None:

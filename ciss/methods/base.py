@@ -38,11 +38,12 @@ class Batch:
     labels: Tensor  # (B,H,W) int64: the same after `Method.labels`
     ids: list[str]
     step: int  # the current step, 0 the base
-    old_channels: int  # K: the teacher's channels, background included; 0 at step 0
+    old_channels: int  # K: the teacher's channels, background included; 0 in the base step (`Run.old_channels`: 1)
     class_steps: Tensor  # (C,) int64: the step that introduced each channel
     new_classes: Tensor  # 1-D int64: positions of this step's classes
     salient: Tensor | None = None  # (B,H,W) bool: False at background outside objects; by request, in training only
-    weights: Tensor | None = None  # (B,H,W): the result of `Method.pixel_weights`, for the log
+    # (B,H,W): the result of `Method.pixel_weights`; set by `log_weights`, read by the losses of gsc and gsc_mbs
+    weights: Tensor | None = None
     logs: dict[str, Tensor] = field(default_factory=dict)  # scalars for the log; NaN: no value in this batch
 
     @property
@@ -69,7 +70,10 @@ class Batch:
         return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
 
     def strip(self, rows: slice) -> "Batch":
-        """The batch with labels and weights of some rows only, and with logs of its own."""
+        """The batch with labels and weights of some rows only. Its `logs` are new and are not kept.
+
+        For all rows, it is this batch with its `logs`.
+        """
         if (rows.start, rows.stop) == (0, self.size[0]):
             return self
         optional = {name: getattr(self, name) for name in ("salient", "weights")}
@@ -85,7 +89,11 @@ class Batch:
 
     @torch.no_grad()
     def by_strips(self, function: Callable[["Batch", Output], Tensor], output: Output) -> Tensor:
-        """A map (B,H,W) without gradient, strip by strip: `function(batch, output)` of an output and this batch."""
+        """A map (B,H,W) without gradient, strip by strip: `function(batch, output)` of an output and this batch.
+
+        With several strips, values that `function` writes into `batch.logs` are lost. Write them in `Method.labels` or
+        `Method.losses`.
+        """
         return torch.cat([function(*strips) for strips in self.strips_of(output)], dim=1)
 
     @torch.no_grad()
@@ -104,7 +112,8 @@ class Batch:
     def log_gradients(self, student: Output) -> None:
         """Logs mean gradient magnitudes of the background and by the step of the label, also times `weights`.
 
-        Of every fourth pixel of every fourth row.
+        The gradient is that of the softmax cross-entropy with the learnt labels. The loss of the method may be another
+        one (MiB). Means are over every fourth pixel of every fourth row.
         """
         labels = self.labels[:, ::4, ::4]
         logits = student.enlarge(at_least_float32(student.logits), self.size, every=4)
@@ -122,9 +131,12 @@ class Batch:
 
     @torch.no_grad()
     def log_weights(self, weights: Tensor | None, background: bool = True) -> None:
-        """Keeps pixel weights (B,H,W) for `log_gradients`, and logs quantiles and the largest of those of old pixels.
+        """Sets `weights` to pixel weights (B,H,W), and logs quantiles and the largest of those of old pixels.
 
-        Quantiles are of every eighth pixel of every eighth row. `background`: whether its pixels count as old.
+        Losses and `log_gradients` read `weights`. Quantiles are of every eighth pixel of every eighth row.
+
+        Args:
+            background: whether its pixels count as old.
         """
         self.weights = weights
         if weights is None:
@@ -133,7 +145,8 @@ class Batch:
         if not background:
             old &= self.labels != 0
         sample = torch.where(old, weights, torch.nan)[:, ::8, ::8].flatten()
-        shares = torch.arange(1, 20, 9, device=sample.device) / 20  # made on the device, so that the host does not wait
+        # The quantiles 0.05, 0.5 and 0.95, made on the device, so that the host does not wait.
+        shares = torch.arange(1, 20, 9, device=sample.device) / 20
         low, middle, high = torch.nanquantile(sample, shares.to(sample.dtype))
         self.logs |= {"weight/q05": low, "weight/median": middle, "weight/q95": high}
         self.logs["weight/largest"] = torch.where(old, weights, 0).amax()
@@ -170,7 +183,7 @@ def compensation_problem(benchmark: Benchmark, compensation: bool, new_weight: s
 def add_to_prototypes(
     prototypes: ClassPrototypes | None, features: Tensor, labels: Tensor, batch: Batch, teacher: Output
 ) -> ClassPrototypes:
-    """Adds the teacher's features (B,D,h,w) by labels (B,H,W), each patch by the label of its top-left pixel.
+    """Adds the teacher's features (B,D,h,w) by labels (B,H,W), each patch by its label in `patch_labels`.
 
     Args:
         prototypes: of the earlier batches; None in the first one.
@@ -184,7 +197,8 @@ def add_to_prototypes(
 class Method:
     """The hooks of a method. The defaults are those of plain training.
 
-    Order in a step: initialise, start, before_step, then for every batch labels and losses, after_step.
+    Order in a step: initialise, start, before_step, then for every batch labels and losses, after_step. Which hooks run
+    under autocast, with gradients and with the teacher: table in docs/own_method.md.
     """
 
     memory: Memory | None = None  # stored images that increments draw again; its keys: docs/methods/memory.md
@@ -201,7 +215,7 @@ class Method:
     statistics_from = "images"  # what `before_step` reads, see there; a method may make it a coefficient
     sigmoids = False  # whether the score of a class is its sigmoid; if not, scores are a softmax
     reads_saliency = False  # whether training batches have `Batch.salient`, see `data.saliency`
-    prediction = "learnt"  # how labels follow from the rows of a network, see `models.prediction`
+    prediction = "learnt"  # how predictions follow from the rows of a network, see `models.prediction`
     # The method of a base step of its own, a section under `methods`; None: the base step that methods share.
     own_base: ClassVar[str | None] = None
 
@@ -214,7 +228,7 @@ class Method:
 
     @property
     def softmax(self) -> bool:
-        """Whether the loss is a cross-entropy of softmax. If not, its gradient magnitudes are not logged."""
+        """Whether the loss has a softmax. If not, gradient magnitudes are not logged, see `Batch.log_gradients`."""
         return not self.sigmoids
 
     @property
@@ -257,8 +271,10 @@ class Method:
         return phase.epochs
 
     def start(self, student: Network, teacher: nn.Module, batches: Iterable[Batch], previous: Iterable[Batch]) -> None:
-        """Writes new rows that depend on the data into the student, in place and in every process alike. Only training
-        calls it, once, with data as `before_step` gets them. Each iterable can be read once.
+        """Writes new rows that depend on the data into the student, in place and in every process alike.
+
+        It is called once, before `before_step`, with the same data; a resumed training does not call it again. Each
+        iterable can be read once.
         """
 
     def before_step(self, batches: Iterable[Batch], teacher: nn.Module, previous: Iterable[Batch]) -> None:
@@ -269,6 +285,7 @@ class Method:
                 It has the size of training (after `train.resize`), reduced where its area is more than four times that
                 of a crop. With `statistics_from = "epoch"`: the first epoch of training batches as in published code,
                 shuffled, cropped and flipped, without the images that do not fill a last update.
+            teacher: the network of the step before; None where `uses_teacher` is False.
             previous: the data of the step before, with the labels of that step. They do not break the rule of no old
                 images: a method could store what the teacher computes from them at the end of that step. They are read
                 only when iterated.
@@ -279,7 +296,11 @@ class Method:
         return batch.given
 
     def losses(self, student: Output, teacher: Output | None, batch: Batch) -> dict[str, Tensor]:
-        """Scalars by name. Their sum is the loss. Each is a mean, see `normalisers`. `teacher` is None at step 0."""
+        """Scalars by name. Their sum is the loss. Each is a mean, see `normalisers`.
+
+        Args:
+            teacher: None in the base step and where `uses_teacher` is False.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no losses.")
 
     def over_strips(
@@ -291,8 +312,9 @@ class Method:
     ) -> dict[str, Tensor]:
         """Losses of pixels, `losses(student, teacher, batch)`, computed strip by strip (`Batch.strips`).
 
-        In a strip, outputs have the logits of all rows only. Each loss is a mean over its `pixel_counts`, or else over
-        all pixels, in a strip as in the result.
+        In a strip, outputs have logits and no features. Each loss is a mean over its `pixel_counts`, or else over all
+        pixels, in a strip as in the result. With several strips, values that `losses` writes into `batch.logs` are
+        lost. Write them in `Method.labels` or `Method.losses`.
         """
         if len(batch.strips) == 1:
             return losses(student, teacher, batch)
@@ -315,6 +337,8 @@ class Method:
 
     def pixel_weights(self, logits: Tensor, batch: Batch) -> Tensor | None:
         """Weights (B,H,W) of the pixels' cross-entropies in an incremental step; None: all are 1.
+
+        The training loop does not apply them: `losses` must multiply by them. Figures call this hook, too.
 
         Args:
             logits: the student's, (B,C,H,W), at full resolution.
@@ -346,9 +370,10 @@ class Method:
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What `before_step` left, such as prototypes: plain values and tensors, the same in every process.
+        """What `start` and `before_step` left, such as prototypes: plain values, arrays and tensors, the same in every
+        process.
 
-        It is saved with a stopped training, which does not call `before_step` again.
+        It is saved after every epoch. A resumed training loads it and calls neither of the two again.
         """
         names = {entry.name for entry in fields(self)} if is_dataclass(self) else set()
         return {name: value for name, value in vars(self).items() if name not in names}
