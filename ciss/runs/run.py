@@ -97,7 +97,10 @@ class Run:
 
     @property
     def old_channels(self) -> int:
-        """Channels of the predecessor's network, the background's included; 1 without a predecessor."""
+        """Channels of the predecessor's network, the background's included; 1 in a base step.
+
+        `Batch.old_channels` is 0 there.
+        """
         return self.classes.known(self.step - 1)
 
     @property

@@ -14,14 +14,16 @@ class TrainingState:
     """
 
     epoch: int = 0  # finished epochs
-    log: list[dict] = field(default_factory=list)  # one row per epoch
+    # one row per epoch: `epoch`, `updates` so far, `lr` of the last update, and means over the batches of the epoch:
+    # `loss`, `loss/NAME` of each term, and the names in `Batch.logs`
+    log: list[dict] = field(default_factory=list)
     trace: list[dict] = field(default_factory=list)  # columns and values of every batch, one entry per epoch
     curve: list[tuple[float, Tensor]] = field(default_factory=list)  # epochs, (T,T) confusion matrix of the hold-out
     cosines: list[tuple[float, Tensor]] = field(default_factory=list)  # epochs, (N,C) of `evaluation.token_cosines`
     label_counts: dict[str, np.ndarray] = field(default_factory=dict)  # (T,K+1) each, of `evaluation.judge_labels`
     stored: list[dict] = field(default_factory=list)  # stored images: `id`, and `classes` as positions
-    preparation_seconds: float = 0.0  # of `before_step`
-    training_seconds: float = 0.0  # of `before_step` and all epochs, without scoring
+    preparation_seconds: float = 0.0  # of the choice of stored images, `start` and `before_step`
+    training_seconds: float = 0.0  # of this preparation and all epochs, without scoring
     peak_memory_bytes: int | None = None  # of the epochs, without scoring; None: not measured on this system
 
     # --- known after the last epoch

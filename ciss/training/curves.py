@@ -36,12 +36,12 @@ SHARE = 0.05  # of the training time that scoring may take
 
 
 class Pace:
-    """Every how many epochs something is done, so that it takes at most `SHARE` of the training time.
+    """Chooses in which epochs some images are scored or drawn, so that this takes at most `SHARE` of the training time.
 
     Args:
-        share: images of one time as a share of those of an epoch. Before the first time, an image is taken to cost half
-            of what it costs in training: it needs no backward pass.
-        least: epochs from one time to the next, at least.
+        share: number of these images as a share of the images of an epoch. The first estimate of their cost is this
+            share of half the seconds of an epoch, because there is no backward pass.
+        least: smallest number of epochs between two times.
     """
 
     def __init__(self, share: float, least: int = 1):
@@ -59,7 +59,7 @@ class Pace:
 
     @contextmanager
     def measured(self, epoch: int) -> Iterator[None]:
-        """Measures one time. On a GPU, what is done must end with a copy to the host."""
+        """Measures the seconds of the block as the cost. On a GPU, the block must end with a copy to the host."""
         started = time.perf_counter()
         yield
         self.last, self.cost = epoch, time.perf_counter() - started

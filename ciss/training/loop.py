@@ -62,12 +62,13 @@ def train(run: Run) -> Path:
     """Trains a run, or continues it where it stopped. Returns its folder.
 
     Raises:
-        DivergenceError: a loss is not finite. The last finished epoch is kept.
+        DivergenceError: a loss or a weight is not finite. The last finished epoch is kept.
         Locked: another process trains this run.
         CheckpointError: the run to start from is missing, damaged or outdated.
-        DataError: the data changed or are damaged.
+        DataError: the data changed or are damaged, or a batch of one image cannot be normalised.
+        ConfigError, WeightsError: a setting does not work on this machine; the encoder's weights are missing or wrong.
         DiskFull, MemoryShort: the machine lacks space or memory.
-        WorkerError: a process of `train.processes` failed.
+        WorkerError, Lost, Disagreement: a process of the training failed, ended, or has other values than the others.
     """
     processes = run.settings.train.processes
     if processes > 1 and not distributed.under_torchrun():
@@ -153,8 +154,8 @@ def prepare_training(run: Run, index: Index) -> Setup:
     """Builds networks, loaders, optimiser and schedule.
 
     Raises:
-        CheckpointError: the run to start from is missing or outdated.
-        DataError: a batch of one image cannot be normalised.
+        CheckpointError: the run to start from is missing, damaged or outdated.
+        ConfigError, DataError, WeightsError: see `train`.
     """
     options = run.settings.train
     device = distributed.device()
@@ -274,7 +275,7 @@ def train_epoch(setup: Setup, state: TrainingState, log: LossLog, curves: Curves
     meter = Meter(setup.device)
     meter.start()
     batches = setup.batches.read(setup.loader, state.epoch)
-    for update in zip(*[batches] * setup.per_update, strict=True):
+    for update in zip(*[batches] * setup.per_update, strict=True):  # groups of `per_update` batches from one iterator
         rate = setup.schedule.get_last_lr()[-1]  # before the schedule goes on to the next update's
         train_update(setup, update, log)
         curves.update()
@@ -338,7 +339,7 @@ def label_batch(setup: Setup, batch: Batch) -> Output | None:
 
 
 def finish(setup: Setup, state: TrainingState) -> None:
-    """Scores the trained student on the validation images."""
+    """Calls `after_step`, scores the student on the validation images, and predicts samples. Fills in the state."""
     run = setup.run
     if run.after:
         setup.method.after_step(setup.student)

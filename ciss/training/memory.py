@@ -30,9 +30,10 @@ def choose_stored(
 ) -> None:
     """Sets `state.stored`: candidates are the images that the step before stored, and those that it trained on.
 
-    An image shows the classes that were labelled in it then. In the images of the step before, a class of the teacher
-    counts, too, where it finds it in the background with a score of at least `memory.threshold`. In step 1 labels alone
-    count. The choice depends on the seed and the step. Every process makes the same. Without memory it does nothing.
+    A stored image keeps its classes. An image of the step before has the classes of its labels in that step. From step
+    2 on, it also has those that the teacher predicts in its background with a score of at least `memory.threshold`.
+    Random numbers depend on the seed and the step alone, so that every process chooses the same images. Without memory,
+    the state stays as it is.
     """
     if run.memory is None:
         return
