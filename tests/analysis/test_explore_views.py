@@ -46,15 +46,15 @@ def titles(figure) -> list[str]:
 
 
 def test_the_menus_in_words():
-    bar = gradient_bar("params.yaml", **START, network="start of the step", layer="encoder stage 1", class_name=0)
+    bar = gradient_bar("params.yaml", **START, moment="start of the step", layer="encoder stage 1", class_name=0)
     offered = {name: [words for words, _ in widgets._pairs(bar.choices[name], bar.values)] for name in bar.choices}
     assert offered["run"][0] == "tiny: mib, step 1, seed 0"
     assert offered["compared"] == ["tiny: finetune, step 1, seed 0", "one run alone"]
-    assert offered["step"] == ["step 1", "base step"] and offered["network"] == list(MOMENTS)
+    assert offered["step"] == ["step 1", "base step"] and offered["moment"] == list(MOMENTS)
     assert offered["layer"][0] == "before the classifier" and "encoder stage 1" in offered["layer"]
     assert offered["losses"][0] == "new classes and old classes, truth", "finetuning learns no old class"
     assert not [words for menu in offered.values() for words in menu if "_" in words.replace("train_", "")]
-    assert (bar.view.layer, bar.view.class_name, bar.view.network) == ("stage 1", "background", MOMENTS[1])
+    assert (bar.view.layer, bar.view.class_name, bar.view.moment) == ("stage 1", "background", MOMENTS[1])
     assert str(bar.view) == "mib and finetune: 2 steps, 4 images of the hold-out set"
 
 

@@ -40,12 +40,13 @@ def gradient_bars(tables: Mapping[str, pd.DataFrame]) -> Figure:
         own = axes[3 * number : 3 * number + 3]
         _bars_of_steps(own, table.loc[drawn].reset_index(drop=True), list(labels))
         own[1].set_title(title, fontsize=9)
-        for ax, other, label in zip(own, axes, labels.values(), strict=False):
+        for ax, first_ax, label in zip(own, axes[:3], labels.values(), strict=True):
             ax.set_xlabel(label, fontsize=8)
             ax.tick_params(axis="x", labelsize=8)
-            if ax is not other:
-                ax.sharex(other)
-    for ax, columns in zip(axes, (["gradient"], ["weight"], ["share", "weighted share"]), strict=False):
+            if ax is not first_ax:
+                ax.sharex(first_ax)
+    # the axes of the other methods share these limits
+    for ax, columns in zip(axes[:3], (["gradient"], ["weight"], ["share", "weighted share"]), strict=True):
         largest = np.nan_to_num([table.loc[drawn, columns] for table in tables.values()]).max()
         ax.set_xlim(0, 1.05 * largest if largest > 0 else 1)
         ax.locator_params(axis="x", nbins=4, prune="upper")

@@ -59,8 +59,8 @@ def nearest_classes(view: View) -> Figure:
     """Shares of the pixels of each class whose nearest prototype is their own, the most confused one, or another."""
     layer = view.layer
     tables = {
-        title: nearest_confusions(*at.points(layer), *at.known_prototypes(layer), view.names)
-        for title, at in view.steps.items()
+        title: nearest_confusions(*step_of_run.points(layer), *step_of_run.known_prototypes(layer), view.names)
+        for title, step_of_run in view.steps.items()
     }
     return side_by_side(confusion_bars, tables, _height(view))
 
@@ -68,9 +68,10 @@ def nearest_classes(view: View) -> Figure:
 def distances(view: View) -> Figure:
     """The distance of each position of one image from prototypes."""
     rows = {}
-    for title, at in view.steps.items():
-        arrays, (features, _) = at.arrays(view.image), at.features(view.layer)[view.image]
-        maps = distance_maps(features, *at.known_prototypes(view.layer))
+    for title, step_of_run in view.steps.items():
+        arrays = step_of_run.arrays(view.image)
+        features, _ = step_of_run.features(view.layer)[view.image]
+        maps = distance_maps(features, *step_of_run.known_prototypes(view.layer))
         region = arrays.truth == view.position
         rows[title] = [
             ("prediction", arrays.probabilities.argmax(axis=0), arrays.truth),
@@ -84,10 +85,10 @@ def distances(view: View) -> Figure:
 def background_labels(view: View) -> Figure:
     """What the methods make of the given label background in one image, with their maps."""
     rows = {}
-    for title, at in view.steps.items():
-        arrays = at.arrays(view.image)
-        outcomes = label_outcomes(arrays.given, arrays.labels, arrays.truth, at.old)
-        maps = at.method_maps(view.image).items()
+    for title, step_of_run in view.steps.items():
+        arrays = step_of_run.arrays(view.image)
+        outcomes = label_outcomes(arrays.given, arrays.labels, arrays.truth, step_of_run.old)
+        maps = step_of_run.method_maps(view.image).items()
         panels = [
             (MAPS.get(name, name), values, "probability" if name in MAPS else "", None)
             for name, values in maps
@@ -100,15 +101,18 @@ def background_labels(view: View) -> Figure:
 
 def label_shares(view: View) -> Figure:
     """Outcomes of the pixels with the given label background by true class, over all images."""
-    tables = {title: relabel_table(*at.labels(), at.old, view.names) for title, at in view.steps.items()}
+    tables = {
+        title: relabel_table(*step_of_run.labels(), step_of_run.old, view.names)
+        for title, step_of_run in view.steps.items()
+    }
     return side_by_side(relabel_bars, tables, _height(view))
 
 
 def all_shares(view: View) -> str:
     """`label_shares` of all pixels, a line for each method."""
     lines = []
-    for title, at in view.steps.items():
-        table = relabel_table(*at.labels(), at.old, view.names)
+    for title, step_of_run in view.steps.items():
+        table = relabel_table(*step_of_run.labels(), step_of_run.old, view.names)
         shares = table[list(OUTCOMES[1:])].mul(table["pixels"] / table["pixels"].sum(), axis=0).sum()
         lines.append(f"{title}: " + "; ".join(f"{name} {share:.1%}" for name, share in shares.items()))
     return "\n".join(lines)
@@ -116,9 +120,9 @@ def all_shares(view: View) -> str:
 
 def checks(view: View) -> str:
     """What holds for the prototypes of every run at its step, a line each."""
-    at = next(iter(view.steps.values()))
-    means, counts = at.known_prototypes(view.layer)
-    table = relabel_table(*at.labels(), at.old, view.names).set_index("class")
+    step_of_run = next(iter(view.steps.values()))
+    means, counts = step_of_run.known_prototypes(view.layer)
+    table = relabel_table(*step_of_run.labels(), step_of_run.old, view.names).set_index("class")
     moved = drift_table(*view.first.prototypes(view.layer, view.step), view.first.classes).query("step > 0")
     lines = {
         "every prototype moved": bool((moved["drift"].dropna() > 0).all()),

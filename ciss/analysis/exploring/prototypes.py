@@ -159,8 +159,15 @@ def label_outcomes(given: np.ndarray, labels: np.ndarray, truth: np.ndarray, old
     """
     background = labels == 0
     is_old = (truth > 0) & (truth < old)
-    conditions = (given != 0, labels == VOID, background & ~is_old, background, labels == truth)
-    return np.select(conditions, (0, 5, 1, 3, 2), 4).astype(np.uint8)
+    conditions = {  # the first one that holds for a pixel is its outcome
+        "given": given != 0,
+        "ignored": labels == VOID,
+        "background, rightly": background & ~is_old,
+        "old class, missed": background,
+        "old class, found": labels == truth,
+    }
+    numbers = [OUTCOMES.index(name) for name in conditions]
+    return np.select(list(conditions.values()), numbers, OUTCOMES.index("wrong class")).astype(np.uint8)
 
 
 def relabel_table(given: list, labels: list, truth: list, old: int, names: Sequence[str]) -> pd.DataFrame:

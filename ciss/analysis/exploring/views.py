@@ -16,7 +16,7 @@ WORDS = {
     "run": "run",
     "compared": "beside it",
     "step": "step",
-    "network": "network at",
+    "moment": "network at",
     "image": "image",
     "class_name": "class",
     "layer": "layer",
@@ -35,7 +35,7 @@ class View:
     image: int  # its number among the images
     position: int  # of the class
     layer: str  # with features: "features", "stage 1"
-    network: str = MOMENTS[0]
+    moment: str = MOMENTS[0]  # whose network is shown
     losses: tuple[str, str] = ("", "")
     projection: str = "pca"
 
@@ -88,7 +88,7 @@ def gradient_bar(config: str, **chosen: Any) -> ControlBar:
 
     menus = {
         **_menus(runs, lambda run, step: _in_words(runs.open(run).at(step).reached_layers())),
-        "network": list(MOMENTS),
+        "moment": list(MOMENTS),
         "losses": losses,
     }
     return ControlBar(menus, partial(_view, runs), chosen, WORDS)
@@ -112,7 +112,7 @@ def _menus(runs: Explorer, layers: Callable) -> dict[str, Any]:
         "compared": lambda run: runs.comparable(run),
         "step": lambda run: runs.open(run).step_choices(),
         "image": lambda run: runs.open(run).images(),
-        "class_name": lambda run, step: runs.open(run).known(step),
+        "class_name": lambda run, step: runs.open(run).known(step),  # shows names; its values are positions
         "layer": layers,
     }
 
@@ -121,9 +121,11 @@ def _in_words(layers: list[str]) -> list[tuple[str, str]]:
     return [(layer_words(layer), layer) for layer in layers]
 
 
-def _view(runs: Explorer, run: str, compared: str, class_name: int, **values: Any) -> View:
+def _view(runs: Explorer, run: str, compared: str, **values: Any) -> View:
+    """The view of the values of all menus."""
+    position = values.pop("class_name")
     shown = [runs.open(name) for name in (run, compared) if name != ALONE]
     last = [chain.runs[-1] for chain in shown]
     words = ([o.title for o in last], [f"{o.title}, seed {o.seed}" for o in last], [o.name for o in last])
     titles = next(names for names in words if len(set(names)) == len(names))
-    return View(dict(zip(titles, shown, strict=True)), position=class_name, **values)
+    return View(dict(zip(titles, shown, strict=True)), position=position, **values)

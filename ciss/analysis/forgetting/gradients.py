@@ -70,10 +70,11 @@ def gradient_conflict(first: dict[str, np.ndarray], second: dict[str, np.ndarray
     """
     if list(first) != list(second):
         raise ValueError(f"the layers differ: {list(first)} and {list(second)}. Give gradients of the same network.")
-    products = [
-        (a @ b, a @ a, b @ b)
-        for a, b in ((np.ravel(first[layer]).astype(float), np.ravel(second[layer]).astype(float)) for layer in first)
-    ]
+    products = []
+    for layer in first:
+        a = np.ravel(first[layer]).astype(float)
+        b = np.ravel(second[layer]).astype(float)
+        products.append((a @ b, a @ a, b @ b))
     dot, square, other_square = np.array([*products, np.sum(products, axis=0)]).T
     norm, other_norm = np.sqrt(square), np.sqrt(other_square)
     cosine = _ratio(dot, norm * other_norm).clip(-1, 1)

@@ -39,12 +39,13 @@ def pace_factors(ends: dict[str, list[dict]], probes: dict[str, dict[str, np.nda
             if np.isfinite(cosines[position, new]).any():
                 closest = new[np.nanargmax(cosines[position, new])]
                 similarity, nearest = cosines[position, closest], classes.names[closest]
+            pace = (iou.iloc[0] - iou.iloc[-1]) / iou.index[-1]
             rows.append(
                 {
                     **points.iloc[0][["end", "method", "seed", "step", "class", "introduced"]],
                     "before": iou.iloc[0],
                     "after": iou.iloc[-1],
-                    "pace": (pace := (iou.iloc[0] - iou.iloc[-1]) / iou.index[-1]),
+                    "pace": pace,
                     "relative_pace": pace / (iou.iloc[0] or np.nan),
                     "first_epoch": iou.iloc[0] - iou.get(1.0, np.nan),
                     "pixel_share": shares[position],
