@@ -142,6 +142,7 @@ Minutes = Annotated[float, Option(metavar="N", min=0.1, max=600, help="With --gp
 OF_BENCHMARK = "All runs of this benchmark, instead of RUN ...: a part of a study."
 OfBenchmark = Annotated[str | None, Option("--benchmark", metavar="NAME", help=OF_BENCHMARK)]
 Jobs = Annotated[int | None, Option(metavar="N", min=1, help="Runs at a time. Default: as many as GPUs, or 1.")]
+Processes = Annotated[int, Option("--jobs", metavar="N", min=1, help="Processes that share the runs.")]
 GROUP = "GPUs of each run, a process for each. Default: train.processes in params.yaml."
 PerRun = Annotated[int | None, Option(metavar="N", min=1, help=GROUP)]
 Trial = Annotated[bool, Option("--try", help="Test: two updates, all scores and figures; nothing is kept.")]

@@ -366,12 +366,17 @@ def copy_notebooks(benchmark: arguments.Benchmark, config: arguments.Config = "p
 
 
 @app.command(cls=Command)
-def probe(benchmark: arguments.Benchmark, config: arguments.Config = "params.yaml") -> None:
+def probe(
+    benchmark: arguments.Benchmark,
+    config: arguments.Config = "params.yaml",
+    jobs: arguments.Processes = 1,
+) -> None:
     """Write features and gradients that the analyses read.
 
     \b
     ciss probe shapes
+    ciss probe shapes --jobs 2       # two processes share the runs
     """
     from ciss.inspection import probe as inspection_probe
 
-    inspection_probe.main(benchmark, config)
+    inspection_probe.main(benchmark, config, jobs)

@@ -5,6 +5,9 @@ A run is probed once, and again only when its weights, the data, the coefficient
 
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -158,16 +161,27 @@ def read(settings: Config, names: Iterable[str]) -> dict[str, Probe]:
     return probes
 
 
-def write(settings: Config, benchmark: str) -> None:
-    """Updates `probes/<benchmark>/`: one file for each increment that leads to an end, and nothing else."""
+def write(settings: Config, benchmark: str, jobs: int = 1) -> None:
+    """Updates `probes/<benchmark>/`: one file for each increment that leads to an end, and nothing else.
+
+    `jobs`: processes that share the runs. The files have the same bytes for any number.
+    """
     ends = [name for name, end in settings.ends.items() if end.benchmark == benchmark]
-    wanted = dict.fromkeys(name for end in ends for name in settings.path(end) if name in settings.chain)
+    wanted = list(dict.fromkeys(name for end in ends for name in settings.path(end) if name in settings.chain))
     folder = resolve(settings, next(iter(settings.runs()))).root / "probes" / benchmark
     folder.mkdir(parents=True, exist_ok=True)
     for file in set(folder.iterdir()) - {folder / f"{name}.npz" for name in wanted}:
         file.unlink()
+    if jobs == 1:
+        _write_runs(settings, wanted)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        list(pool.map(partial(_write_runs, settings), [wanted[number::jobs] for number in range(jobs)]))
+
+
+def _write_runs(settings: Config, names: Iterable[str]) -> None:
     judged: dict[tuple, Probe] = {}
-    for name in wanted:
+    for name in names:
         run = resolve(settings, name)
         if _kept(run, key := _key(settings, run)) is None:
             save_arrays(_file(run), **probe(settings, name, judged), key=np.array(key))
@@ -205,13 +219,13 @@ def _kept(run: Run, key: str) -> Probe | None:
     return probe if probe.pop("key", None) == key else None
 
 
-def main(benchmark: str, config_file: str) -> None:
+def main(benchmark: str, config_file: str, jobs: int = 1) -> None:
     """Updates the probes of a benchmark. Exits with a message if it cannot."""
     try:
         settings = config.load(config_file)
         if benchmark not in settings.benchmarks:
             known = ", ".join(settings.benchmarks)
             raise config.ConfigError(f"{config_file}: there is no benchmark {benchmark!r}. Known: {known}.")
-        write(settings, benchmark)
+        write(settings, benchmark, jobs)
     except USER_ERRORS as error:
         sys.exit(f"error: {error}")

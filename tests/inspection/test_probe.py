@@ -158,6 +158,18 @@ def test_only_what_changed_is_looked_at_again(finished_copy, monkeypatch, capsys
     assert list(found) == ["tune-1", "tune-2"] and "key" not in found["tune-1"]
 
 
+def test_processes_that_share_the_runs_write_the_same_bytes(finished_copy, capfd):
+    probe.write(finished_copy.config, "tiny")
+    files = sorted((finished_copy.folder / "probes" / "tiny").iterdir())
+    alone = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    capfd.readouterr()
+    probe.write(finished_copy.config, "tiny", jobs=2)
+    assert sorted(capfd.readouterr().out.splitlines()) == ["tune-1: probed", "tune-2: probed"]
+    assert [file.read_bytes() for file in files] == alone
+
+
 @pytest.mark.parametrize("change", ["missing", "cut off", "other coefficients", "other weights"])
 def test_what_is_not_of_these_networks_is_refused(finished_copy, change):
     probe.write(finished_copy.config, "tiny")
@@ -184,10 +196,11 @@ def test_a_base_step_has_no_teacher(finished):
     assert probe.read(finished.config, ["base", "all"]) == {}
 
 
-def test_runs_that_are_not_trained_are_named(project):
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_runs_that_are_not_trained_are_named(project, jobs):
     loop.train(project.run("base"))
     with pytest.raises(CheckpointError, match=r"tune-1/weights.safetensors: .*: ciss train tune-1"):
-        probe.write(project.config, "tiny")
+        probe.write(project.config, "tiny", jobs)
 
 
 def test_the_command_names_an_unknown_benchmark(finished_copy):
