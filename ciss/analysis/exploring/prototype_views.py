@@ -90,7 +90,7 @@ def background_labels(view: View) -> Figure:
         outcomes = label_outcomes(arrays.given, arrays.labels, arrays.truth, step_of_run.old)
         maps = step_of_run.method_maps(view.image).items()
         panels = [
-            (MAPS.get(name, name), values, "probability" if name in MAPS else "", None)
+            (MAPS[name], values, "probability", 1) if name in MAPS else (name, values, "", None)
             for name, values in maps
             if name not in GRADIENTS
         ]
