@@ -167,16 +167,17 @@ def write(settings: Config, benchmark: str, jobs: int = 1) -> None:
     `jobs`: processes that share the runs. The files have the same bytes for any number.
     """
     ends = [name for name, end in settings.ends.items() if end.benchmark == benchmark]
-    wanted = list(dict.fromkeys(name for end in ends for name in settings.path(end) if name in settings.chain))
+    paths = [name for end in ends for name in settings.path(end)]
+    increments = [name for name in dict.fromkeys(paths) if name in settings.chain]
     folder = resolve(settings, next(iter(settings.runs()))).root / "probes" / benchmark
     folder.mkdir(parents=True, exist_ok=True)
-    for file in set(folder.iterdir()) - {folder / f"{name}.npz" for name in wanted}:
+    for file in set(folder.iterdir()) - {folder / f"{name}.npz" for name in increments}:
         file.unlink()
     if jobs == 1:
-        _write_runs(settings, wanted)
+        _write_runs(settings, increments)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        list(pool.map(partial(_write_runs, settings), [wanted[number::jobs] for number in range(jobs)]))
+        list(pool.map(partial(_write_runs, settings), [increments[number::jobs] for number in range(jobs)]))
 
 
 def _write_runs(settings: Config, names: Iterable[str]) -> None:

@@ -11,7 +11,10 @@ from ciss.protocol import VOID as IGNORE
 
 
 class PixelTerms(NamedTuple):
-    """Terms of each pixel, (B,H,W) each, of which losses are means. p: the softmax of the logits z; T: the target."""
+    """Values of each pixel, (B,H,W) each, whose means are losses.
+
+    In the formulas p is the softmax of the logits, and T the target distribution.
+    """
 
     by_label: tuple[Tensor, ...]  # -log p_y for each map of labels y; 0 where it is ignored
     by_target: Tensor | None  # -sum_c T_c log p_c
